@@ -1,0 +1,208 @@
+"""A folder of video files as clips, and as a data set with a train and a test split.
+
+Each file is decoded once, brought to a constant rate, resized, and cut: clip c of a file is the
+frames [c stride, c stride + frames). What is left at the end is dropped and counted.
+"""
+
+import hashlib
+import math
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from jvflow.data import records, video
+from jvflow.data.records import Clip
+
+SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".mov", ".avi")
+
+
+def files(folder: str | os.PathLike) -> list[Path]:
+    """Returns the video files below `folder`, sorted; hidden ones are left out."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    inside = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+    visible = [
+        path
+        for path in inside
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    ]
+    if not visible:
+        names = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        raise ValueError(f"no video files ({names}) in {folder}")
+    return sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def clips(
+    folder: str | os.PathLike,
+    *,
+    frames: int,
+    fps: float,
+    size: tuple[int, int],
+    fit: str = "crop",
+    stride: int | None = None,
+    report: Callable[[dict], None] | None = None,
+) -> Iterator[Clip]:
+    """Cuts the videos of a folder into clips of `frames` frames, file after file in sorted order.
+
+    A caption is read from `name.txt` beside `name.mp4`. A file that does not decode is skipped;
+    one that breaks later keeps the clips before the break.
+
+    Args:
+      folder: searched recursively, see `files`.
+      frames: frames in a clip.
+      fps: frames per second in a clip; `video.frames` says how a source is resampled.
+      size: (height, width).
+      fit: "crop" or "squeeze", see `video.resize`.
+      stride: frames from one clip's first to the next one's; `frames` by default: no overlap.
+      report: called after each file with `{"file", "bytes", "frames", "clips", "dropped", "error"}`:
+        frames after resampling, frames in no clip at the end, and None or the reason to stop.
+    """
+    stride = frames if stride is None else stride
+    if frames < 1 or stride < 1:
+        raise ValueError(f"frames and stride must be at least 1, not {frames} and {stride}")
+    video.resize(np.zeros((1, 1, 3), np.uint8), size, fit)  # a wrong size or fit raises here
+    folder, found = Path(folder), files(folder)
+    return _clips(folder, found, frames, fps, size, fit, stride, report or (lambda entry: None))
+
+
+def _clips(folder, found, frames, fps, size, fit, stride, report) -> Iterator[Clip]:
+    for path in found:
+        name = path.relative_to(folder).as_posix()
+        read, cut, error = 0, 0, None
+        window = deque(maxlen=frames)
+        resampled = video.frames(path, fps=fps)
+        caption = ""
+        while True:
+            try:
+                caption = caption if read else _caption(path)
+                _, frame = next(resampled)
+            except StopIteration:
+                break
+            except ValueError as reason:
+                error = str(reason)
+                break
+            window.append(video.resize(frame, size, fit))
+            read += 1
+            if read == cut * stride + frames:
+                yield Clip(np.stack(window), fps, cut * stride / fps, caption, name)
+                cut += 1
+        used = (cut - 1) * stride + frames if cut else 0
+        report(
+            {
+                "file": name,
+                "bytes": path.stat().st_size,
+                "frames": read,
+                "clips": cut,
+                "dropped": max(0, read - used),
+                "error": error,
+            }
+        )
+
+
+def _caption(path: Path) -> str:
+    text = path.with_suffix(".txt")
+    try:
+        return text.read_text("utf-8").strip() if text.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{text} is not UTF-8: {error}; save it as UTF-8") from error
+
+
+def build(
+    folder: str | os.PathLike,
+    directory: str | os.PathLike,
+    *,
+    frames: int,
+    fps: float,
+    size: tuple[int, int],
+    fit: str = "crop",
+    stride: int | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    log: Callable[[str], None] = logging.info,
+) -> dict:
+    """Builds a data set in `directory` from the videos of a folder; returns its manifest.
+
+    The clips whose hash of (seed, file, start) is smallest are the test split: `test_fraction` of
+    them rounded, at least one, and at least one is left to train; a single clip trains. Clips are
+    drawn one by one, so both splits may show one file, and with `stride < frames` share frames.
+    Decoded clips wait in an unnamed temporary file beside `directory`, not in memory: the disk
+    must hold them twice.
+    """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must lie between 0 and 1, not {test_fraction}")
+    records.check_free(directory)
+    entries = []
+
+    def report(entry: dict) -> None:
+        entries.append(entry)
+        end = f"; stopped: {entry['error']}" if entry["error"] else ""
+        log(f"{entry['file']}: {entry['clips']} clips, {entry['dropped']} frames dropped{end}")
+
+    source = clips(
+        folder, frames=frames, fps=fps, size=size, fit=fit, stride=stride, report=report
+    )
+    settings = {
+        "kind": "folder",
+        "folder": str(folder),
+        "frames": frames,
+        "fps": fps,
+        "size": list(size),
+        "fit": fit,
+        "stride": frames if stride is None else stride,
+        "test_fraction": test_fraction,
+        "seed": seed,
+        "files": entries,
+    }
+    parent = Path(directory).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=parent) as spool:
+        kept = []
+        for clip in source:
+            spool.write(clip.video)
+            kept.append((clip.source, clip.start, clip.caption))
+        if not kept:
+            _raise_no_clip(folder, settings)
+        test = set(_draw_test(kept, test_fraction, seed))
+        shape = (frames, *size, 3)
+
+        def stored(chosen: Iterable[int]) -> Iterator[Clip]:
+            for i in chosen:
+                spool.seek(i * math.prod(shape))
+                data = np.frombuffer(spool.read(math.prod(shape)), np.uint8)
+                name, start, caption = kept[i]
+                yield Clip(data.reshape(shape), fps, start, caption, name)
+
+        train = [i for i in range(len(kept)) if i not in test]
+        splits = {"train": stored(train), "test": stored(sorted(test))}
+        records.write(directory, splits, settings=settings)
+    manifest = records.manifest(directory)
+    log(f"{directory}: " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+    return manifest
+
+
+def _draw_test(kept: list[tuple[str, float, str]], test_fraction: float, seed: int) -> list[int]:
+    """Returns the indices of the test clips; the draw does not depend on the machine."""
+    rank = [
+        hashlib.sha256(f"{seed}/{name}/{start!r}".encode()).digest() for name, start, _ in kept
+    ]
+    count = min(max(1, round(test_fraction * len(kept))), len(kept) - 1)
+    return sorted(range(len(kept)), key=rank.__getitem__)[:count]
+
+
+def _raise_no_clip(folder: str | os.PathLike, settings: dict) -> None:
+    entries = settings["files"]
+    longest = max(entry["frames"] for entry in entries)
+    if longest == 0:
+        reasons = "; ".join(entry["error"] for entry in entries[:3])
+        raise ValueError(f"none of the {len(entries)} video files in {folder} decodes: {reasons}")
+    raise ValueError(
+        f"no video in {folder} is long enough: a clip has {settings['frames']} frames at "
+        f"{settings['fps']} fps, the longest video {longest} "
+        f"({longest / settings['fps']:.2f} s): use smaller frames or higher fps"
+    )

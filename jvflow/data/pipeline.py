@@ -1,0 +1,146 @@
+"""From `config.data` to batches: grain over ArrayRecord clips, random access from end to end.
+
+The batch of step k is a function of (data, seed, k) alone: shuffling and random crops happen before
+the rows are dealt out to processes, so neither a restart nor another number of processes changes it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from jvflow.data import folder, records
+
+PROCEDURAL = "procedural:"
+TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Clips as they enter a compiled step.
+
+    Attributes:
+      video: uint8 (b, f, h, w, 3).
+      fps: frames per second of each clip (b,).
+      start: seconds into its source (b,).
+    """
+
+    video: Array
+    fps: Float[Array, "b"]
+    start: Float[Array, "b"]
+
+
+def prepare(data, workdir) -> Path:
+    """The data set that `config.data` means, built on first use.
+
+    `data.path` is a folder of videos, a data set that was built before, or `procedural:KIND`. What
+    is built lies in `data.cache` (`WORKDIR/data` when empty) under a name made of everything that
+    decides its content.
+    """
+    if not data.path:
+        raise ValueError("config.data.path is empty: give a folder of videos, a built data set, or procedural:comets")
+    if not data.path.startswith(PROCEDURAL) and records.is_dataset(data.path):
+        return Path(data.path)
+    form = dict(frames=data.frames, fps=data.fps, size=list(data.size))
+    if data.path.startswith(PROCEDURAL):
+        kind = data.path.removeprefix(PROCEDURAL)
+        settings = dict(kind=kind, clips=dict(data.clips), seed=data.seed, **form)
+        procedural.scene(kind, 0)  # an unknown kind is said before anything is written
+        directory = _cached(data, workdir, kind, settings)
+        if not records.is_dataset(directory):
+            splits = {split: _render(kind, split, settings) for split in ("train", "test")}
+            records.write(directory, splits, settings=settings)
+        return directory
+    options = dict(fit=data.fit, stride=data.stride, test_fraction=data.test_fraction, seed=data.seed, **form)
+    files = sorted((str(p.relative_to(data.path)), p.stat().st_size, p.stat().st_mtime_ns)
+                   for p in Path(data.path).rglob("*") if p.is_file())
+    directory = _cached(data, workdir, Path(data.path).name, dict(options, files=files))
+    if not records.is_dataset(directory):
+        folder.build(data.path, directory, **dict(options, size=tuple(data.size)))
+    return directory
+
+
+def _cached(data, workdir, name, settings) -> Path:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return Path(data.cache or Path(workdir) / "data") / f"{name}-{digest}"
+
+
+def _render(kind, split, settings) -> Iterator[records.Clip]:
+    first = settings["seed"] * 2 * TEST_SEEDS + (TEST_SEEDS if split == "test" else 0)
+    times = np.arange(settings["frames"]) / settings["fps"]
+    for seed in range(first, first + settings["clips"][split]):
+        scene = procedural.scene(kind, seed)
+        video = scene.render(times, tuple(settings["size"]))
+        yield records.Clip(video, settings["fps"], 0.0, scene.caption, f"{PROCEDURAL}{kind}:{seed}")
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """A random window of `frames` frames of a clip."""
+
+    frames: int
+
+    def __call__(self, clip: dict, rng: np.random.Generator) -> Batch:
+        first = int(rng.integers(len(clip["video"]) - self.frames + 1))
+        return Batch(
+            video=clip["video"][first : first + self.frames],
+            fps=np.float32(clip["fps"]),
+            start=np.float32(clip["start"] + first / clip["fps"]),
+        )
+
+
+class _Rows:
+    """The rows of every global batch that belong to one process, in order."""
+
+    def __init__(self, examples, batch_size: int, process: int, processes: int):
+        self._examples, self._local = examples, batch_size // processes
+        self._batch_size, self._first = batch_size, process * self._local
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int):
+        batch, row = divmod(index, self._local)
+        return self._examples[batch * self._batch_size + self._first + row]
+
+
+def batches(
+    directory, *, frames: int, batch_size: int, seed: int, threads: int = 1, step: int = 0,
+    process: int = 0, processes: int = 1,
+) -> Iterator[Batch]:
+    """Endless training batches of one process, from step `step` on.
+
+    Args:
+      directory: a data set of `records`.
+      frames: length of the random window that is cut from each clip.
+      batch_size: of the global batch; each process gets its `batch_size / processes` rows.
+      seed: of order and windows.
+      threads: that read ahead; 0 reads when asked.
+      step: the data position, batches that were already used.
+    """
+    clips = records.open(directory, "train")
+    have = clips[0]["video"].shape[0]
+    if have < frames:
+        raise ValueError(f"clips have {have} frames, training needs {frames}: build them with data.frames >= {frames}")
+    if batch_size % processes:
+        raise ValueError(f"batch_size {batch_size} is not a multiple of {processes} processes")
+    examples = grain.MapDataset.source(clips).seed(seed).shuffle().repeat().random_map(_Crop(frames))
+    rows = grain.MapDataset.source(_Rows(examples, batch_size, process, processes))
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch_size if threads else 0)
+    iterator = iter(rows.batch(batch_size // processes).to_iter_dataset(read))
+    iterator.set_state({"next_index": step})
+    return iterator
+
+
+def clips(directory, split: str, *, count: int | None = None, frames: int | None = None) -> np.ndarray:
+    """The first `count` clips of a split (all when None) as uint8 (n, f, h, w, 3), cut to `frames`."""
+    source = records.open(directory, split)
+    count = len(source) if count is None else min(count, len(source))
+    return np.stack([source[i]["video"][:frames] for i in range(count)])

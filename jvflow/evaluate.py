@@ -1,0 +1,172 @@
+"""How good streams are: distance to real video over time, motion, cost, and error where a truth exists.
+
+The distance is a Frechet distance between features of windows of frames. The feature map is fitted
+on real training videos alone and named in the protocol; its numbers compare with nothing but
+numbers of the same protocol, and are no FVD.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jvflow import metrics
+from jvflow.data import pipeline
+from jvflow.sample import Run, first_frames, frames, load, protocol
+
+
+def _signal(video: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    return np.asarray(video, np.float32) / 127.5 - 1.0
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Real video to compare with, under one protocol.
+
+    Attributes:
+      features: the map from windows to features, fitted on training clips.
+      reference: features of the windows of held-out clips, (n, d).
+      motion: mean absolute frame difference of held-out clips.
+      settings: `config.evaluate`.
+    """
+
+    features: object
+    reference: Float[np.ndarray, "n d"]
+    motion: float
+    settings: object
+
+    @classmethod
+    def of(cls, settings, data: Path) -> "Yardstick":
+        """The yardstick of a data set."""
+        train, test = _signal(pipeline.clips(data, "train", count=settings.real_clips)), _signal(pipeline.clips(data, "test"))
+        if len(test) < 2:
+            raise ValueError(f"{data} has {len(test)} held-out clips, a distance needs at least 2")
+        fit = metrics.feature_map(settings.features)
+        flat = lambda video: _flat(metrics.windows(video, settings.window, settings.stride))
+        features = fit(flat(train), dimensions=settings.dimensions)
+        motion = metrics.motion(test, settings.window, settings.stride).mean()
+        return cls(features, features(flat(test)), float(motion), settings)
+
+    def drift(self, video: UInt8[np.ndarray, "b f h w c"]) -> dict:
+        """Distance and motion over time: per window, and pooled over the first and the last windows."""
+        window, stride, pooled = self.settings.window, self.settings.stride, self.settings.pooled
+        need = window + (pooled - 1) * stride
+        if video.shape[1] < need:
+            raise ValueError(f"{pooled} windows need {need} frames, there are {video.shape[1]}: evaluate more frames, or pool fewer")
+        signal = _signal(video)
+        windows = metrics.windows(signal, window, stride)
+        motion = metrics.motion(signal, window, stride) / self.motion
+        features = np.stack([self.features(np.asarray(windows[:, i])) for i in range(windows.shape[1])], axis=1)
+        distance = lambda some: metrics.distance(_flat(some), self.reference)
+        starts = [i * stride for i in range(windows.shape[1])]
+        return dict(
+            distance_first_window=distance(features[:, :pooled]),
+            distance_last_window=distance(features[:, -pooled:]),
+            motion_first_window=float(motion[:, :pooled].mean()),
+            motion_last_window=float(motion[:, -pooled:].mean()),
+            # a single window has too few samples for a covariance of its own: pooled as above
+            distance=[(s, distance(features[:, i : i + pooled])) for i, s in enumerate(starts[: len(starts) - pooled + 1])],
+            motion=[(s, float(motion[:, i].mean())) for i, s in enumerate(starts)],
+        )
+
+
+def _flat(windows: np.ndarray) -> np.ndarray:
+    """(b, n, ...) -> (b n, ...)."""
+    return np.asarray(windows).reshape(-1, *windows.shape[2:])
+
+
+def controls(yardstick: Yardstick, data: Path) -> dict:
+    """Distances of what needs no model, from as many windows as the first window of a method has.
+
+    real_vs_real: training clips; frozen: first frames repeated; noise: uniform pixels.
+    """
+    settings = yardstick.settings
+    need = settings.window + (settings.pooled - 1) * settings.stride
+    real = pipeline.clips(data, "train", count=settings.videos)
+    first = pipeline.clips(data, "test", count=settings.videos, frames=1)
+    shape = (len(first), need, *first.shape[2:])
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    videos = dict(real_vs_real=real[:, :need], frozen=np.repeat(first, need, axis=1), noise=noise)
+    return {name: yardstick.drift(video)["distance_first_window"] for name, video in videos.items()}
+
+
+def generate(run: Run, *, videos: int, length: int, batch: int, seed: int, **options) -> tuple[np.ndarray, np.ndarray, float]:
+    """Streams from held-out first frames, the given frame first.
+
+    Returns:
+      video uint8 (videos, length, h, w, c); nfe (videos, length - 1); seconds per frame of one
+      stream (wall time without compilation over frames times streams).
+    """
+    start = first_frames(run, videos)
+    video = np.empty((videos, length, *start.shape[2:]), np.uint8)
+    video[:, :1] = start
+    nfe, seconds = np.zeros((videos, length - 1)), 0.0
+    for group, low in enumerate(range(0, videos, batch)):
+        rows = slice(low, low + batch)
+        stream = frames(run, start[rows], jax.random.fold_in(jax.random.key(seed), group), **options)
+        clock = time.perf_counter()
+        for number, (frame, cost) in zip(range(1, length), stream):
+            if number == 1:
+                clock = time.perf_counter()  # compiled by now
+            video[rows, number], nfe[rows, number - 1] = frame[:, 0], cost
+        seconds += time.perf_counter() - clock
+    return video, nfe, seconds / (max(length - 2, 1) * videos)
+
+
+def truth(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h w c"]) -> dict:
+    """PSNR and SSIM against the frames that really followed, by frame number: mean over streams."""
+    length = min(video.shape[1], real.shape[1])
+    numbers = [n for n in (1, 2, 4, 8, 16, 32, 63) if n < length]
+    pair = lambda n: (jnp.asarray(_signal(video[:, n : n + 1])), jnp.asarray(_signal(real[:, n : n + 1])))
+    return dict(
+        psnr={n: float(np.mean(metrics.psnr(*pair(n)))) for n in numbers},
+        ssim={n: float(np.mean(metrics.ssim(*pair(n)))) for n in numbers},
+    )
+
+
+def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None) -> dict:
+    """Evaluates a trained run under its config's protocol.
+
+    Args:
+      workdir: of `launch.train`.
+      step, ema: which parameters, see `sample.load`.
+      overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
+
+    Returns:
+      A record: figures, curves over time, controls, and the protocol.
+    """
+    run = load(workdir, step=step, ema=ema)
+    settings = run.config.evaluate.copy_and_resolve_references()
+    settings.update(overrides or {})
+    data = run.data()
+    yardstick = Yardstick.of(settings, data)
+    return dict(method(run, yardstick, data)[0], controls=controls(yardstick, data), protocol=describe(run, yardstick))
+
+
+def method(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray]:
+    """The figures of one run, and its videos."""
+    settings = yardstick.settings
+    video, nfe, seconds = generate(
+        run, videos=settings.videos, length=settings.frames, batch=settings.batch, seed=settings.seed
+    )
+    figures = dict(
+        nfe_per_frame=float(nfe.mean()),
+        seconds_per_frame=seconds,
+        **yardstick.drift(video),
+        truth=truth(video, pipeline.clips(data, "test", count=settings.videos)),
+    )
+    return figures, video
+
+
+def describe(run: Run, yardstick: Yardstick) -> dict:
+    """The protocol: everything that decides the figures."""
+    return protocol(run) | dict(
+        distance="Frechet distance between window features, see jvflow.metrics.features",
+        reference_windows=len(yardstick.reference), real_motion=yardstick.motion,
+        seconds="wall time over frames times streams, without compilation",
+        **yardstick.settings.to_dict(),
+    )

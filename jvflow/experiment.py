@@ -1,0 +1,110 @@
+"""What a config means: the one place where config keys become functions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import optax
+from jaxtyping import Array, Float, Key
+
+from jvflow import biflow, codecs, coupling, networks, optimizer
+from jvflow.codecs import Codec
+from jvflow.networks import Network
+from jvflow.solver import Solver
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The functions of one experiment.
+
+    Attributes:
+      network: `init` and `apply`.
+      codec: video to latents and back.
+      loss: `(field, latents (b, f, h, w, c), keys (b,), key) -> (b,)`.
+      clip_frames: frames that the loss needs of each clip.
+      optimizer: of the parameters.
+      schedule: the learning rate over the steps.
+      stream: `(field, first frames, key) -> iterator of (frames, nfe)`.
+    """
+
+    network: Network
+    codec: Codec
+    loss: Callable
+    clip_frames: int
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    stream: Callable
+
+
+COUPLINGS = {"consecutive": coupling.consecutive, "independent": coupling.independent}
+
+
+def _choose(table: dict, key: str, value: str):
+    if value not in table:
+        raise ValueError(f"unknown {key} {value!r}: use one of {', '.join(table)}")
+    return table[value]
+
+
+def biflow_loss(objective, couple, field, latents: Float[Array, "b f h w c"], keys: Key[Array, "b"], key) -> Float[Array, "b"]:
+    """The loss of consecutive frame pairs: the first frame of each clip is the past, the second the future."""
+    past, future = couple(latents[:, :1], latents[:, 1:2], key)
+    return objective.loss(field, past, future, keys)
+
+
+def assemble(config) -> Experiment:
+    """All functions of a config. Wrong names and sizes that do not fit are errors here."""
+    objective = _choose(biflow.OBJECTIVES, "objective", config.objective)
+    couple = _choose(COUPLINGS, "coupling", config.coupling)
+    codec = codecs.build(config.codec)
+    frames = 2
+    latent = codec.latent_shape((1, *config.data.size))
+    network = networks.build(
+        **dict(config.network),
+        channels=latent[-1],
+        context=latent[-1] if objective.context else 0,
+        coordinates=objective.coordinates,
+        velocities=objective.coordinates,
+    )
+    networks.check(network, latent)
+    rate = optimizer.schedule(
+        config.optimizer.schedule, config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps, steps=config.train.steps,
+    )
+    update = optimizer.adamw(
+        rate, b1=config.optimizer.b1, b2=config.optimizer.b2, eps=config.optimizer.eps,
+        weight_decay=config.optimizer.weight_decay, clip=config.optimizer.clip,
+    )
+    return Experiment(
+        network=network,
+        codec=codec,
+        loss=partial(biflow_loss, objective, couple),
+        clip_frames=frames,
+        optimizer=update,
+        schedule=rate,
+        stream=_stream(config, objective, codec),
+    )
+
+
+def _stream(config, objective, codec):
+    sample = config.sample
+    # FLOW and CONDIFF know no noise level: their only curve is the plain one.
+    name = sample.curve if objective.coordinates == 2 else "plain"
+    fixed = sample.steps is not None
+    solver = Solver(
+        method=sample.method,
+        rtol=None if fixed else sample.rtol,
+        atol=None if fixed else sample.atol,
+        steps=sample.steps,
+        per_sample=sample.per_sample,
+    )
+    return partial(
+        biflow.stream, curve=_choose(biflow.CURVES, "sample.curve", name),
+        epsilon=0.0 if name == "plain" else sample.epsilon,
+        solver=solver, source=objective.source, clamp=codec.range,
+    )
+
+
+def example_keys(key: Key[Array, ""], count: int) -> Key[Array, "b"]:
+    """One key per example of the global batch, from its index: independent of the number of devices."""
+    return jax.vmap(partial(jax.random.fold_in, key))(jax.numpy.arange(count))

@@ -1,0 +1,46 @@
+"""Windows of a video over time, and how much moves in each.
+
+    window i   frames i stride .. i stride + length - 1                                     (1)
+    motion     mean |x_{k+1} - x_k| over the pairs of neighbours inside a window            (2)
+
+A distance between sets of frames rewards frozen video: (2), generated over real, stands beside it.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+LENGTH, STRIDE = 32, 16
+"""The protocol of Bi-flow, section 3.1."""
+
+
+def _starts(frames: int, length: int, stride: int) -> np.ndarray:
+    if length < 1 or stride < 1:
+        raise ValueError(f"length and stride must be at least 1, got {length} and {stride}")
+    if frames < length:
+        raise ValueError(f"a window needs {length} frames, the video has {frames}: use at least {length}, or a shorter length")
+    return np.arange(0, frames - length + 1, stride)
+
+
+def windows(
+    video: Num[Array | np.ndarray, "b f ..."], length: int = LENGTH, stride: int = STRIDE
+) -> Num[Array | np.ndarray, "b n length ..."]:
+    """Cuts (b, f, h, w, c) into its n = (f - length) // stride + 1 windows (1), copied, of the same array type.
+
+    Frames after the last whole window are left out.
+    """
+    starts = _starts(video.shape[1], length, stride)
+    return video[:, starts[:, None] + np.arange(length)]
+
+
+def motion(
+    video: Num[Array | np.ndarray, "b f h w c"], length: int = LENGTH, stride: int = STRIDE
+) -> Float[Array | np.ndarray, "b n"]:
+    """Mean absolute difference of neighbouring frames (2), in units of the pixels, for each window of `windows`."""
+    if not jnp.issubdtype(video.dtype, jnp.floating):
+        raise ValueError(f"video is {video.dtype}, differences need float pixels: convert with x / 127.5 - 1")
+    if length < 2:
+        raise ValueError(f"motion needs windows of at least 2 frames, got length {length}")
+    _starts(video.shape[1], length, stride)
+    change = abs(video[:, 1:] - video[:, :-1]).mean((2, 3, 4))
+    return windows(change, length - 1, stride).mean(2)  # (2): a window of L frames holds L - 1 differences

@@ -1,0 +1,92 @@
+"""Paths between two ends, their velocities, and the regression that learns them.
+
+Flow time t runs from 0 (the source: a past frame, or noise) to 1 (the data).
+
+    linear      x(t)        = x0 + t (x1 - x0)                  v = x1 - x0                 (1)
+    bilinear    x(t, alpha) = x0 + t (x1 - x0) + alpha n        (v, d) = (x1 - x0, n)       (2)   Bi-flow, eq. 4
+    matching    |f_i(x(s), s) - dx/ds_i|^2, summed over the coordinates s_i of the path     (3)   Bi-flow, eq. 1, 3 and 5
+
+A path gives the position alone. Its velocities are one `jax.jvp` of that position for each
+coordinate, so value and derivative cannot disagree.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Coordinates = tuple[Float[Array, "b"], ...]
+"""The coordinates s of a batch on its path: (t,) or (t, alpha), each (b,)."""
+
+Velocities = tuple[Float[Array, "b ..."], ...]
+"""One velocity for each coordinate, each of the shape of x."""
+
+
+class Ends(NamedTuple):
+    """What a path runs between. Arrays share one shape, (b, f, h, w, c) in this project."""
+
+    x0: Float[Array, "b ..."]
+    x1: Float[Array, "b ..."]
+    noise: Float[Array, "b ..."] | None = None
+
+
+@dataclass(frozen=True)
+class Path:
+    """A path with coordinates.
+
+    Attributes:
+      position: `(ends, s) -> x` for one example: `s` is a tuple of scalars, one per coordinate.
+      coordinates: how many coordinates the path has.
+    """
+
+    position: Callable[[Ends, tuple], Array]
+    coordinates: int
+
+    def __call__(self, ends: Ends, s: Coordinates) -> tuple[Array, Velocities]:
+        """Returns `x (b, ...)` at the coordinates `s`, each (b,), and the velocities there."""
+        if len(s) != self.coordinates:
+            raise ValueError(f"this path has {self.coordinates} coordinates, {len(s)} were given")
+
+        def one(ends, s):
+            along = lambda s: self.position(ends, s)
+            basis = [
+                tuple(jnp.ones_like(c) if i == j else jnp.zeros_like(c) for j, c in enumerate(s))
+                for i in range(len(s))
+            ]
+            return along(s), tuple(jax.jvp(along, (s,), (e,))[1] for e in basis)
+
+        return jax.vmap(one)(ends, s)
+
+
+def _linear(ends: Ends, s: tuple) -> Array:
+    (t,) = s
+    return ends.x0 + t * (ends.x1 - ends.x0)  # (1)
+
+
+def _bilinear(ends: Ends, s: tuple) -> Array:
+    t, alpha = s
+    return ends.x0 + t * (ends.x1 - ends.x0) + alpha * ends.noise  # (2)
+
+
+LINEAR = Path(_linear, coordinates=1)
+BILINEAR = Path(_bilinear, coordinates=2)
+
+
+def matching_loss(path, field, ends: Ends, s: Coordinates, condition=None) -> Float[Array, "b"]:
+    """The flow-matching regression (3): one number per example.
+
+    The squared error of each velocity is averaged over all but the batch axis, and summed over
+    the coordinates of the path.
+    """
+    x, targets = path(ends, s)
+    outputs = field(x, s, condition)
+    if len(outputs) != len(targets):
+        raise ValueError(
+            f"the path has {len(targets)} velocities, the field returned {len(outputs)}: "
+            "build the network with as many velocities as the objective has coordinates"
+        )
+    error = lambda a, b: jnp.mean(jnp.square(a - b).reshape(len(a), -1), axis=1)
+    return sum(error(a, b) for a, b in zip(outputs, targets))

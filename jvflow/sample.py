@@ -1,0 +1,151 @@
+"""From a trained run to moving pictures: restore a field, stream it, write what comes."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from jvflow import mesh as meshes
+from jvflow.checkpoint import Checkpoints, abstract_like
+from jvflow.data import pipeline, video
+from jvflow.experiment import Experiment, assemble
+from jvflow.field import Field
+from jvflow.networks import as_field
+from jvflow.workdir import Workdir, write_text
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its config, what the config means, and its field at one checkpoint."""
+
+    config: object
+    experiment: Experiment
+    field: Field
+    folder: Workdir
+    step: int
+
+    def data(self) -> Path:
+        """The data set that the run was trained on."""
+        return pipeline.prepare(self.config.data, self.folder.path)
+
+
+def load(workdir, *, step: int | None = None, ema: bool | None = None) -> Run:
+    """A trained run.
+
+    Args:
+      workdir: of `launch.train`.
+      step: which checkpoint; the latest when None.
+      ema: the moving average of the parameters, or the parameters themselves; None takes the
+        average where there is one.
+    """
+    folder, config = Workdir.read(workdir)
+    averaged = config.optimizer.ema > 0
+    if ema and not averaged:
+        raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
+    which = "ema" if (averaged if ema is None else ema) else "params"
+    experiment = assemble(config)
+    everywhere = meshes.replicated(meshes.make())
+    abstract = abstract_like(jax.eval_shape(experiment.network.init, jax.random.key(0)), everywhere)
+    checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
+    step = checkpoints.latest() if step is None else step
+    params = checkpoints.restore_only({which: abstract}, step)[which]
+    checkpoints.close()
+    return Run(config, experiment, as_field(experiment.network, params), folder, step)
+
+
+def frames(run: Run, first: UInt8[np.ndarray, "b 1 h w c"], key, **options) -> Iterator[tuple]:
+    """Streams after the given frames: `(frame uint8 (b, 1, h, w, c), nfe (b,))`, on the host.
+
+    `options` replace those of the run's stream (curve, epsilon, solver).
+    """
+    codec = run.experiment.codec
+    start = codec.encode(None, jnp.asarray(first)).mean
+    for latent, nfe in run.experiment.stream(run.field, start, key, **options):
+        yield np.asarray(codec.decode(None, latent)), np.asarray(nfe)
+
+
+def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b 1 h w c"]:
+    """Where streams start: frames of held-out clips, or the image or first video frame at `path`."""
+    if path is None:
+        found = pipeline.clips(run.data(), "test", count=count, frames=1)
+        if len(found) < count:
+            raise ValueError(f"{count} streams need as many held-out clips, there are {len(found)}: use --count={len(found)}")
+        return found
+    size = tuple(run.config.data.size)
+    if Path(path).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
+        image = video.read_image(path)
+    else:
+        _, image = next(video.frames(path))
+    return np.repeat(video.resize(image, size, run.config.data.fit)[None, None], count, axis=0)
+
+
+def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, first_frame=None) -> dict:
+    """Writes `count` streams of `length` frames, the given one first, into the folder `out`.
+
+    One mp4 for each stream, `sheet.png` with a row for each, and `samples.json`. The frames are
+    written as they come: memory does not grow with the length.
+
+    Returns:
+      The content of `samples.json`.
+    """
+    for name, value in dict(count=count, frames=length).items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    run = load(workdir, step=step, ema=ema)
+    first = first_frames(run, count, first_frame)
+    fps = float(run.config.data.fps)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    columns = np.unique(np.linspace(0, length - 1, min(length, 8)).round().astype(int))
+    kept, nfe, files = [first], np.zeros(count), [out / f"sample_{i:03d}.mp4" for i in range(count)]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(video.Writer(file, fps)) for file in files]
+        write = lambda batch: [writer.append(frame[0]) for writer, frame in zip(writers, batch)]
+        write(first)
+        clock = time.perf_counter()
+        for number, (batch, cost) in zip(range(1, length), frames(run, first, jax.random.key(seed))):
+            write(batch)
+            nfe += cost
+            kept += [batch] if number in columns else []
+        seconds = time.perf_counter() - clock
+    video.write_png(out / "sheet.png", video.sheet(np.concatenate(kept, axis=1), columns=len(columns)))
+    steps = max(length - 1, 1)
+    record = {
+        "samples": [
+            dict(file=file.name, frames=length, fps=fps, nfe_per_frame=float(n / steps),
+                 seconds_per_frame=seconds / steps, seed=seed)
+            for file, n in zip(files, nfe)
+        ],
+        "protocol": protocol(run) | dict(
+            first_frame=str(first_frame) if first_frame else "held-out clips",
+            seconds="wall time of a frame of all streams together, compilation and writing included",
+        ),
+    }
+    write_text(out / "samples.json", json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def protocol(run: Run) -> dict:
+    """How the frames of a run are made: what every record of it carries."""
+    stream = run.experiment.stream.keywords
+    solver = stream["solver"]
+    curve = next(name for name, curve in _curves().items() if curve is stream["curve"])
+    return dict(
+        objective=run.config.objective, step=run.step, data=run.config.data.path, size=list(run.config.data.size),
+        curve=curve, epsilon=stream["epsilon"], method=solver.method, rtol=solver.rtol, atol=solver.atol,
+        fixed_steps=solver.steps, per_sample=solver.per_sample,
+        nfe="evaluations of the network that each sample needed, rejected steps included",
+    )
+
+
+def _curves():
+    from jvflow.biflow import CURVES
+
+    return CURVES

@@ -1,0 +1,182 @@
+"""Training: one pure step, and the loop around it.
+
+A run lives in its workdir:
+
+    config.json      what runs; on resume only config.run.* may differ
+    metrics.jsonl    one line for each step
+    checkpoints/     the state and the data position
+    samples/         streams from held-out first frames, while training
+    tensorboard/     the same scalars and sheets
+"""
+
+import logging
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from jvflow import mesh as meshes
+from jvflow import state as states
+from jvflow.checkpoint import Checkpoints, abstract_like
+from jvflow.data import pipeline, video
+from jvflow.experiment import Experiment, assemble, example_keys
+from jvflow.networks import as_field
+from jvflow.state import State, merge
+from jvflow.workdir import Metrics, Workdir
+
+
+LOG = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGTERM, SIGINT) and has saved; the same command continues it."""
+
+
+# --- the step -------------------------------------------------------------------------------------
+
+
+def train_step(state: State, batch, key, *, experiment: Experiment, ema: float) -> tuple[State, dict]:
+    """One step: `(state, batch) -> (state, metrics)`. Pure; `key` is the run's, the step's is folded in.
+
+    `ema` is the decay of the moving average, and is ignored when the state holds none.
+    """
+    key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, state.step))
+    latents = experiment.codec.encode(None, batch.video).mean
+    keys = example_keys(key_examples, len(latents))
+
+    def mean_loss(params):
+        field = as_field(experiment.network, merge(state.frozen, params))
+        return experiment.loss(field, latents, keys, key_coupling).mean()
+
+    loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+    updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = state.ema
+    if average is not None:
+        decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))  # follows closely at first
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+    metrics = {
+        "loss": loss,
+        "gradient_norm": optax.global_norm(gradients),
+        "learning_rate": jnp.asarray(experiment.schedule(state.step), jnp.float32),
+    }
+    return State(state.step + 1, params, state.frozen, average, opt_state), metrics
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+def train(config, workdir) -> Workdir:
+    """Trains `config` in `workdir`, or continues what was begun there.
+
+    Raises:
+      ValueError: for a config that does not fit itself, its data, its devices or its workdir.
+      FloatingPointError: when the loss is not finite; names the step.
+      Stopped: after SIGTERM or SIGINT, once the state is saved.
+    """
+    experiment = assemble(config)
+    run = config.run
+    folder = Workdir.open(workdir, config)
+
+    # mesh, then shapes, then arrays
+    mesh = meshes.make()
+    meshes.check_batch(config.train.batch_size, mesh)
+    everywhere = meshes.replicated(mesh)
+    key_init, key_steps = jax.random.split(jax.random.key(config.seed))
+    create = partial(
+        states.create, network=experiment.network, optimizer=experiment.optimizer, ema=config.optimizer.ema > 0
+    )
+    abstract = abstract_like(jax.eval_shape(create, key_init), everywhere)
+    parameters = sum(a.size for a in jax.tree.leaves(abstract.params))
+    LOG.info("%s: %s parameters, replicated on %s", config.objective, f"{parameters:,}", mesh)
+
+    checkpoints = Checkpoints(folder.checkpoints, keep=run.keep)
+    begin = checkpoints.latest()
+    if begin is None:
+        begin, state = 0, jax.jit(create, out_shardings=everywhere)(key_init)
+    else:
+        state, position = checkpoints.restore(abstract)
+        begin = int(position["next_index"])
+        LOG.info("continues at step %d of %d", begin, config.train.steps)
+    metrics = Metrics(folder, begin, tensorboard=run.tensorboard)
+    if begin >= config.train.steps:
+        return folder
+
+    # data
+    data = pipeline.prepare(config.data, folder.path)
+    batches = pipeline.batches(
+        data, frames=experiment.clip_frames, batch_size=config.train.batch_size, seed=config.seed,
+        threads=config.data.threads, step=begin, process=jax.process_index(), processes=jax.process_count(),
+    )
+
+    # step
+    step_fn = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
+    stop = _StopRequest()
+    bar = tqdm(total=config.train.steps, initial=begin, unit="step", disable=not run.progress, dynamic_ncols=True)
+    with stop, bar:
+        clock = time.perf_counter()
+        for step in range(begin + 1, config.train.steps + 1):
+            state, values = step_fn(state, meshes.put(next(batches), mesh), key_steps)
+            metrics.add(step, values)
+            last = step == config.train.steps or stop.requested
+            if step % run.log_every == 0 or step % run.checkpoint_every == 0 or last:
+                loss = metrics.flush()
+                now = time.perf_counter()
+                metrics.scalar("steps_per_second", step, metrics.flushed / max(now - clock, 1e-9))
+                clock = now
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update()
+            if step % run.checkpoint_every == 0 or last:
+                checkpoints.save(step, state, {"next_index": step})
+            if run.sample_every and (step % run.sample_every == 0 or step == config.train.steps):
+                metrics.image("stream", step, sheet(experiment, state, data, config, folder, step))
+                clock = time.perf_counter()
+            if stop.requested:
+                checkpoints.close()
+                metrics.close()
+                raise Stopped(f"stopped by signal after step {step}; saved. The same command continues.")
+    checkpoints.close()
+    metrics.close()
+    return folder
+
+
+def sheet(experiment: Experiment, state: State, data, config, folder: Workdir, step: int) -> np.ndarray:
+    """A contact sheet of streams from held-out first frames, also written to `samples/`."""
+    first = pipeline.clips(data, "test", count=4, frames=1)
+    params = merge(state.frozen, state.params if state.ema is None else state.ema)
+    frames = [first]
+    stream = experiment.stream(
+        as_field(experiment.network, params), experiment.codec.encode(None, jnp.asarray(first)).mean, jax.random.key(config.seed)
+    )
+    for _, (latent, _) in zip(range(config.run.sample_frames), stream):
+        frames.append(np.asarray(experiment.codec.decode(None, latent)))
+    image = video.sheet(np.concatenate(frames, axis=1))
+    video.write_png(Path(folder.samples) / f"step_{step:08d}.png", image)
+    return image
+
+
+class _StopRequest:
+    """Turns SIGTERM and SIGINT into a request that the loop answers after the current step."""
+
+    def __init__(self):
+        self.requested = False
+
+    def _request(self, number, frame):
+        self.requested = True
+
+    def __enter__(self):
+        try:
+            self._before = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not in the main thread: whoever runs us handles signals
+            self._before = {}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,150 @@
+"""The folder of a run: its config, its metrics, and where the rest of it lies."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """Paths inside the folder of a run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @classmethod
+    def open(cls, path, config) -> "Workdir":
+        """The folder of a run of `config`: made, or checked against the run that was begun there."""
+        folder = cls(Path(path))
+        file = folder.path / "config.json"
+        if file.exists():
+            differing = _differences(json.loads(file.read_text()), json.loads(config.to_json()))
+            if differing:
+                lines = "\n".join(f"  config.{k}: begun with {a!r}, now {b!r}" for k, a, b in differing)
+                raise ValueError(
+                    f"{folder.path} holds a run of another config; on resume only config.run.* may differ:\n{lines}\n"
+                    "use another --workdir, or the config that it was begun with"
+                )
+        elif folder.checkpoints.exists():
+            raise ValueError(f"{folder.path} holds checkpoints but no config.json: use another --workdir")
+        folder.samples.mkdir(parents=True, exist_ok=True)
+        write_text(file, config.to_json(indent=1) + "\n")
+        return folder
+
+    @classmethod
+    def read(cls, path) -> tuple["Workdir", ConfigDict]:
+        """The folder of a run that was begun, and its config."""
+        folder = cls(Path(path))
+        file = folder.path / "config.json"
+        if not file.exists():
+            raise ValueError(f"{folder.path} is no workdir (it has no config.json): train first, with this --workdir")
+        return folder, ConfigDict(json.loads(file.read_text()))
+
+    def losses(self) -> list[tuple[int, float]]:
+        """(step, loss) of every step so far."""
+        lines = (json.loads(line) for line in self.metrics.read_text().splitlines())
+        return [(line["step"], line["loss"]) for line in lines]
+
+
+def write_text(path, text: str) -> None:
+    """Writes a file so that its name never holds half of it."""
+    temporary = Path(path).with_name(Path(path).name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _differences(before: dict, now: dict) -> list[tuple]:
+    before, now = _flat(before), _flat(now)
+    keys = [k for k in sorted(before | now) if not k.startswith("run.")]
+    return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
+
+
+class Metrics:
+    """`metrics.jsonl`, one line for each step, and TensorBoard.
+
+    Values stay on the device until `flush`, so that a step is not waited for. On resume the lines
+    after the restored step go: their steps are run again.
+    """
+
+    def __init__(self, folder: Workdir, step: int, *, tensorboard: bool):
+        self._file, self._pending, self.flushed = folder.metrics, [], 0
+        if self._file.exists():
+            whole = [line for line in self._file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            write_text(self._file, "".join(line for line in whole if json.loads(line)["step"] <= step))
+        self._writer = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+
+    def add(self, step: int, values: dict) -> None:
+        """Keeps the values of a step for the next flush."""
+        self._pending.append((step, values))
+
+    def flush(self) -> float:
+        """Writes what was kept and returns the last loss.
+
+        Raises:
+          FloatingPointError: when a loss is not finite. The steps before it are written.
+        """
+        lines, bad = [], None
+        for step, values in self._pending:
+            values = {name: float(np.asarray(value)) for name, value in values.items()}
+            if not np.isfinite(values["loss"]):
+                bad = (step, values["loss"], values.get("gradient_norm"))
+                break
+            lines.append(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self.scalar(name, step, value)
+        with open(self._file, "a") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self.flushed, self._pending = len(self._pending), []
+        if bad:
+            raise FloatingPointError(
+                f"the loss is {bad[1]} at step {bad[0]} (gradient norm {bad[2]}): the last checkpoint is from before it; "
+                "try a lower config.optimizer.learning_rate, or config.optimizer.clip"
+            )
+        return values["loss"]
+
+    def scalar(self, name: str, step: int, value: float) -> None:
+        """One number for TensorBoard alone."""
+        if self._writer:
+            self._writer.add_scalar(name, value, step)
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """One image uint8 (h, w, 3) for TensorBoard."""
+        if self._writer:
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what TensorBoard still holds."""
+        if self._writer:
+            self._writer.close()

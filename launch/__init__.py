@@ -1,0 +1,35 @@
+"""Command line: each module parses flags and calls one function of `jvflow`."""
+
+import logging
+import sys
+
+from absl import app
+from absl import logging as absl_logging
+
+
+def run(command):
+    """Runs `command()` as a program: a user's mistake is one line and exit 1, a stop by signal exit 143."""
+
+    def main(argv):
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        # absl's level is everybody's; ours alone speaks at INFO.
+        absl_logging.set_verbosity(absl_logging.WARNING)
+        ours = logging.getLogger("jvflow")
+        ours.setLevel(logging.INFO)
+        ours.propagate = False
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        ours.addHandler(handler)
+
+        from jvflow.train import Stopped
+
+        try:
+            command()
+        except Stopped as stopped:
+            ours.info("%s", stopped)
+            sys.exit(143)  # what a shell reports for SIGTERM: a scheduler that restarts on failure restarts
+        except (ValueError, FloatingPointError) as error:
+            sys.exit(f"error: {error}")
+
+    app.run(main)

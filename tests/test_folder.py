@@ -1,0 +1,173 @@
+"""A folder of videos as clips: which frames, which split, what is told of the rest."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jvflow.data import folder, records, video
+
+REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "asl_gestures"
+SHAPE = {"frames": 4, "fps": 10, "size": (16, 16)}
+
+
+def write(path, count, first=0):
+    """A video at 10 fps whose frame k is grey with level 10 (first + k)."""
+    levels = np.uint8(10 * (first + np.arange(count)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    video.write(path, np.broadcast_to(levels[:, None, None, None], (count, 32, 48, 3)), 10)
+
+
+def numbers(video):
+    return [int(round(frame.mean() / 10)) for frame in video]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Two good videos, a short one, a corrupt one, a caption, and files that are no videos."""
+    root = tmp_path_factory.mktemp("mixed")
+    write(root / "b.mp4", 10)
+    write(root / "a" / "deep.mp4", 8, first=10)
+    (root / "a" / "deep.mp4").rename(root / "a" / "deep.MP4")
+    write(root / "short.mp4", 3)
+    (root / "corrupt.mp4").write_bytes(b"nothing" * 99)
+    (root / "._b.mp4").write_bytes(b"left by another system")
+    (root / "b.txt").write_text("ein grauer Würfel\n", "utf-8")
+    (root / "notes.md").write_text("no video")
+    return root
+
+
+def test_clips_of_a_mixed_folder(mixed):
+    entries = []
+    clips = list(folder.clips(mixed, **SHAPE, report=entries.append))
+    assert [(c.source, c.start, numbers(c.video)) for c in clips] == [
+        ("a/deep.MP4", 0.0, [10, 11, 12, 13]),
+        ("a/deep.MP4", 0.4, [14, 15, 16, 17]),
+        ("b.mp4", 0.0, [0, 1, 2, 3]),
+        ("b.mp4", 0.4, [4, 5, 6, 7]),
+    ]
+    assert [c.caption for c in clips] == ["", "", "ein grauer Würfel", "ein grauer Würfel"]
+    assert all(c.video.shape == (4, 16, 16, 3) and c.fps == 10 for c in clips)
+    keys = ("file", "frames", "clips", "dropped")
+    assert [tuple(entry[key] for key in keys) for entry in entries] == [
+        ("a/deep.MP4", 8, 2, 0),
+        ("b.mp4", 10, 2, 2),
+        ("corrupt.mp4", 0, 0, 0),
+        ("short.mp4", 3, 0, 3),
+    ]
+    assert [entry["error"] is None for entry in entries] == [True, True, False, True]
+    assert "corrupt.mp4 does not decode" in entries[2]["error"]
+    assert entries[1]["bytes"] == (mixed / "b.mp4").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "stride, starts, dropped",
+    [(1, range(7), 0), (3, (0, 3, 6), 0), (5, (0, 5), 1), (7, (0,), 6)],
+)
+def test_stride(tmp_path, stride, starts, dropped):
+    write(tmp_path / "a.mp4", 10)
+    entries = []
+    clips = list(folder.clips(tmp_path, **SHAPE, stride=stride, report=entries.append))
+    assert [numbers(c.video) for c in clips] == [list(range(s, s + 4)) for s in starts]
+    assert [c.start for c in clips] == pytest.approx([s / 10 for s in starts])
+    assert entries[0]["dropped"] == dropped
+
+
+def test_rate_and_fit(tmp_path):
+    write(tmp_path / "a.mp4", 8)
+    (clip,) = folder.clips(tmp_path, frames=4, fps=5, size=(16, 24), fit="squeeze")
+    assert numbers(clip.video) == [0, 2, 4, 6] and clip.video.shape == (4, 16, 24, 3)
+
+
+def test_a_caption_that_is_not_utf8_skips_its_file(tmp_path):
+    write(tmp_path / "a.mp4", 4)
+    (tmp_path / "a.txt").write_bytes("Würfel".encode("latin-1"))
+    entries = []
+    assert list(folder.clips(tmp_path, **SHAPE, report=entries.append)) == []
+    assert "a.txt is not UTF-8" in entries[0]["error"]
+
+
+def test_build(mixed, tmp_path):
+    lines = []
+    manifest = folder.build(
+        mixed, tmp_path / "set", **SHAPE, stride=1, test_fraction=0.25, seed=3, log=lines.append
+    )
+    assert manifest == records.manifest(tmp_path / "set")
+    assert manifest["splits"] == {"train": 9, "test": 3} and manifest["shape"] == [4, 16, 16, 3]
+    settings = manifest["settings"]
+    assert settings["folder"] == str(mixed) and settings["stride"] == 1 and settings["seed"] == 3
+    kept = {entry["file"]: entry["clips"] for entry in settings["files"]}
+    assert kept == {"a/deep.MP4": 5, "b.mp4": 7, "corrupt.mp4": 0, "short.mp4": 0}
+    assert len(lines) == 5 and "corrupt.mp4: 0 clips" in lines[2] and "not decode" in lines[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+    expected = list(folder.clips(mixed, **SHAPE, stride=1))
+    at = {(c.source, np.float32(c.start)): i for i, c in enumerate(expected)}
+    drawn = {}
+    for split in ("train", "test"):
+        stored = list(records.open(tmp_path / "set", split))
+        drawn[split] = [at[record["source"], record["start"]] for record in stored]
+        for record, i in zip(stored, drawn[split], strict=True):
+            np.testing.assert_array_equal(record["video"], expected[i].video)
+            assert record["caption"] == expected[i].caption
+        assert drawn[split] == sorted(drawn[split])
+    assert sorted(drawn["train"] + drawn["test"]) == list(range(12))
+
+
+def test_the_draw_depends_on_the_seed_alone(mixed, tmp_path):
+    def test_clips(name, seed):
+        quiet = lambda line: None
+        folder.build(mixed, tmp_path / name, **SHAPE, stride=1, seed=seed, log=quiet)
+        source = records.open(tmp_path / name, "test")
+        return [(record["source"], float(record["start"])) for record in source]
+
+    assert test_clips("a", 0) == test_clips("b", 0)
+    assert len({tuple(test_clips(f"seed{seed}", seed)) for seed in range(1, 5)}) > 1
+
+
+@pytest.mark.parametrize("count, splits", [(4, {"train": 1}), (8, {"train": 1, "test": 1})])
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_small_sets_have_a_test_clip_and_train(tmp_path, count, splits, fraction):
+    write(tmp_path / "in" / "a.mp4", count)
+    manifest = folder.build(tmp_path / "in", tmp_path / "out", **SHAPE, test_fraction=fraction)
+    assert manifest["splits"] == splits
+
+
+def test_errors(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="missing is not a folder"):
+        folder.build(tmp_path / "missing", out, **SHAPE)
+    inside = tmp_path / "in"
+    inside.mkdir()
+    with pytest.raises(ValueError, match=r"no video files \(mp4, webm, mkv, .*\) in .*in$"):
+        folder.build(inside, out, **SHAPE)
+    (inside / "x.mp4").write_bytes(b"nothing" * 99)
+    with pytest.raises(ValueError, match=r"none of the 1 video files in .* decodes: .*x\.mp4"):
+        folder.build(inside, out, **SHAPE)
+    write(inside / "a.mp4", 3)
+    cure = r"4 frames at 10 fps, the longest video 3 \(0\.30 s\): use smaller frames or higher fps"
+    with pytest.raises(ValueError, match=cure):
+        folder.build(inside, out, **SHAPE)
+    with pytest.raises(ValueError, match="frames and stride must be at least 1, not 4 and 0"):
+        folder.build(inside, out, **SHAPE, stride=0)
+    with pytest.raises(ValueError, match="mode must be 'crop' or 'squeeze', not 'pad'"):
+        folder.build(inside, out, **SHAPE, fit="pad")
+    with pytest.raises(ValueError, match=r"size must be \(height, width\)"):
+        folder.build(inside, out, frames=2, fps=10, size=16)
+    with pytest.raises(ValueError, match="fps must be in"):
+        folder.build(inside, out, frames=2, fps=-1, size=(16, 16))
+    with pytest.raises(ValueError, match="test_fraction must lie between 0 and 1, not 1"):
+        folder.build(inside, out, **SHAPE, test_fraction=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    folder.build(inside, out, frames=2, fps=10, size=(16, 16))
+    with pytest.raises(ValueError, match="already holds a data set"):
+        folder.build(inside, out, **SHAPE)
+
+
+def test_real_folder(tmp_path):
+    if not REAL.exists():
+        pytest.skip(f"{REAL} is not here")
+    manifest = folder.build(REAL, tmp_path / "set", frames=16, fps=8, size=(32, 32))
+    assert len(manifest["settings"]["files"]) == 20
+    assert sum(manifest["splits"].values()) == 14 and manifest["splits"]["test"] == 3
+    assert records.open(tmp_path / "set", "train")[0]["video"].std() > 20

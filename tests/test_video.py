@@ -1,0 +1,256 @@
+"""Video files: order, time stamps, colours, sizes, and what is left behind."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from jvflow.data import video
+
+REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
+
+
+def grey(levels, size=(32, 48)):
+    """A video whose frame k has the level levels[k] everywhere."""
+    return np.stack([np.full((*size, 3), level, np.uint8) for level in levels])
+
+
+def levels(pairs):
+    """Seconds and levels of what `frames` gives, rounded to the steps of 20 used here."""
+    pairs = list(pairs)
+    return [t for t, _ in pairs], [int(round(frame.mean() / 20)) * 20 for _, frame in pairs]
+
+
+def write_mkv(path, levels, ticks, time_base):
+    """An mkv with the given presentation times; the container rounds them to milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = time_base
+        for level, tick in zip(levels, ticks, strict=True):
+            frame = av.VideoFrame.from_ndarray(grey([level], (64, 64))[0], format="rgb24")
+            frame.pts, frame.time_base = tick, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 47), (257, 300)])
+def test_mp4_round_trip(tmp_path, size):
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 100, 50)]
+    source = np.stack([np.broadcast_to(np.uint8(c), (*size, 3)) for c in colours])
+    source = source.copy()
+    source[:, : size[0] // 2] //= 2
+    video.write(tmp_path / "a.mp4", source, 12.5)
+    pairs = list(video.frames(tmp_path / "a.mp4"))
+    assert [t for t, _ in pairs] == [k / 12.5 for k in range(len(colours))]
+    assert video.native_fps(tmp_path / "a.mp4") == 12.5
+    read = np.stack([frame for _, frame in pairs])
+    scale = -(-256 // min(size))
+    assert min(read.shape[1:3]) >= 256
+    assert read.shape[1] - scale * size[0] in (0, 1) and read.shape[2] - scale * size[1] in (0, 1)
+    centres = read[:, scale // 2 :: scale, scale // 2 :: scale][:, : size[0], : size[1]]
+    error = np.abs(centres.astype(int) - source).mean(axis=(1, 2))
+    assert error.max() < 5, error
+
+
+def test_ntsc_rate_is_exact(tmp_path):
+    video.write(tmp_path / "a.mp4", grey([0, 20, 40]), 29.97002997)
+    assert Fraction(video.native_fps(tmp_path / "a.mp4")).limit_denominator(2000) == Fraction(
+        30000, 1001
+    )
+
+
+def test_faster_rate_repeats_and_slower_rate_skips(tmp_path):
+    video.write(tmp_path / "a.mp4", grey(range(0, 200, 20)), 10)
+    times, shown = levels(video.frames(tmp_path / "a.mp4", fps=20))
+    assert times == [k / 20 for k in range(20)]
+    assert shown == [level for level in range(0, 200, 20) for _ in range(2)]
+    times, shown = levels(video.frames(tmp_path / "a.mp4", fps=4))
+    # t = 0, 0.25, 0.5, 0.75: the last frame at or before is 0, 2, 5, 7
+    assert times == [0, 0.25, 0.5, 0.75] and shown == [0, 40, 100, 140]
+    times, shown = levels(video.frames(tmp_path / "a.mp4", fps=10))
+    assert shown == list(range(0, 200, 20))
+
+
+def test_variable_rate_follows_time_stamps(tmp_path):
+    images = [Image.fromarray(frame) for frame in grey([0, 60, 120])]
+    images[0].save(
+        tmp_path / "a.GIF", save_all=True, append_images=images[1:], duration=[100, 300, 200]
+    )
+    times, shown = levels(video.frames(tmp_path / "a.GIF"))
+    assert times == pytest.approx([0, 0.1, 0.4]) and shown == [0, 60, 120]
+    times, shown = levels(video.frames(tmp_path / "a.GIF", fps=10))
+    assert shown == [0, 60, 60, 60, 120, 120]
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_rounded_time_stamps_give_each_frame_once(tmp_path, offset):
+    """30 fps in milliseconds: 0, 33, 67, ...; 67 ms is after 2/30 s and still frame 2."""
+    shown = [20 * (k % 12) for k in range(30)]
+    ticks = [k + offset for k in range(30)]
+    write_mkv(tmp_path / "a.mkv", shown, ticks, Fraction(1, 30))
+    times, read = levels(video.frames(tmp_path / "a.mkv", fps=30))
+    assert read == shown and times == pytest.approx([k / 30 for k in range(30)])
+
+
+def test_a_late_frame_is_not_shown_early(tmp_path):
+    """Frame 1 at 90 ms is after 1/12 s = 83 ms by more than the tolerance of one millisecond."""
+    write_mkv(tmp_path / "a.mkv", [0, 100, 200], [0, 90, 160], Fraction(1, 1000))
+    _, read = levels(video.frames(tmp_path / "a.mkv", fps=12))
+    assert read[:2] == [0, 0] and 100 not in read[:2] and read[2] == 200
+
+
+def test_rotation_is_honoured(tmp_path):
+    """With the matrix of a portrait phone, the picture's left edge is shown at the top."""
+    source = grey([0, 0], (64, 96))
+    source[:, :, :48] = 200
+    video.write(tmp_path / "a.mp4", source, 10, min_side=0)
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    at = data.index(b"tkhd") + 44
+    matrix = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]
+    data[at : at + 36] = b"".join(n.to_bytes(4, "big", signed=True) for n in matrix)
+    (tmp_path / "b.mp4").write_bytes(data)
+    frame = next(video.frames(tmp_path / "b.mp4"))[1]
+    assert frame.shape == (96, 64, 3)
+    assert frame[:40].mean() > 190 and frame[-40:].mean() < 10
+
+
+def test_real_counter_is_in_order():
+    path = REAL / "clips" / "h265_video.mp4"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    decoded = [frame for _, frame in video.frames(path)]
+    assert len(decoded) == 10 and decoded[0].shape == (128, 128, 3)
+    with av.open(str(path)) as container:
+        expected = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    assert all((a == b).all() for a, b in zip(decoded, expected, strict=True))
+    twice = [frame for _, frame in video.frames(path, fps=20)]
+    assert len(twice) == 20
+    assert all((twice[k] == decoded[k // 2]).all() for k in range(20))
+
+
+@pytest.mark.parametrize("name", ["asl_gestures/eat.mkv", "clips/person-bicycle-car-detection.gif"])
+def test_real_file_at_its_own_rate(name):
+    path = REAL / name
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    native = [frame for _, frame in video.frames(path)]
+    again = [frame for _, frame in video.frames(path, fps=video.native_fps(path))]
+    assert all((a == b).all() for a, b in zip(native, again, strict=False))
+    assert len(native) <= len(again) <= len(native) + 2  # the gif's last frame stays longer
+
+
+def test_undecodable_files(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"not a video" * 50)
+    with pytest.raises(ValueError, match=r"a\.mp4 does not decode: Invalid data"):
+        next(video.frames(tmp_path / "a.mp4"))
+    with pytest.raises(ValueError, match=r"b\.mp4 is not a file"):
+        next(video.frames(tmp_path / "b.mp4"))
+    with av.open(str(tmp_path / "c.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.sample_rate = 44100
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    with pytest.raises(ValueError, match=r"c\.mp4 does not decode: it has no video stream"):
+        video.native_fps(tmp_path / "c.mp4")
+    with pytest.raises(ValueError, match="fps must be in .* not 0"):
+        video.frames(tmp_path / "a.mp4", fps=0)
+
+
+def test_crop_keeps_the_aspect_and_squeeze_the_border():
+    """A circle stays a circle; the stripes at both sides are cut away, or kept."""
+    y, x = np.mgrid[:120, :200]
+    picture = np.zeros((120, 200, 3), np.uint8)
+    picture[(y - 59.5) ** 2 + (x - 99.5) ** 2 < 50**2] = (0, 255, 0)
+    picture[:, :20] = picture[:, -20:] = (255, 0, 0)
+    crop, squeeze = (video.resize(picture, (48, 48), mode) for mode in ("crop", "squeeze"))
+    assert crop.shape == squeeze.shape == (48, 48, 3) and crop.dtype == np.uint8
+    assert crop[..., 0].max() == 0 and squeeze[:, :4, 0].min() > 200
+    extent = lambda image: [(image[..., 1] > 127).any(axis).sum() for axis in (1, 0)]
+    assert extent(crop) == [40, 40] and extent(squeeze) == [40, 24]
+    np.testing.assert_array_equal(crop, crop[::-1, ::-1])  # centred
+
+
+def test_resize_is_antialiased_and_takes_videos():
+    board = np.uint8(255 * (np.indices((64, 64)).sum(0) % 2))
+    board = np.repeat(board[..., None], 3, -1)
+    small = video.resize(np.stack([board, 255 - board]), (8, 8))
+    assert small.shape == (2, 8, 8, 3) and np.abs(small.astype(int) - 127).max() <= 8
+    np.testing.assert_array_equal(video.resize(board, (64, 64)), board)
+    assert video.resize(board, (100, 30)).shape == (100, 30, 3)
+    with pytest.raises(ValueError, match="mode must be 'crop' or 'squeeze', not 'fit'"):
+        video.resize(board, (8, 8), "fit")
+    with pytest.raises(ValueError, match=r"size must be \(height, width\).*not \(0, 8\)"):
+        video.resize(board, (0, 8))
+    with pytest.raises(ValueError, match=r"takes uint8 \(h, w, 3\) or .* not float32 \(8, 8, 3\)"):
+        video.resize(np.zeros((8, 8, 3), np.float32), (4, 4))
+
+
+@pytest.mark.parametrize("appended", [0, 3])
+def test_writer_leaves_nothing_after_an_exception(tmp_path, appended):
+    with pytest.raises(KeyError):
+        with video.Writer(tmp_path / "a.mp4", 10) as writer:
+            for frame in grey([0] * appended):
+                writer.append(frame)
+            raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writer_keeps_the_old_file_until_the_end(tmp_path):
+    path = tmp_path / "a.mp4"
+    video.write(path, grey([0, 20]), 10)
+    before = path.read_bytes()
+    with video.Writer(path, 10) as writer:
+        for frame in grey([0, 20, 40]):
+            writer.append(frame)
+        assert path.read_bytes() == before
+    assert len(list(video.frames(path))) == 3 and list(tmp_path.iterdir()) == [path]
+
+
+def test_writer_errors(tmp_path):
+    with pytest.raises(ValueError, match=r"one size, \(32, 48\); frame 1 is \(32, 32\)"):
+        with video.Writer(tmp_path / "a.mp4", 10) as writer:
+            writer.append(grey([0])[0])
+            writer.append(grey([0], (32, 32))[0])
+    with pytest.raises(ValueError, match=r"one size, \(8, 8\); frame 0 is \(32, 48\)"):
+        with video.Writer(tmp_path / "a.mp4", 10, size=(8, 8)) as writer:
+            writer.append(grey([0])[0])
+    with pytest.raises(ValueError, match="no frame was appended"):
+        with video.Writer(tmp_path / "a.mp4", 10):
+            pass
+    with pytest.raises(ValueError, match=r"name the file \*\.mp4, not .*a\.gif"):
+        video.Writer(tmp_path / "a.gif", 10)
+    with pytest.raises(ValueError, match="inside `with Writer"):
+        video.Writer(tmp_path / "a.mp4", 10).append(grey([0])[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sheet_layout():
+    videos = np.zeros((3, 17, 32, 40, 3), np.uint8)
+    videos += np.arange(3, dtype=np.uint8)[:, None, None, None, None] * 50
+    videos += np.arange(17, dtype=np.uint8)[:, None, None, None]
+    page = video.sheet(videos, columns=5)
+    assert page.shape == (3 * 96 + 2 * 2, 5 * 120 + 4 * 2, 3) and page.dtype == np.uint8
+    for row in range(3):
+        for column, frame in enumerate([0, 4, 8, 12, 16]):
+            cell = page[row * 98 : row * 98 + 96, column * 122 : column * 122 + 120]
+            assert (cell == 50 * row + frame).all()
+    assert (page[96:98] == 255).all() and (page[:, 120:122] == 255).all()
+    assert video.sheet(videos[:1, :2], scale=1).shape == (32, 40 * 2 + 2, 3)
+    with pytest.raises(ValueError, match="columns and scale must be at least 1, not 0"):
+        video.sheet(videos, columns=0)
+    with pytest.raises(ValueError, match=r"sheet takes uint8 \(n, f, h, w, 3\)"):
+        video.sheet(videos[0])
+
+
+def test_png_round_trip(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    video.write_png(tmp_path / "deep" / "a.png", image)
+    np.testing.assert_array_equal(video.read_image(tmp_path / "deep" / "a.png"), image)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"b\.png does not decode"):
+        video.read_image(tmp_path / "b.png")
