@@ -33,26 +33,29 @@ Frames = Float[Array, "b f h w c"]
 # --- objectives -----------------------------------------------------------------------------------
 
 
-def flow_loss(field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None) -> Float[Array, "b"]:
+def flow_loss(field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None, weights=None) -> Float[Array, "b"]:
     """FLOW (1). The field gets s = (t,) and returns one velocity."""
     t = jax.vmap(jax.random.uniform)(keys)
-    return matching_loss(LINEAR, field, Ends(past, future), (t,), condition)
+    return matching_loss(LINEAR, field, Ends(past, future), (t,), condition, weights)
 
 
-def biflow_loss(field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None) -> Float[Array, "b"]:
+def biflow_loss(
+    field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None, weights=None, alpha_max: float = 1.0
+) -> Float[Array, "b"]:
     """BI-FLOW (2). The field gets s = (t, alpha) and returns two velocities."""
     key_t, key_alpha, key_noise = _split(keys, 3)
-    t, alpha = jax.vmap(jax.random.uniform)(key_t), jax.vmap(jax.random.uniform)(key_alpha)
+    t = jax.vmap(jax.random.uniform)(key_t)
+    alpha = alpha_max * jax.vmap(jax.random.uniform)(key_alpha)
     noise = _noise(key_noise, past)
-    return matching_loss(BILINEAR, field, Ends(past, future, noise), (t, alpha), condition)
+    return matching_loss(BILINEAR, field, Ends(past, future, noise), (t, alpha), condition, weights)
 
 
-def condiff_loss(field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None) -> Float[Array, "b"]:
+def condiff_loss(field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None, weights=None) -> Float[Array, "b"]:
     """CONDIFF (3). The field gets s = (t,), the past frame as `condition.context`, and returns one velocity."""
     key_t, key_noise = _split(keys, 2)
     t = jax.vmap(jax.random.uniform)(key_t)
     condition = replace(condition or Condition(), context=past)
-    return matching_loss(LINEAR, field, Ends(_noise(key_noise, future), future), (t,), condition)
+    return matching_loss(LINEAR, field, Ends(_noise(key_noise, future), future), (t,), condition, weights)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class Checkpoints:
         arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=sharded, partial_restore=True)
         return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
 
+    def restore_raw(self, step: int | None = None) -> dict:
+        """The whole state of a step as nested dicts of NumPy arrays, for looking at."""
+        step = self._find(step)
+        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+
     def _find(self, step):
         found = self.steps()
         if not found:

@@ -46,10 +46,10 @@ def _choose(table: dict, key: str, value: str):
     return table[value]
 
 
-def biflow_loss(objective, couple, field, latents: Float[Array, "b f h w c"], keys: Key[Array, "b"], key) -> Float[Array, "b"]:
+def biflow_loss(objective, couple, weights, field, latents: Float[Array, "b f h w c"], keys: Key[Array, "b"], key) -> Float[Array, "b"]:
     """The loss of consecutive frame pairs: the first frame of each clip is the past, the second the future."""
     past, future = couple(latents[:, :1], latents[:, 1:2], key)
-    return objective.loss(field, past, future, keys)
+    return objective.loss(field, past, future, keys, None, weights)
 
 
 def assemble(config) -> Experiment:
@@ -59,8 +59,9 @@ def assemble(config) -> Experiment:
     codec = codecs.build(config.codec)
     frames = 2
     latent = codec.latent_shape((1, *config.data.size))
+    sizes = dict(config.network)
     network = networks.build(
-        **dict(config.network),
+        **dict(sizes, scales=tuple(sizes["scales"][config.objective])),
         channels=latent[-1],
         context=latent[-1] if objective.context else 0,
         coordinates=objective.coordinates,
@@ -78,7 +79,7 @@ def assemble(config) -> Experiment:
     return Experiment(
         network=network,
         codec=codec,
-        loss=partial(biflow_loss, objective, couple),
+        loss=partial(biflow_loss, objective, couple, tuple(config.weights[config.objective])),
         clip_frames=frames,
         optimizer=update,
         schedule=rate,

@@ -75,11 +75,11 @@ LINEAR = Path(_linear, coordinates=1)
 BILINEAR = Path(_bilinear, coordinates=2)
 
 
-def matching_loss(path, field, ends: Ends, s: Coordinates, condition=None) -> Float[Array, "b"]:
+def matching_loss(path, field, ends: Ends, s: Coordinates, condition=None, weights=None) -> Float[Array, "b"]:
     """The flow-matching regression (3): one number per example.
 
     The squared error of each velocity is averaged over all but the batch axis, and summed over
-    the coordinates of the path.
+    the coordinates of the path with `weights` (1 each when None, as the papers do).
     """
     x, targets = path(ends, s)
     outputs = field(x, s, condition)
@@ -89,4 +89,5 @@ def matching_loss(path, field, ends: Ends, s: Coordinates, condition=None) -> Fl
             "build the network with as many velocities as the objective has coordinates"
         )
     error = lambda a, b: jnp.mean(jnp.square(a - b).reshape(len(a), -1), axis=1)
-    return sum(error(a, b) for a, b in zip(outputs, targets))
+    weights = (1.0,) * len(targets) if weights is None else weights
+    return sum(w * error(a, b) for w, a, b in zip(weights, outputs, targets, strict=True))

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+SAMPLES = "samples"  # the mapped axis of a per-sample solve
 FIRST_STEP = 0.1
 """First step of an adaptive solve, as a part of the interval."""
 
@@ -90,6 +91,14 @@ def _solver(method: str) -> diffrax.AbstractSolver:
     return METHODS[method]()
 
 
+def _check_settings(method, rtol, atol, steps):
+    _solver(method)
+    if steps is not None and (rtol is not None or atol is not None):
+        raise ValueError(f"give tolerances (rtol={rtol}, atol={atol}) or steps={steps}, not both")
+    if steps is None and method in FIXED_ONLY:
+        raise ValueError(f"{method} has no error estimate: give steps=, or an adaptive method such as heun")
+
+
 def _grid(steps, t0, t1) -> np.ndarray:
     """The times of a fixed-step solve, from t0 to t1."""
     if np.ndim(steps) == 0:
@@ -143,12 +152,8 @@ def solve(
       ValueError: for an unknown method, tolerances together with steps, an adaptive solve with a
         method that has no error estimate, or times outside the interval or out of order.
     """
-    solver = _solver(method)
-    adaptive = steps is None
-    if not adaptive and (rtol is not None or atol is not None):
-        raise ValueError(f"give tolerances (rtol={rtol}, atol={atol}) or steps={steps}, not both")
-    if adaptive and method in FIXED_ONLY:
-        raise ValueError(f"{method} has no error estimate: give steps=, or an adaptive method such as heun")
+    _check_settings(method, rtol, atol, steps)
+    solver, adaptive = _solver(method), steps is None
     if t0 == t1:
         raise ValueError(f"t0 and t1 are both {t0}: nothing to solve")
 
@@ -168,10 +173,22 @@ def solve(
         _check_times(times, t0, t1)
         saveat = diffrax.SaveAt(ts=jnp.asarray(times, x.dtype))
 
-    def integrate(x):  # x (b, ...) advances in common steps
+    def common(t, x, _=None):  # x (b, ...) advances in common steps
+        return jnp.asarray(field(jnp.full(len(x), t, x.dtype), x), x.dtype)
+
+    def own(t, x, _=None):  # x (...) has steps of its own; the field still sees the whole batch
+        together = [jax.lax.all_gather(a, SAMPLES) for a in (jnp.asarray(t, x.dtype), x)]
+        return jnp.asarray(field(*together), x.dtype)[jax.lax.axis_index(SAMPLES)]
+
+    def integrate(x):
+        vector_field = own if per_sample else common
+        # A first-same-as-last method would evaluate its first stage anew at each step until one is
+        # accepted, and for all samples while any of them is there. Given it, the count is exact.
+        reuses = getattr(solver, "tableau", None) is not None and solver.tableau.fsal
         sol = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, x, _: field(jnp.full(len(x), t, x.dtype), x)),
+            diffrax.ODETerm(vector_field),
             solver,
+            solver_state=(jnp.array(False), vector_field(t0, x)) if reuses else None,
             t0=t0,
             t1=t1,
             dt0=first,
@@ -185,8 +202,7 @@ def solve(
         return sol.ys[0] if times is None else sol.ys, sol.stats["num_steps"], ok
 
     if per_sample:
-        y, tried, ok = jax.vmap(lambda x: integrate(x[None]), out_axes=(0 if times is None else 1, 0, 0))(x)
-        y = jnp.squeeze(y, 1 if times is None else 2)
+        y, tried, ok = jax.vmap(integrate, out_axes=(0 if times is None else 1, 0, 0), axis_name=SAMPLES)(x)
     else:
         y, tried, ok = integrate(x)
         tried, ok = (jnp.broadcast_to(a, (len(x),)) for a in (tried, ok))
@@ -212,6 +228,9 @@ class Solver:
     steps: int | tuple[float, ...] | None = None
     per_sample: bool = True
     max_steps: int = 4096
+
+    def __post_init__(self):
+        _check_settings(self.method, self.rtol, self.atol, self.steps)
 
     def __call__(self, field: Callable, x: Array, t0: float = 0.0, t1: float = 1.0, times=None) -> Solution:
         return solve(

@@ -2,9 +2,25 @@
 
 import logging
 import sys
+from pathlib import Path
 
 from absl import app
 from absl import logging as absl_logging
+
+
+def _found(path: str) -> str:
+    """A config file from the working directory, else from beside this package: configs/... works anywhere."""
+    file = path.partition(":")[0]
+    here = Path(__file__).resolve().parent
+    for root in (Path(), here.parent, here):
+        if (root / file).exists():
+            return str(root / path)
+    return path
+
+
+def _with_found_config(argv: list[str]) -> list[str]:
+    argv = [f"--config={_found(a.split('=', 1)[1])}" if a.startswith("--config=") else a for a in argv]
+    return [_found(a) if i and argv[i - 1] == "--config" else a for i, a in enumerate(argv)]
 
 
 def run(command):
@@ -32,4 +48,4 @@ def run(command):
         except (ValueError, FloatingPointError) as error:
             sys.exit(f"error: {error}")
 
-    app.run(main)
+    app.run(main, argv=_with_found_config(sys.argv))

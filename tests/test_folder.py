@@ -74,9 +74,15 @@ def test_stride(tmp_path, stride, starts, dropped):
 
 
 def test_rate_and_fit(tmp_path):
-    write(tmp_path / "a.mp4", 8)
-    (clip,) = folder.clips(tmp_path, frames=4, fps=5, size=(16, 24), fit="squeeze")
-    assert numbers(clip.video) == [0, 2, 4, 6] and clip.video.shape == (4, 16, 24, 3)
+    """Stripes at both sides are cut away by "crop" and kept by "squeeze"."""
+    source = np.zeros((8, 32, 64, 3), np.uint8) + np.uint8(10 * np.arange(8))[:, None, None, None]
+    source[:, :, :8] = source[:, :, -8:] = 250
+    video.write(tmp_path / "a.mp4", source, 10)
+    options = {"frames": 4, "fps": 5, "size": (16, 16)}
+    (crop,) = folder.clips(tmp_path, **options)
+    (squeeze,) = folder.clips(tmp_path, **options, fit="squeeze")
+    assert numbers(crop.video) == numbers(squeeze.video[:, :, 4:-4]) == [0, 2, 4, 6]
+    assert squeeze.video[:, :, 0].min() > 240 and crop.fps == 5
 
 
 def test_a_caption_that_is_not_utf8_skips_its_file(tmp_path):

@@ -55,10 +55,8 @@ def test_ssim_agrees_with_loops():
     x = pixels(0)
     y = np.clip(x + 0.3 * pixels(1), -1, 1)
     unit = lambda a: (a.astype(np.float64) + 1) / 2
-    expected = [
-        np.mean([ssim_by_loops(unit(x)[b, f, ..., c], unit(y)[b, f, ..., c], 1.0) for f in range(3) for c in range(3)])
-        for b in range(2)
-    ]
+    one = lambda b, f, c: ssim_by_loops(unit(x)[b, f, ..., c], unit(y)[b, f, ..., c], 1.0)
+    expected = [np.mean([one(b, f, c) for f in range(3) for c in range(3)]) for b in range(2)]
     np.testing.assert_allclose(metrics.ssim(x, y), expected, rtol=1e-4)
     np.testing.assert_allclose(jax.jit(metrics.ssim)(x, y), expected, rtol=1e-4)
     np.testing.assert_allclose(metrics.ssim(x, x), 1, rtol=1e-6)
@@ -150,8 +148,7 @@ def test_motion_of_a_known_video():
 def blobs(seed, count, length=8, size=16):
     """Windows of one soft coloured blob that crosses the frame at constant speed."""
     rng = np.random.default_rng(seed)
-    start, speed = rng.uniform(size / 4, 3 * size / 4, (count, 1, 2)), rng.normal(0, 0.7, (count, 1, 2))
-    place = start + speed * np.arange(length)[:, None]
+    place = rng.uniform(size / 4, 3 * size / 4, (count, 1, 2)) + rng.normal(0, 0.7, (count, 1, 2)) * np.arange(length)[:, None]
     y, x = np.mgrid[:size, :size]
     square = (y - place[..., 0, None, None]) ** 2 + (x - place[..., 1, None, None]) ** 2
     colour = rng.uniform(0.5, 1, (count, 1, 1, 1, 3))

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import grain
 import numpy as np
@@ -12,10 +13,13 @@ import pytest
 from jvflow.data import records
 from jvflow.data.records import Clip
 
+ROOT = Path(__file__).parents[1]
+
 
 def clip(seed, shape=(4, 6, 8, 3)):
     video = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    return Clip(video, 8.3, seed / 7, f"Übung {seed} 日本 🎬" if seed % 2 else "", f"ü/{seed}.mp4")
+    caption = f"Übung {seed} 日本 🎬" if seed % 2 else ""
+    return Clip(video, 8.3, seed / 7, caption, f"ü/{seed}.mp4")
 
 
 def clips(start, stop):
@@ -126,10 +130,13 @@ def test_leftovers_of_a_killed_build_are_removed(tmp_path):
         "from jvflow.data.records import Clip, write\n"
         "def clips():\n"
         "    yield Clip(np.zeros((2, 4, 4, 3), np.uint8), 8.0, 0.0)\n"
+        "def killed():\n"
+        "    yield from clips()\n"
         "    os._exit(9)\n"
-        f"write({str(tmp_path / 'a')!r}, {{'train': clips()}}, settings={{}})\n"
+        "splits = {'train': clips(), 'other': killed()}\n"
+        f"write({str(tmp_path / 'a')!r}, splits, settings={{}})\n"
     )
-    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 9
     assert not (tmp_path / "a").exists() and len(list(tmp_path.iterdir())) == 1
     assert not records.is_dataset(tmp_path / "a")
     records.write(tmp_path / "a", {"train": clips(0, 2)}, settings={})
@@ -179,8 +186,11 @@ def test_tensorflow_is_not_imported_and_nothing_is_printed(tmp_path):
         "clip = records.Clip(np.zeros((2, 4, 4, 3), np.uint8), 8.0, 0.0)\n"
         f"records.write({str(tmp_path / 'a')!r}, {{'train': [clip] * 3}}, settings={{}})\n"
         f"records.open({str(tmp_path / 'a')!r}, 'train')[2]\n"
-        "print(json.dumps(['tensorflow' in sys.modules, len(asked)]))\n"
+        "found = any(name.partition('.')[0] == 'tensorflow' for name in sys.modules)\n"
+        "print(json.dumps([found, len(asked)]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [False, 0] and done.stderr == ""

@@ -22,7 +22,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         path="procedural:comets",
         cache="",
         frames=80,
-        fps=16.0,
+        fps=8.0,
         size=(32, 32),
         clips=dict(train=512, test=128),
         seed=0,
@@ -33,10 +33,12 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.network = dict(
         name="dit", width=128, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
-        dtype="float32", remat=False, scan=False,
+        dtype="float32", remat=False, scan=False, local=True, filters=16,
+        scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
+    config.weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
-        learning_rate=1e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.99, eps=1e-8,
+        learning_rate=3e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.99, eps=1e-8,
         weight_decay=0.01, clip=1.0, ema=0.99,
     )
     config.train = dict(steps=1000, batch_size=16)

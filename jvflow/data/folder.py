@@ -60,8 +60,8 @@ def clips(
       size: (height, width).
       fit: "crop" or "squeeze", see `video.resize`.
       stride: frames from one clip's first to the next one's; `frames` by default: no overlap.
-      report: called after each file with `{"file", "bytes", "frames", "clips", "dropped", "error"}`:
-        frames after resampling, frames in no clip at the end, and None or the reason to stop.
+      report: called after each file with a dict: file, bytes, frames (after resampling), clips,
+        dropped (frames after the last clip), error (None, or why decoding stopped).
     """
     stride = frames if stride is None else stride
     if frames < 1 or stride < 1:

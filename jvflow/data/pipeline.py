@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jvflow.data import folder, records
+from jvflow.data import folder, procedural, records
 
 PROCEDURAL = "procedural:"
 TEST_SEEDS = 1_000_000  # scene seeds of the test split start here

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -56,7 +57,7 @@ class Source:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: SupportsIndex) -> dict:
         """Returns video (f, h, w, 3) uint8, fps and start as float32, caption and source as str."""
         record = self._records[range(len(self))[index]]
         return {

@@ -26,7 +26,7 @@ Video = UInt8[np.ndarray, "f h w 3"]
 
 
 def native_fps(path: str | os.PathLike) -> float:
-    """Returns the mean frame rate that the file declares."""
+    """Returns the frame rate: declared, or FFmpeg's guess from the time stamps (gif)."""
     with _open(path) as container:
         return float(_rate(path, container.streams.video[0]))
 
@@ -98,7 +98,7 @@ def _open(path: str | os.PathLike):
 
 
 def _rate(path: str | os.PathLike, stream) -> Fraction:
-    rate = stream.average_rate or stream.guessed_rate
+    rate = stream.guessed_rate or stream.average_rate
     if not rate:
         raise ValueError(f"{path} does not decode: it declares no frame rate")
     return rate
@@ -118,11 +118,11 @@ def _to_array(frame: av.VideoFrame) -> Frame:
 
 def resize(
     video: Frame | Video, size: tuple[int, int], mode: str = "crop"
-) -> UInt8[np.ndarray, "*f h w 3"]:
+) -> UInt8[np.ndarray, "*f height width 3"]:
     """Resizes a frame or a video to (h, w) with an antialiasing Lanczos filter.
 
-    "crop" keeps the aspect: the largest centred box of the wanted aspect is scaled. "squeeze" scales
-    the whole picture and changes the aspect, as in the Bi-flow paper.
+    "crop" keeps the aspect: the largest centred box of the wanted aspect is scaled. "squeeze"
+    scales the whole picture and changes the aspect, as in the Bi-flow paper.
     """
     video = _checked(video, (3, 4), "resize")
     if np.shape(size) != (2,) or min(size) < 1:
@@ -185,7 +185,7 @@ class Writer:
 
     def append(self, frame: Frame) -> None:
         if self._container is None:
-            raise ValueError(f"{self._path} is not open: append inside `with Writer(...) as writer`")
+            raise ValueError(f"{self._path} is not open: use `with Writer(...) as writer: ...`")
         frame = _checked(frame, (3,), "Writer.append")
         self._size = tuple(self._size or frame.shape[:2])
         if frame.shape[:2] != self._size:
@@ -238,7 +238,7 @@ def write(path: str | os.PathLike, video: Video, fps: float, *, min_side: int = 
 
 def sheet(
     videos: UInt8[np.ndarray, "n f h w 3"], *, columns: int = 8, scale: int | None = None
-) -> Frame:
+) -> UInt8[np.ndarray, "height width 3"]:
     """Returns a contact sheet: a row for each video, frames equally spaced from first to last.
 
     Frames are scaled up by the integer `scale`, by default until their shorter side has 96 pixels;
@@ -268,7 +268,9 @@ def read_image(path: str | os.PathLike) -> Frame:
         raise ValueError(f"{path} does not decode: {error}") from error
 
 
-def _magnify(frame: Frame, min_side: int, scale: int | None = None) -> Frame:
+def _magnify(
+    frame: Frame, min_side: int, scale: int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
     """Repeats pixels `scale` times, by default until the shorter side reaches `min_side`."""
     scale = scale or max(1, -(-min_side // min(frame.shape[:2])))
     return frame.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -48,7 +48,7 @@ def moments(features: Float[np.ndarray, "n _"]) -> tuple[np.ndarray, np.ndarray]
 def distance(features_a: Float[np.ndarray, "n _"], features_b: Float[np.ndarray, "m _"]) -> float:
     """The Frechet distance (1) between Gaussians fitted to two sets of features.
 
-    It is biased upwards by roughly (1/n + 1/m) times the total variance: compare only distances that
-    were measured with the same n and m.
+    It is biased upwards: two independent samples of one distribution are expected at least
+    (1/n + 1/m) times the total variance apart. Compare only distances with the same n and m.
     """
     return frechet_distance(*moments(features_a), *moments(features_b))

@@ -24,6 +24,7 @@ SIZES = {
     "L": dict(width=1024, depth=24, heads=16),
     "XL": dict(width=1152, depth=28, heads=16),
 }
+HALO = 2  # pixels around a patch that its filters see
 FREQUENCIES = 256  # width of the sine features of a coordinate
 
 
@@ -40,6 +41,12 @@ class DiTConfig:
       velocities: outputs; usually one for each coordinate.
       labels: classes of `condition.label`, 0 without; one more embedding stands for "none".
       text_width: width of `condition.text` tokens, 0 without: cross-attention in each block.
+      local: adds a 3 x 3 depthwise convolution over neighbouring patches to the input of each MLP
+        (compare the Mix-FFN of SANA, arXiv 2410.10629): small networks find local motion sooner.
+      filters: adds to each output that many linear filters of the pixels in and around its patch, mixed
+        by the token (dynamic filter networks, Jia et al. 2016): motion and noise are local and linear in
+        the pixels, which a normalised token carries badly.
+      scales: the size of each velocity, which its output is multiplied by; all 1 when empty.
       mlp_ratio: hidden width of the MLP over `width`.
       time_scale: factor of the coordinates before their sines; 1000 takes [0, 1] to DiT's steps.
       dtype: of the computation; parameters are float32.
@@ -57,6 +64,9 @@ class DiTConfig:
     velocities: int = 1
     labels: int = 0
     text_width: int = 0
+    local: bool = False
+    filters: int = 0
+    scales: tuple[float, ...] = ()
     mlp_ratio: float = 4.0
     time_scale: float = 1000.0
     dtype: str = "float32"
@@ -166,13 +176,16 @@ class Block(nnx.Module):
             self.text_q = _linear(d, d, rngs, dtype)
             self.text_kv = _linear(config.text_width, 2 * d, rngs, dtype)
             self.text_proj = _linear(d, d, rngs, dtype, zeros)
+        if config.local:
+            self.neighbours = nnx.Param(jnp.zeros((3, 3, d)))
         self.heads = config.heads
         self.text_width = config.text_width
+        self.local = config.local
 
     def _split_heads(self, x, parts):
         return jnp.split(rearrange(x, "b n (h d) -> b n h d", h=parts * self.heads), parts, axis=2)
 
-    def __call__(self, x, c, text, text_mask):
+    def __call__(self, x, c, text, text_mask, grid):
         modulation = jnp.split(self.modulation(nnx.silu(c)), 6, axis=-1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
         q, k, v = self._split_heads(self.qkv(_modulate(_norm(x), shift_a, scale_a)), 3)
@@ -187,8 +200,19 @@ class Block(nnx.Module):
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
             attended = jax.nn.dot_product_attention(q, k, v, mask=mask)
             x = x + any_text * self.text_proj(rearrange(attended, "b n h d -> b n (h d)"))
-        y = self.mlp_out(nnx.gelu(self.mlp_in(_modulate(_norm(x), shift_m, scale_m)), approximate=True))
-        return x + gate_m * y
+        y = _modulate(_norm(x), shift_m, scale_m)
+        if self.local:
+            y = y + _depthwise(y, self.neighbours[...].astype(y.dtype), grid)
+        return x + gate_m * self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True))
+
+
+def _depthwise(x, kernel, grid):
+    """x (b, f h w, d) convolved with kernel (3, 3, d) over (h, w), zeros outside: nine shifted products."""
+    f, h, w = grid
+    x = rearrange(x, "b (f h w) d -> b f h w d", f=f, h=h, w=w)
+    padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    y = sum(padded[:, :, i : i + h, j : j + w] * kernel[i, j] for i in range(3) for j in range(3))
+    return rearrange(y, "b f h w d -> b (f h w) d")
 
 
 class DiT(nnx.Module):
@@ -208,7 +232,12 @@ class DiT(nnx.Module):
             self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
         zeros = nnx.initializers.zeros
         self.modulation = _linear(d, 2 * d, rngs, dtype, zeros)
-        self.patch_out = _linear(d, volume * config.channels * config.velocities, rngs, dtype, zeros)
+        out = volume * config.channels * config.velocities
+        self.patch_out = _linear(d, out, rngs, dtype, zeros)
+        if config.filters:
+            around = config.patch[0] * (config.patch[1] + 2 * HALO) * (config.patch[2] + 2 * HALO)
+            self.filters = _linear(around * (config.channels + config.context), config.filters * out, rngs, dtype)
+            self.mixture = _linear(d, config.filters * config.velocities, rngs, dtype, zeros)
 
     def __call__(self, x, s, condition=None):
         config = self.config
@@ -233,23 +262,38 @@ class DiT(nnx.Module):
                 label = jnp.where(condition.label < 0, config.labels, condition.label)
                 c = c + self.labels(label)[:, None]
 
-        tokens = self._layers(tokens, c, text, mask)
+        tokens = self._layers(tokens, c, text, mask, (f, h, w))
         shift, scale = jnp.split(self.modulation(nnx.silu(c)), 2, axis=-1)
-        y = self.patch_out(_modulate(_norm(tokens), shift, scale)).astype(jnp.float32)
+        tokens = _modulate(_norm(tokens), shift, scale)
+        y = self.patch_out(tokens).astype(jnp.float32)
+        if config.filters:
+            filtered = rearrange(self.filters(self._around(x_in)), "b n (k p v) -> b n k p v", k=config.filters, v=config.velocities)
+            mixture = rearrange(self.mixture(tokens), "b n (k v) -> b n k v", k=config.filters)
+            y = y + rearrange(jnp.einsum("bnkpv,bnkv->bnpv", filtered, mixture), "b n p v -> b n (p v)").astype(jnp.float32)
         y = rearrange(
             y, "b (f h w) (pf ph pw c v) -> v b (f pf) (h ph) (w pw) c",
             f=f, h=h, w=w, pf=pf, ph=ph, pw=pw, v=config.velocities,
         )
-        return tuple(y)
+        return tuple(v * scale for v, scale in zip(y, config.scales or (1.0,) * config.velocities, strict=True))
 
-    def _layers(self, tokens, c, text, mask):
+    def _around(self, x):
+        """Each patch with HALO pixels around it, (b, tokens, pixels); the edge is repeated."""
+        pf, ph, pw = self.config.patch
+        _, f, h, w, _ = x.shape
+        padded = jnp.pad(x, ((0, 0), (0, 0), (HALO, HALO), (HALO, HALO), (0, 0)), mode="edge")
+        rows = (np.arange(h // ph) * ph)[:, None] + np.arange(ph + 2 * HALO)
+        columns = (np.arange(w // pw) * pw)[:, None] + np.arange(pw + 2 * HALO)
+        windows = padded[:, :, rows][:, :, :, :, columns]
+        return rearrange(windows, "b (f pf) h ph w pw c -> b (f h w) (pf ph pw c)", pf=pf)
+
+    def _layers(self, tokens, c, text, mask, grid):
         if self.config.scan:
             graph, layers = nnx.split(self.blocks)
         else:
             pairs = [nnx.split(block) for block in self.blocks]
 
         def layer(graph, tokens, parameters):
-            return nnx.merge(graph, parameters)(tokens, c, text, mask)
+            return nnx.merge(graph, parameters)(tokens, c, text, mask, grid)
 
         layer = jax.checkpoint(layer, static_argnums=0) if self.config.remat else layer
         if self.config.scan:

@@ -1,0 +1,49 @@
+"""BI-FLOW on a folder of your own videos (mp4, webm, mkv, gif), 64 x 64.
+
+    python -m launch.train  --config=configs/biflow/video_folder.py --config.data.path=FOLDER --workdir=out/folder
+    python -m launch.sample --workdir=out/folder --out=out/folder/stream --frames=256
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config(mode: str = "") -> ml_collections.ConfigDict:
+    """`mode`: "" for the experiment, "debug" for the same code in seconds."""
+    if mode not in ("", "debug"):
+        raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.objective = "biflow"
+    config.coupling = "consecutive"
+    config.codec = "pixels"
+    config.data = dict(
+        path="", cache="", frames=48, fps=12.0, size=(64, 64), clips=dict(train=0, test=0), seed=0,
+        fit="squeeze", stride=48, test_fraction=0.2, threads=1,
+    )
+    config.network = dict(
+        name="dit", width=192, depth=6, heads=6, patch=(1, 8, 8), mlp_ratio=4.0, time_scale=1000.0,
+        dtype="float32", remat=False, scan=False,
+    )
+    config.optimizer = dict(
+        learning_rate=1e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
+        weight_decay=0.01, clip=1.0, ema=0.995,
+    )
+    config.train = dict(steps=4000, batch_size=16)
+    config.sample = dict(
+        curve="joint", epsilon=0.1, method="heun", rtol=1e-2, atol=1e-2,
+        steps=config_dict.placeholder(int), per_sample=True,
+    )
+    config.evaluate = dict(
+        videos=8, frames=192, batch=8, seed=0, window=32, stride=16, pooled=4,
+        features="window_pca", dimensions=12, real_clips=256,
+    )
+    config.run = dict(
+        log_every=25, checkpoint_every=250, keep=2, sample_every=1000, sample_frames=32, progress=True, tensorboard=True,
+    )
+    if mode == "debug":
+        config.network.update(width=32, depth=1, heads=2)
+        config.train.update(steps=20, batch_size=4)
+        config.evaluate.update(videos=2, frames=96, batch=2, dimensions=4)
+        config.run.update(log_every=5, checkpoint_every=10, sample_every=0)
+    return config

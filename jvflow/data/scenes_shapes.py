@@ -1,0 +1,286 @@
+"""Two worlds of flat shapes: comets that fly on a torus, and discs that bounce behind bars.
+
+Lengths are in sides: the shorter side of the frame is 1, x runs right, y runs down.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+BRIGHT = {  # of shapes; in this order the later ones pass in front
+    "red": (0.95, 0.15, 0.15),
+    "yellow": (1.0, 0.88, 0.15),
+    "green": (0.2, 0.85, 0.25),
+    "cyan": (0.2, 0.9, 0.95),
+    "blue": (0.25, 0.45, 1.0),
+    "pink": (1.0, 0.4, 0.8),
+}
+MUTED = {  # of what lies behind them
+    "blue": (0.16, 0.2, 0.42),
+    "green": (0.12, 0.32, 0.2),
+    "purple": (0.33, 0.17, 0.4),
+    "brown": (0.36, 0.24, 0.14),
+    "grey": (0.3, 0.3, 0.33),
+}
+HEADING = dict(red="right", yellow="left", green="down", cyan="up", blue="down right", pink="up left")
+DRIFT = dict(blue="left", green="up", purple="right", brown="down", grey="up right")
+SHAPES = ("disc", "square", "triangle")
+DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
+
+
+def _grid(height, width):
+    """Pixel centres x (w,), y (h,) and the extent (width, height) of the frame, in sides."""
+    side = min(height, width)
+    return (np.arange(width) + 0.5) / side, (np.arange(height) + 0.5) / side, np.array([width, height]) / side
+
+
+def _distance(shape, ahead, across, radius):
+    """Signed distance to a shape inscribed in a circle, negative inside; a triangle points ahead."""
+    if shape == "disc":
+        return np.sqrt(ahead * ahead + across * across) - np.float32(radius)
+    if shape == "square":
+        return np.maximum(np.abs(ahead), np.abs(across)) - np.float32(radius * np.sqrt(0.5))
+    if shape == "triangle":
+        sides = np.float32(0.5) * ahead + np.float32(np.sqrt(0.75)) * np.abs(across)
+        return np.maximum(sides, -ahead) - np.float32(radius / 2)
+    raise ValueError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)}")
+
+
+def _coverage(distance, height, width):
+    """How much of a pixel lies inside: from 1 to 0 over 1.5 pixels about the edge."""
+    return np.clip(0.5 - distance * np.float32(min(height, width) / 1.5), 0, 1)
+
+
+def _over(image, alpha, colour):
+    """Paints a colour over `image (f, 3, h, w)` in place; each of its channels is a number or (f, h, w)."""
+    for channel in range(3):
+        image[:, channel] += alpha * (colour[channel] - image[:, channel])
+
+
+def triangle_wave(x):
+    """Period 1, from -1 at the integers to 1 half-way."""
+    return 4 * np.abs(x - np.rint(x)) - 1
+
+
+def rgb(colour) -> np.ndarray:
+    return np.asarray(colour, np.float32)
+
+
+def _listed(parts) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+# ----------------------------------------------------------------------------------------- comets
+
+
+@dataclass(frozen=True, eq=False)
+class Comets:
+    """Shapes that fly straight on a torus, over stripes that drift.
+
+    All comets are equally fast and so are all stripes, so a frame tells every velocity: a comet
+    flies away from its tail, and stripes drift towards the steep edge of their brightness. Colours
+    tell it too, each has a heading of its own, so that a small network finds out within minutes.
+
+    Attributes:
+      start: positions at t = 0 (n, 2), in units of the frame's (width, height).
+      heading: directions (n, 2) of length 1.
+      drift: direction of the stripes (2,).
+      phase: of the stripes at t = 0, in periods.
+      dark, bright: the colours that the stripes run between.
+    """
+
+    caption: str
+    shapes: tuple[str, ...]
+    colours: tuple[tuple, ...]
+    start: np.ndarray
+    heading: np.ndarray
+    drift: np.ndarray
+    phase: float
+    dark: np.ndarray
+    bright: np.ndarray
+
+    SPEED = 0.4
+    TAIL = 0.45
+    RADIUS = {"disc": 0.125, "square": 0.155, "triangle": 0.175}
+    DRIFT_SPEED = 0.3
+    PERIOD = 0.5
+
+    def draw(self, seconds, height, width):
+        x, y, extent = _grid(height, width)
+        image = self._stripes(seconds, x, y)
+        for shape, colour, start, heading in zip(self.shapes, self.colours, self.start, self.heading):
+            # The torus has one image of each pixel within half a turn of the comet's middle, and all
+            # of the comet lies there, so drawing this one image draws the wrapped ones too.
+            middle = start * extent + np.outer(seconds, self.SPEED * heading) - self.TAIL / 2 * heading
+            dx, dy = (
+                np.float32((grid - middle[:, i, None] + side / 2) % side - side / 2)
+                for i, (grid, side) in enumerate(zip((x, y), extent))
+            )
+            dx, dy = dx[:, None, :], dy[:, :, None]
+            cos, sin = np.float32(heading)
+            ahead = (dx * cos - np.float32(self.TAIL / 2)) + dy * sin
+            across = dy * cos - dx * sin
+            body = _coverage(_distance(shape, ahead, across, self.RADIUS[shape]), height, width)
+            taper = np.maximum(1 + ahead * np.float32(1 / self.TAIL), 0)
+            edge = np.maximum(np.abs(across) - np.float32(0.1) * taper, ahead)
+            tail = np.float32(0.85) * np.minimum(taper, 1) * _coverage(edge, height, width)
+            _over(image, np.maximum(body, tail), colour)
+        return image
+
+    def _stripes(self, seconds, x, y):
+        turns = self.phase - seconds * self.DRIFT_SPEED / self.PERIOD
+        along_x = x * self.drift[0] / self.PERIOD + (turns % 1)[:, None]
+        along_y = y * self.drift[1] / self.PERIOD
+        phase = np.float32(along_x)[:, None, :] + np.float32(along_y)[:, None]
+        phase -= np.floor(phase)
+        wave = np.minimum(phase * np.float32(1 / 0.78), (1 - phase) * np.float32(1 / 0.22))
+        return self.dark[:, None, None] + wave[:, None] * (self.bright - self.dark)[:, None, None]
+
+
+def comets(rng) -> Comets:
+    count = int(rng.integers(2, 4))
+    names = [list(BRIGHT)[i] for i in np.sort(rng.choice(len(BRIGHT), count, replace=False))]
+    shapes = tuple(SHAPES[i] for i in rng.permutation(len(SHAPES))[:count])
+    # No two colours share a heading, so no comet hides another for ever, or never.
+    ways = [DIRECTIONS.index(HEADING[name]) for name in names]
+    ground = rng.choice([name for name in MUTED if name not in names])
+    drift = DIRECTIONS.index(DRIFT[ground])
+    angles = lambda way: np.stack([np.cos(np.pi / 4 * np.asarray(way)), np.sin(np.pi / 4 * np.asarray(way))], -1)
+    flights = [f"a {name} {shape} flies {DIRECTIONS[way]}" for name, shape, way in zip(names, shapes, ways)]
+    return Comets(
+        caption=f"{_listed(flights)} over {ground} stripes that drift {DIRECTIONS[drift]}",
+        shapes=shapes,
+        colours=tuple(BRIGHT[name] for name in names),
+        start=rng.uniform(size=(count, 2)),
+        heading=angles(ways),
+        drift=angles(drift),
+        phase=float(rng.uniform()),
+        dark=0.5 * rgb(MUTED[ground]),
+        bright=1.35 * rgb(MUTED[ground]),
+    )
+
+
+# --------------------------------------------------------------------------------------- bouncing
+
+
+@dataclass(frozen=True, eq=False)
+class Bouncing:
+    """Equal discs that bounce off the frame and off one another, drawn as shapes, behind bars.
+
+    Attributes:
+      place: of each disc at t = 0 (n, 2), in units of the frame's (width, height).
+      nudge: added to it (n, 2), in sides.
+      velocity: at t = 0 (n, 2).
+      weave: the pattern of each disc, "striped" or "checked".
+      bars: (axis, sway, phase): across x or y, amplitude in units of the frame, radians.
+    """
+
+    caption: str
+    shapes: tuple[str, ...]
+    colours: tuple[tuple, ...]
+    weave: tuple[str, ...]
+    place: np.ndarray
+    nudge: np.ndarray
+    velocity: np.ndarray
+    bars: tuple[tuple[int, float, float], ...]
+    ground: np.ndarray
+
+    RADIUS = 0.15
+    BAR = 0.11
+    RATE = 1.1  # radians per second of a bar that sways
+
+    def motion(self, seconds, extent):
+        """Positions and velocities (f, n, 2) in a frame of extent (width, height) in sides."""
+        longest = max(8.0, float(np.max(seconds, initial=0)))
+        begins, position, velocity = _events(self, *map(float, extent), 2.0 ** np.ceil(np.log2(longest)))
+        last = np.searchsorted(begins, seconds, side="right") - 1
+        return position[last] + velocity[last] * (seconds - begins[last])[:, None, None], velocity[last]
+
+    def draw(self, seconds, height, width):
+        x, y, extent = _grid(height, width)
+        position = self.motion(seconds, extent)[0]
+        image = np.empty((len(seconds), 3, height, width), np.float32)
+        image[:] = self.ground[:, None, None] * np.float32(1.25 - 0.75 * y / extent[1])[:, None]
+        for i, (shape, colour, weave) in enumerate(zip(self.shapes, self.colours, self.weave)):
+            dx = np.float32(x - position[:, i, :1])[:, None, :]
+            dy = np.float32(y - position[:, i, 1:])[:, :, None]
+            alpha = _coverage(_distance(shape, -dy, dx, self.RADIUS), height, width)
+            white = 0.7 * _weave(weave, dx, dy)
+            _over(image, alpha, [c + white * np.float32(1 - c) for c in colour])
+        for axis, sway, phase in self.bars:
+            middle = extent[axis] * (0.5 + sway * np.sin(phase + self.RATE * seconds))
+            across = np.float32(np.abs((x, y)[axis] - middle[:, None]))
+            shade = np.float32(0.55) - np.float32(2.5) * across
+            alpha = _coverage(across - np.float32(self.BAR / 2), height, width)
+            alpha, shade = ((a[:, None, :] if axis == 0 else a[:, :, None]) for a in (alpha, shade))
+            _over(image, alpha, [shade] * 3)
+        return image
+
+
+def _weave(name, dx, dy):
+    """Pattern in [0, 1] that moves with its shape."""
+    if name == "striped":
+        return np.clip(0.5 + 1.2 * triangle_wave(dx * np.float32(1 / 0.15)), 0, 1)
+    if name == "checked":
+        squares = triangle_wave(dx * np.float32(1 / 0.24)) * triangle_wave(dy * np.float32(1 / 0.24))
+        return np.clip(0.5 + 2 * squares, 0, 1)
+    raise ValueError(f"unknown weave {name!r}: use striped or checked")
+
+
+@functools.lru_cache(maxsize=1024)
+def _events(world: Bouncing, width: float, height: float, horizon: float):
+    """The times (e,) of all collisions up to `horizon`, and positions, velocities (e, n, 2) after each.
+
+    Exact: between two events all velocities are constant. A longer horizon has the same beginning.
+    """
+    extent = np.array([width, height])
+    position, velocity = world.place * extent + world.nudge, world.velocity
+    low, high = world.RADIUS, extent - world.RADIUS
+    one, two = np.triu_indices(len(position), 1)
+    time, log = 0.0, [(0.0, position, velocity)]
+    while time <= horizon:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wall = np.where(velocity == 0, np.inf, (np.where(velocity > 0, high, low) - position) / velocity)
+            apart, closing = position[one] - position[two], velocity[one] - velocity[two]
+            toward, speed2 = np.sum(apart * closing, 1), np.sum(closing**2, 1)
+            root = toward**2 - speed2 * (np.sum(apart**2, 1) - 4 * world.RADIUS**2)
+            meet = np.where((toward < 0) & (root > 0), (-toward - np.sqrt(np.abs(root))) / speed2, np.inf)
+        step = max(0.0, min(wall.min(), meet.min()))
+        time, position, velocity = time + step, position + step * velocity, velocity.copy()
+        if wall.min() <= meet.min():
+            velocity[np.unravel_index(np.argmin(wall), wall.shape)] *= -1
+        else:
+            a, b = one[np.argmin(meet)], two[np.argmin(meet)]
+            normal = (position[a] - position[b]) / np.linalg.norm(position[a] - position[b])
+            exchange = np.dot(velocity[a] - velocity[b], normal) * normal
+            velocity[a] -= exchange
+            velocity[b] += exchange
+        log.append((time, position, velocity))
+    return tuple(np.array(column) for column in zip(*log))
+
+
+def bouncing(rng) -> Bouncing:
+    count = int(rng.integers(3, 5))
+    names = [list(BRIGHT)[i] for i in rng.choice(len(BRIGHT), count, replace=False)]
+    shapes = tuple(SHAPES[i] for i in rng.integers(len(SHAPES), size=count))
+    weave = tuple(("striped", "checked")[i] for i in rng.integers(2, size=count))
+    angle, speed = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.35, 0.6, count)
+    ground = rng.choice([name for name in MUTED if name not in names])
+    axes = rng.permutation(2)[: rng.integers(1, 3)]
+    bars = tuple((int(axis), float(rng.choice([0.0, 0.22])), float(rng.uniform(0, 2 * np.pi))) for axis in axes)
+    things = _listed([f"a {w} {name} {shape}" for w, name, shape in zip(weave, names, shapes)])
+    fronts = _listed([
+        f"{('an upright', 'a level')[axis]} bar that {'sways' if sway else 'stands still'}" for axis, sway, _ in bars
+    ])
+    return Bouncing(
+        caption=f"{things} bounce off the edges and off one another behind {fronts}, on a {ground} ground",
+        shapes=shapes,
+        colours=tuple(BRIGHT[name] for name in names),
+        weave=weave,
+        place=rng.permutation([[0.27, 0.27], [0.73, 0.27], [0.27, 0.73], [0.73, 0.73]])[:count],
+        nudge=rng.uniform(-0.07, 0.07, (count, 2)),
+        velocity=speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1),
+        bars=bars,
+        ground=rgb(MUTED[ground]),
+    )

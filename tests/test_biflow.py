@@ -1,0 +1,232 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jvflow import biflow
+from jvflow.biflow import CURVES, OBJECTIVES, backward, correcting, joint, plain, stream
+from jvflow.solver import Solver
+
+TIGHT = Solver(rtol=1e-4, atol=1e-4)
+SHAPE = (4, 1, 2, 2, 3)
+
+
+def normal(seed, shape=SHAPE):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def point_field(x0, x1):
+    """The exact field when each row has one x0 and one x1: v = x1 - x0, d = (x - x_t) / alpha."""
+
+    def field(x, s, condition):
+        t, alpha = (c.reshape(-1, 1, 1, 1, 1) for c in s)
+        return x1 - x0, (x - x0 - t * (x1 - x0)) / jnp.maximum(alpha, 1e-6)
+
+    return field
+
+
+def gaussian_field(scale, slope, shift):
+    """The exact field for x0 ~ N(0, scale^2), x1 = slope x0 + shift, by conditional expectation."""
+
+    def field(x, s, condition):
+        t, alpha = (c.reshape(-1, 1, 1, 1, 1) for c in s)
+        gain = 1 + t * (slope - 1)
+        rest = (x - t * shift) / (gain**2 * scale**2 + alpha**2)
+        return (slope - 1) * gain * scale**2 * rest + shift, alpha * rest
+
+    return field
+
+
+# --- curves, with exact fields --------------------------------------------------------------------
+
+
+def test_joint_takes_a_noised_frame_to_the_next_one():
+    x0, x1 = normal(0), normal(1)
+    frame, _ = next(stream(point_field(x0, x1), x0, jax.random.key(2), curve=joint, epsilon=0.3, solver=TIGHT, clamp=None))
+    np.testing.assert_allclose(frame, x1, atol=3e-4)
+
+
+def test_backward_takes_a_frame_to_the_one_before():
+    x0, x1 = normal(0), normal(1)
+    frame, _ = next(stream(point_field(x0, x1), x1, jax.random.key(2), curve=backward, epsilon=0.3, solver=TIGHT, clamp=None))
+    np.testing.assert_allclose(frame, x0, atol=3e-4)
+
+
+def test_correcting_removes_noise_and_plain_moves_without_any():
+    x0, x1 = normal(0), normal(1)
+    cleaned, _ = next(stream(point_field(x0, x1), x0, jax.random.key(2), curve=correcting, epsilon=0.3, solver=TIGHT, clamp=None))
+    np.testing.assert_allclose(cleaned, x0, atol=3e-4)
+    moved, nfe = next(stream(point_field(x0, x1), x0, jax.random.key(2), curve=plain, epsilon=0.0, solver=TIGHT, clamp=None))
+    np.testing.assert_allclose(moved, x1, atol=1e-5)
+    assert nfe.tolist() == [nfe[0]] * 4
+
+
+@pytest.mark.parametrize("curve", [joint, backward, correcting])
+def test_curves_transport_gaussian_marginals(curve):
+    """Solving (4) along any curve carries the marginal of its start to that of its end (exact velocities).
+
+    The noised start has deviation sqrt(0.5^2 + 0.3^2); the map is linear, so two points tell it.
+    """
+    scale, slope, shift, epsilon = 0.5, 0.8, 0.3, 0.3
+    k = jnp.array(curve.start)
+    t, alpha = curve(epsilon)(k)
+    start_mean, start_gain = float(t) * shift, 1 + float(t) * (slope - 1)
+    start_deviation = np.hypot(start_gain * scale, float(alpha))
+    x = (start_mean + start_deviation * jnp.array([-1.0, 0.0, 1.0])).reshape(3, 1, 1, 1, 1)
+    if curve is backward:
+        expected = (0.0, scale)  # x0 ~ N(0, 0.5^2)
+    else:
+        end = 1.0 if curve is joint else 0.0
+        expected = (end * shift, (1 + end * (slope - 1)) * scale)
+    derivative = biflow.along(gaussian_field(scale, slope, shift), curve(epsilon), None, moving=curve.moving)
+    y = TIGHT(derivative, x, curve.start, curve.stop).x.ravel()
+    np.testing.assert_allclose(y, expected[0] + expected[1] * np.array([-1, 0, 1]), atol=2e-3)
+
+
+def test_curves_start_and_end_where_the_paper_says():
+    at = lambda curve, k: [float(c) for c in curve(0.2)(jnp.array(k))]
+    assert at(plain, 0.0) == [0, 0] and at(plain, 1.0) == [1, 0]
+    np.testing.assert_allclose([at(joint, 0.0), at(joint, 1.0)], [[0, 0.2], [1, 0]])
+    np.testing.assert_allclose([at(backward, 1.0), at(backward, 0.0)], [[1, 0.2], [0, 0]])
+    np.testing.assert_allclose([at(correcting, 0.0), at(correcting, 1.0)], [[0, 0.2], [0, 0]])
+    assert (backward.start, backward.stop) == (1.0, 0.0)
+
+
+# --- objectives -----------------------------------------------------------------------------------
+
+
+def keys(n):
+    return jax.random.split(jax.random.key(7), n)
+
+
+def test_losses_vanish_at_the_exact_field():
+    past, future = normal(0), normal(1)
+    for name, field in (("flow", lambda x, s, c: (future - past,)), ("biflow", point_field(past, future))):
+        loss = OBJECTIVES[name].loss(field, past, future, keys(4))
+        assert loss.shape == (4,)
+        np.testing.assert_allclose(loss, 0, atol=1e-8)
+
+
+def test_condiff_gives_the_past_as_context_and_starts_from_noise():
+    past, future = normal(0), normal(1)
+    seen = {}
+
+    def field(x, s, condition):
+        seen.update(context=condition.context, s=s)
+        # x = n + t (x1 - n)  =>  x1 - n = (x1 - x) / (1 - t)
+        return ((future - x) / (1 - s[0].reshape(-1, 1, 1, 1, 1)),)
+
+    np.testing.assert_allclose(OBJECTIVES["condiff"].loss(field, past, future, keys(4)), 0, atol=1e-6)
+    np.testing.assert_array_equal(seen["context"], past)
+    assert len(seen["s"]) == 1
+
+
+def test_biflow_draws_both_coordinates_uniformly_and_noise_from_a_unit_normal():
+    n = 4096
+    zero = jnp.zeros((n, 1, 1, 1, 1))
+    seen = {}
+
+    def field(x, s, condition):
+        seen.update(x=x, t=s[0], alpha=s[1])
+        return jnp.zeros_like(x), jnp.zeros_like(x)
+
+    biflow.biflow_loss(field, zero, zero, keys(n))
+    for name in ("t", "alpha"):
+        np.testing.assert_allclose(np.quantile(seen[name], [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.03)
+    noise = np.asarray(seen["x"]).ravel() / np.asarray(seen["alpha"])
+    assert abs(noise.mean()) < 0.06 and abs(noise.std() - 1) < 0.05
+    assert abs(np.corrcoef(seen["t"], seen["alpha"])[0, 1]) < 0.05
+
+
+def test_an_example_does_not_depend_on_its_batch():
+    past, future = normal(0), normal(1)
+    field = lambda x, s, c: (x, x * s[1].reshape(-1, 1, 1, 1, 1))
+    whole = biflow.biflow_loss(field, past, future, keys(4))
+    half = biflow.biflow_loss(field, past[2:], future[2:], keys(4)[2:])
+    np.testing.assert_array_equal(whole[2:], half)
+
+
+# --- streaming ------------------------------------------------------------------------------------
+
+
+def drift(x, s, condition):
+    """A field that moves by 0.1 and takes noise for nothing."""
+    return 0.1 * jnp.ones_like(x), jnp.zeros_like(x)
+
+
+def test_each_frame_starts_from_the_last_and_is_clamped():
+    frames = [np.asarray(f) for f, _ in itertools.islice(stream(drift, jnp.zeros(SHAPE), jax.random.key(0), curve=plain, epsilon=0.0), 15)]
+    np.testing.assert_allclose([f.mean() for f in frames[:9]], 0.1 * np.arange(1, 10), atol=1e-5)
+    np.testing.assert_array_equal(frames[-1], np.ones(SHAPE))
+
+
+def test_noise_is_fresh_for_each_frame_and_each_stream():
+    frames = [np.asarray(f) for f, _ in itertools.islice(stream(drift, jnp.zeros(SHAPE), jax.random.key(0), epsilon=0.1), 3)]
+    added = [frames[0] - 0.1, frames[1] - frames[0] - 0.1]
+    assert abs(np.corrcoef(added[0].ravel(), added[1].ravel())[0, 1]) < 0.5
+    assert not np.allclose(added[0][0], added[0][1])
+    assert 0.05 < np.std(added[0]) < 0.15
+
+
+def test_a_stream_does_not_depend_on_how_many_run_beside_it():
+    first = normal(3)
+    few = [np.asarray(f) for f, _ in itertools.islice(stream(drift, first[:2], jax.random.key(0)), 3)]
+    many = [np.asarray(f) for f, _ in itertools.islice(stream(drift, first, jax.random.key(0)), 3)]
+    np.testing.assert_allclose(np.stack(few), np.stack(many)[:, :2], atol=1e-6)
+
+
+def test_one_program_serves_every_frame_and_every_stream():
+    calls = []
+
+    def field(x, s, condition):
+        calls.append(1)
+        return drift(x, s, condition)
+
+    carried = jax.tree_util.Partial(field)
+    list(itertools.islice(stream(carried, jnp.zeros(SHAPE), jax.random.key(0)), 5))
+    traced = len(calls)
+    list(itertools.islice(stream(carried, jnp.ones(SHAPE), jax.random.key(1), epsilon=0.2), 5))
+    assert len(calls) == traced
+
+
+def test_the_next_frame_is_under_way_before_the_last_is_taken():
+    dispatched = []
+
+    def step(frame, key):
+        dispatched.append(len(dispatched))
+        return frame, None
+
+    frames = biflow._frames(step, None, jax.random.key(0))
+    next(frames)
+    assert len(dispatched) == 2
+
+
+def test_condiff_streams_from_noise_given_the_last_frame():
+    # the field of a world in which the next frame is the last one plus 0.1
+    field = lambda x, s, c: ((c.context + 0.1 - x) / jnp.maximum(1 - s[0].reshape(-1, 1, 1, 1, 1), 1e-3),)
+    frames = stream(field, jnp.zeros(SHAPE), jax.random.key(0), curve=plain, epsilon=0.0, source="noise", solver=dict(method="euler", steps=20))
+    values = [np.asarray(f) for f, _ in itertools.islice(frames, 3)]
+    np.testing.assert_allclose(np.stack(values), np.broadcast_to(np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1, 1, 1, 1), (3, *SHAPE)), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(epsilon=-0.1), "must be 0 or more"),
+        (dict(source="nowhere"), "'frame'"),
+        (dict(source="noise"), "plain"),
+        (dict(curve=joint, field=lambda x, s, c: (x,)), "1 velocities"),
+        (dict(frames=jnp.zeros((2, 2))), r"\(b, f, h, w, c\)"),
+    ],
+)
+def test_errors(options, message):
+    options = dict(field=drift, frames=jnp.zeros(SHAPE)) | options
+    with pytest.raises(ValueError, match=message):
+        next(stream(options.pop("field"), options.pop("frames"), jax.random.key(0), **options))
+
+
+def test_all_names_are_there():
+    assert set(CURVES) == {"plain", "joint", "backward", "correcting"}
+    assert [OBJECTIVES[n].coordinates for n in ("flow", "biflow", "condiff")] == [1, 2, 1]

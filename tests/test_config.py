@@ -1,0 +1,100 @@
+"""Configs, whole: each is complete, fits itself, and has no key that nothing reads."""
+
+import itertools
+from collections.abc import Iterator
+
+import jax
+import pytest
+from conftest import ROOT, load_config
+from ml_collections import ConfigDict
+
+from jvflow import evaluate, sample, state, train
+from jvflow.data.pipeline import Batch
+from jvflow.experiment import assemble
+
+FILES = sorted(str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.py"))
+OBJECTIVES = ("flow", "biflow", "condiff")
+
+
+@pytest.mark.parametrize("file, objective", itertools.product(FILES, OBJECTIVES))
+def test_a_whole_train_step_fits(file, objective):
+    """Shapes of a full-size step, without computing anything."""
+    config = load_config(file)
+    config.objective = objective
+    experiment = assemble(config)
+    batch = Batch(
+        jax.ShapeDtypeStruct((config.train.batch_size, experiment.clip_frames, *config.data.size, 3), "uint8"),
+        *[jax.ShapeDtypeStruct((config.train.batch_size,), "float32")] * 2,
+    )
+    create = lambda key: state.create(key, experiment.network, experiment.optimizer, ema=config.optimizer.ema > 0)
+    before = jax.eval_shape(create, jax.random.key(0))
+    step = lambda s, b: train.train_step(s, b, jax.random.key(0), experiment=experiment, ema=0.9)
+    after, metrics = jax.eval_shape(step, before, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_configs_say_how_to_run_them_and_have_a_debug_mode(file):
+    text = (ROOT / "configs" / file).read_text()
+    assert f"python -m launch.train --config=configs/{file}" in " ".join(text.split())
+    full, debug = load_config(file), load_config(file, "debug")
+    assert set(leaves(full)) == set(leaves(debug))
+    assert debug.train.steps <= 50
+    with pytest.raises(ValueError, match="unknown mode"):
+        load_config(file, "debgu")
+
+
+def leaves(config, prefix="") -> Iterator[str]:
+    for key in config:
+        value = config.get_ref(key).get() if not isinstance(config, dict) else config[key]
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def test_every_key_is_read(tmp_path, monkeypatch):
+    """Training, sampling and evaluating read every key of the config, or the key should not be there."""
+    config = load_config("biflow/procedural.py", "debug")
+    config.run.update(progress=False, sample_every=20)
+    read = set()
+    get = ConfigDict.__getitem__
+
+    def recording(self, key):
+        read.add(key)
+        return get(self, key)
+
+    monkeypatch.setattr(ConfigDict, "__getitem__", recording)
+    train.train(config, tmp_path / "run")
+    evaluate.evaluate(tmp_path / "run")
+    sample.sample(tmp_path / "run", tmp_path / "out", count=1, length=2)
+    elsewhere = {"data.fit", "data.stride", "data.test_fraction"}  # read where data.path is a folder
+    elsewhere |= {f"{table}.{name}" for table in ("weights", "network.scales") for name in OBJECTIVES}  # one of each
+    assert not {key for key in leaves(config) if key.split(".")[-1] not in read} - elsewhere
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(objective="flwo"), "unknown objective 'flwo': use one of flow, biflow, condiff"),
+        (dict(coupling="ot"), "unknown coupling 'ot'"),
+        (dict(codec="jpeg"), "unknown codec"),
+    ],
+)
+def test_wrong_names(change, message):
+    config = load_config("biflow/procedural.py")
+    config.update(change)
+    with pytest.raises(ValueError, match=message):
+        assemble(config)
+
+
+def test_wrong_sizes():
+    config = load_config("biflow/procedural.py")
+    config.data.size = (30, 32)
+    with pytest.raises(ValueError, match="does not divide"):
+        assemble(config)
+    config = load_config("biflow/procedural.py")
+    config.sample.method = "rk4"
+    with pytest.raises(ValueError, match="no error estimate"):
+        assemble(config)

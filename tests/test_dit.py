@@ -1,0 +1,193 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jvflow.field import Condition, guide, null
+from jvflow.networks import as_field, build
+from jvflow.networks.dit import DiTConfig, forward_flops, grid, parameter_count, position_table, preset
+
+TINY = dict(name="dit", width=32, depth=2, heads=2, patch=(1, 4, 4), channels=3)
+
+
+def field(seed=0, **options):
+    """A tiny network with shifted parameters: a fresh adaLN-zero network is exactly 0."""
+    network = build(**(TINY | options))
+    params = network.init(jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    shifted = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)]
+    return as_field(network, jax.tree.unflatten(tree, shifted))
+
+
+def inputs(shape=(2, 1, 8, 8, 3), coordinates=1):
+    x = jax.random.normal(jax.random.key(5), shape)
+    return x, tuple(jnp.linspace(0.2, 0.7, shape[0]) + 0.1 * i for i in range(coordinates))
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    # the sizes of the DiT paper's table 1 in millions; XL/2 is the public checkpoint's 675,129,632
+    [("S/2", 33), ("B/2", 130), ("L/2", 458), ("XL/2", 675), ("S/4", 33), ("B/4", 131), ("L/4", 459), ("XL/4", 675)],
+)
+def test_parameter_counts_of_the_presets(name, expected):
+    config = DiTConfig(**preset(name), channels=4, velocities=2, labels=1000)
+    assert round(parameter_count(config, (1, 32, 32)) / 1e6) == expected
+    if name == "XL/2":
+        assert parameter_count(config, (1, 32, 32)) == 675_129_632
+
+
+def test_count_is_what_init_makes():
+    for options in ({}, dict(scan=True), dict(text_width=5, labels=3, coordinates=2, velocities=2, local=True, filters=2)):
+        network = build(**(TINY | options))
+        made = sum(a.size for a in jax.tree.leaves(network.init(jax.random.key(0))))
+        assert made == parameter_count(network.config)
+
+
+def test_a_fresh_network_is_exactly_zero():
+    network = build(**TINY, filters=4, local=True)
+    (v,) = as_field(network, network.init(jax.random.key(0)))(*inputs(), None)
+    np.testing.assert_array_equal(v, 0)
+
+
+def test_one_or_two_velocities_of_the_shape_of_x():
+    for shape, patch in (((2, 1, 8, 8, 3), (1, 4, 4)), ((2, 4, 8, 4, 3), (2, 4, 2))):
+        x, s = inputs(shape, 2)
+        out = field(patch=patch, coordinates=2, velocities=2)(x, s, None)
+        assert [v.shape for v in out] == [shape, shape]
+        assert not np.allclose(*out)
+
+
+def test_every_coordinate_and_every_input_channel_matters():
+    x, s = inputs(coordinates=2)
+    f = field(coordinates=2, velocities=2, context=3)
+    condition = Condition(context=jax.random.normal(jax.random.key(8), x.shape))
+    base = f(x, s, condition)[0]
+    assert not np.allclose(base, f(x, (s[0] + 0.1, s[1]), condition)[0], atol=1e-4)
+    assert not np.allclose(base, f(x, (s[0], s[1] + 0.1), condition)[0], atol=1e-4)
+    assert not np.allclose(base, f(x, s, Condition(context=condition.context + 0.1))[0], atol=1e-4)
+
+
+def test_examples_do_not_mix_and_tokens_do():
+    x, s = inputs()
+    f = field()
+    gradient = jax.grad(lambda x: f(x, s, None)[0][0, 0, 0, 0, 0])(x)
+    assert np.abs(gradient[1]).max() == 0
+    assert np.abs(gradient[0, 0, -1, -1]).max() > 0  # the opposite corner is another patch
+
+
+def test_patches_return_to_their_place():
+    """With the trunk silenced, filters alone act: one pixel in moves only what lies within their reach."""
+    network = build(**TINY, filters=1)
+    params = network.init(jax.random.key(0))
+    params["mixture"]["bias"] = jnp.ones_like(params["mixture"]["bias"])
+    f = as_field(network, params)
+    x, s = inputs((1, 1, 16, 16, 3))
+    change = np.abs(f(x.at[0, 0, 5, 9, 0].add(1.0), s, None)[0] - f(x, s, None)[0])[0, 0].max(-1)
+    assert change[4:8, 8:12].max() > 0
+    assert change[:, :4].max() == 0 and change[12:].max() == 0
+
+
+def test_scan_equals_unrolled_and_remat_equals_plain():
+    x, s = inputs()
+    unrolled, scanned = build(**TINY), build(**TINY, scan=True)
+    params = jax.tree.map(lambda p: p + 0.1, unrolled.init(jax.random.key(0)))
+    layers = [params["blocks"][i] for i in sorted(params["blocks"])]
+    stacked = params | {"blocks": jax.tree.map(lambda *a: jnp.stack(a), *layers)}
+    expected = unrolled.apply(params, x, s)[0]
+    np.testing.assert_allclose(scanned.apply(stacked, x, s)[0], expected, atol=1e-5)
+    loss = lambda network: lambda p: (network.apply(p, x, s)[0] ** 2).mean()
+    plain, remat = jax.grad(loss(unrolled))(params), jax.grad(loss(build(**TINY, remat=True)))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
+
+
+def test_remat_saves_memory_inside_a_scan():
+    sizes = dict(TINY, width=64, depth=8, scan=True)
+    x, s = inputs((8, 1, 32, 32, 3))
+
+    def temporaries(**options):
+        network = build(**(sizes | options))
+        params = jax.eval_shape(network.init, jax.random.key(0))
+        loss = lambda p: (network.apply(p, x, s)[0] ** 2).mean()
+        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(remat=True) < 0.6 * temporaries()
+
+
+def test_bfloat16_computes_over_float32_parameters():
+    network = build(**TINY, dtype="bfloat16")
+    params = jax.tree.map(lambda p: p + 0.1, network.init(jax.random.key(0)))
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    x, s = inputs()
+    half, full = network.apply(params, x, s)[0], build(**TINY).apply(params, x, s)[0]
+    assert half.dtype == jnp.float32
+    assert 0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
+
+
+def test_text_is_attended_to_masked_and_guided():
+    f = field(text_width=6)
+    x, s = inputs()
+    text = jax.random.normal(jax.random.key(1), (2, 3, 6))
+    mask = jnp.array([[True, True, False], [True, True, False]])
+    base = f(x, s, Condition(text=text, text_mask=mask))[0]
+    masked_change = f(x, s, Condition(text=text.at[:, 2].add(1.0), text_mask=mask))[0]
+    np.testing.assert_allclose(base, masked_change, atol=1e-6)
+    assert not np.allclose(base, f(x, s, Condition(text=text + 1.0, text_mask=mask))[0], atol=1e-3)
+    without = f(x, s, null(Condition(text=text, text_mask=mask)))[0]
+    np.testing.assert_allclose(without, f(x, s, None)[0], atol=1e-6)
+    guided = guide(f, 3.0)(x, s, Condition(text=text, text_mask=mask))[0]
+    np.testing.assert_allclose(guided, without + 3 * (base - without), atol=1e-5)
+    assert guide(f, 1.0) is f
+
+
+def test_labels_and_their_absence():
+    f = field(labels=4)
+    x, s = inputs()
+    outs = [f(x, s, Condition(label=jnp.full(2, i)))[0] for i in (0, 3, -1)]
+    assert not np.allclose(outs[0], outs[1], atol=1e-4) and not np.allclose(outs[0], outs[2], atol=1e-4)
+    np.testing.assert_array_equal(outs[2], f(x, s, null(Condition(label=jnp.full(2, 0))))[0])
+
+
+def test_per_token_times_agree_with_one_time():
+    f = field()
+    x, (t,) = inputs()
+    np.testing.assert_allclose(f(x, (jnp.repeat(t[:, None], 4, 1),), None)[0], f(x, (t,), None)[0], atol=1e-6)
+
+
+def test_position_table_is_the_public_one():
+    """Rows and columns of the table of a public DiT: sines then cosines, columns first."""
+    table = position_table((1, 2, 3), 8)
+    omega = np.array([1.0, 0.01])
+    for row in range(2):
+        for column in range(3):
+            expected = np.concatenate([np.sin(column * omega), np.cos(column * omega), np.sin(row * omega), np.cos(row * omega)])
+            np.testing.assert_allclose(table[3 * row + column], expected, atol=1e-6)
+
+
+def test_forward_flops():
+    config = DiTConfig(width=384, depth=3, heads=6, patch=(1, 2, 2), channels=4, velocities=2, coordinates=2)
+    options = dict(dataclasses.asdict(config))
+    network = build("dit", **options)
+    x, s = jnp.zeros((2, 1, 32, 32, 4)), (jnp.zeros(2), jnp.zeros(2))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    counted = jax.jit(network.apply).lower(params, x, s).compile().cost_analysis()["flops"]
+    assert counted == pytest.approx(2 * forward_flops(config, (1, 32, 32)), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: grid(DiTConfig(**preset("S/4"), channels=3), (1, 30, 32)), r"does not divide.*\(1, 32, 32\)"),
+        (lambda: preset("M/2"), "unknown preset 'M/2'"),
+        (lambda: build(**dict(TINY, heads=5)), "heads 5"),
+        (lambda: build("unets"), "unknown network"),
+        (lambda: field(coordinates=2)(*inputs(), None), "2 coordinates, got 1"),
+        (lambda: field(context=3)(*inputs(), None), "3 context channels"),
+        (lambda: as_field(build(**TINY)), "no parameters"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jvflow.path import BILINEAR, LINEAR, Ends, Path, matching_loss
+
+SHAPE = (3, 1, 4, 4, 2)
+
+
+@pytest.fixture
+def ends():
+    keys = jax.random.split(jax.random.key(0), 3)
+    return Ends(*(jax.random.normal(k, SHAPE) for k in keys))
+
+
+def coordinates(n, value=None):
+    if value is not None:
+        return tuple(jnp.full(SHAPE[0], v) for v in value)
+    return tuple(jax.random.uniform(k, (SHAPE[0],)) for k in jax.random.split(jax.random.key(1), n))
+
+
+def test_endpoints(ends):
+    for path, rest in ((LINEAR, ()), (BILINEAR, (0.0,))):
+        np.testing.assert_array_equal(path(ends, coordinates(0, (0.0, *rest)))[0], ends.x0)
+        np.testing.assert_allclose(path(ends, coordinates(0, (1.0, *rest)))[0], ends.x1, atol=1e-6)
+    at_noise = BILINEAR(ends, coordinates(0, (0.0, 1.0)))[0]
+    np.testing.assert_allclose(at_noise, ends.x0 + ends.noise, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", [LINEAR, BILINEAR], ids=["linear", "bilinear"])
+def test_velocities_are_numerical_derivatives(path, ends):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        ends = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), ends)
+        s = tuple(jnp.asarray(np.asarray(c), jnp.float64) for c in coordinates(path.coordinates))
+        _, velocities = path(ends, s)
+        h = 1e-4
+        for i, velocity in enumerate(velocities):
+            move = lambda d: tuple(c + d * (i == j) for j, c in enumerate(s))
+            numerical = (path(ends, move(h))[0] - path(ends, move(-h))[0]) / (2 * h)
+            np.testing.assert_allclose(velocity, numerical, atol=1e-9)
+
+
+def test_velocities_of_a_curved_path():
+    # x = x0 cos(s) + x1 sin(s): nothing in Path knows about straight lines
+    circle = Path(lambda e, s: e.x0 * jnp.cos(s[0]) + e.x1 * jnp.sin(s[0]), coordinates=1)
+    x0, x1 = jnp.ones((2, 3)), 2 * jnp.ones((2, 3))
+    s = jnp.array([0.3, 1.1])
+    x, (v,) = circle(Ends(x0, x1), (s,))
+    np.testing.assert_allclose(v, np.broadcast_to((-np.sin(s) + 2 * np.cos(s))[:, None], (2, 3)), atol=1e-6)
+
+
+def test_loss_is_per_example_and_zero_at_the_truth(ends):
+    truth = lambda x, s, c: (ends.x1 - ends.x0, ends.noise)
+    assert matching_loss(BILINEAR, truth, ends, coordinates(2)).shape == (SHAPE[0],)
+    np.testing.assert_allclose(matching_loss(BILINEAR, truth, ends, coordinates(2)), 0, atol=1e-10)
+    one_off = lambda x, s, c: (ends.x1 - ends.x0 + jnp.array([0.0, 2.0, 0.0]).reshape(3, 1, 1, 1, 1), ends.noise)
+    np.testing.assert_allclose(matching_loss(BILINEAR, one_off, ends, coordinates(2)), [0, 4, 0], atol=1e-5)
+
+
+def test_loss_sums_over_coordinates(ends):
+    zero = lambda x, s, c: (jnp.zeros_like(x), jnp.zeros_like(x))
+    mean = lambda a: np.mean(np.square(a).reshape(SHAPE[0], -1), axis=1)
+    expected = mean(ends.x1 - ends.x0) + mean(ends.noise)
+    np.testing.assert_allclose(matching_loss(BILINEAR, zero, ends, coordinates(2)), expected, rtol=1e-5)
+
+
+def test_errors(ends):
+    with pytest.raises(ValueError, match="2 coordinates, 1 were given"):
+        BILINEAR(ends, coordinates(1))
+    with pytest.raises(ValueError, match="2 velocities, the field returned 1"):
+        matching_loss(BILINEAR, lambda x, s, c: (x,), ends, coordinates(2))

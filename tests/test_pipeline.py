@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from conftest import debug_config
+
+from jvflow.data import pipeline, records
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return pipeline.prepare(debug_config(folder).data, folder)
+
+
+def take(data, count, **options):
+    defaults = dict(frames=2, batch_size=4, seed=3, threads=0)
+    iterator = pipeline.batches(data, **(defaults | options))
+    return [next(iterator) for _ in range(count)]
+
+
+def test_a_batch_is_a_function_of_seed_and_step(data):
+    whole = take(data, 6)
+    later = take(data, 2, step=4, threads=2)
+    for a, b in zip(whole[4:], later):
+        np.testing.assert_array_equal(a.video, b.video)
+    assert not np.array_equal(whole[0].video, take(data, 1, seed=4)[0].video)
+
+
+def test_every_clip_is_used_once_an_epoch_in_a_new_order(data):
+    names = lambda batches: [tuple(np.round(v[0, 0, 0], 3)) for b in batches for v in b.video[:, 0:1]]
+    epoch = take(data, 4, frames=80)  # 8 clips, whole clips: no random window
+    first, second = names(epoch[:2]), names(epoch[2:])
+    clips = pipeline.clips(data, "train")
+    assert len(clips) == 8
+    assert sorted(map(str, first)) == sorted(map(str, second))
+    assert first != second
+
+
+def test_windows_are_consecutive_frames_of_one_clip(data):
+    clips = pipeline.clips(data, "train")
+    for batch in take(data, 4):
+        for window, start, fps in zip(batch.video, batch.start, batch.fps):
+            first = int(round(float(start * fps)))
+            assert any(np.array_equal(window, clip[first : first + 2]) for clip in clips)
+
+
+def test_rows_do_not_depend_on_the_number_of_processes(data):
+    alone = take(data, 3)
+    parts = [take(data, 3, process=p, processes=2) for p in range(2)]
+    for step, batch in enumerate(alone):
+        np.testing.assert_array_equal(batch.video, np.concatenate([p[step].video for p in parts]))
+
+
+def test_what_was_built_is_found_again_and_other_settings_are_another_set(tmp_path):
+    config = debug_config(tmp_path)
+    built = pipeline.prepare(config.data, tmp_path)
+    stamp = (built / "manifest.json").stat().st_mtime_ns
+    assert pipeline.prepare(config.data, tmp_path) == built
+    assert (built / "manifest.json").stat().st_mtime_ns == stamp
+    config.data.fps = 4.0
+    assert pipeline.prepare(config.data, tmp_path) != built
+    config.data.path = str(built)  # a data set that is there already
+    assert pipeline.prepare(config.data, tmp_path) == built
+
+
+def test_train_and_test_are_different_scenes(data):
+    sources = [{records.open(data, split)[i]["source"] for i in range(8)} for split in ("train", "test")]
+    assert len(sources[0] | sources[1]) == 16
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(path=""), "config.data.path is empty"),
+        (dict(path="procedural:comet"), "comets"),
+        (dict(path="no/such/folder"), "no/such/folder"),
+    ],
+)
+def test_wrong_paths(tmp_path, change, message):
+    config = debug_config(tmp_path)
+    config.data.update(change)
+    with pytest.raises(ValueError, match=message):
+        pipeline.prepare(config.data, tmp_path)
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_too_few_frames(data):
+    with pytest.raises(ValueError, match="clips have 80 frames, training needs 81"):
+        take(data, 1, frames=81)
+    with pytest.raises(ValueError, match="not a multiple of 3 processes"):
+        take(data, 1, processes=3)

@@ -1,0 +1,282 @@
+"""Procedural scenes: functions of (seed, time, size), smooth in time, with the motion that they claim."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jvflow.data import procedural
+
+KINDS = pytest.mark.parametrize("kind", procedural.KINDS)
+MINUTE = np.arange(0, 60, 1 / 64)
+
+
+def difference(a, b):
+    """Mean absolute difference in grey levels, over all but the first axis."""
+    return np.abs(a.astype(float) - b).reshape(len(a), -1).mean(1)
+
+
+@KINDS
+def test_a_seed_is_a_scene(kind):
+    times = np.arange(4) / 16
+    one, same, other = (procedural.scene(kind, seed) for seed in (3, 3, 4))
+    assert one == same and one.caption == same.caption and one != other
+    np.testing.assert_array_equal(one.render(times, 32), same.render(times, 32))
+    assert difference(one.render(times, 32), other.render(times, 32)).min() > 5
+    assert len({procedural.scene(kind, seed).caption for seed in range(20)}) > 10
+
+
+@KINDS
+def test_frames_do_not_depend_on_one_another(kind):
+    scene = procedural.scene(kind, 0)
+    times = np.concatenate([np.linspace(0, 40, 90), [3.21, 0.1]])  # out of order, more than one chunk
+    together = scene.render(times, (24, 33))
+    assert together.shape == (92, 24, 33, 3) and together.dtype == np.uint8
+    separate = np.concatenate([procedural.scene(kind, 0).render([t], (24, 33)) for t in times])
+    np.testing.assert_array_equal(together, separate)
+    assert scene.render([], 32).shape == (0, 32, 32, 3)
+
+
+@KINDS
+@pytest.mark.parametrize("size", [32, (64, 48)])
+def test_change_is_linear_in_a_small_time(kind, size):
+    times = np.linspace(0.3, 20, 60)
+    change = []
+    for dt in (1 / 16, 1 / 32, 1 / 64):
+        scenes = [procedural.scene(kind, seed) for seed in range(4)]
+        change.append(np.mean([difference(s.render(times, size), s.render(times + dt, size)) for s in scenes]))
+    ratios = np.divide(change[:-1], change[1:])
+    assert np.all((ratios > 1.6) & (ratios < 2.2)), (change, ratios)
+
+
+@KINDS
+def test_the_middle_lies_between(kind):
+    times, dt = np.linspace(0, 20, 100), 1 / 16
+    scene = procedural.scene(kind, 1)
+    before, middle, after = (scene.render(times + k * dt, 32) for k in (0, 0.5, 1))
+    whole = difference(before, after)
+    nearer = (difference(before, middle) < whole) & (difference(middle, after) < whole)
+    assert nearer.mean() > 0.95  # a bounce in between may look the same on both sides
+    blend = (before.astype(float) + after) / 2
+    assert difference(middle, blend).mean() < 0.4 * whole.mean()
+
+
+@KINDS
+def test_no_jumps(kind):
+    """Over 20 s no step of 1/64 s changes a frame by much more than the others do."""
+    times = np.arange(0, 20, 1 / 64)
+    for seed in range(3):
+        frames = procedural.scene(kind, seed).render(times, 32)
+        change = difference(frames[:-1], frames[1:])
+        assert change.min() > 0 and change.max() < 6 * np.median(change)
+
+
+@KINDS
+def test_edges_are_soft(kind):
+    """No pixel of a 32 x 32 frame changes by more than a quarter of the range in 1/256 s."""
+    times = np.linspace(0, 20, 300)
+    for seed in range(3):
+        scene = procedural.scene(kind, seed)
+        change = scene.render(times, 32).astype(int) - scene.render(times + 1 / 256, 32)
+        assert np.abs(change).max() < 64
+
+
+@KINDS
+def test_larger_pictures_show_the_same(kind):
+    scene, times = procedural.scene(kind, 2), np.arange(5) / 2
+    large = scene.render(times, 128).reshape(5, 32, 4, 32, 4, 3).mean((2, 4))
+    assert difference(scene.render(times, 32), large).max() < 8
+
+
+def test_comet_shows_its_heading():
+    scene = procedural.scene("comets", 0)
+    for i in range(len(scene.world.shapes)):
+        heading = scene.world.heading.copy()
+        heading[i] *= -1
+        mirrored = dataclasses.replace(scene, world=dataclasses.replace(scene.world, heading=heading))
+        change = np.abs(scene.render([0.0], 32).astype(int) - mirrored.render([0.0], 32)).max(-1)
+        assert (change > 40).sum() > 15  # pixels
+
+
+def test_stripes_show_their_drift():
+    """Along the drift brightness rises slowly and falls steeply."""
+    for seed in range(6):
+        scene = procedural.scene("comets", seed)
+        world = dataclasses.replace(scene.world, shapes=())
+        brightness = dataclasses.replace(scene, world=world).render([0.0], 64)[0].astype(float).sum(-1)
+        slope_y, slope_x = np.gradient(brightness)
+        along = slope_x * world.drift[0] + slope_y * world.drift[1]
+        rising = (along > 0.5).sum() / (np.abs(along) > 0.5).sum()
+        assert 0.6 < rising < 0.95
+        later = dataclasses.replace(scene, world=world).render([1 / 16], 64)[0].astype(float).sum(-1)
+        moved = world.DRIFT_SPEED / 16 * 64  # pixels; brightness is carried along
+        inner = np.abs(along) < np.quantile(np.abs(along), 0.6)
+        np.testing.assert_allclose((later - brightness)[inner].mean(), -moved * along[inner].mean(), rtol=0.35)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48)])
+def test_comets_live_on_a_torus(size):
+    """Shifting the start by whole pixels rolls the picture, across every border."""
+    scene = procedural.scene("comets", 0)
+    plain = dataclasses.replace(scene.world, bright=scene.world.dark)
+    moved = dataclasses.replace(plain, start=plain.start + np.array([13 / size[1], 21 / size[0]]))
+    times = np.arange(0, 10, 0.37)
+    here, there = (dataclasses.replace(scene, world=world).render(times, size) for world in (plain, moved))
+    error = np.abs(np.roll(here, (21, 13), (1, 2)).astype(int) - there)
+    assert error.max() <= 1  # rounding
+
+
+def test_comets_fly_at_their_speed():
+    """After 1 / SPEED seconds a comet that flies along an axis has come round."""
+    world = procedural.scene("comets", 0).world
+    world = dataclasses.replace(world, heading=np.round(world.heading / np.abs(world.heading).max(1, keepdims=True)),
+                                bright=world.dark)
+    world = dataclasses.replace(world, heading=world.heading * [1, 0] + (world.heading[:, :1] == 0) * [0, 1])
+    frames = world.draw(np.array([0.7, 0.7 + 1 / world.SPEED, 0.7 + 0.5 / world.SPEED]), 32, 32)
+    np.testing.assert_allclose(frames[0], frames[1], atol=1e-4)
+    assert np.abs(frames[0] - frames[2]).max() > 0.3
+
+
+@pytest.mark.parametrize("extent", [(1.0, 1.0), (1.6, 1.0)])
+def test_bouncing_is_elastic(extent):
+    for seed in range(4):
+        world = procedural.scene("bouncing", seed).world
+        position, velocity = world.motion(MINUTE, np.array(extent))
+        energy = np.sum(velocity**2, (1, 2))
+        np.testing.assert_allclose(energy, energy[0], rtol=1e-9)
+        assert np.all(position >= world.RADIUS - 1e-9) and np.all(position <= extent - np.float64(world.RADIUS) + 1e-9)
+        np.testing.assert_allclose(position.min((0, 1)), world.RADIUS, atol=0.02)  # they do reach the edges
+        np.testing.assert_allclose(position.max((0, 1)), np.array(extent) - world.RADIUS, atol=0.02)
+        apart = np.linalg.norm(position[:, :, None] - position[:, None], axis=-1)
+        one, two = np.triu_indices(position.shape[1], 1)
+        assert apart[:, one, two].min() >= 2 * world.RADIUS - 1e-9
+        assert apart[:, one, two].min() < 2 * world.RADIUS + 0.01  # they do meet
+        moved = np.diff(position, axis=0) * 64
+        assert np.sqrt(np.sum(moved**2, -1)).max() <= np.sqrt(energy[0]) + 1e-9  # nobody jumps
+
+
+def test_bouncing_conserves_momentum_between_walls():
+    """A change of velocity is either one sign flip of one disc at an edge, or leaves the total momentum."""
+    world = procedural.scene("bouncing", 1).world
+    position, velocity = world.motion(np.arange(0, 60, 1 / 2048), np.ones(2))
+    (when,) = np.nonzero(np.any(np.diff(velocity, axis=0), (1, 2)))
+    pairs = 0
+    for k in when:
+        flipped = velocity[k + 1] == -velocity[k]
+        if not np.any(flipped & (velocity[k] != 0)):
+            pairs += 1
+            np.testing.assert_allclose(velocity[k + 1].sum(0), velocity[k].sum(0), atol=1e-12)
+    assert pairs > 10
+
+
+def test_a_longer_simulation_begins_alike():
+    times = np.linspace(0, 7, 50)
+    fresh, long = (procedural.scene("bouncing", 5) for _ in range(2))
+    long.render([100.0], 32)
+    np.testing.assert_array_equal(fresh.render(times, 32), long.render(times, 32))
+
+
+def test_walk_keeps_off_the_walls_and_turns_smoothly():
+    for seed in range(4):
+        world = procedural.scene("maze", seed).world
+        position, heading = world.camera(MINUTE)
+        steps = np.diff(position, axis=0)
+        speed = np.linalg.norm(steps, axis=1) * 64
+        assert np.all(np.abs(speed - world.SPEED) < 2e-4 * world.SPEED)
+        turned = np.angle(np.exp(1j * np.diff(heading)))
+        assert np.abs(turned).max() <= 2 * world.SPEED / 64 + 1e-9 and np.abs(turned).max() > 0
+        middle = np.exp(1j * (heading[:-1] + turned / 2))  # always forward
+        np.testing.assert_allclose(steps, world.SPEED / 64 * np.stack([middle.real, middle.imag], 1), atol=1e-4)
+        cells = world.walls.shape[2]
+        for axis in (0, 1):
+            line = np.rint(position[:, axis]).astype(int)
+            beside = np.floor(position[:, 1 - axis]).astype(int)
+            assert beside.min() >= 0 and beside.max() < cells
+            near = np.abs(position[:, axis] - line) < 0.3
+            assert not np.any(near & world.walls[axis, line, beside])
+
+
+def test_walk_is_a_loop_along_the_right_hand():
+    world = procedural.scene("maze", 0).world
+    length = np.sum(np.where(world.turn == 0, 1, np.pi / 4))
+    times = np.array([0.3, 7.7])
+    for a, b in zip(world.camera(times), world.camera(times + 3 * length / world.SPEED)):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    assert len(world.turn) > 20
+    direction = np.rint(np.stack([np.cos(world.heading), np.sin(world.heading)], 1)).astype(int)
+    centre = world.entry + direction / 2
+    for middle, ahead, turn in zip(centre, direction, world.turn):
+        right = np.array([-ahead[1], ahead[0]])
+        for way, allowed in ((right, turn == 1), (ahead, turn == 0)):
+            axis = int(way[0] == 0)
+            edge = middle + way / 2
+            shut = world.walls[axis, int(np.rint(edge[axis])), int(np.floor(middle[1 - axis]))]
+            assert shut != allowed
+            if allowed:
+                break
+
+
+def test_maze_has_a_way_to_everywhere_and_no_dead_end():
+    for seed in range(5):
+        walls = procedural.scene("maze", seed).world.walls
+        cells = walls.shape[2]
+        assert walls[:, [0, -1]].all()
+        doors = {(i, j): [] for i, j in np.ndindex(cells, cells)}
+        for k, j in np.ndindex(cells - 1, cells):
+            if not walls[0, k + 1, j]:
+                doors[k, j].append((k + 1, j)), doors[k + 1, j].append((k, j))
+            if not walls[1, k + 1, j]:
+                doors[j, k].append((j, k + 1)), doors[j, k + 1].append((j, k))
+        assert min(map(len, doors.values())) >= 2
+        reached, front = {(0, 0)}, [(0, 0)]
+        while front:
+            front = [b for a in front for b in doors[a] if b not in reached]
+            reached.update(front)
+        assert len(reached) == cells**2
+
+
+def test_rays_end_at_the_nearest_wall():
+    """Against a march in steps of 0.002 cells."""
+    world = procedural.scene("maze", 0).world
+    position = world.camera(np.array([2.2]))[0]
+    angle = np.linspace(0.01, 2 * np.pi, 40)
+    rays = np.stack([np.cos(angle), np.sin(angle)], -1)[None, None]
+    depth = world.cast(position, rays)[0][0, 0]
+    for ray, reach in zip(rays[0, 0], depth):
+        path = position[0] + np.arange(0, 12, 0.002)[:, None] * ray
+        cell = np.clip(np.floor(path).astype(int), -1, 8)
+        hit = len(path)
+        for k in np.nonzero(np.any(np.diff(cell, axis=0), 1))[0]:
+            axis = int(cell[k + 1, 0] == cell[k, 0])
+            if world.walls[axis, max(cell[k, axis], cell[k + 1, axis]), cell[k, 1 - axis]]:
+                hit = k + 1
+                break
+        assert abs(hit * 0.002 - reach) < 0.01
+
+
+def test_captions_say_what_is_there():
+    names = {(1, 0): "right", (-1, 0): "left", (0, 1): "down", (0, -1): "up", (1, 1): "down right",
+             (-1, 1): "down left", (1, -1): "up right", (-1, -1): "up left"}
+    named = lambda way: names[tuple(np.rint(way).astype(int).tolist())]
+    for seed in range(20):
+        comets = procedural.scene("comets", seed)
+        for shape, heading in zip(comets.world.shapes, comets.world.heading):
+            assert f"{shape} flies {named(heading)}" in comets.caption
+        assert comets.caption.endswith(f"stripes that drift {named(comets.world.drift)}")
+        bouncing = procedural.scene("bouncing", seed)
+        assert bouncing.caption.count(" bar ") == len(bouncing.world.bars)
+        for shape, weave in zip(bouncing.world.shapes, bouncing.world.weave):
+            assert shape in bouncing.caption and weave in bouncing.caption
+    assert "brick walls" in procedural.scene("maze", 0).caption
+
+
+def test_mistakes_are_said():
+    with pytest.raises(ValueError, match="unknown kind 'clouds': use one of maze, comets, bouncing"):
+        procedural.scene("clouds", 0)
+    scene = procedural.scene("comets", 0)
+    for size in (7, (32, 4)):
+        with pytest.raises(ValueError, match="at least 8"):
+            scene.render([0.0], size)
+    for times in ([0.0, -0.1], [np.nan], 1.0):
+        with pytest.raises(ValueError, match="finite seconds >= 0"):
+            scene.render(times, 32)

@@ -1,0 +1,174 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jvflow import solver
+from jvflow.solver import METHODS, Solver, solve
+
+ADAPTIVE = [m for m in METHODS if m not in solver.FIXED_ONLY]
+
+
+def oscillator(t, x):
+    """x'' = -(1 + t) x as a system: smooth, and explicit in t."""
+    return jnp.stack([x[:, 1], -(1 + t) * x[:, 0]], axis=1)
+
+
+def counted(field):
+    calls = []
+    def wrapped(t, x):
+        jax.debug.callback(lambda: calls.append(1))
+        return field(t, x)
+    return wrapped, calls
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("per_sample", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_nfe_is_what_a_callback_counts(method, per_sample, interval):
+    """Every method, fixed and adaptive, both directions, per sample and per batch."""
+    # stiff enough that the first step is rejected: a first-same-as-last method must not start anew
+    stiff = lambda t, x: -60.0 * x * jnp.cos(3 * t)[:, None]
+    for options in [dict(steps=5)] + ([dict(rtol=1e-3, atol=1e-3)] if method in ADAPTIVE else []):
+        field, calls = counted(stiff)
+        solution = solve(field, 0.1 * jnp.ones((1, 2)), *interval, method=method, per_sample=per_sample, **options)
+        jax.effects_barrier()
+        assert int(solution.nfe[0]) == len(calls), (method, options)
+        assert "steps" in options or int(solution.steps[0]) > 3
+
+
+@pytest.mark.parametrize("method", ["heun", "tsit5"])
+def test_nfe_of_each_sample_in_a_batch(method):
+    """Each entry of a batch's NFE is what its sample costs alone; the batch runs the network as often as its slowest."""
+    # the rate is part of the state, so that one field serves the batch and each sample alone
+    carried = lambda t, x: jnp.concatenate([-x[:, 1:] * x[:, :1], jnp.zeros_like(x[:, 1:])], axis=1)
+    x = jnp.array([[1.0, 1.0], [1.0, 40.0], [1.0, 5.0]])
+    options = dict(method=method, rtol=1e-4, atol=1e-4)
+    alone = []
+    for row in x:
+        field, calls = counted(carried)
+        solve(field, row[None], **options)
+        jax.effects_barrier()
+        alone.append(len(calls))
+    field, calls = counted(carried)
+    together = solve(field, x, **options)
+    jax.effects_barrier()
+    assert together.nfe.tolist() == alone
+    assert len(set(alone)) == 3
+    assert len(calls) == max(alone)  # one evaluation serves the whole batch
+
+
+def test_a_batch_in_common_steps_reports_one_count():
+    carried = lambda t, x: jnp.concatenate([-x[:, 1:] * x[:, :1], jnp.zeros_like(x[:, 1:])], axis=1)
+    x = jnp.array([[1.0, 1.0], [1.0, 40.0]])
+    field, calls = counted(carried)
+    common = solve(field, x, per_sample=False, rtol=1e-4, atol=1e-4)
+    jax.effects_barrier()
+    assert common.nfe.tolist() == [len(calls)] * 2
+    each = solve(carried, x, rtol=1e-4, atol=1e-4)
+    assert int(each.nfe[0]) < int(common.nfe[0])
+
+
+@pytest.mark.parametrize("method, order", [("euler", 1), ("heun", 2), ("midpoint", 2), ("ralston", 2), ("bosh3", 3), ("rk4", 4)])
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0)], ids=["forwards", "backwards"])
+def test_measured_order(method, order, interval):
+    with jax.enable_x64(True):
+        x = jnp.array([[1.0, 0.3]])
+        exact = solve(oscillator, x, *interval, method="dopri8", steps=200).x
+        error = [float(jnp.abs(solve(oscillator, x, *interval, method=method, steps=n).x - exact).max()) for n in (16, 32)]
+        assert np.log2(error[0] / error[1]) == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize("method", ["heun", "dopri5"])
+def test_forwards_then_backwards_returns(method):
+    with jax.enable_x64(True):
+        x = jnp.array([[1.0, 0.3], [-0.5, 2.0]])
+        there = solve(oscillator, x, method=method, rtol=1e-6, atol=1e-6)
+        back = solve(oscillator, there.x, 1.0, 0.0, method=method, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(back.x, x, atol=1e-4)
+        assert not np.allclose(there.x, x, atol=1e-2)
+
+
+def test_gaussian_flow():
+    """Noise to N(0, s^2): the exact field takes x to s x (MATH: Gaussian data)."""
+    scale = 0.4
+    field = lambda t, x: ((t * scale**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * scale**2))[:, None] * x
+    x = jax.random.normal(jax.random.key(0), (8, 3))
+    np.testing.assert_allclose(solve(field, x, rtol=1e-6, atol=1e-6).x, scale * x, atol=1e-4)
+
+
+def test_times_are_read_along_the_way_without_cost():
+    with jax.enable_x64(True):
+        x = jnp.array([[1.0, 0.3], [0.2, 1.0]])
+        for interval, times in (((0.0, 1.0), [0.0, 0.3, 0.55, 1.0]), ((1.0, 0.0), [0.9, 0.1])):
+            options = dict(method="rk4", steps=64)
+            solution = solve(oscillator, x, *interval, times=times, **options)
+            assert solution.x.shape == (len(times), 2, 2)
+            assert solution.nfe.tolist() == solve(oscillator, x, *interval, **options).nfe.tolist()
+            for t, state in zip(times, solution.x):
+                if t != interval[0]:
+                    np.testing.assert_allclose(state, solve(oscillator, x, interval[0], t, **options).x, atol=1e-6)
+        both = [solve(oscillator, x, times=[0.4], per_sample=p, method="rk4", steps=64).x for p in (True, False)]
+        np.testing.assert_allclose(*both, atol=1e-12)
+
+
+def test_default_is_adaptive_heun_at_one_percent():
+    x = jnp.array([[1.0, 0.3]])
+    given, default = solve(oscillator, x, rtol=1e-2, atol=1e-2), solve(oscillator, x)
+    np.testing.assert_array_equal(given.x, default.x)
+    assert default.nfe.tolist() == (2 * default.steps).tolist()
+
+
+def test_failure_is_reported_per_sample():
+    blows_up = lambda t, x: jnp.where(x > 5, jnp.nan, x)
+    solution = solve(blows_up, jnp.array([[0.1], [4.9]]), method="euler", steps=10)
+    assert solution.ok.tolist() == [True, False]
+    assert not bool(solve(oscillator, jnp.ones((1, 2)), rtol=1e-6, atol=1e-6, max_steps=3).ok[0])
+
+
+def test_a_field_may_close_over_what_differs_between_samples():
+    """The field always sees the whole batch, also when each sample has steps of its own."""
+    rates = jnp.array([1.0, 5.0, 20.0])
+    field = lambda t, x: -rates[:, None] * x
+    exact = jnp.exp(-rates)[:, None] * jnp.ones((3, 2))
+    for per_sample in (True, False):
+        solution = jax.jit(lambda x: solve(field, x, rtol=1e-5, atol=1e-5, per_sample=per_sample))(jnp.ones((3, 2)))
+        np.testing.assert_allclose(solution.x, exact, atol=1e-4)
+
+
+def test_a_solve_can_be_differentiated():
+    rates = jnp.array([0.5, 2.0])
+    end = lambda r: solve(lambda t, x: -r[:, None] * x, jnp.ones((2, 1)), rtol=1e-5, atol=1e-5).x.sum()
+    np.testing.assert_allclose(jax.grad(end)(rates), -jnp.exp(-rates), atol=1e-3)
+
+
+def test_half_precision_is_promoted_and_jit_agrees():
+    x = jnp.ones((1, 2), jnp.bfloat16)
+    assert solve(oscillator, x, steps=4).x.dtype == jnp.float32
+    settings = Solver(rtol=1e-4, atol=1e-4)
+    plain = settings(oscillator, jnp.ones((1, 2)))
+    compiled = jax.jit(functools.partial(settings, oscillator))(jnp.ones((1, 2)))
+    np.testing.assert_allclose(plain.x, compiled.x, rtol=1e-6)
+    assert hash(settings) == hash(Solver(rtol=1e-4, atol=1e-4))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(method="huen"), "unknown method 'huen'.*heun"),
+        (dict(steps=5, rtol=1e-3), "not both"),
+        (dict(method="euler"), "no error estimate"),
+        (dict(method="rk4", rtol=1e-3), "no error estimate"),
+        (dict(steps=0), "positive whole number"),
+        (dict(steps=(0.0, 0.7, 0.5, 1.0)), "strictly from t0"),
+        (dict(steps=(0.0, 0.5)), "strictly from t0"),
+        (dict(times=[0.5, 1.2]), "times must lie"),
+        (dict(times=[0.5, 0.2]), "order of the solve"),
+        (dict(t1=0.0), "nothing to solve"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        solve(oscillator, jnp.ones((1, 2)), **options)

@@ -1,0 +1,187 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import CACHE, ROOT, debug_config
+
+from jvflow import mesh as meshes
+from jvflow import state as states
+from jvflow import train
+from jvflow.checkpoint import Checkpoints
+from jvflow.data.pipeline import Batch
+from jvflow.experiment import assemble
+from jvflow.networks.dit import forward_flops
+from jvflow.train import train_step
+from jvflow.workdir import Metrics, Workdir
+
+
+def final(workdir):
+    """The arrays of the last checkpoint, on the host."""
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state = checkpoints.restore_raw()
+    return jax.tree.map(np.asarray, state)
+
+
+def equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def steps_in(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    train.train(debug_config(folder), folder / "run")
+    return folder / "run"
+
+
+def test_loss_falls_and_every_step_is_written_once(tmp_path):
+    config = debug_config(tmp_path, steps=60)
+    config.optimizer.learning_rate = 3e-3
+    losses = [loss for _, loss in train.train(config, tmp_path / "run").losses()]
+    assert steps_in(tmp_path / "run") == list(range(1, 61))
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, monkeypatch):
+    """A run that loses everything after its first checkpoint ends bit-equal."""
+    config = debug_config(uninterrupted.parent)
+    save = Checkpoints.save
+
+    def save_and_die(self, step, *rest):
+        save(self, step, *rest)
+        if step == 10:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, tmp_path / "run")
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:  # steps that were run but not saved, and a torn line
+        file.write('{"step": 11, "loss": 9.0}\n{"step": 12, "lo')
+    train.train(config, tmp_path / "run")
+    assert equal(final(tmp_path / "run"), final(uninterrupted))
+    assert steps_in(tmp_path / "run") == list(range(1, 21))
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+
+
+def launch(config_flags, workdir):
+    command = [sys.executable, "-m", "launch.train", f"--workdir={workdir}", *config_flags]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_sigterm_saves_and_the_same_command_continues(tmp_path):
+    flags = [
+        "--config=configs/biflow/procedural.py:debug", "--config.train.steps=4000", "--config.run.checkpoint_every=4000",
+        f"--config.data.cache={tmp_path / 'data'}", "--config.run.progress=False",
+    ]
+    process = launch(flags, tmp_path / "run")
+    file = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.time() + 120
+    while not (file.exists() and len(file.read_text().splitlines()) > 20):
+        assert process.poll() is None and time.time() < deadline, "never trained"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    saved = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert steps_in(tmp_path / "run") == list(range(1, saved + 1))
+    assert 20 < saved < 4000
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(tmp_path, uninterrupted):
+    config = debug_config(uninterrupted.parent)
+    config.optimizer.update(learning_rate=1e30, clip=0.0, warmup_steps=0)
+    with pytest.raises(FloatingPointError, match=r"at step \d+ .*learning_rate"):
+        train.train(config, tmp_path / "run")
+    assert Checkpoints(tmp_path / "run" / "checkpoints").latest() is None
+
+
+def test_only_run_may_differ_on_resume(uninterrupted):
+    config = debug_config(uninterrupted.parent)
+    config.run.log_every = 1
+    train.train(config, uninterrupted)
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(ValueError, match=r"config.optimizer.learning_rate: begun with .*now 0.5"):
+        train.train(config, uninterrupted)
+
+
+def test_a_folder_with_checkpoints_but_no_config_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="no config.json"):
+        Workdir.open(tmp_path, debug_config(tmp_path))
+
+
+# --- the step -------------------------------------------------------------------------------------
+
+
+def one_step(devices, batch_size=8):
+    experiment = assemble(debug_config(None))
+    mesh = jax.make_mesh((devices,), (meshes.DATA,), devices=jax.devices()[:devices], axis_types=(jax.sharding.AxisType.Auto,))
+    video = np.random.default_rng(0).integers(0, 256, (batch_size, 2, 32, 32, 3), dtype=np.uint8)
+    batch = meshes.put(Batch(video, np.ones(batch_size, np.float32), np.zeros(batch_size, np.float32)), mesh)
+    state = states.create(jax.random.key(0), experiment.network, optax.sgd(1.0), ema=True)
+    state = jax.device_put(state, meshes.replicated(mesh))
+    experiment = dataclasses.replace(experiment, optimizer=optax.sgd(1.0))
+    step = jax.jit(lambda s, b: train_step(s, b, jax.random.key(1), experiment=experiment, ema=0.9))
+    return step(state, batch)
+
+
+def test_four_devices_equal_one():
+    (one, metrics_one), (four, metrics_four) = one_step(1), one_step(4)
+    np.testing.assert_allclose(metrics_one["loss"], metrics_four["loss"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), jax.device_get(one.params), jax.device_get(four.params))
+
+
+def test_ema_follows_and_steps_count():
+    state, _ = one_step(1)
+    assert int(state.step) == 1
+    moved = jax.tree.map(lambda e, p: np.abs(e - p).max(), state.ema, state.params)
+    assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_a_batch_that_does_not_divide_is_an_error():
+    with pytest.raises(ValueError, match="batch_size 6 is not a multiple of the 4 devices: use 8"):
+        meshes.check_batch(6, meshes.make())
+
+
+def test_frozen_parameters_are_merged_and_not_trained():
+    merged = states.merge({"a": {"x": 1}}, {"a": {"y": 2}, "b": 3})
+    assert merged == {"a": {"x": 1, "y": 2}, "b": 3}
+    assert states.merge({}, {"b": 3}) == {"b": 3}
+
+
+@pytest.mark.parametrize("objective", ["flow", "biflow", "condiff"])
+def test_train_step_flops_within_three_percent_of_the_analytic_count(objective):
+    """A step is three forward passes of matrix products: one forward, two backward."""
+    config = debug_config(None)
+    config.objective = objective
+    config.network.update(width=384, depth=4, heads=6, patch=(1, 2, 2), filters=0, local=False)
+    experiment = assemble(config)
+    batch = 4
+    state = jax.eval_shape(lambda key: states.create(key, experiment.network, experiment.optimizer, ema=False), jax.random.key(0))
+    arrays = Batch(jax.ShapeDtypeStruct((batch, 2, 32, 32, 3), jnp.uint8), *[jax.ShapeDtypeStruct((batch,), jnp.float32)] * 2)
+    step = jax.jit(lambda s, b: train_step(s, b, jax.random.key(1), experiment=experiment, ema=0.0))
+    counted = step.lower(state, arrays).compile().cost_analysis()["flops"]
+    assert counted == pytest.approx(3 * batch * forward_flops(experiment.network.config, (1, 32, 32)), rel=0.03)
+
+
+def test_metrics_are_written_before_a_bad_step_is_reported(tmp_path):
+    folder = Workdir(tmp_path)
+    metrics = Metrics(folder, 0, tensorboard=False)
+    for step, loss in ((1, 0.5), (2, float("nan")), (3, 0.1)):
+        metrics.add(step, {"loss": jnp.float32(loss)})
+    with pytest.raises(FloatingPointError, match="nan at step 2"):
+        metrics.flush()
+    assert steps_in(tmp_path) == [1]
