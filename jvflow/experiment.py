@@ -46,16 +46,19 @@ def _choose(table: dict, key: str, value: str):
     return table[value]
 
 
-def biflow_loss(objective, couple, weights, field, latents: Float[Array, "b f h w c"], keys: Key[Array, "b"], key) -> Float[Array, "b"]:
+def biflow_loss(loss, couple, field, latents: Float[Array, "b f h w c"], keys: Key[Array, "b"], key) -> Float[Array, "b"]:
     """The loss of consecutive frame pairs: the first frame of each clip is the past, the second the future."""
     past, future = couple(latents[:, :1], latents[:, 1:2], key)
-    return objective.loss(field, past, future, keys, None, weights)
+    return loss(field, past, future, keys)
 
 
 def assemble(config) -> Experiment:
     """All functions of a config. Wrong names and sizes that do not fit are errors here."""
     objective = _choose(biflow.OBJECTIVES, "objective", config.objective)
     couple = _choose(COUPLINGS, "coupling", config.coupling)
+    options = dict(weights=tuple(config.weights[config.objective]))
+    if objective.coordinates == 2:
+        options["alpha_max"] = config.alpha_max
     codec = codecs.build(config.codec)
     frames = 2
     latent = codec.latent_shape((1, *config.data.size))
@@ -79,7 +82,7 @@ def assemble(config) -> Experiment:
     return Experiment(
         network=network,
         codec=codec,
-        loss=partial(biflow_loss, objective, couple, tuple(config.weights[config.objective])),
+        loss=partial(biflow_loss, partial(objective.loss, **options), couple),
         clip_frames=frames,
         optimizer=update,
         schedule=rate,

@@ -32,16 +32,17 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         threads=1,
     )
     config.network = dict(
-        name="dit", width=128, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
-        dtype="float32", remat=False, scan=False, local=True, filters=16,
+        name="dit", width=96, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
+        dtype="float32", remat=False, scan=False, local=True, filters=8,
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
+    config.alpha_max = 1.0
     config.weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
         learning_rate=3e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.99, eps=1e-8,
         weight_decay=0.01, clip=1.0, ema=0.99,
     )
-    config.train = dict(steps=1000, batch_size=16)
+    config.train = dict(steps=1200, batch_size=16)
     config.sample = dict(
         curve="joint", epsilon=0.1, method="heun", rtol=1e-2, atol=1e-2,
         steps=config_dict.placeholder(int), per_sample=True,

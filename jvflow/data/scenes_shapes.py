@@ -1,4 +1,4 @@
-"""Two worlds of flat shapes: comets that fly on a torus, and discs that bounce behind bars.
+"""Two worlds of flat shapes: comets on orbits, and discs that bounce behind bars.
 
 Lengths are in sides: the shorter side of the frame is 1, x runs right, y runs down.
 """
@@ -23,10 +23,7 @@ MUTED = {  # of what lies behind them
     "brown": (0.36, 0.24, 0.14),
     "grey": (0.3, 0.3, 0.33),
 }
-HEADING = dict(red="right", yellow="left", green="down", cyan="up", blue="down right", pink="up left")
-DRIFT = dict(blue="left", green="up", purple="right", brown="down", grey="up right")
 SHAPES = ("disc", "square", "triangle")
-DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
 
 
 def _grid(height, width):
@@ -76,16 +73,13 @@ def _listed(parts) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Comets:
-    """Shapes that fly straight on a torus, over stripes that drift.
+    """Shapes that circle about the middle of the frame, over stripes that drift to the left.
 
-    All comets are equally fast and so are all stripes, so a frame tells every velocity: a comet
-    flies away from its tail, and stripes drift towards the steep edge of their brightness. Colours
-    tell it too, each has a heading of its own, so that a small network finds out within minutes.
+    All are equally fast, so a frame tells every velocity: a comet flies away from its tail, and
+    stripes drift towards the steep edge of their brightness.
 
     Attributes:
-      start: positions at t = 0 (n, 2), in units of the frame's (width, height).
-      heading: directions (n, 2) of length 1.
-      drift: direction of the stripes (2,).
+      angle: where on the orbit each comet is at t = 0 (n,), in radians, clockwise from the right.
       phase: of the stripes at t = 0, in periods.
       dark, bright: the colours that the stripes run between.
     """
@@ -93,71 +87,60 @@ class Comets:
     caption: str
     shapes: tuple[str, ...]
     colours: tuple[tuple, ...]
-    start: np.ndarray
-    heading: np.ndarray
-    drift: np.ndarray
+    angle: np.ndarray
     phase: float
     dark: np.ndarray
     bright: np.ndarray
 
-    SPEED = 0.4
-    TAIL = 0.45
-    RADIUS = {"disc": 0.125, "square": 0.155, "triangle": 0.175}
-    DRIFT_SPEED = 0.3
+    ORBIT = 0.3
+    RATE = 1.2  # radians per second
+    TAIL = 0.42
+    RADIUS = {"disc": 0.14, "square": 0.17, "triangle": 0.19}
+    DRIFT_SPEED = 0.25
     PERIOD = 0.5
 
     def draw(self, seconds, height, width):
         x, y, extent = _grid(height, width)
-        image = self._stripes(seconds, x, y)
-        for shape, colour, start, heading in zip(self.shapes, self.colours, self.start, self.heading):
-            # The torus has one image of each pixel within half a turn of the comet's middle, and all
-            # of the comet lies there, so drawing this one image draws the wrapped ones too.
-            middle = start * extent + np.outer(seconds, self.SPEED * heading) - self.TAIL / 2 * heading
-            dx, dy = (
-                np.float32((grid - middle[:, i, None] + side / 2) % side - side / 2)
-                for i, (grid, side) in enumerate(zip((x, y), extent))
-            )
-            dx, dy = dx[:, None, :], dy[:, :, None]
-            cos, sin = np.float32(heading)
-            ahead = (dx * cos - np.float32(self.TAIL / 2)) + dy * sin
-            across = dy * cos - dx * sin
+        image = self._stripes(seconds, x, height)
+        x, y = np.float32(x - extent[0] / 2)[None, None], np.float32(y - extent[1] / 2)[None, :, None]
+        distance, bearing = np.sqrt(x * x + y * y), np.arctan2(y, x)
+        orbit = np.float32(self.ORBIT)
+        for shape, colour, angle in zip(self.shapes, self.colours, self.angle):
+            at = (angle + self.RATE * seconds)[:, None, None]
+            cos, sin = np.float32(np.cos(at)), np.float32(np.sin(at))
+            dx, dy = x - orbit * cos, y - orbit * sin
+            ahead, across = dy * cos - dx * sin, dx * cos + dy * sin
             body = _coverage(_distance(shape, ahead, across, self.RADIUS[shape]), height, width)
-            taper = np.maximum(1 + ahead * np.float32(1 / self.TAIL), 0)
-            edge = np.maximum(np.abs(across) - np.float32(0.1) * taper, ahead)
-            tail = np.float32(0.85) * np.minimum(taper, 1) * _coverage(edge, height, width)
+            # the tail follows the orbit: how far behind along it, and how far off
+            behind = (bearing - np.float32(at)) % np.float32(2 * np.pi) - np.float32(2 * np.pi)
+            taper = np.maximum(1 + behind * np.float32(self.ORBIT / self.TAIL), 0)
+            tail = np.float32(0.85) * taper * _coverage(np.abs(distance - orbit) - np.float32(0.1) * taper, height, width)
             _over(image, np.maximum(body, tail), colour)
         return image
 
-    def _stripes(self, seconds, x, y):
-        turns = self.phase - seconds * self.DRIFT_SPEED / self.PERIOD
-        along_x = x * self.drift[0] / self.PERIOD + (turns % 1)[:, None]
-        along_y = y * self.drift[1] / self.PERIOD
-        phase = np.float32(along_x)[:, None, :] + np.float32(along_y)[:, None]
+    def _stripes(self, seconds, x, height):
+        turns = self.phase + seconds * self.DRIFT_SPEED / self.PERIOD
+        phase = np.float32((x / self.PERIOD)[None] + (turns % 1)[:, None])
         phase -= np.floor(phase)
-        wave = np.minimum(phase * np.float32(1 / 0.78), (1 - phase) * np.float32(1 / 0.22))
-        return self.dark[:, None, None] + wave[:, None] * (self.bright - self.dark)[:, None, None]
+        wave = np.minimum(phase * np.float32(1 / 0.78), (1 - phase) * np.float32(1 / 0.22))[:, None, None]
+        image = self.dark[:, None, None] + wave * (self.bright - self.dark)[:, None, None]
+        return np.repeat(image, height, axis=2)
 
 
 def comets(rng) -> Comets:
-    count = int(rng.integers(2, 4))
-    names = [list(BRIGHT)[i] for i in np.sort(rng.choice(len(BRIGHT), count, replace=False))]
-    shapes = tuple(SHAPES[i] for i in rng.permutation(len(SHAPES))[:count])
-    # No two colours share a heading, so no comet hides another for ever, or never.
-    ways = [DIRECTIONS.index(HEADING[name]) for name in names]
-    ground = rng.choice([name for name in MUTED if name not in names])
-    drift = DIRECTIONS.index(DRIFT[ground])
-    angles = lambda way: np.stack([np.cos(np.pi / 4 * np.asarray(way)), np.sin(np.pi / 4 * np.asarray(way))], -1)
-    flights = [f"a {name} {shape} flies {DIRECTIONS[way]}" for name, shape, way in zip(names, shapes, ways)]
+    names = [list(BRIGHT)[i] for i in np.sort(rng.choice(3, 2, replace=False))]
+    shapes = tuple(SHAPES[i] for i in rng.permutation(len(SHAPES))[:2])
+    # They never meet: at one rate they stay as far apart as they start.
+    angle = rng.uniform(0, 2 * np.pi) + np.array([0.0, rng.uniform(np.radians(110), np.radians(250))])
+    flights = [f"a {name} {shape}" for name, shape in zip(names, shapes)]
     return Comets(
-        caption=f"{_listed(flights)} over {ground} stripes that drift {DIRECTIONS[drift]}",
+        caption=f"{_listed(flights)} circle clockwise over blue stripes that drift left",
         shapes=shapes,
         colours=tuple(BRIGHT[name] for name in names),
-        start=rng.uniform(size=(count, 2)),
-        heading=angles(ways),
-        drift=angles(drift),
+        angle=angle,
         phase=float(rng.uniform()),
-        dark=0.5 * rgb(MUTED[ground]),
-        bright=1.35 * rgb(MUTED[ground]),
+        dark=0.25 * rgb(MUTED["blue"]),
+        bright=1.7 * rgb(MUTED["blue"]),
     )
 
 
