@@ -128,7 +128,7 @@ class Comets:
 
 
 def comets(rng) -> Comets:
-    names = [list(BRIGHT)[i] for i in np.sort(rng.choice(3, 2, replace=False))]
+    names = ("red", "green")
     shapes = tuple(SHAPES[i] for i in rng.permutation(len(SHAPES))[:2])
     # They never meet: at one rate they stay as far apart as they start.
     angle = rng.uniform(0, 2 * np.pi) + np.array([0.0, rng.uniform(np.radians(110), np.radians(250))])
