@@ -23,7 +23,7 @@ def test_a_seed_is_a_scene(kind):
     assert one == same and one.caption == same.caption and one != other
     np.testing.assert_array_equal(one.render(times, 32), same.render(times, 32))
     assert difference(one.render(times, 32), other.render(times, 32)).min() > 5
-    assert len({procedural.scene(kind, seed).caption for seed in range(20)}) > 10
+    assert len({procedural.scene(kind, seed).caption for seed in range(20)}) > 4
 
 
 @KINDS
@@ -88,53 +88,56 @@ def test_larger_pictures_show_the_same(kind):
     assert difference(scene.render(times, 32), large).max() < 8
 
 
-def test_comet_shows_its_heading():
-    scene = procedural.scene("comets", 0)
-    for i in range(len(scene.world.shapes)):
-        heading = scene.world.heading.copy()
-        heading[i] *= -1
-        mirrored = dataclasses.replace(scene, world=dataclasses.replace(scene.world, heading=heading))
-        change = np.abs(scene.render([0.0], 32).astype(int) - mirrored.render([0.0], 32)).max(-1)
-        assert (change > 40).sum() > 15  # pixels
+def on_flat_ground(seed, **change):
+    """A comet scene without its stripes."""
+    scene = procedural.scene("comets", seed)
+    world = dataclasses.replace(scene.world, bright=scene.world.dark, **change)
+    return dataclasses.replace(scene, world=world)
+
+
+@pytest.mark.parametrize("shape", ["disc", "square", "triangle"])
+def test_a_comet_shows_its_heading(shape):
+    """Right of the middle it flies down; the picture upside down, in which it would fly up, is another."""
+    red = on_flat_ground(0).world.colours[:1]
+    scene = on_flat_ground(0, shapes=(shape,), colours=red, angle=np.array([0.0]))
+    (frame,) = scene.render([0.0], 32).astype(int)
+    change = np.abs(frame - frame[::-1]).max(-1)
+    assert (change > 40).sum() > 15  # pixels
+    later = scene.render([0.25], 32)[0].astype(int)
+    rows = lambda image: (np.abs(image - image[0, 0]).sum(-1) * np.arange(32)[:, None]).sum() / np.abs(image - image[0, 0]).sum()
+    assert rows(later) > rows(frame) + 1
+
+
+def test_comets_turn_clockwise_at_their_rate():
+    """A quarter of a turn later the picture is turned by a quarter, to the right."""
+    for seed in range(4):
+        scene = on_flat_ground(seed)
+        quarter = np.pi / 2 / scene.world.RATE
+        here, there, round_ = scene.render([1.0, 1.0 + quarter, 1.0 + 4 * quarter], 32).astype(int)
+        assert np.abs(np.rot90(here, -1) - there).max() <= 1  # rounding
+        assert np.abs(here - round_).max() <= 1
+        assert np.abs(here - there).max() > 60
+
+
+def test_comets_never_meet():
+    for seed in range(50):
+        one, other = procedural.scene("comets", seed).world.angle
+        assert abs((one - other + np.pi) % (2 * np.pi) - np.pi) > np.radians(105)
 
 
 def test_stripes_show_their_drift():
-    """Along the drift brightness rises slowly and falls steeply."""
+    """Along the drift, to the left, brightness rises slowly and falls steeply."""
     for seed in range(6):
         scene = procedural.scene("comets", seed)
         world = dataclasses.replace(scene.world, shapes=())
         brightness = dataclasses.replace(scene, world=world).render([0.0], 64)[0].astype(float).sum(-1)
-        slope_y, slope_x = np.gradient(brightness)
-        along = slope_x * world.drift[0] + slope_y * world.drift[1]
+        along = -np.gradient(brightness)[1]
         rising = (along > 0.5).sum() / (np.abs(along) > 0.5).sum()
         assert 0.6 < rising < 0.95
         later = dataclasses.replace(scene, world=world).render([1 / 16], 64)[0].astype(float).sum(-1)
         moved = world.DRIFT_SPEED / 16 * 64  # pixels; brightness is carried along
         inner = np.abs(along) < np.quantile(np.abs(along), 0.6)
         np.testing.assert_allclose((later - brightness)[inner].mean(), -moved * along[inner].mean(), rtol=0.35)
-
-
-@pytest.mark.parametrize("size", [(32, 32), (32, 48)])
-def test_comets_live_on_a_torus(size):
-    """Shifting the start by whole pixels rolls the picture, across every border."""
-    scene = procedural.scene("comets", 0)
-    plain = dataclasses.replace(scene.world, bright=scene.world.dark)
-    moved = dataclasses.replace(plain, start=plain.start + np.array([13 / size[1], 21 / size[0]]))
-    times = np.arange(0, 10, 0.37)
-    here, there = (dataclasses.replace(scene, world=world).render(times, size) for world in (plain, moved))
-    error = np.abs(np.roll(here, (21, 13), (1, 2)).astype(int) - there)
-    assert error.max() <= 1  # rounding
-
-
-def test_comets_fly_at_their_speed():
-    """After 1 / SPEED seconds a comet that flies along an axis has come round."""
-    world = procedural.scene("comets", 0).world
-    world = dataclasses.replace(world, heading=np.round(world.heading / np.abs(world.heading).max(1, keepdims=True)),
-                                bright=world.dark)
-    world = dataclasses.replace(world, heading=world.heading * [1, 0] + (world.heading[:, :1] == 0) * [0, 1])
-    frames = world.draw(np.array([0.7, 0.7 + 1 / world.SPEED, 0.7 + 0.5 / world.SPEED]), 32, 32)
-    np.testing.assert_allclose(frames[0], frames[1], atol=1e-4)
-    assert np.abs(frames[0] - frames[2]).max() > 0.3
 
 
 @pytest.mark.parametrize("extent", [(1.0, 1.0), (1.6, 1.0)])
@@ -255,14 +258,11 @@ def test_rays_end_at_the_nearest_wall():
 
 
 def test_captions_say_what_is_there():
-    names = {(1, 0): "right", (-1, 0): "left", (0, 1): "down", (0, -1): "up", (1, 1): "down right",
-             (-1, 1): "down left", (1, -1): "up right", (-1, -1): "up left"}
-    named = lambda way: names[tuple(np.rint(way).astype(int).tolist())]
     for seed in range(20):
         comets = procedural.scene("comets", seed)
-        for shape, heading in zip(comets.world.shapes, comets.world.heading):
-            assert f"{shape} flies {named(heading)}" in comets.caption
-        assert comets.caption.endswith(f"stripes that drift {named(comets.world.drift)}")
+        assert comets.caption.startswith("a red ") and " and a green " in comets.caption
+        assert all(shape in comets.caption for shape in comets.world.shapes)
+        assert comets.caption.endswith("circle clockwise over blue stripes that drift left")
         bouncing = procedural.scene("bouncing", seed)
         assert bouncing.caption.count(" bar ") == len(bouncing.world.bars)
         for shape, weave in zip(bouncing.world.shapes, bouncing.world.weave):

@@ -1,0 +1,90 @@
+"""Kills a run with SIGKILL at random moments, restarts it each time, and compares with an uninterrupted run.
+
+    python tests/kill_and_resume.py --kills 10
+
+Passes when the final parameters are bit-equal, no kill cost more than `checkpoint_every` steps, and
+`metrics.jsonl` holds each step once. Not collected by pytest: it takes a few minutes.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jvflow.checkpoint import Checkpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS, EVERY = 3000, 50
+
+
+def start(workdir: Path, data: Path) -> subprocess.Popen:
+    command = [
+        sys.executable, "-m", "launch.train", "--config=configs/biflow/procedural.py:debug", f"--workdir={workdir}",
+        f"--config.data.cache={data}", f"--config.train.steps={STEPS}", f"--config.run.checkpoint_every={EVERY}",
+        "--config.run.progress=False", "--config.run.tensorboard=False", "--config.run.log_every=1",
+    ]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def steps(workdir: Path) -> list[int]:
+    """Steps in metrics.jsonl; a line that is still being written is left out."""
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [json.loads(line)["step"] for line in lines]
+
+
+def parameters(workdir: Path):
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state = checkpoints.restore_raw()
+    checkpoints.close()
+    return [np.asarray(a) for a in jax.tree.leaves(state)]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=10)
+    kills = parser.parse_args().kills
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed, data = (Path(folder) / name for name in ("whole", "killed", "data"))
+        clock = time.time()
+        assert start(whole, data).wait() == 0
+        print(f"uninterrupted: {time.time() - clock:.0f} s")
+        clock = time.time()
+        assert start(whole, data).wait() == 0  # nothing left to do: what starting costs
+        startup = time.time() - clock
+        worst, done = 0, 0
+        while done < kills:
+            process = start(killed, data)
+            time.sleep(rng.uniform(0.2, startup + 2))
+            if process.poll() is not None:
+                assert process.returncode == 0
+                sys.exit(f"the run ended after {done} kills: make it longer")
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            done += 1
+            reached = max(steps(killed), default=0)
+            saved = Checkpoints(killed / "checkpoints").latest() or 0
+            worst = max(worst, reached - saved)
+            print(f"kill {done}: reached step {reached}, saved {saved}")
+        assert start(killed, data).wait() == 0
+        equal = all(np.array_equal(a, b) for a, b in zip(parameters(whole), parameters(killed), strict=True))
+        once = steps(killed) == list(range(1, STEPS + 1))
+        print(f"bit-equal: {equal}; most steps recomputed: {worst} (checkpoint_every {EVERY}); each step once: {once}")
+        sys.exit(0 if equal and once and worst <= EVERY else 1)
+
+
+if __name__ == "__main__":
+    main()
