@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jvflow import report
@@ -65,7 +66,7 @@ def _report(out, runs: dict[str, Run], figures, references, yardstick, data, vid
     }
     shown = {"real": pipeline.clips(data, "test", count=8)} | {TITLES[n]: v[:8] for n, v in videos.items()}
     protocol = describe(runs["biflow"], yardstick)
-    protocol["parameters"] = {n: f"{sum(a.size for a in _leaves(run)):,}" for n, run in runs.items()}
+    protocol["parameters"] = {n: f"{sum(a.size for a in jax.tree.leaves(run.field)):,}" for n, run in runs.items()}
     report.write(
         out / "report.html",
         title="Generative Video Bi-flow, on procedural video",
@@ -74,12 +75,6 @@ def _report(out, runs: dict[str, Run], figures, references, yardstick, data, vid
         controls=references, protocol=protocol, curves=curves, videos=shown,
         fps=float(runs["flow"].config.data.fps),
     )
-
-
-def _leaves(run: Run) -> list[np.ndarray]:
-    import jax
-
-    return jax.tree.leaves(run.field)
 
 
 def _thinned(losses: list, points: int = 200) -> list:

@@ -165,7 +165,7 @@ def method(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray
 def describe(run: Run, yardstick: Yardstick) -> dict:
     """The protocol: everything that decides the figures."""
     return protocol(run) | dict(
-        distance="Frechet distance between window features, see jvflow.metrics.features",
+        distance=metrics.DISTANCE_NAME,
         reference_windows=len(yardstick.reference), real_motion=yardstick.motion,
         seconds="wall time over frames times streams, without compilation",
         **yardstick.settings.to_dict(),

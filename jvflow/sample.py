@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jvflow import mesh as meshes
+from jvflow.biflow import CURVES
 from jvflow.checkpoint import Checkpoints, abstract_like
 from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble
@@ -136,16 +137,10 @@ def protocol(run: Run) -> dict:
     """How the frames of a run are made: what every record of it carries."""
     stream = run.experiment.stream.keywords
     solver = stream["solver"]
-    curve = next(name for name, curve in _curves().items() if curve is stream["curve"])
+    curve = next(name for name, curve in CURVES.items() if curve is stream["curve"])
     return dict(
         objective=run.config.objective, step=run.step, data=run.config.data.path, size=list(run.config.data.size),
         curve=curve, epsilon=stream["epsilon"], method=solver.method, rtol=solver.rtol, atol=solver.atol,
         fixed_steps=solver.steps, per_sample=solver.per_sample,
         nfe="evaluations of the network that each sample needed, rejected steps included",
     )
-
-
-def _curves():
-    from jvflow.biflow import CURVES
-
-    return CURVES

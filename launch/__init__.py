@@ -8,7 +8,7 @@ from absl import app
 from absl import logging as absl_logging
 
 
-def _found(path: str) -> str:
+def found(path: str) -> str:
     """A config file from the working directory, else from beside this package: configs/... works anywhere."""
     file = path.partition(":")[0]
     here = Path(__file__).resolve().parent
@@ -19,8 +19,8 @@ def _found(path: str) -> str:
 
 
 def _with_found_config(argv: list[str]) -> list[str]:
-    argv = [f"--config={_found(a.split('=', 1)[1])}" if a.startswith("--config=") else a for a in argv]
-    return [_found(a) if i and argv[i - 1] == "--config" else a for i, a in enumerate(argv)]
+    argv = [f"--config={found(a.split('=', 1)[1])}" if a.startswith("--config=") else a for a in argv]
+    return [found(a) if i and argv[i - 1] == "--config" else a for i, a in enumerate(argv)]
 
 
 def run(command):

@@ -7,7 +7,9 @@ from ml_collections import config_flags
 
 import launch
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/biflow/procedural.py", "The experiment; its objective is replaced.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", launch.found("configs/biflow/procedural.py"), "The experiment; its objective is replaced.", lock_config=True
+)
 OUT = flags.DEFINE_string("out", "out/demo", "Where the runs, metrics.json and report.html go.")
 
 

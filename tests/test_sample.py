@@ -1,0 +1,118 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import debug_config
+
+from jvflow import evaluate, sample, train
+from jvflow.data import pipeline, video
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample")
+    train.train(debug_config(folder), folder / "run")
+    return folder / "run"
+
+
+def test_sample_writes_videos_a_sheet_and_a_record(workdir, tmp_path):
+    record = sample.sample(workdir, tmp_path, count=2, length=12, seed=5)
+    assert record == json.loads((tmp_path / "samples.json").read_text())
+    assert [s["file"] for s in record["samples"]] == ["sample_000.mp4", "sample_001.mp4"]
+    for entry in record["samples"]:
+        frames = [frame for _, frame in video.frames(tmp_path / entry["file"])]
+        assert len(frames) == entry["frames"] == 12
+        assert entry["nfe_per_frame"] >= 2 and entry["seconds_per_frame"] > 0
+    assert record["protocol"]["curve"] == "joint" and record["protocol"]["step"] == 20
+    assert video.read_image(tmp_path / "sheet.png").shape[0] > 2 * 96
+
+
+def test_streams_start_at_held_out_frames_or_at_the_given_one(workdir, tmp_path):
+    run = sample.load(workdir)
+    held_out = pipeline.clips(run.data(), "test", count=2, frames=1)
+    np.testing.assert_array_equal(sample.first_frames(run, 2), held_out)
+    image = np.full((40, 60, 3), 200, np.uint8)
+    video.write_png(tmp_path / "first.png", image)
+    given = sample.first_frames(run, 3, tmp_path / "first.png")
+    assert given.shape == (3, 1, 32, 32, 3) and np.all(given == 200)
+    video.write(tmp_path / "first.mp4", np.repeat(image[None], 4, 0), 8)
+    assert abs(sample.first_frames(run, 1, tmp_path / "first.mp4").astype(int) - 200).max() < 6
+
+
+def test_a_seed_is_a_stream_and_average_and_parameters_differ(workdir):
+    take = lambda run, seed: next(sample.frames(run, sample.first_frames(run, 2), jax.random.key(seed)))[0]
+    average, plain = sample.load(workdir), sample.load(workdir, ema=False)
+    np.testing.assert_array_equal(take(average, 0), take(sample.load(workdir, ema=True), 0))
+    assert not np.array_equal(take(average, 0), take(average, 1))
+    assert not np.array_equal(take(average, 0), take(plain, 0))
+    np.testing.assert_array_equal(take(sample.load(workdir, step=20), 0), take(average, 0))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(step=7), r"no checkpoint of step 7 .* there are \[10, 20\]"),
+        (dict(count=99), "--count=8"),
+        (dict(count=0), "count must be at least 1"),
+        (dict(length=0), "frames must be at least 1"),
+    ],
+)
+def test_errors_leave_nothing(workdir, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        sample.sample(workdir, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(ValueError, match="no workdir"):
+        sample.load(tmp_path)
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def yardstick(workdir):
+    run = sample.load(workdir)
+    settings = run.config.evaluate.copy_and_resolve_references()
+    settings.dimensions = 8
+    return evaluate.Yardstick.of(settings, run.data())
+
+
+def test_controls_are_in_order(workdir, yardstick):
+    controls = evaluate.controls(yardstick, sample.load(workdir).data())
+    assert controls["real_vs_real"] < controls["frozen"] < controls["noise"]
+
+
+def test_motion_is_relative_to_real_video(workdir, yardstick):
+    real = pipeline.clips(sample.load(workdir).data(), "test")
+    assert yardstick.drift(real)["motion_first_window"] == pytest.approx(1.0, abs=0.05)
+    frozen = np.repeat(real[:, :1], 80, axis=1)
+    assert yardstick.drift(frozen)["motion_last_window"] == 0
+    with pytest.raises(ValueError, match="4 windows need 80 frames, there are 64"):
+        yardstick.drift(real[:, :64])
+
+
+def test_a_stream_that_dies_late_shows_in_the_last_window(workdir, yardstick):
+    real = pipeline.clips(sample.load(workdir).data(), "test")
+    dying = np.concatenate([real, np.repeat(real[:, -1:], 96, axis=1)], axis=1)
+    drift = yardstick.drift(dying)
+    assert drift["distance_last_window"] > 3 * drift["distance_first_window"]
+    assert drift["motion_last_window"] < 0.2 < 0.9 < drift["motion_first_window"]
+    assert len(drift["motion"]) == 10 and len(drift["distance"]) == 7
+
+
+def test_truth_compares_frame_by_frame():
+    real = np.random.default_rng(0).integers(0, 256, (2, 6, 16, 16, 3), dtype=np.uint8)
+    generated = real.copy()
+    generated[:, 4] = 255 - generated[:, 4]
+    psnr = evaluate.truth(generated, real)["psnr"]
+    assert list(psnr) == [1, 2, 4] and psnr[1] == np.inf and psnr[4] < 10
+
+
+def test_evaluation_is_a_record_with_its_protocol(workdir):
+    record = evaluate.evaluate(workdir, overrides={"videos": 2, "frames": 80})
+    assert record["protocol"]["videos"] == 2 and record["protocol"]["features"] == "window_pca"
+    assert record["nfe_per_frame"] >= 2
+    json.dumps(record)
