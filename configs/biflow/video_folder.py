@@ -32,7 +32,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         learning_rate=1e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
         weight_decay=0.01, clip=1.0, ema=0.995,
     )
-    config.train = dict(steps=4000, batch_size=16)
+    config.train = dict(steps=3000, batch_size=16)
     config.sample = dict(
         curve="joint", epsilon=0.1, method="heun", rtol=1e-2, atol=1e-2,
         steps=config_dict.placeholder(int), per_sample=True,
