@@ -142,7 +142,8 @@ def solve(
         interpolant (first order for euler).
       per_sample: each sample has its own step sizes, so that no sample's result depends on its
         batch; the network still runs on the whole batch until the slowest sample is done. False:
-        one common step size, as the authors of Bi-flow count.
+        one common step size, as the authors of Bi-flow count, and the one that reverse-mode
+        differentiation takes.
       max_steps: bound on the steps of an adaptive solve; `ok` is False where it was hit.
 
     Returns:

@@ -126,14 +126,14 @@ def test_comets_never_meet():
 
 
 def test_stripes_show_their_drift():
-    """Along the drift, to the left, brightness rises slowly and falls steeply."""
+    """Along the drift, to the left, brightness rises steeply and falls slowly."""
     for seed in range(6):
         scene = procedural.scene("comets", seed)
         world = dataclasses.replace(scene.world, shapes=())
         brightness = dataclasses.replace(scene, world=world).render([0.0], 64)[0].astype(float).sum(-1)
         along = -np.gradient(brightness)[1]
         rising = (along > 0.5).sum() / (np.abs(along) > 0.5).sum()
-        assert 0.6 < rising < 0.95
+        assert 0.05 < rising < 0.4
         later = dataclasses.replace(scene, world=world).render([1 / 16], 64)[0].astype(float).sum(-1)
         moved = world.DRIFT_SPEED / 16 * 64  # pixels; brightness is carried along
         inner = np.abs(along) < np.quantile(np.abs(along), 0.6)

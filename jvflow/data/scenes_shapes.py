@@ -76,7 +76,7 @@ class Comets:
     """Shapes that circle about the middle of the frame, over stripes that drift to the left.
 
     All are equally fast, so a frame tells every velocity: a comet flies away from its tail, and
-    stripes drift towards the steep edge of their brightness.
+    stripes drift away from the steep edge of their brightness.
 
     Attributes:
       angle: where on the orbit each comet is at t = 0 (n,), in radians, clockwise from the right.

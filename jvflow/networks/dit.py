@@ -144,7 +144,7 @@ class Embedder(nnx.Module):
         half = FREQUENCIES // 2
         omega = jnp.asarray(np.exp(-np.log(10000.0) * np.arange(half) / half), jnp.float32)
         s = s[:, None] if s.ndim == 1 else s
-        angles = self.scale * s[..., None].astype(jnp.float32) * omega
+        angles = self.scale * s[..., None].astype(jnp.float32) * omega[None, None]
         sines = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         return self.out(nnx.silu(self.hidden(sines)))
 
@@ -211,6 +211,7 @@ def _depthwise(x, kernel, grid):
     f, h, w = grid
     x = rearrange(x, "b (f h w) d -> b f h w d", f=f, h=h, w=w)
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel = kernel[:, :, None, None, None, None]
     y = sum(padded[:, :, i : i + h, j : j + w] * kernel[i, j] for i in range(3) for j in range(3))
     return rearrange(y, "b f h w d -> b (f h w) d")
 
@@ -253,7 +254,7 @@ class DiT(nnx.Module):
         (f, h, w), (pf, ph, pw) = grid(config, x.shape[1:]), config.patch
         tokens = rearrange(x_in, "b (f pf) (h ph) (w pw) c -> b (f h w) (pf ph pw c)", pf=pf, ph=ph, pw=pw)
         tokens = self.patch_in(tokens)
-        tokens = tokens + jnp.asarray(position_table((f, h, w), config.width), tokens.dtype)
+        tokens = tokens + jnp.asarray(position_table((f, h, w), config.width), tokens.dtype)[None]
         c = sum(embed(coordinate) for embed, coordinate in zip(self.embedders, s))
         text = mask = None
         if condition is not None:
