@@ -195,7 +195,7 @@ def _frames(step, frame, key):
 
 def _split(keys, n):
     """n keys for each example: n arrays (b,)."""
-    return tuple(jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, n))(keys), 1, 0))
+    return jax.vmap(lambda key: tuple(jax.random.split(key, n)))(keys)
 
 
 def _noise(keys, like):

@@ -63,7 +63,7 @@ def train_step(state: State, batch, key, *, experiment: Experiment, ema: float) 
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
     metrics = {
         "loss": loss,
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
         "learning_rate": jnp.asarray(experiment.schedule(state.step), jnp.float32),
     }
     return State(state.step + 1, params, state.frozen, average, opt_state), metrics

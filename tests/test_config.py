@@ -16,7 +16,7 @@ FILES = sorted(str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").
 OBJECTIVES = ("flow", "biflow", "condiff")
 
 
-@pytest.mark.parametrize("file, objective", itertools.product(FILES, OBJECTIVES))
+@pytest.mark.parametrize("file, objective", list(itertools.product(FILES, OBJECTIVES)))
 def test_a_whole_train_step_fits(file, objective):
     """Shapes of a full-size step, without computing anything."""
     config = load_config(file)

@@ -12,14 +12,16 @@ from jvflow.networks.dit import DiTConfig, forward_flops, grid, parameter_count,
 TINY = dict(name="dit", width=32, depth=2, heads=2, patch=(1, 4, 4), channels=3)
 
 
-def field(seed=0, **options):
-    """A tiny network with shifted parameters: a fresh adaLN-zero network is exactly 0."""
-    network = build(**(TINY | options))
-    params = network.init(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(params)
+def shifted(network, seed=0):
+    """Random parameters, all of them: a fresh adaLN-zero network is exactly 0."""
+    leaves, tree = jax.tree.flatten(network.init(jax.random.key(seed)))
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    shifted = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)]
-    return as_field(network, jax.tree.unflatten(tree, shifted))
+    return jax.tree.unflatten(tree, [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)])
+
+
+def field(seed=0, **options):
+    network = build(**(TINY | options))
+    return as_field(network, shifted(network, seed))
 
 
 def inputs(shape=(2, 1, 8, 8, 3), coordinates=1):
@@ -93,7 +95,7 @@ def test_patches_return_to_their_place():
 def test_scan_equals_unrolled_and_remat_equals_plain():
     x, s = inputs()
     unrolled, scanned = build(**TINY), build(**TINY, scan=True)
-    params = jax.tree.map(lambda p: p + 0.1, unrolled.init(jax.random.key(0)))
+    params = shifted(unrolled)
     layers = [params["blocks"][i] for i in sorted(params["blocks"])]
     stacked = params | {"blocks": jax.tree.map(lambda *a: jnp.stack(a), *layers)}
     expected = unrolled.apply(params, x, s)[0]
@@ -118,7 +120,7 @@ def test_remat_saves_memory_inside_a_scan():
 
 def test_bfloat16_computes_over_float32_parameters():
     network = build(**TINY, dtype="bfloat16")
-    params = jax.tree.map(lambda p: p + 0.1, network.init(jax.random.key(0)))
+    params = shifted(network)
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     x, s = inputs()
     half, full = network.apply(params, x, s)[0], build(**TINY).apply(params, x, s)[0]

@@ -228,7 +228,7 @@ class DiT(nnx.Module):
         if config.labels:
             self.labels = nnx.Embed(config.labels + 1, d, rngs=rngs, dtype=dtype, embedding_init=nnx.initializers.normal(0.02))
         if config.scan:
-            self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.fork(split=config.depth))
+            self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.depth))
         else:
             self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
         zeros = nnx.initializers.zeros
