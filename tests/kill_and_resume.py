@@ -61,14 +61,15 @@ def main():
         whole, killed, data = (Path(folder) / name for name in ("whole", "killed", "data"))
         clock = time.time()
         assert start(whole, data).wait() == 0
-        print(f"uninterrupted: {time.time() - clock:.0f} s")
+        duration = time.time() - clock
         clock = time.time()
         assert start(whole, data).wait() == 0  # nothing left to do: what starting costs
         startup = time.time() - clock
+        print(f"uninterrupted: {duration:.0f} s, of which starting {startup:.0f} s")
         worst, done = 0, 0
         while done < kills:
             process = start(killed, data)
-            time.sleep(rng.uniform(0.2, startup + 2))
+            time.sleep(rng.uniform(0.2, startup + 0.9 * (duration - startup) / kills))  # so that the last kill is in time
             if process.poll() is not None:
                 assert process.returncode == 0
                 sys.exit(f"the run ended after {done} kills: make it longer")
