@@ -124,7 +124,8 @@ def train(config, workdir) -> Workdir:
         for step in range(begin + 1, config.train.steps + 1):
             state, values = step_fn(state, meshes.put(next(batches), mesh), key_steps)
             metrics.add(step, values)
-            last = step == config.train.steps or stop.requested
+            stopping = stop.requested  # read once: a signal that comes later in this step stops the next one
+            last = step == config.train.steps or stopping
             if step % run.log_every == 0 or step % run.checkpoint_every == 0 or last:
                 loss = metrics.flush()
                 now = time.perf_counter()
@@ -137,7 +138,7 @@ def train(config, workdir) -> Workdir:
             if run.sample_every and (step % run.sample_every == 0 or step == config.train.steps):
                 metrics.image("stream", step, sheet(experiment, state, data, config, folder, step))
                 clock = time.perf_counter()
-            if stop.requested:
+            if stopping:
                 checkpoints.close()
                 metrics.close()
                 raise Stopped(f"stopped by signal after step {step}; saved. The same command continues.")

@@ -100,6 +100,27 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path):
     assert 20 < saved < 4000
 
 
+@pytest.mark.parametrize("moment", ["add", "flush"])
+def test_a_signal_at_any_moment_of_a_step_saves(tmp_path, monkeypatch, moment):
+    """SIGTERM before and after the step asks whether to stop: either way nothing is lost."""
+    config = debug_config(tmp_path, steps=20)
+    config.run.update(log_every=1, checkpoint_every=1000)
+    call, calls = getattr(train.Metrics, moment), []
+
+    def signalled(self, *args):
+        calls.append(args)
+        if len(calls) == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return call(self, *args)
+
+    monkeypatch.setattr(train.Metrics, moment, signalled)
+    with pytest.raises(train.Stopped, match="saved"):
+        train.train(config, tmp_path / "run")
+    expected = 7 if moment == "add" else 8
+    assert Checkpoints(tmp_path / "run" / "checkpoints").latest() == expected
+    assert steps_in(tmp_path / "run") == list(range(1, expected + 1))
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(tmp_path, uninterrupted):
     config = debug_config(uninterrupted.parent)
     config.optimizer.update(learning_rate=1e30, clip=0.0, warmup_steps=0)
