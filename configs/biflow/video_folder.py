@@ -18,18 +18,18 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.coupling = "consecutive"
     config.codec = "pixels"
     config.data = dict(
-        path="", cache="", frames=48, fps=12.0, size=(64, 64), clips=dict(train=0, test=0), seed=0,
-        fit="squeeze", stride=48, test_fraction=0.2, threads=1,
+        path="", cache="", frames=32, fps=12.0, size=(64, 64), clips=dict(train=0, test=0), seed=0,
+        fit="squeeze", stride=32, test_fraction=0.2, threads=1,
     )
     config.network = dict(
-        name="dit", width=192, depth=6, heads=6, patch=(1, 8, 8), mlp_ratio=4.0, time_scale=1000.0,
+        name="dit", width=128, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
         dtype="float32", remat=False, scan=False, local=True, filters=8,
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
     config.alpha_max = 1.0
     config.weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
-        learning_rate=1e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
+        learning_rate=2e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
         weight_decay=0.01, clip=1.0, ema=0.995,
     )
     config.train = dict(steps=3000, batch_size=16)

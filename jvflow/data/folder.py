@@ -1,13 +1,15 @@
 """A folder of video files as clips, and as a data set with a train and a test split.
 
-Each file is decoded once, brought to a constant rate, resized, and cut: clip c of a file is the
-frames [c stride, c stride + frames). What is left at the end is dropped and counted.
+Each file is decoded, brought to a constant rate, resized, and cut: clip c of a shot is its frames
+[c stride, c stride + frames), so that no clip crosses a scene cut (`jvflow.data.cuts`). What is
+left at the end of a shot is dropped and counted.
 """
 
 import hashlib
 import math
 import os
 import tempfile
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from jvflow.data import records, video
+from jvflow.data import cuts, records, video
 from jvflow.data.records import Clip
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".mov", ".avi")
@@ -60,8 +62,8 @@ def clips(
       size: (height, width).
       fit: "crop" or "squeeze", see `video.resize`.
       stride: frames from one clip's first to the next one's; `frames` by default: no overlap.
-      report: called after each file with a dict: file, bytes, frames (after resampling), clips,
-        dropped (frames after the last clip), error (None, or why decoding stopped).
+      report: called after each file with a dict: file, bytes, frames (after resampling), shots,
+        clips, dropped (frames in no clip), error (None, or why decoding stopped).
     """
     stride = frames if stride is None else stride
     if frames < 1 or stride < 1:
@@ -74,32 +76,42 @@ def clips(
 def _clips(folder, found, frames, fps, size, fit, stride, report) -> Iterator[Clip]:
     for path in found:
         name = path.relative_to(folder).as_posix()
-        read, cut, error = 0, 0, None
+        read, cut, kept, error = 0, 0, 0, None
+        shots = cuts.find(path)
+        shot, begin, end = 0, 0, 0  # of the current shot: its number, its first frame, the end of its last clip
         window = deque(maxlen=frames)
         resampled = video.frames(path, fps=fps)
         caption = ""
         while True:
             try:
                 caption = caption if read else _caption(path)
-                _, frame = next(resampled)
+                time, frame = next(resampled)
             except StopIteration:
                 break
             except ValueError as reason:
                 error = str(reason)
                 break
-            window.append(video.resize(frame, size, fit))
+            # `video.frames` may count a frame that is late by an eighth of a period as being there
+            sure = bisect_right(shots, time) == bisect_right(shots, time + 1 / (8 * fps))
+            if bisect_right(shots, time) != shot or not sure:
+                shot, begin = bisect_right(shots, time), read + (not sure)
+                window.clear()
+            if sure:
+                window.append(video.resize(frame, size, fit))
             read += 1
-            if read == cut * stride + frames:
-                yield Clip(np.stack(window), fps, cut * stride / fps, caption, name)
-                cut += 1
-        used = (cut - 1) * stride + frames if cut else 0
+            length = read - begin
+            if length >= frames and (length - frames) % stride == 0:
+                start = read - frames
+                yield Clip(np.stack(window), fps, start / fps, caption, name)
+                cut, kept, end = cut + 1, kept + read - max(start, end), read
         report(
             {
                 "file": name,
                 "bytes": path.stat().st_size,
                 "frames": read,
+                "shots": len(shots) + 1 if read else 0,
                 "clips": cut,
-                "dropped": max(0, read - used),
+                "dropped": read - kept,
                 "error": error,
             }
         )
@@ -142,7 +154,7 @@ def build(
     def report(entry: dict) -> None:
         entries.append(entry)
         end = f"; stopped: {entry['error']}" if entry["error"] else ""
-        log(f"{entry['file']}: {entry['clips']} clips, {entry['dropped']} frames dropped{end}")
+        log(f"{entry['file']}: {entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped{end}")
 
     source = clips(
         folder, frames=frames, fps=fps, size=size, fit=fit, stride=stride, report=report

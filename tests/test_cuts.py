@@ -1,0 +1,68 @@
+"""Scene cuts: found where they are, not found where there are none, and never inside a clip."""
+
+import av
+import numpy as np
+import pytest
+
+from jvflow.data import cuts, folder, video
+
+
+def moving(count, color, speed, seed=0):
+    """Smooth random texture of one colour that moves to the left by `speed` pixels a frame."""
+    rng = np.random.default_rng(seed)
+    columns = np.arange(64)[None] + speed * np.arange(count)[:, None]
+    wave = sum(np.sin(2 * np.pi * f * columns / 64 + rng.uniform(0, 6)) for f in (1, 2, 3)) / 3
+    frames = 0.5 + 0.3 * wave[:, None, :, None] * np.ones((1, 48, 1, 1))
+    return np.uint8(255 * frames * np.asarray(color))
+
+
+def write_film(path, rate):
+    """Three shots: 11, 7 and 12 frames. Returns when the second and the third begin."""
+    shots = [moving(11, (1, 0.2, 0.2), 1), moving(7, (0.2, 1, 0.3), 2, 1), moving(12, (0.2, 0.3, 1), 3, 2)]
+    video.write(path.with_suffix(".mp4"), np.concatenate(shots), rate)
+    if path.suffix == ".mkv":
+        with av.open(str(path.with_suffix(".mp4"))) as source, av.open(str(path), "w") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+        path.with_suffix(".mp4").unlink()
+    return 11 / rate, 18 / rate
+
+
+def test_shots_begin_where_they_do(tmp_path):
+    expected = write_film(tmp_path / "film.mp4", 10)
+    assert cuts.find(tmp_path / "film.mp4") == pytest.approx(expected)
+
+
+def test_motion_and_fades_are_no_cuts(tmp_path):
+    fast = moving(30, (1, 1, 1), 9)
+    video.write(tmp_path / "fast.mp4", fast, 10)
+    video.write(tmp_path / "fade.mp4", np.uint8(fast[:1] * np.linspace(0, 1, 12)[:, None, None, None]), 10)
+    assert cuts.find(tmp_path / "fast.mp4") == cuts.find(tmp_path / "fade.mp4") == []
+
+
+@pytest.mark.parametrize(
+    "name, rate, fps",
+    [("a.mp4", 10, 10), ("a.mp4", 10, 7), ("a.mp4", 10, 23.976), ("a.mp4", 10, 4), ("a.mkv", 30, 30), ("a.mkv", 30, 12)],
+)
+def test_no_clip_crosses_a_cut(tmp_path, name, rate, fps):
+    """Each clip shows one colour, although an mkv rounds its times; little is given up around a cut."""
+    begins = write_film(tmp_path / name, rate)
+    entries = []
+    clips = list(folder.clips(tmp_path, frames=2, stride=1, fps=fps, size=(16, 16), report=entries.append))
+    colors = [clip.video.reshape(2, -1, 3).mean(1).argmax(-1) for clip in clips]
+    assert all(a == b for a, b in colors)
+    assert {color for color, _ in colors} == {0, 1, 2}
+    shown = np.arange(entries[0]["frames"]) / fps + 1e-4
+    possible = sum(int(((shown >= a) & (shown < b)).sum()) - 1 for a, b in zip((0, *begins), (*begins, 9)))
+    assert possible - 2 <= len(clips) <= possible
+    assert entries[0]["shots"] == 3
+
+
+def test_cuts_of_real_videos(shared):
+    """Frames 30, 76, 137, 187 and 242 of bikes.mp4 begin new shots; a walk with a dog is one shot."""
+    found = cuts.find(shared / "data" / "clips" / "bikes.mp4")
+    assert [round(25 * t) for t in found] == [30, 76, 137, 187, 242]
+    assert cuts.find(shared / "data" / "clips" / "01_dog.mp4") == []
