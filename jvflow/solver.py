@@ -141,7 +141,8 @@ def solve(
         method's own interpolant between steps: costs no evaluation, and is as accurate as that
         interpolant (first order for euler).
       per_sample: each sample has its own step sizes, so that no sample's result depends on its
-        batch; the network still runs on the whole batch until the slowest sample is done. False:
+        batch (up to rounding: where tsit5's error estimate is nothing else, that decides a step);
+        the network still runs on the whole batch until the slowest sample is done. False:
         one common step size, as the authors of Bi-flow count, and the one that reverse-mode
         differentiation takes.
       max_steps: bound on the steps of an adaptive solve; `ok` is False where it was hit.
