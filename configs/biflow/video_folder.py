@@ -1,4 +1,4 @@
-"""BI-FLOW on a folder of your own videos (mp4, webm, mkv, gif), 64 x 64.
+"""BI-FLOW on a folder of your own videos (mp4, webm, mkv, gif), 32 x 32.
 
     python -m launch.train  --config=configs/biflow/video_folder.py --config.data.path=FOLDER --workdir=out/folder
     python -m launch.sample --workdir=out/folder --out=out/folder/stream --frames=256
@@ -18,23 +18,23 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.coupling = "consecutive"
     config.codec = "pixels"
     config.data = dict(
-        path="", cache="", frames=32, fps=12.0, size=(64, 64), clips=dict(train=0, test=0), seed=0,
+        path="", cache="", frames=32, fps=12.0, size=(32, 32), clips=dict(train=0, test=0), seed=0,
         fit="squeeze", stride=32, test_fraction=0.2, threads=1,
     )
     config.network = dict(
-        name="dit", width=128, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
-        dtype="float32", remat=False, scan=False, local=True, filters=8,
+        name="dit", width=192, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
+        dtype="float32", remat=False, scan=False, local=True, filters=0,
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
-    config.alpha_max = 1.0
+    config.alpha_max = 0.4  # all training goes where sampling is: epsilon is below
     config.weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
-        learning_rate=2e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
-        weight_decay=0.01, clip=1.0, ema=0.995,
+        learning_rate=1.5e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
+        weight_decay=0.01, clip=1.0, ema=0.999,
     )
-    config.train = dict(steps=3000, batch_size=16)
+    config.train = dict(steps=40_000, batch_size=16)
     config.sample = dict(
-        curve="joint", epsilon=0.1, method="heun", rtol=1e-2, atol=1e-2,
+        curve="joint", epsilon=0.2, method="heun", rtol=1e-2, atol=1e-2,
         steps=config_dict.placeholder(int), per_sample=True,
     )
     config.evaluate = dict(
@@ -42,7 +42,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         features="window_pca", dimensions=12, real_clips=256,
     )
     config.run = dict(
-        log_every=25, checkpoint_every=250, keep=2, sample_every=1000, sample_frames=32, progress=True, tensorboard=True,
+        log_every=25, checkpoint_every=500, keep=2, sample_every=5000, sample_frames=32, progress=True, tensorboard=True,
     )
     if mode == "debug":
         config.network.update(width=32, depth=1, heads=2)
