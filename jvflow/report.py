@@ -49,6 +49,7 @@ body{margin:0 auto;max-width:76rem;padding:1rem 1.25rem 3rem;font:16px/1.55 syst
 h1{line-height:1.2;margin:1rem 0 .5rem}h2{margin:2.2rem 0 .6rem;border-bottom:1px solid #d8dee6;padding-bottom:.25rem}
 pre{background:#f3f5f8;padding:.7rem .9rem;border-radius:6px;overflow-x:auto;font-size:.88rem}
 .row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1.25rem;align-items:start}
+.shows{grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr))}
 .wide{overflow-x:auto}figure{margin:0}img{max-width:100%;height:auto;border-radius:4px}
 .shows img{image-rendering:pixelated}figcaption,caption,.note{font-size:.88rem;color:#536271;text-align:left}
 table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums}caption{padding:.3rem 0}
