@@ -42,6 +42,7 @@ class Yardstick:
     @classmethod
     def of(cls, settings, data: Path) -> "Yardstick":
         """The yardstick of a data set."""
+        _check_length(settings, settings.frames)
         train, test = _signal(pipeline.clips(data, "train", count=settings.real_clips)), _signal(pipeline.clips(data, "test"))
         if len(test) < 2:
             raise ValueError(f"{data} has {len(test)} held-out clips, a distance needs at least 2")
@@ -54,9 +55,7 @@ class Yardstick:
     def drift(self, video: UInt8[np.ndarray, "b f h w c"]) -> dict:
         """Distance and motion over time: per window, and pooled over the first and the last windows."""
         window, stride, pooled = self.settings.window, self.settings.stride, self.settings.pooled
-        need = window + (pooled - 1) * stride
-        if video.shape[1] < need:
-            raise ValueError(f"{pooled} windows need {need} frames, there are {video.shape[1]}: evaluate more frames, or pool fewer")
+        _check_length(self.settings, video.shape[1])
         signal = _signal(video)
         windows = metrics.windows(signal, window, stride)
         motion = metrics.motion(signal, window, stride) / self.motion
@@ -74,6 +73,18 @@ class Yardstick:
         )
 
 
+def _span(settings) -> int:
+    """How many frames the pooled windows cover."""
+    return settings.window + (settings.pooled - 1) * settings.stride
+
+
+def _check_length(settings, frames: int):
+    if frames < _span(settings):
+        raise ValueError(
+            f"{settings.pooled} windows need {_span(settings)} frames, there are {frames}: evaluate more frames, or pool fewer"
+        )
+
+
 def _flat(windows: np.ndarray) -> np.ndarray:
     """(b, n, ...) -> (b n, ...)."""
     return np.asarray(windows).reshape(-1, *windows.shape[2:])
@@ -82,16 +93,22 @@ def _flat(windows: np.ndarray) -> np.ndarray:
 def controls(yardstick: Yardstick, data: Path) -> dict:
     """Distances of what needs no model, from as many windows as the first window of a method has.
 
-    real_vs_real: training clips; frozen: first frames repeated; noise: uniform pixels.
+    real_vs_real: training clips, more of them where they are too short for all windows of one;
+    frozen: first frames repeated; noise: uniform pixels.
     """
-    settings = yardstick.settings
-    need = settings.window + (settings.pooled - 1) * settings.stride
-    real = pipeline.clips(data, "train", count=settings.videos)
+    settings, need = yardstick.settings, _span(yardstick.settings)
+    count = settings.videos * settings.pooled
+    cut = lambda clips: metrics.windows(_signal(clips), settings.window, settings.stride)
+    each = cut(pipeline.clips(data, "train", count=1, frames=need)).shape[1]
+    real = _flat(cut(pipeline.clips(data, "train", count=-(-count // each), frames=need)))[:count]
     first = pipeline.clips(data, "test", count=settings.videos, frames=1)
     shape = (len(first), need, *first.shape[2:])
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    videos = dict(real_vs_real=real[:, :need], frozen=np.repeat(first, need, axis=1), noise=noise)
-    return {name: yardstick.drift(video)["distance_first_window"] for name, video in videos.items()}
+    videos = dict(frozen=np.repeat(first, need, axis=1), noise=noise)
+    return dict(
+        real_vs_real=metrics.distance(yardstick.features(real), yardstick.reference),
+        **{name: yardstick.drift(video)["distance_first_window"] for name, video in videos.items()},
+    )
 
 
 def generate(run: Run, *, videos: int, length: int, batch: int, seed: int, **options) -> tuple[np.ndarray, np.ndarray, float]:
@@ -144,7 +161,8 @@ def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None) -> 
     settings.update(overrides or {})
     data = run.data()
     yardstick = Yardstick.of(settings, data)
-    return dict(method(run, yardstick, data)[0], controls=controls(yardstick, data), protocol=describe(run, yardstick))
+    references = controls(yardstick, data)
+    return dict(method(run, yardstick, data)[0], controls=references, protocol=describe(run, yardstick))
 
 
 def method(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray]:

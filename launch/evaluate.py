@@ -1,4 +1,4 @@
-"""Evaluates a trained run: python -m launch.evaluate --workdir=DIR --out=FILE.json [--protocol.videos=64]"""
+"""Evaluates a trained run: python -m launch.evaluate --workdir=DIR --out=FILE.json [--protocol=videos=64]"""
 
 import json
 from absl import flags

@@ -85,6 +85,20 @@ def test_controls_are_in_order(workdir, yardstick):
     assert controls["real_vs_real"] < controls["frozen"] < controls["noise"]
 
 
+def test_clips_of_one_window_give_the_controls_too(tmp_path):
+    """A folder's clips may be as short as a window: real against real then takes more of them."""
+    config = debug_config(tmp_path)
+    config.data.update(frames=32, clips=dict(train=16, test=8))
+    config.evaluate.update(videos=2, dimensions=4)
+    data = pipeline.prepare(config.data, tmp_path)
+    yardstick = evaluate.Yardstick.of(config.evaluate, data)
+    controls = evaluate.controls(yardstick, data)
+    assert controls["real_vs_real"] < controls["frozen"] < controls["noise"]
+    config.evaluate.frames = 64
+    with pytest.raises(ValueError, match="4 windows need 80 frames, there are 64"):
+        evaluate.Yardstick.of(config.evaluate, data)
+
+
 def test_motion_is_relative_to_real_video(workdir, yardstick):
     real = pipeline.clips(sample.load(workdir).data(), "test")
     assert yardstick.drift(real)["motion_first_window"] == pytest.approx(1.0, abs=0.05)
