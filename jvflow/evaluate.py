@@ -15,8 +15,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jvflow import metrics
+from jvflow.biflow import joint, plain
 from jvflow.data import pipeline
 from jvflow.sample import Run, first_frames, frames, load, protocol
+from jvflow.workdir import override
 
 
 def _signal(video: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -145,20 +147,20 @@ def truth(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h 
     )
 
 
-def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None) -> dict:
+def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None, sampling: dict | None = None) -> dict:
     """Evaluates a trained run under its config's protocol.
 
     Args:
       workdir: of `launch.train`.
-      step, ema: which parameters, see `sample.load`.
+      step, ema, sampling: which parameters, and how they are sampled, see `sample.load`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
 
     Returns:
       A record: figures, curves over time, controls, and the protocol.
     """
-    run = load(workdir, step=step, ema=ema)
-    settings = run.config.evaluate.copy_and_resolve_references()
-    settings.update(overrides or {})
+    run = load(workdir, step=step, ema=ema, sampling=sampling)
+    override(run.config, "evaluate", overrides or {})
+    settings = run.config.evaluate
     data = run.data()
     yardstick = Yardstick.of(settings, data)
     references = controls(yardstick, data)
@@ -175,8 +177,9 @@ def method(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray
         nfe_per_frame=float(nfe.mean()),
         seconds_per_frame=seconds,
         **yardstick.drift(video),
-        truth=truth(video, pipeline.clips(data, "test", count=settings.videos)),
     )
+    if run.experiment.stream.keywords["curve"] in (plain, joint):
+        figures["truth"] = truth(video, pipeline.clips(data, "test", count=settings.videos))
     return figures, video
 
 

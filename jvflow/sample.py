@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jvflow import mesh as meshes
-from jvflow.biflow import CURVES
+from jvflow.biflow import CURVES, OBJECTIVES
 from jvflow.checkpoint import Checkpoints, abstract_like
 from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble
 from jvflow.field import Field
 from jvflow.networks import as_field
-from jvflow.workdir import Workdir, write_text
+from jvflow.workdir import Workdir, override, write_text
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Run:
         return pipeline.prepare(self.config.data, self.folder.path)
 
 
-def load(workdir, *, step: int | None = None, ema: bool | None = None) -> Run:
+def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
     """A trained run.
 
     Args:
@@ -45,8 +45,13 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None) -> Run:
       step: which checkpoint; the latest when None.
       ema: the moving average of the parameters, or the parameters themselves; None takes the
         average where there is one.
+      sampling: entries of `config.sample` to replace, such as {"curve": "backward"}.
     """
     folder, config = Workdir.read(workdir)
+    sampling = sampling or {}
+    override(config, "sample", sampling)
+    if {"curve", "epsilon"} & set(sampling) and OBJECTIVES[config.objective].coordinates == 1:
+        raise ValueError(f"a run of {config.objective} knows no noise level, its only curve is the plain one: leave out {sampling}")
     averaged = config.optimizer.ema > 0
     if ema and not averaged:
         raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
@@ -68,8 +73,8 @@ def frames(run: Run, first: UInt8[np.ndarray, "b 1 h w c"], key, **options) -> I
     """
     codec = run.experiment.codec
     start = codec.encode(None, jnp.asarray(first)).mean
-    for latent, nfe in run.experiment.stream(run.field, start, key, **options):
-        yield np.asarray(codec.decode(None, latent)), np.asarray(nfe)
+    stream = run.experiment.stream(run.field, start, key, **options)  # wrong options raise here, not at the first frame
+    return ((np.asarray(codec.decode(None, latent)), np.asarray(nfe)) for latent, nfe in stream)
 
 
 def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b 1 h w c"]:
@@ -87,11 +92,12 @@ def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b 1 h w 
     return np.repeat(video.resize(image, size, run.config.data.fit)[None, None], count, axis=0)
 
 
-def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, first_frame=None) -> dict:
+def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, first_frame=None, sampling=None) -> dict:
     """Writes `count` streams of `length` frames, the given one first, into the folder `out`.
 
     One mp4 for each stream, `sheet.png` with a row for each, and `samples.json`. The frames are
-    written as they come: memory does not grow with the length.
+    written as they come: memory does not grow with the length. On the curve "backward" the
+    frames of a file go into the past.
 
     Returns:
       The content of `samples.json`.
@@ -99,8 +105,9 @@ def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, fir
     for name, value in dict(count=count, frames=length).items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    run = load(workdir, step=step, ema=ema)
+    run = load(workdir, step=step, ema=ema, sampling=sampling)
     first = first_frames(run, count, first_frame)
+    stream = frames(run, first, jax.random.key(seed))
     fps = float(run.config.data.fps)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -111,7 +118,7 @@ def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, fir
         write = lambda batch: [writer.append(frame[0]) for writer, frame in zip(writers, batch)]
         write(first)
         clock = time.perf_counter()
-        for number, (batch, cost) in zip(range(1, length), frames(run, first, jax.random.key(seed))):
+        for number, (batch, cost) in zip(range(1, length), stream):
             write(batch)
             nfe += cost
             kept += [batch] if number in columns else []

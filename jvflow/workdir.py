@@ -72,6 +72,22 @@ def write_text(path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def override(config: ConfigDict, section: str, entries: dict) -> None:
+    """Replaces entries of `config[section]`, in place.
+
+    Raises:
+      ValueError: for a name that the section does not have, or a value of another type.
+    """
+    settings = config[section]
+    for name, value in entries.items():
+        if name not in settings:
+            raise ValueError(f"config.{section} has no {name!r}: use one of {', '.join(sorted(settings))}")
+        try:
+            settings[name] = value
+        except TypeError as error:
+            raise ValueError(f"config.{section}.{name} is {settings[name]!r}, it cannot become {value!r}: {error}") from error
+
+
 def _flat(tree: dict, prefix: str = "") -> dict:
     flat = {}
     for key, value in tree.items():

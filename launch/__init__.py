@@ -1,5 +1,6 @@
 """Command line: each module parses flags and calls one function of `jvflow`."""
 
+import ast
 import logging
 import sys
 from pathlib import Path
@@ -21,6 +22,20 @@ def found(path: str) -> str:
 def _with_found_config(argv: list[str]) -> list[str]:
     argv = [f"--config={found(a.split('=', 1)[1])}" if a.startswith("--config=") else a for a in argv]
     return [found(a) if i and argv[i - 1] == "--config" else a for i, a in enumerate(argv)]
+
+
+def entries(flag, example: str) -> dict:
+    """What a repeated flag NAME=VALUE says, such as videos=64; a value is a Python literal, else a string."""
+    pairs = {}
+    for text in flag.value:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"--{flag.name}={text}: write NAME=VALUE, for example --{flag.name}={example}")
+        try:
+            pairs[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            pairs[name] = value
+    return pairs
 
 
 def run(command):

@@ -1,4 +1,4 @@
-"""Streams a trained run: python -m launch.sample --workdir=DIR --out=DIR --frames=256 --count=4"""
+"""Streams a trained run: python -m launch.sample --workdir=DIR --out=DIR --frames=256 [--sample=curve=backward]"""
 
 from absl import flags
 
@@ -12,6 +12,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of all noise.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the latest by default.")
 EMA = flags.DEFINE_bool("ema", None, "The moving average of the parameters; by default where there is one.")
 FIRST_FRAME = flags.DEFINE_string("first_frame", None, "An image or a video to start from; held-out clips by default.")
+SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE: replaces an entry of config.sample; may be repeated.")
 flags.mark_flags_as_required(["workdir", "out"])
 
 
@@ -20,7 +21,7 @@ def main():
 
     record = sample(
         WORKDIR.value, OUT.value, count=COUNT.value, length=FRAMES.value, seed=SEED.value, step=STEP.value,
-        ema=EMA.value, first_frame=FIRST_FRAME.value,
+        ema=EMA.value, first_frame=FIRST_FRAME.value, sampling=launch.entries(SAMPLE, "curve=backward"),
     )
     first = record["samples"][0]
     print(f"{OUT.value}: {len(record['samples'])} x {first['frames']} frames, "

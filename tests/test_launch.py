@@ -1,5 +1,10 @@
 import subprocess
 import sys
+from types import SimpleNamespace
+
+import pytest
+
+import launch
 
 
 def run(*arguments, cwd):
@@ -22,9 +27,22 @@ def test_unknown_config_keys_are_said(tmp_path):
     assert done.returncode != 0 and "learning_rate" in done.stderr
 
 
-def test_evaluate_refuses_half_an_override(tmp_path):
-    done = run("launch.evaluate", f"--workdir={tmp_path}", f"--out={tmp_path / 'o.json'}", "--protocol=videos", cwd=tmp_path)
-    assert done.returncode == 1 and "--protocol=videos: write NAME=VALUE" in done.stderr
+def test_entries_are_literals_or_strings_and_half_an_entry_is_refused():
+    flag = lambda *texts: SimpleNamespace(name="sample", value=list(texts))
+    read = lambda *texts: launch.entries(flag(*texts), "epsilon=0.1")
+    assert read("epsilon=0.1", "steps=None", "curve=backward", "per_sample=False") == dict(
+        epsilon=0.1, steps=None, curve="backward", per_sample=False
+    )
+    for half in ("epsilon", "epsilon=", "=0.1"):
+        with pytest.raises(ValueError, match=f"--sample={half}: write NAME=VALUE, for example --sample=epsilon=0.1"):
+            read(half)
+
+
+@pytest.mark.parametrize("module, out", [("sample", "out"), ("evaluate", "o.json")])
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path, module, out):
+    done = run(f"launch.{module}", f"--workdir={tmp_path}", f"--out={tmp_path / out}", "--sample=epsilon", cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: --sample=epsilon: write NAME=VALUE")
+    assert not (tmp_path / out).exists()
 
 
 def test_no_tensorflow_is_imported():

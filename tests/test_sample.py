@@ -56,12 +56,36 @@ def test_a_seed_is_a_stream_and_average_and_parameters_differ(workdir):
         (dict(count=99), "--count=8"),
         (dict(count=0), "count must be at least 1"),
         (dict(length=0), "frames must be at least 1"),
+        (dict(sampling={"epsilom": 0.1}), "config.sample has no 'epsilom': use one of atol, curve, epsilon"),
+        (dict(sampling={"epsilon": "high"}), "config.sample.epsilon is 0.15, it cannot become 'high'"),
+        (dict(sampling={"curve": "forward"}), "unknown sample.curve 'forward': use one of plain, joint, backward, correcting"),
+        (dict(sampling={"epsilon": -0.1}), "epsilon is a noise level and must be 0 or more, got -0.1"),
     ],
 )
 def test_errors_leave_nothing(workdir, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         sample.sample(workdir, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_sampling_is_replaced_and_recorded(workdir, tmp_path):
+    sampling = dict(curve="backward", epsilon=0.05, method="euler", steps=3)
+    record = sample.sample(workdir, tmp_path, count=2, length=4, sampling=sampling)
+    told = record["protocol"]
+    assert (told["curve"], told["epsilon"], told["method"], told["fixed_steps"]) == ("backward", 0.05, "euler", 3)
+    assert [s["nfe_per_frame"] for s in record["samples"]] == [3, 3]
+    assert "truth" not in evaluate.evaluate(workdir, overrides={"videos": 2, "frames": 80}, sampling=sampling)
+    take = lambda run: next(sample.frames(run, sample.first_frames(run, 2), jax.random.key(0)))[0]
+    assert not np.array_equal(take(sample.load(workdir, sampling=sampling)), take(sample.load(workdir)))
+
+
+def test_flow_has_no_noise_level_to_replace(tmp_path):
+    config = debug_config(tmp_path, steps=1)
+    config.objective = "flow"
+    train.train(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="a run of flow knows no noise level"):
+        sample.load(tmp_path / "run", sampling={"curve": "backward"})
+    assert sample.load(tmp_path / "run", sampling={"rtol": 1e-3}).experiment.stream.keywords["solver"].rtol == 1e-3
 
 
 def test_a_folder_that_is_no_run(tmp_path):
@@ -128,5 +152,7 @@ def test_truth_compares_frame_by_frame():
 def test_evaluation_is_a_record_with_its_protocol(workdir):
     record = evaluate.evaluate(workdir, overrides={"videos": 2, "frames": 80})
     assert record["protocol"]["videos"] == 2 and record["protocol"]["features"] == "window_pca"
-    assert record["nfe_per_frame"] >= 2
+    assert record["nfe_per_frame"] >= 2 and 1 in record["truth"]["psnr"]
     json.dumps(record)
+    with pytest.raises(ValueError, match="config.evaluate has no 'video': use one of batch, dimensions"):
+        evaluate.evaluate(workdir, overrides={"video": 2})
