@@ -168,14 +168,17 @@ def test_position_table_is_the_public_one():
             np.testing.assert_allclose(table[3 * row + column], expected, atol=1e-6)
 
 
-def test_forward_flops():
-    config = DiTConfig(width=384, depth=3, heads=6, patch=(1, 2, 2), channels=4, velocities=2, coordinates=2)
-    options = dict(dataclasses.asdict(config))
-    network = build("dit", **options)
-    x, s = jnp.zeros((2, 1, 32, 32, 4)), (jnp.zeros(2), jnp.zeros(2))
+@pytest.mark.parametrize("parts", [{}, dict(local=True), dict(filters=8), dict(text_width=256), dict(context=4)])
+def test_forward_flops(parts):
+    config = DiTConfig(width=384, depth=3, heads=6, patch=(1, 2, 2), channels=4, velocities=2, coordinates=2, **parts)
+    network = build("dit", **dataclasses.asdict(config))
+    x, s, tokens = jnp.zeros((2, 1, 32, 32, 4)), (jnp.zeros(2), jnp.zeros(2)), 77 if config.text_width else 0
+    condition = Condition(
+        context=x if config.context else None, text=jnp.zeros((2, tokens, config.text_width)) if tokens else None
+    )
     params = jax.eval_shape(network.init, jax.random.key(0))
-    counted = jax.jit(network.apply).lower(params, x, s).compile().cost_analysis()["flops"]
-    assert counted == pytest.approx(2 * forward_flops(config, (1, 32, 32)), rel=0.03)
+    compiled = jax.jit(network.apply).lower(params, x, s, condition).compile()
+    assert compiled.cost_analysis()["flops"] == pytest.approx(2 * forward_flops(config, (1, 32, 32), tokens), rel=0.03)
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_train_step_flops_within_three_percent_of_the_analytic_count(objective):
     """A step is three forward passes of matrix products: one forward, two backward."""
     config = debug_config(None)
     config.objective = objective
-    config.network.update(width=384, depth=4, heads=6, patch=(1, 2, 2), filters=0, local=False)
+    config.network.update(width=384, depth=4, heads=6, patch=(1, 2, 2))
     experiment = assemble(config)
     batch = 4
     state = jax.eval_shape(lambda key: states.create(key, experiment.network, experiment.optimizer, ema=False), jax.random.key(0))

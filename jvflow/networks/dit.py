@@ -236,8 +236,7 @@ class DiT(nnx.Module):
         out = volume * config.channels * config.velocities
         self.patch_out = _linear(d, out, rngs, dtype, zeros)
         if config.filters:
-            around = config.patch[0] * (config.patch[1] + 2 * HALO) * (config.patch[2] + 2 * HALO)
-            self.filters = _linear(around * (config.channels + config.context), config.filters * out, rngs, dtype)
+            self.filters = _linear(_around(config) * (config.channels + config.context), config.filters * out, rngs, dtype)
             self.mixture = _linear(d, config.filters * config.velocities, rngs, dtype, zeros)
 
     def __call__(self, x, s, condition=None):
@@ -311,11 +310,26 @@ def parameter_count(config: DiTConfig, shape: tuple | None = None) -> int:
     return trained + (int(np.prod(grid(config, shape))) * config.width if shape else 0)
 
 
-def forward_flops(config: DiTConfig, shape: tuple) -> int:
-    """Floating-point operations of one forward pass on one example (matrix products, 2 per multiply-add)."""
+def forward_flops(config: DiTConfig, shape: tuple, text_tokens: int = 0) -> int:
+    """Floating-point operations of one forward pass on one example of shape (f, h, w).
+
+    Matrix products and the convolution, 2 for each multiply-add; what is done element by element is left out.
+    """
     n, d, volume = int(np.prod(grid(config, shape))), config.width, int(np.prod(config.patch))
-    hidden = int(d * config.mlp_ratio)
+    hidden, channels = int(d * config.mlp_ratio), config.channels + config.context
     block = n * (3 * d * d + d * d + 2 * d * hidden) + 2 * n * n * d + 6 * d * d
-    ends = n * d * volume * (config.channels + config.context) + n * d * volume * config.channels * config.velocities
+    block += 9 * n * d if config.local else 0
+    if config.text_width and text_tokens:
+        block += 2 * n * d * d + 2 * text_tokens * config.text_width * d + 2 * n * text_tokens * d
+    out = volume * config.channels * config.velocities
+    ends = n * d * volume * channels + n * d * out
+    if config.filters:
+        ends += n * config.filters * (_around(config) * channels * out + d * config.velocities + out)
     embed = config.coordinates * (FREQUENCIES * d + d * d) + 2 * d * d
     return 2 * (config.depth * block + ends + embed)
+
+
+def _around(config: DiTConfig) -> int:
+    """Pixels in and around a patch, that the filters see."""
+    pf, ph, pw = config.patch
+    return pf * (ph + 2 * HALO) * (pw + 2 * HALO)
