@@ -9,7 +9,6 @@ import hashlib
 import math
 import os
 import tempfile
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -76,45 +75,32 @@ def clips(
 def _clips(folder, found, frames, fps, size, fit, stride, report) -> Iterator[Clip]:
     for path in found:
         name = path.relative_to(folder).as_posix()
-        read, cut, kept, error = 0, 0, 0, None
-        shots = cuts.find(path)
-        shot, begin, end = 0, 0, 0  # of the current shot: its number, its first frame, the end of its last clip
-        window = deque(maxlen=frames)
-        resampled = video.frames(path, fps=fps)
-        caption = ""
-        while True:
-            try:
-                caption = caption if read else _caption(path)
-                time, frame = next(resampled)
-            except StopIteration:
-                break
-            except ValueError as reason:
-                error = str(reason)
-                break
-            # `video.frames` may count a frame that is late by an eighth of a period as being there
-            sure = bisect_right(shots, time) == bisect_right(shots, time + 1 / (8 * fps))
-            if bisect_right(shots, time) != shot or not sure:
-                shot, begin = bisect_right(shots, time), read + (not sure)
-                window.clear()
-            if sure:
-                window.append(video.resize(frame, size, fit))
-            read += 1
-            length = read - begin
-            if length >= frames and (length - frames) % stride == 0:
-                start = read - frames
-                yield Clip(np.stack(window), fps, start / fps, caption, name)
-                cut, kept, end = cut + 1, kept + read - max(start, end), read
-        report(
-            {
-                "file": name,
-                "bytes": path.stat().st_size,
-                "frames": read,
-                "shots": len(shots) + 1 if read else 0,
-                "clips": cut,
-                "dropped": read - kept,
-                "error": error,
-            }
-        )
+        entry = dict(file=name, bytes=path.stat().st_size, frames=0, shots=0, clips=0, dropped=0, error=None)
+        try:
+            yield from _cut(path, entry, frames, fps, size, fit, stride)
+        except ValueError as reason:
+            entry["error"] = str(reason)
+        report(entry)
+
+
+def _cut(path, entry, frames, fps, size, fit, stride) -> Iterator[Clip]:
+    """The clips of one file; `entry` counts along."""
+    caption = _caption(path)
+    current, length = None, 0  # the shot, and how many frames of it were read
+    window = deque(maxlen=frames)
+    for number, (shot, frame) in enumerate(cuts.shots(path, fps)):
+        entry["frames"] += 1
+        entry["dropped"] += 1
+        length = length + 1 if shot == current else 1
+        current = shot
+        if shot is None:
+            continue
+        entry["shots"] = shot + 1
+        window.append(video.resize(frame, size, fit))
+        if length >= frames and (length - frames) % stride == 0:
+            yield Clip(np.stack(window), fps, (number + 1 - frames) / fps, caption, entry["file"])
+            entry["clips"] += 1
+            entry["dropped"] -= frames if length == frames else min(stride, frames)
 
 
 def _caption(path: Path) -> str:
