@@ -1,12 +1,16 @@
 """Scene cuts of a video file.
 
-With D_k the mean absolute difference of frames k - 1 and k, in small and in [0, 1], a cut is before
-frame k where
+With thumbnails in [0, 1], and r(a, b) what remains of b when each of its blocks is compared with the
+best matching place of a not farther than REACH pixels away,
 
-    D_k > THRESHOLD    and    D_k > RATIO * mean(D_{k-2}, D_{k-1}, D_{k+1}, D_{k+2})              (1)
+    D_k = median over the blocks of max(r(frame k-1, frame k), r(frame k, frame k-1))             (1)
 
-The first says that the picture changes, the second that it does so in one frame: fast motion,
-flicker and fades change several in a row.
+and a cut is before frame k where D_k is the largest of k-2 .. k+2 and
+
+    D_k > THRESHOLD    and    D_k > RATIO * median(D_{k-4} .. D_{k-1}, D_{k+1} .. D_{k+4})        (2)
+
+Matching takes away motion of things and of the camera, the median a change of less than half the
+picture, and the comparison with the frames around it shaking, flicker and fades.
 """
 
 import os
@@ -14,29 +18,32 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 import numpy as np
+from einops import rearrange
+from numpy.lib.stride_tricks import sliding_window_view
 
 from jvflow.data import video
 
-THRESHOLD, RATIO = 0.06, 2.5
-THUMBNAIL = (36, 64)
+THRESHOLD, RATIO = 0.055, 2.0
+THUMBNAIL = (16, 32)
+BLOCK, REACH = 4, (3, 5)  # pixels of a thumbnail
 
 
 def find(path: str | os.PathLike) -> list[float]:
-    """Returns where the shots after the first begin (1), in seconds since the first frame.
+    """Returns where the shots after the first begin (2), in seconds since the first frame.
 
     A file that does not decode to its end is searched as far as it does.
     """
-    times, differences, before = [], [], None
+    times, changes, before = [], [], None
     try:
         for time, frame in video.frames(path):
-            thumbnail = video.resize(frame, THUMBNAIL, "squeeze").astype(np.float32) / 255
+            thumbnail = video.resize(frame, THUMBNAIL, "squeeze")
             if before is not None:
                 times.append(time)
-                differences.append(np.abs(thumbnail - before).mean())
+                changes.append(_change(before, thumbnail))
             before = thumbnail
     except ValueError:
         pass  # whoever wants the frames hears of it
-    return [times[k] for k, difference in enumerate(differences) if _is_cut(difference, differences, k)]
+    return [times[k] for k in range(len(changes)) if _is_cut(changes, k)]
 
 
 def shots(path: str | os.PathLike, fps: float) -> Iterator[tuple[int | None, video.Frame]]:
@@ -54,6 +61,21 @@ def shots(path: str | os.PathLike, fps: float) -> Iterator[tuple[int | None, vid
         yield shot if shot == bisect_right(begins, time + 1 / (8 * fps)) else None, frame
 
 
-def _is_cut(difference, differences, k) -> bool:
-    around = differences[max(0, k - 2) : k] + differences[k + 1 : k + 3]
-    return difference > THRESHOLD and difference > RATIO * np.mean(around or [0.0])
+def _change(before: video.Frame, after: video.Frame) -> float:
+    """D of two thumbnails (1)."""
+    return float(np.median(np.maximum(_rest(before, after), _rest(after, before))))
+
+
+def _rest(a, b) -> np.ndarray:
+    """r(a, b) of each block of b."""
+    padded = np.pad(a.astype(np.int16), ((REACH[0],) * 2, (REACH[1],) * 2, (0, 0)), mode="edge")
+    shifted = sliding_window_view(padded, b.shape[:2], axis=(0, 1))  # (places y, places x, c, h, w)
+    difference = np.abs(shifted - np.moveaxis(b.astype(np.int16), -1, 0))
+    blocks = rearrange(difference, "y x c (h p) (w q) -> (y x) h w (p q c)", p=BLOCK, q=BLOCK)
+    return blocks.mean(-1).min(0) / 255
+
+
+def _is_cut(changes, k) -> bool:
+    near = changes[max(0, k - 2) : k] + changes[k + 1 : k + 3]
+    around = changes[max(0, k - 4) : k] + changes[k + 1 : k + 5]
+    return changes[k] > THRESHOLD and changes[k] >= max(near, default=0) and changes[k] > RATIO * np.median(around or [0])

@@ -19,6 +19,8 @@ from absl import logging
 from jvflow.data import cuts, records, video
 from jvflow.data.records import Clip
 
+VERSION = 2
+"""Raised when the same files and settings give other clips than before."""
 SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".mov", ".avi")
 
 
@@ -147,6 +149,7 @@ def build(
     )
     settings = {
         "kind": "folder",
+        "version": VERSION,
         "folder": str(folder),
         "frames": frames,
         "fps": fps,

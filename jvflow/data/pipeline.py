@@ -61,7 +61,7 @@ def prepare(data, workdir) -> Path:
     options = dict(fit=data.fit, stride=data.stride, test_fraction=data.test_fraction, seed=data.seed, **form)
     files = sorted((str(p.relative_to(data.path)), p.stat().st_size, p.stat().st_mtime_ns)
                    for p in Path(data.path).rglob("*") if p.is_file())
-    directory = _cached(data, workdir, Path(data.path).name, dict(options, files=files))
+    directory = _cached(data, workdir, Path(data.path).name, dict(options, files=files, version=folder.VERSION))
     if not records.is_dataset(directory):
         folder.build(data.path, directory, **dict(options, size=tuple(data.size)))
     return directory
