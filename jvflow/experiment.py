@@ -59,7 +59,7 @@ def assemble(config) -> Experiment:
     options = dict(weights=tuple(config.weights[config.objective]))
     if objective.coordinates == 2:
         options["alpha_max"] = config.alpha_max
-    codec = codecs.build(config.codec)
+    codec = codecs.build(**config.codec)
     frames = 2
     latent = codec.latent_shape((1, *config.data.size))
     sizes = dict(config.network)

@@ -72,9 +72,9 @@ def frames(run: Run, first: UInt8[np.ndarray, "b 1 h w c"], key, **options) -> I
     `options` replace those of the run's stream (curve, epsilon, solver).
     """
     codec = run.experiment.codec
-    start = codec.encode(None, jnp.asarray(first)).mean
+    start = codec.encode(codec.params, jnp.asarray(first)).mean
     stream = run.experiment.stream(run.field, start, key, **options)  # wrong options raise here, not at the first frame
-    return ((np.asarray(codec.decode(None, latent)), np.asarray(nfe)) for latent, nfe in stream)
+    return ((np.asarray(codec.decode(codec.params, latent)), np.asarray(nfe)) for latent, nfe in stream)
 
 
 def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b 1 h w c"]:

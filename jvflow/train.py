@@ -41,13 +41,14 @@ class Stopped(Exception):
 # --- the step -------------------------------------------------------------------------------------
 
 
-def train_step(state: State, batch, key, *, experiment: Experiment, ema: float) -> tuple[State, dict]:
+def train_step(state: State, batch, key, codec_params=None, *, experiment: Experiment, ema: float) -> tuple[State, dict]:
     """One step: `(state, batch) -> (state, metrics)`. Pure; `key` is the run's, the step's is folded in.
 
-    `ema` is the decay of the moving average, and is ignored when the state holds none.
+    `codec_params` are those of the experiment's codec, an argument so that they are no constants of
+    the compiled step. `ema` is the decay of the moving average, and is ignored when the state holds none.
     """
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, state.step))
-    latents = experiment.codec.encode(None, batch.video).mean
+    latents = experiment.codec.encode(codec_params, batch.video).mean
     keys = example_keys(key_examples, len(latents))
 
     def mean_loss(params):
@@ -116,13 +117,14 @@ def train(config, workdir) -> Workdir:
     )
 
     # step
+    codec_params = jax.device_put(experiment.codec.params, everywhere)
     step_fn = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     stop = _StopRequest()
     bar = tqdm(total=config.train.steps, initial=begin, unit="step", disable=not run.progress, dynamic_ncols=True)
     with stop, bar:
         clock = time.perf_counter()
         for step in range(begin + 1, config.train.steps + 1):
-            state, values = step_fn(state, meshes.put(next(batches), mesh), key_steps)
+            state, values = step_fn(state, meshes.put(next(batches), mesh), key_steps, codec_params)
             metrics.add(step, values)
             stopping = stop.requested  # read once: a signal that comes later in this step stops the next one
             last = step == config.train.steps or stopping
@@ -151,12 +153,11 @@ def sheet(experiment: Experiment, state: State, data, config, folder: Workdir, s
     """A contact sheet of streams from held-out first frames, also written to `samples/`."""
     first = pipeline.clips(data, "test", count=4, frames=1)
     params = merge(state.frozen, state.params if state.ema is None else state.ema)
-    frames = [first]
-    stream = experiment.stream(
-        as_field(experiment.network, params), experiment.codec.encode(None, jnp.asarray(first)).mean, jax.random.key(config.seed)
-    )
+    frames, codec = [first], experiment.codec
+    start = codec.encode(codec.params, jnp.asarray(first)).mean
+    stream = experiment.stream(as_field(experiment.network, params), start, jax.random.key(config.seed))
     for _, (latent, _) in zip(range(config.run.sample_frames), stream):
-        frames.append(np.asarray(experiment.codec.decode(None, latent)))
+        frames.append(np.asarray(codec.decode(codec.params, latent)))
     image = video.sheet(np.concatenate(frames, axis=1))
     video.write_png(Path(folder.samples) / f"step_{step:08d}.png", image)
     return image

@@ -79,7 +79,7 @@ def test_every_key_is_read(tmp_path, monkeypatch):
     [
         (dict(objective="flwo"), "unknown objective 'flwo': use one of flow, biflow, condiff"),
         (dict(coupling="ot"), "unknown coupling 'ot'"),
-        (dict(codec="jpeg"), "unknown codec"),
+        (dict(codec=dict(name="jpeg")), "unknown codec"),
     ],
 )
 def test_wrong_names(change, message):

@@ -17,7 +17,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.seed = 1
     config.objective = "biflow"
     config.coupling = "consecutive"
-    config.codec = "pixels"
+    config.codec = dict(name="pixels", weights=(), scale=1.0)
     config.data = dict(
         path="procedural:comets",
         cache="",

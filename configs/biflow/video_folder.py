@@ -16,7 +16,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.seed = 0
     config.objective = "biflow"
     config.coupling = "consecutive"
-    config.codec = "pixels"
+    config.codec = dict(name="pixels", weights=(), scale=1.0)
     config.data = dict(
         path="", cache="", frames=32, fps=12.0, size=(32, 32), clips=dict(train=0, test=0), seed=0,
         fit="squeeze", stride=32, test_fraction=0.2, threads=1,
