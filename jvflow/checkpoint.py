@@ -1,13 +1,22 @@
-"""Checkpoints: the whole state and the data position, by orbax.
+"""Checkpoints: the whole state and the data position, by orbax, with checksums.
 
 A save has finished when `save` returns, so a run that is killed at any moment goes back by no
-more than the interval between two saves. A save that was cut off is not found by `latest`.
+more than the interval between two saves. A save that was cut off is not found by `latest`. One that
+was damaged later (orbax does not see a changed bit in its arrays) is passed over, and said.
 """
 
+import dataclasses
+import json
+import logging
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+
+LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -28,33 +37,70 @@ class Checkpoints:
 
     def save(self, step: int, state, position: dict) -> None:
         """Writes the state and the data position of a step. Returns when it is complete."""
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position),
+            checksums=ocp.args.JsonSave(checksums(state) | {"position": _checksum_of_text(position)}),
+        )
         self._manager.save(step, args=items)
         self._manager.wait_until_finished()
 
     def restore(self, abstract, step: int | None = None) -> tuple:
-        """The state and the data position of a step (the latest when None).
+        """The state and the data position of a step: when None, of the newest that is whole.
 
         Args:
           abstract: a state of `jax.ShapeDtypeStruct`s with shardings: where the arrays go.
           step: which checkpoint.
         """
-        step = self._find(step)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=items)
-        return restored["state"], restored["position"]
 
-    def restore_only(self, abstract: dict, step: int | None = None) -> dict:
-        """Some fields of the state alone, such as {"ema": abstract parameters}, from a fresh manager."""
-        step = self._find(step)
+        def read(step):
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=items)
+            state, position = restored["state"], restored["position"]
+            self._check(step, checksums(state) | {"position": _checksum_of_text(position)})
+            return state, position
+
+        return self._newest(read, step)
+
+    def restore_only(self, abstract: dict, step: int | None = None) -> tuple[dict, int]:
+        """Some fields of the state alone, such as {"ema": abstract parameters}, from a fresh manager; and their step."""
         sharded = jax.tree.map(lambda a: ocp.ArrayRestoreArgs(sharding=a.sharding), abstract)
         arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=sharded, partial_restore=True)
-        return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+
+        def read(step):
+            fields = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+            self._check(step, checksums(fields))
+            return fields, step
+
+        return self._newest(read, step)
 
     def restore_raw(self, step: int | None = None) -> dict:
         """The whole state of a step as nested dicts of NumPy arrays, for looking at."""
         step = self._find(step)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, which a run that went back to `step` writes anew."""
+        for later in (s for s in self.steps() if s > step):
+            self._manager.delete(later)
+
+    def _newest(self, read: Callable, step: int | None):
+        """What `read` gives for `step`; when None, for the newest checkpoint that it can read."""
+        if step is not None:
+            return read(self._find(step))
+        self._find(None)
+        for candidate in reversed(self.steps()):
+            try:
+                return read(candidate)
+            except Exception as error:  # orbax and tensorstore raise what they happen to meet
+                reason = str(error).partition("\n")[0][:200] or type(error).__name__
+                LOG.warning("the checkpoint of step %d in %s is damaged (%s): trying the one before", candidate, self._manager.directory, reason)
+        raise ValueError(f"no checkpoint in {self._manager.directory} can be read, the oldest one: {reason}")
+
+    def _check(self, step: int, restored: dict[str, int]) -> None:
+        saved = self._manager.restore(step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore()))["checksums"]
+        for name, found in restored.items():
+            if found != saved[name]:
+                raise ValueError(f"the checksum of {name} at step {step} is {found:08x}, it was saved as {saved[name]:08x}")
 
     def _find(self, step):
         found = self.steps()
@@ -74,3 +120,30 @@ class Checkpoints:
 def abstract_like(state, sharding):
     """The shapes of a state with one sharding for all of it, as `restore` wants them."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
+
+
+def checksums(state) -> dict[str, int]:
+    """A number of 32 bits for each field of a state; it does not depend on how the arrays are sharded."""
+    fields = state if isinstance(state, dict) else {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    sums = {}
+    for name, tree in fields.items():
+        total = 0
+        for leaf in jax.device_get([_checksum(leaf) for leaf in jax.tree.leaves(tree)]):
+            total = (31 * total + int(leaf)) % 2**32
+        sums[name] = total
+    return sums
+
+
+def _checksum_of_text(position: dict) -> int:
+    return zlib.crc32(json.dumps(position, sort_keys=True).encode())
+
+
+@jax.jit
+def _checksum(array):
+    """sum_i (2 i + 1) bits_i modulo 2^32: every change of a single element changes it."""
+    if jnp.issubdtype(array.dtype, jnp.bool_):
+        bits = array
+    else:
+        bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * min(array.dtype.itemsize, 4)}"))
+    index = jax.lax.iota(jnp.uint32, bits.size).reshape(bits.shape)
+    return jnp.sum((2 * index + 1) * bits.astype(jnp.uint32), dtype=jnp.uint32)

@@ -60,10 +60,9 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     everywhere = meshes.replicated(meshes.make())
     abstract = abstract_like(jax.eval_shape(experiment.network.init, jax.random.key(0)), everywhere)
     checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
-    step = checkpoints.latest() if step is None else step
-    params = checkpoints.restore_only({which: abstract}, step)[which]
+    restored, step = checkpoints.restore_only({which: abstract}, step)
     checkpoints.close()
-    return Run(config, experiment, as_field(experiment.network, params), folder, step)
+    return Run(config, experiment, as_field(experiment.network, restored[which]), folder, step)
 
 
 def frames(run: Run, first: UInt8[np.ndarray, "b 1 h w c"], key, **options) -> Iterator[tuple]:

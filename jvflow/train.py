@@ -104,6 +104,7 @@ def train(config, workdir) -> Workdir:
     else:
         state, position = checkpoints.restore(abstract)
         begin = int(position["next_index"])
+        checkpoints.forget_after(begin)
         LOG.info("continues at step %d of %d", begin, config.train.steps)
     metrics = Metrics(folder, begin, tensorboard=run.tensorboard)
     if begin >= config.train.steps:

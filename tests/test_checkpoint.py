@@ -1,0 +1,103 @@
+"""Checkpoints: nothing damaged is ever restored; the one before is, and it is said."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import debug_config
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jvflow import mesh as meshes
+from jvflow import sample, train
+from jvflow.checkpoint import Checkpoints, abstract_like, checksums
+
+# a read that orbax gives up leaves coroutines behind
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+STATE = {"params": {"a": jnp.arange(4096.0).reshape(64, 64) ** 0.5}, "step": jnp.int32(7)}
+
+
+def damages():
+    yield "delete", lambda file, content: file.unlink()
+    yield "truncate", lambda file, content: file.write_bytes(content[: len(content) // 2])
+    yield "zero", lambda file, content: file.write_bytes(bytes(len(content)))
+    middle = lambda content: len(content) // 2
+    yield "flip", lambda file, content: file.write_bytes(
+        content[: middle(content)] + bytes([content[middle(content)] ^ 1]) + content[middle(content) + 1 :]
+    )
+
+
+def test_whatever_file_is_damaged_a_whole_state_comes_back(tmp_path, caplog):
+    """Each file of the newest checkpoint, in four ways: the state is the saved one, of this step or the one before."""
+    checkpoints = Checkpoints(tmp_path)
+    older = jax.tree.map(lambda a: a + 1, STATE)
+    checkpoints.save(1, older, {"next_index": 1})
+    checkpoints.save(2, STATE, {"next_index": 2})
+    checkpoints.close()
+    abstract = abstract_like(jax.eval_shape(lambda: STATE), meshes.replicated(meshes.make()))
+    back = 0
+    for file in sorted(path for path in (tmp_path / "2").rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        for name, damage in damages():
+            damage(file, content)
+            with caplog.at_level(logging.WARNING):
+                caplog.clear()
+                checkpoints = Checkpoints(tmp_path)
+                state, position = checkpoints.restore(abstract)
+                checkpoints.close()
+                checkpoints = Checkpoints(tmp_path)
+                params, step = checkpoints.restore_only({"params": abstract["params"]})
+                checkpoints.close()
+            saved = {1: older, 2: STATE}
+            jax.tree.map(np.testing.assert_array_equal, state, saved[position["next_index"]])
+            jax.tree.map(np.testing.assert_array_equal, params["params"], saved[step]["params"])
+            if position["next_index"] == 1:
+                back += 1
+                assert "the checkpoint of step 2" in caplog.text and "is damaged" in caplog.text, (file, name)
+            file.write_bytes(content)
+    assert back > 10
+
+
+def test_a_step_that_is_asked_for_is_that_step_or_an_error(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, STATE, {"next_index": step})
+    (tmp_path / "2" / "state" / "manifest.ocdbt").unlink()
+    abstract = abstract_like(jax.eval_shape(lambda: STATE), meshes.replicated(meshes.make()))
+    with pytest.raises(ValueError, match="manifest|zarr"):
+        checkpoints.restore(abstract, 2)
+    (tmp_path / "1" / "state" / "manifest.ocdbt").unlink()
+    with pytest.raises(ValueError, match="no checkpoint in .* can be read, the oldest one"):
+        checkpoints.restore(abstract)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8"])
+def test_checksums_see_one_bit_and_the_order_and_no_sharding(dtype):
+    array = np.asarray(jax.random.normal(jax.random.key(0), (8, 12)) * 9).astype(jnp.dtype(dtype))
+    whole = checksums({"x": jnp.asarray(array)})
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.device_put(array, NamedSharding(mesh, PartitionSpec("data")))
+    assert checksums({"x": sharded}) == whole
+    view = array.copy()
+    view.view(np.uint8).flat[17] ^= 1
+    assert checksums({"x": jnp.asarray(view)}) != whole
+    assert checksums({"x": jnp.asarray(array[:, ::-1].copy())}) != whole
+
+
+def test_a_run_goes_back_to_the_whole_checkpoint_and_ends_the_same(tmp_path, caplog):
+    config = debug_config(tmp_path)
+    train.train(config, tmp_path / "whole")
+    config.run.checkpoint_every = 5
+    train.train(config, tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / "20" / "state").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(bytes(file.stat().st_size))
+    with caplog.at_level(logging.WARNING):
+        assert sample.load(tmp_path / "run").step == 15
+        train.train(config, tmp_path / "run")
+    assert "the checkpoint of step 20" in caplog.text
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    ends = [jax.tree.leaves(sample.load(tmp_path / name, step=20).field) for name in ("run", "whole")]
+    assert all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
