@@ -4,7 +4,10 @@
     BI-FLOW     x(t, alpha) = x0 + t (x1 - x0) + alpha n   learns (v, d) = (x1 - x0, n)         (2)   paper, eq. 4 and 5
     CONDIFF     x(t)        = n + t (x1 - n)               learns v = x1 - n, given x0          (3)   paper, section 3.1
 
-x0 is a frame, x1 the next one, n ~ N(0, I), t and alpha ~ U(0, 1), pixels in [-1, 1].
+x0 is a frame, x1 the next one, n ~ N(0, I), t and alpha ~ U(0, 1), pixels in [-1, 1]. Where a frame
+does not tell its motion, the field is given the frames before it too, with noise of their own, so
+that it learns to see through what went wrong in them. (The paper names its context of one frame as
+its main limitation, section 6, and has no more.)
 
 A frame is sampled by solving dx/dk = f^v dt/dk + f^d dalpha/dk along a curve (t, alpha)(k):      (4)   paper, eq. 8
 
@@ -21,6 +24,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from jvflow.field import Condition, Field, along, as_partial
@@ -33,29 +37,52 @@ Frames = Float[Array, "b f h w c"]
 # --- objectives -----------------------------------------------------------------------------------
 
 
-def flow_loss(field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None, weights=None) -> Float[Array, "b"]:
+def flow_loss(
+    field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None, weights=None, context_noise: float = 0.0
+) -> Float[Array, "b"]:
     """FLOW (1). The field gets s = (t,) and returns one velocity."""
+    condition = _with_noised(condition, past[:, :-1], _of_context(keys), context_noise)
     t = jax.vmap(jax.random.uniform)(keys)
-    return matching_loss(LINEAR, field, Ends(past, future), (t,), condition, weights)
+    return matching_loss(LINEAR, field, Ends(past[:, -1:], future), (t,), condition, weights)
 
 
 def biflow_loss(
-    field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None, weights=None, alpha_max: float = 1.0
+    field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None, weights=None,
+    context_noise: float = 0.0, alpha_max: float = 1.0,
 ) -> Float[Array, "b"]:
     """BI-FLOW (2). The field gets s = (t, alpha) and returns two velocities."""
+    condition = _with_noised(condition, past[:, :-1], _of_context(keys), context_noise)
     key_t, key_alpha, key_noise = _split(keys, 3)
     t = jax.vmap(jax.random.uniform)(key_t)
     alpha = alpha_max * jax.vmap(jax.random.uniform)(key_alpha)
-    noise = _noise(key_noise, past)
-    return matching_loss(BILINEAR, field, Ends(past, future, noise), (t, alpha), condition, weights)
+    noise = _noise(key_noise, future)
+    return matching_loss(BILINEAR, field, Ends(past[:, -1:], future, noise), (t, alpha), condition, weights)
 
 
-def condiff_loss(field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None, weights=None) -> Float[Array, "b"]:
-    """CONDIFF (3). The field gets s = (t,), the past frame as `condition.context`, and returns one velocity."""
+def condiff_loss(
+    field: Field, past: Frames, future: Frames, keys: Key[Array, "b"], condition=None, weights=None, context_noise: float = 0.0
+) -> Float[Array, "b"]:
+    """CONDIFF (3). The field gets s = (t,), all of the past as `condition.context`, and returns one velocity."""
+    condition = _with_noised(condition, past, _of_context(keys), context_noise)
     key_t, key_noise = _split(keys, 2)
     t = jax.vmap(jax.random.uniform)(key_t)
-    condition = replace(condition or Condition(), context=past)
     return matching_loss(LINEAR, field, Ends(_noise(key_noise, future), future), (t,), condition, weights)
+
+
+def _with_noised(condition, frames, keys, most):
+    """The condition with frames (b, n, h, w, c) beside x, under noise of a level that is uniform in [0, most]."""
+    if not most:
+        return _with(condition, frames)
+    key_level, key_noise = _split(keys, 2)
+    level = most * jax.vmap(jax.random.uniform)(key_level)
+    return _with(condition, frames + level[:, None, None, None, None] * _noise(key_noise, frames))
+
+
+def _with(condition, frames):
+    """The condition with frames (b, n, h, w, c) beside x on the channel axis; itself when n is 0."""
+    if not frames.shape[1]:
+        return condition
+    return replace(condition or Condition(), context=rearrange(frames, "b n h w c -> b 1 h w (n c)"))
 
 
 @dataclass(frozen=True)
@@ -63,22 +90,25 @@ class Objective:
     """One of the paper's three methods: what is learned, and what its network has to look like.
 
     Attributes:
-      loss: `(field, past, future, keys, condition) -> (b,)`, one key per example.
+      loss: `(field, past, future, keys, condition) -> (b,)`, one key per example. `past` is the
+        frames that are known, (b, n, h, w, c) in order; x0 is the last of them.
       coordinates: of s, what the network is conditioned on; also the number of its velocities.
-      context: whether the past frame stands beside x on the channel axis (6 channels in for RGB).
-      source: where the solve of a frame starts, "frame" or "noise".
+      source: where the solve of a frame starts: "frame" (x0 flows) or "noise" (x0 is context).
     """
 
     loss: Callable
     coordinates: int
-    context: bool
     source: str
+
+    def context(self, past: int) -> int:
+        """How many of `past` known frames stand beside x on the channel axis (for RGB 3 channels each)."""
+        return past if self.source == "noise" else past - 1
 
 
 OBJECTIVES = {
-    "flow": Objective(flow_loss, coordinates=1, context=False, source="frame"),
-    "biflow": Objective(biflow_loss, coordinates=2, context=False, source="frame"),
-    "condiff": Objective(condiff_loss, coordinates=1, context=True, source="noise"),
+    "flow": Objective(flow_loss, coordinates=1, source="frame"),
+    "biflow": Objective(biflow_loss, coordinates=2, source="frame"),
+    "condiff": Objective(condiff_loss, coordinates=1, source="noise"),
 }
 
 
@@ -113,22 +143,24 @@ CURVES = {"plain": plain, "joint": joint, "backward": backward, "correcting": co
 
 
 @partial(jax.jit, static_argnames=("curve", "solver", "source", "clamp"))
-def next_frame(field, frame, key, epsilon, condition, *, curve, solver, source="frame", clamp=(-1.0, 1.0)):
-    """One frame of `stream`: `(frame (b, f, h, w, c), key) -> (next frame, nfe (b,))`.
+def next_frame(field, past, key, epsilon, context_noise, condition, *, curve, solver, source="frame", clamp=(-1.0, 1.0)):
+    """One frame of `stream`: `past (b, n, h, w, c) -> (past with the next frame as its last, nfe (b,))`.
 
     Row i draws its noise from fold_in(key, i), so that a video does not depend on how many others
     stream beside it.
     """
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(frame)))
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(past)))
+    frame, older = past[:, -1:], past if source == "noise" else past[:, :-1]
+    condition = _with(condition, older + context_noise * _noise(_of_context(keys), older))
     noise = _noise(keys, frame)
     if source == "noise":
-        x, condition = noise, replace(condition or Condition(), context=frame)
+        x = noise
     else:
         x = frame if curve is plain else frame + epsilon * noise
     derivative = along(field, curve(epsilon), condition, moving=curve.moving)
     solution = solver(derivative, x, curve.start, curve.stop)
     x = solution.x if clamp is None else jnp.clip(solution.x, *clamp)
-    return x, solution.nfe
+    return jnp.concatenate([past[:, 1:], x], axis=1), solution.nfe
 
 
 def stream(
@@ -138,6 +170,7 @@ def stream(
     *,
     curve: Curve = joint,
     epsilon: float = 0.1,
+    context_noise: float = 0.0,
     solver: Callable | dict = Solver(rtol=1e-2, atol=1e-2),
     condition: Condition | None = None,
     source: str = "frame",
@@ -150,43 +183,51 @@ def stream(
 
     Args:
       field: `(x, s, condition) -> velocities`, see `jvflow.networks.as_field`.
-      frames: where each stream starts, (b, 1, h, w, c), in [-1, 1].
+      frames: where each stream starts, (b, n, h, w, c) in order, in [-1, 1]; as many as the field
+        was trained with. Each next frame is solved from the last one, given the others as context.
       key: a key of all noise.
       curve: `plain`, `joint`, `backward` or `correcting`.
       epsilon: the noise level of the curve, in units of the data's; 0 is the plain curve.
+      context_noise: the level of the noise that is added to the context.
       solver: a `Solver`, or the keyword arguments of one.
       condition: given to the field at every frame.
-      source: "frame" starts a solve at the last frame; "noise" at noise, with the last frame as
-        `condition.context` (CONDIFF).
+      source: "frame" starts a solve at the last frame; "noise" at noise, with the last frame among
+        the context (CONDIFF).
       clamp: the range each frame is clipped to before it is used again, or None.
 
     Yields:
-      `(frame (b, 1, h, w, c), nfe (b,))`: the first is the frame after the given one (before it,
+      `(frame (b, 1, h, w, c), nfe (b,))`: the first is the frame after the given ones (before it,
       on `backward`). Both are on the device and may still be under way.
     """
     if source not in ("frame", "noise"):
         raise ValueError(f"source is {source!r}: use 'frame' (FLOW, BI-FLOW) or 'noise' (CONDIFF)")
     if source == "noise" and curve is not plain:
         raise ValueError("source='noise' (CONDIFF) solves along the curve `plain` alone")
-    if not 0 <= epsilon:
-        raise ValueError(f"epsilon is a noise level and must be 0 or more, got {epsilon}")
+    for name, level in dict(epsilon=epsilon, context_noise=context_noise).items():
+        if not 0 <= level:
+            raise ValueError(f"{name} is a noise level and must be 0 or more, got {level}")
     if frames.ndim != 5:
-        raise ValueError(f"frames must be (b, f, h, w, c), got shape {frames.shape}")
+        raise ValueError(f"frames must be (b, n, h, w, c), got shape {frames.shape}")
+    if curve is backward and frames.shape[1] > 1:
+        raise ValueError(
+            f"the curve `backward` solves for the frame before the given one, so the {frames.shape[1] - 1} frames before "
+            "that are not known: it takes a field that was trained with one frame"
+        )
     solver = Solver(**solver) if isinstance(solver, dict) else solver
     step = partial(
-        next_frame, as_partial(field), epsilon=jnp.float32(epsilon), condition=condition,
-        curve=curve, solver=solver, source=source, clamp=clamp,
+        next_frame, as_partial(field), epsilon=jnp.float32(epsilon), context_noise=jnp.float32(context_noise),
+        condition=condition, curve=curve, solver=solver, source=source, clamp=clamp,
     )
     return _frames(step, jnp.asarray(frames, jnp.float32), key)
 
 
-def _frames(step, frame, key):
+def _frames(step, past, key):
     number = 0
-    pending = step(frame=frame, key=jax.random.fold_in(key, number))
+    pending = step(past=past, key=jax.random.fold_in(key, number))
     while True:
         number += 1
-        following = step(frame=pending[0], key=jax.random.fold_in(key, number))
-        yield pending
+        following = step(past=pending[0], key=jax.random.fold_in(key, number))
+        yield pending[0][:, -1:], pending[1]
         pending = following
 
 
@@ -196,6 +237,11 @@ def _frames(step, frame, key):
 def _split(keys, n):
     """n keys for each example: n arrays (b,)."""
     return jax.vmap(lambda key: tuple(jax.random.split(key, n)))(keys)
+
+
+def _of_context(keys):
+    """Keys (b,) for the noise of the context, apart from all that come of `keys` itself."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, 2**31))(keys)
 
 
 def _noise(keys, like):

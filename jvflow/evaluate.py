@@ -114,30 +114,32 @@ def controls(yardstick: Yardstick, data: Path) -> dict:
 
 
 def generate(run: Run, *, videos: int, length: int, batch: int, seed: int, **options) -> tuple[np.ndarray, np.ndarray, float]:
-    """Streams from held-out first frames, the given frame first.
+    """Streams from held-out first frames, the given ones first.
 
     Returns:
-      video uint8 (videos, length, h, w, c); nfe (videos, length - 1); seconds per frame of one
+      video uint8 (videos, length, h, w, c); nfe (videos, length - given); seconds per frame of one
       stream (wall time without compilation over frames times streams).
     """
     start = first_frames(run, videos)
+    given = start.shape[1]
     video = np.empty((videos, length, *start.shape[2:]), np.uint8)
-    video[:, :1] = start
-    nfe, seconds = np.zeros((videos, length - 1)), 0.0
+    video[:, :given] = start
+    nfe, seconds = np.zeros((videos, length - given)), 0.0
     for group, low in enumerate(range(0, videos, batch)):
         rows = slice(low, low + batch)
         stream = frames(run, start[rows], jax.random.fold_in(jax.random.key(seed), group), **options)
         clock = time.perf_counter()
-        for number, (frame, cost) in zip(range(1, length), stream):
-            if number == 1:
+        for number, (frame, cost) in zip(range(length - given), stream):
+            if number == 0:
                 clock = time.perf_counter()  # compiled by now
-            video[rows, number], nfe[rows, number - 1] = frame[:, 0], cost
+            video[rows, given + number], nfe[rows, number] = frame[:, 0], cost
         seconds += time.perf_counter() - clock
-    return video, nfe, seconds / (max(length - 2, 1) * videos)
+    return video, nfe, seconds / (max(length - given - 1, 1) * videos)
 
 
-def truth(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h w c"]) -> dict:
-    """PSNR and SSIM against the frames that really followed, by frame number: mean over streams."""
+def truth(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h w c"], given: int = 1) -> dict:
+    """PSNR and SSIM against the frames that really followed, by frame number after the `given` ones: mean over streams."""
+    video, real = video[:, given - 1 :], real[:, given - 1 :]
     length = min(video.shape[1], real.shape[1])
     numbers = [n for n in (1, 2, 4, 8, 16, 32, 63) if n < length]
     pair = lambda n: (jnp.asarray(_signal(video[:, n : n + 1])), jnp.asarray(_signal(real[:, n : n + 1])))
@@ -179,7 +181,7 @@ def method(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray
         **yardstick.drift(video),
     )
     if run.experiment.stream.keywords["curve"] in (plain, joint):
-        figures["truth"] = truth(video, pipeline.clips(data, "test", count=settings.videos))
+        figures["truth"] = truth(video, pipeline.clips(data, "test", count=settings.videos), run.experiment.past_frames)
     return figures, video
 
 

@@ -22,6 +22,7 @@ class Experiment:
       network: `init` and `apply`.
       codec: video to latents and back.
       loss: `(field, latents (b, f, h, w, c), keys (b,), key) -> (b,)`.
+      past_frames: frames that a stream starts from.
       clip_frames: frames that the loss needs of each clip.
       optimizer: of the parameters.
       schedule: the learning rate over the steps.
@@ -31,6 +32,7 @@ class Experiment:
     network: Network
     codec: Codec
     loss: Callable
+    past_frames: int
     clip_frames: int
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -47,8 +49,8 @@ def _choose(table: dict, key: str, value: str):
 
 
 def biflow_loss(loss, couple, field, latents: Float[Array, "b f h w c"], keys: Key[Array, "b"], key) -> Float[Array, "b"]:
-    """The loss of consecutive frame pairs: the first frame of each clip is the past, the second the future."""
-    past, future = couple(latents[:, :1], latents[:, 1:2], key)
+    """The loss of consecutive frames: the last frame of each clip is the future, those before it the past."""
+    past, future = couple(latents[:, :-1], latents[:, -1:], key)
     return loss(field, past, future, keys)
 
 
@@ -56,17 +58,21 @@ def assemble(config) -> Experiment:
     """All functions of a config. Wrong names and sizes that do not fit are errors here."""
     objective = _choose(biflow.OBJECTIVES, "objective", config.objective)
     couple = _choose(COUPLINGS, "coupling", config.coupling)
-    options = dict(weights=tuple(config.weights[config.objective]))
+    past = config.context.frames
+    if past < 1:
+        raise ValueError(f"config.context.frames is {past}: at least the last frame is known, use 1 or more")
+    if config.context.noise < 0:
+        raise ValueError(f"config.context.noise is a noise level and must be 0 or more, got {config.context.noise}")
+    options = dict(weights=tuple(config.weights[config.objective]), context_noise=config.context.noise)
     if objective.coordinates == 2:
         options["alpha_max"] = config.alpha_max
     codec = codecs.build(**config.codec)
-    frames = 2
     latent = codec.latent_shape((1, *config.data.size))
     sizes = dict(config.network)
     network = networks.build(
         **dict(sizes, scales=tuple(sizes["scales"][config.objective])),
         channels=latent[-1],
-        context=latent[-1] if objective.context else 0,
+        context=objective.context(past) * latent[-1],
         coordinates=objective.coordinates,
         velocities=objective.coordinates,
     )
@@ -83,7 +89,8 @@ def assemble(config) -> Experiment:
         network=network,
         codec=codec,
         loss=partial(biflow_loss, partial(objective.loss, **options), couple),
-        clip_frames=frames,
+        past_frames=past,
+        clip_frames=past + 1,
         optimizer=update,
         schedule=rate,
         stream=_stream(config, objective, codec),
@@ -104,7 +111,7 @@ def _stream(config, objective, codec):
     )
     return partial(
         biflow.stream, curve=_choose(biflow.CURVES, "sample.curve", name),
-        epsilon=0.0 if name == "plain" else sample.epsilon,
+        epsilon=0.0 if name == "plain" else sample.epsilon, context_noise=sample.context_noise,
         solver=solver, source=objective.source, clamp=codec.range,
     )
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -65,10 +66,10 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     return Run(config, experiment, as_field(experiment.network, restored[which]), folder, step)
 
 
-def frames(run: Run, first: UInt8[np.ndarray, "b 1 h w c"], key, **options) -> Iterator[tuple]:
+def frames(run: Run, first: UInt8[np.ndarray, "b n h w c"], key, **options) -> Iterator[tuple]:
     """Streams after the given frames: `(frame uint8 (b, 1, h, w, c), nfe (b,))`, on the host.
 
-    `options` replace those of the run's stream (curve, epsilon, solver).
+    `options` replace those of the run's stream (curve, epsilon, context_noise, solver).
     """
     codec = run.experiment.codec
     start = codec.encode(codec.params, jnp.asarray(first)).mean
@@ -76,23 +77,26 @@ def frames(run: Run, first: UInt8[np.ndarray, "b 1 h w c"], key, **options) -> I
     return ((np.asarray(codec.decode(codec.params, latent)), np.asarray(nfe)) for latent, nfe in stream)
 
 
-def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b 1 h w c"]:
-    """Where streams start: frames of held-out clips, or the image or first video frame at `path`."""
+def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b n h w c"]:
+    """Where streams start: as many frames as the run needs of held-out clips, or of the image or video at `path`."""
+    need, data = run.experiment.past_frames, run.config.data
     if path is None:
-        found = pipeline.clips(run.data(), "test", count=count, frames=1)
+        found = pipeline.clips(run.data(), "test", count=count, frames=need)
         if len(found) < count:
             raise ValueError(f"{count} streams need as many held-out clips, there are {len(found)}: use --count={len(found)}")
         return found
-    size = tuple(run.config.data.size)
     if Path(path).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
-        image = video.read_image(path)
+        given = [video.read_image(path)]
     else:
-        _, image = next(video.frames(path))
-    return np.repeat(video.resize(image, size, run.config.data.fit)[None, None], count, axis=0)
+        given = [frame for _, frame in islice(video.frames(path, fps=float(data.fps)), need)]
+    if len(given) < need:
+        raise ValueError(f"{path} has {len(given)} frames at {data.fps} fps, a stream of this run starts from {need}: give a longer video")
+    start = np.stack([video.resize(frame, tuple(data.size), data.fit) for frame in given])
+    return np.repeat(start[None], count, axis=0)
 
 
 def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, first_frame=None, sampling=None) -> dict:
-    """Writes `count` streams of `length` frames, the given one first, into the folder `out`.
+    """Writes `count` streams of `length` frames, the given ones first, into the folder `out`.
 
     One mp4 for each stream, `sheet.png` with a row for each, and `samples.json`. The frames are
     written as they come: memory does not grow with the length. On the curve "backward" the
@@ -105,25 +109,28 @@ def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, fir
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     run = load(workdir, step=step, ema=ema, sampling=sampling)
+    given = run.experiment.past_frames
+    if length < given:
+        raise ValueError(f"frames is {length}, and a stream of this run starts from {given}: use --frames={given} or more")
     first = first_frames(run, count, first_frame)
     stream = frames(run, first, jax.random.key(seed))
     fps = float(run.config.data.fps)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     columns = np.unique(np.linspace(0, length - 1, min(length, 8)).round().astype(int))
-    kept, nfe, files = [first], np.zeros(count), [out / f"sample_{i:03d}.mp4" for i in range(count)]
+    kept, nfe, files = [first[:, columns[columns < given]]], np.zeros(count), [out / f"sample_{i:03d}.mp4" for i in range(count)]
     with ExitStack() as stack:
         writers = [stack.enter_context(video.Writer(file, fps)) for file in files]
-        write = lambda batch: [writer.append(frame[0]) for writer, frame in zip(writers, batch)]
+        write = lambda batch: [writer.append(frame) for writer, video in zip(writers, batch) for frame in video]
         write(first)
         clock = time.perf_counter()
-        for number, (batch, cost) in zip(range(1, length), stream):
+        for number, (batch, cost) in zip(range(given, length), stream):
             write(batch)
             nfe += cost
             kept += [batch] if number in columns else []
         seconds = time.perf_counter() - clock
     video.write_png(out / "sheet.png", video.sheet(np.concatenate(kept, axis=1), columns=len(columns)))
-    steps = max(length - 1, 1)
+    steps = max(length - given, 1)
     record = {
         "samples": [
             dict(file=file.name, frames=length, fps=fps, nfe_per_frame=float(n / steps),
@@ -146,7 +153,8 @@ def protocol(run: Run) -> dict:
     curve = next(name for name, curve in CURVES.items() if curve is stream["curve"])
     return dict(
         objective=run.config.objective, step=run.step, data=run.config.data.path, size=list(run.config.data.size),
-        curve=curve, epsilon=stream["epsilon"], method=solver.method, rtol=solver.rtol, atol=solver.atol,
+        past_frames=run.experiment.past_frames, curve=curve, epsilon=stream["epsilon"], context_noise=stream["context_noise"],
+        method=solver.method, rtol=solver.rtol, atol=solver.atol,
         fixed_steps=solver.steps, per_sample=solver.per_sample,
         nfe="evaluations of the network that each sample needed, rejected steps included",
     )

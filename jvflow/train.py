@@ -152,7 +152,7 @@ def train(config, workdir) -> Workdir:
 
 def sheet(experiment: Experiment, state: State, data, config, folder: Workdir, step: int) -> np.ndarray:
     """A contact sheet of streams from held-out first frames, also written to `samples/`."""
-    first = pipeline.clips(data, "test", count=4, frames=1)
+    first = pipeline.clips(data, "test", count=4, frames=experiment.past_frames)
     params = merge(state.frozen, state.params if state.ema is None else state.ema)
     frames, codec = [first], experiment.codec
     start = codec.encode(codec.params, jnp.asarray(first)).mean

@@ -148,6 +148,46 @@ def test_an_example_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(whole[2:], half)
 
 
+def seen_by(name, frames, *, n=4, **options):
+    """What the field of an objective is given when `frames` frames of values 1, 2, ... are known."""
+    seen = {}
+
+    def field(x, s, condition):
+        seen.update(x=x, condition=condition, s=s)
+        return (jnp.zeros_like(x),) * len(s)
+
+    past = jnp.broadcast_to(jnp.arange(1.0, frames + 1).reshape(1, -1, 1, 1, 1), (n, frames, 1, 1, 2))
+    OBJECTIVES[name].loss(field, past, past[:, -1:] + 1, keys(n), **options)
+    return seen
+
+
+@pytest.mark.parametrize("name, beside", [("flow", [1, 1, 2, 2]), ("biflow", [1, 1, 2, 2]), ("condiff", [1, 1, 2, 2, 3, 3])])
+def test_older_frames_stand_beside_x_in_order(name, beside):
+    context = seen_by(name, 3)["condition"].context
+    assert context.shape == (4, 1, 1, 1, len(beside)) and context[0].ravel().tolist() == beside
+    assert OBJECTIVES[name].context(3) * 2 == len(beside)
+    if name != "condiff":
+        assert seen_by(name, 1)["condition"] is None and OBJECTIVES[name].context(1) == 0
+
+
+def test_flow_starts_at_the_last_of_the_known_frames():
+    seen = seen_by("flow", 3)
+    np.testing.assert_allclose(seen["x"][..., 0].ravel(), 3 + seen["s"][0], rtol=1e-6)
+
+
+def test_the_context_has_noise_of_its_own_at_uniform_levels():
+    n = 4096
+    seen = seen_by("biflow", 2, n=n, context_noise=0.5)
+    added = np.asarray(seen["condition"].context).reshape(n, 2) - 1
+    # E |l n| = E l E |n| = 0.25 sqrt(2 / pi), E (l n)^2 = 0.5^2 / 3
+    np.testing.assert_allclose(np.abs(added).mean(), 0.25 * np.sqrt(2 / np.pi), rtol=0.04)
+    np.testing.assert_allclose(np.square(added).mean(), 0.25 / 3, rtol=0.08)
+    of_x = np.asarray(seen["x"]).reshape(n, 2) - 2 - np.asarray(seen["s"][0])[:, None]
+    assert np.abs(np.corrcoef(added.ravel(), of_x.ravel())[0, 1]) < 0.05
+    # one level for all of a row: its two values are large together
+    assert np.corrcoef(*np.abs(added).T)[0, 1] > 0.15
+
+
 # --- streaming ------------------------------------------------------------------------------------
 
 
@@ -195,11 +235,11 @@ def test_one_program_serves_every_frame_and_every_stream():
 def test_the_next_frame_is_under_way_before_the_last_is_taken():
     dispatched = []
 
-    def step(frame, key):
+    def step(past, key):
         dispatched.append(len(dispatched))
-        return frame, None
+        return past, None
 
-    frames = biflow._frames(step, None, jax.random.key(0))
+    frames = biflow._frames(step, jnp.zeros(SHAPE), jax.random.key(0))
     next(frames)
     assert len(dispatched) == 2
 
@@ -212,14 +252,47 @@ def test_condiff_streams_from_noise_given_the_last_frame():
     np.testing.assert_allclose(np.stack(values), np.broadcast_to(np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1, 1, 1, 1), (3, *SHAPE)), atol=1e-4)
 
 
+@pytest.mark.parametrize("source", ["frame", "noise"])
+def test_a_stream_keeps_its_context_and_goes_on_as_it_moved(source):
+    """The field of a world at constant speed: two frames determine the next, one does not."""
+
+    def field(x, s, c):
+        older, rest = c.context[..., :3], c.context[..., 3:]
+        if source == "frame":
+            # v = x0 - older, and x = x0 + t v  =>  v = (x - older) / (1 + t)
+            return ((x - older) / (1 + s[0].reshape(-1, 1, 1, 1, 1)),)
+        return ((2 * rest - older - x) / jnp.maximum(1 - s[0].reshape(-1, 1, 1, 1, 1), 1e-3),)
+
+    speed = jnp.array([0.1, 0.05, -0.1, 0.0]).reshape(4, 1, 1, 1, 1)
+    start = speed * jnp.arange(2.0).reshape(1, 2, 1, 1, 1) * jnp.ones((4, 2, 2, 2, 3))
+    frames = stream(field, start, jax.random.key(0), curve=plain, epsilon=0.0, source=source, solver=dict(method="euler", steps=20))
+    got = np.concatenate([np.asarray(f) for f, _ in itertools.islice(frames, 4)], axis=1)
+    expected = np.asarray(speed) * np.arange(2.0, 6.0).reshape(1, 4, 1, 1, 1) * np.ones((4, 4, 2, 2, 3))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_the_context_of_a_stream_gets_fresh_noise_of_its_level():
+    contexts = lambda level: [
+        np.asarray(f) for f, _ in itertools.islice(
+            stream(lambda x, s, c: (c.context - x,), jnp.zeros((64, 2, 2, 2, 3)), jax.random.key(0), curve=plain, epsilon=0.0,
+                   context_noise=level, solver=dict(method="euler", steps=1)), 2)
+    ]
+    first, second = contexts(0.2)
+    assert 0.17 < first.std() < 0.23 and 0.17 < second.std() < 0.23
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
+    assert not np.any(contexts(0.0))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(epsilon=-0.1), "must be 0 or more"),
+        (dict(epsilon=-0.1), "epsilon is a noise level and must be 0 or more"),
+        (dict(context_noise=-0.1), "context_noise is a noise level and must be 0 or more"),
+        (dict(curve=backward, frames=jnp.zeros((4, 3, 2, 2, 3))), "the 2 frames before that are not known"),
         (dict(source="nowhere"), "'frame'"),
         (dict(source="noise"), "plain"),
         (dict(curve=joint, field=lambda x, s, c: (x,)), "1 velocities"),
-        (dict(frames=jnp.zeros((2, 2))), r"\(b, f, h, w, c\)"),
+        (dict(frames=jnp.zeros((2, 2))), r"\(b, n, h, w, c\)"),
     ],
 )
 def test_errors(options, message):

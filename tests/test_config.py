@@ -16,11 +16,12 @@ FILES = sorted(str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").
 OBJECTIVES = ("flow", "biflow", "condiff")
 
 
-@pytest.mark.parametrize("file, objective", list(itertools.product(FILES, OBJECTIVES)))
-def test_a_whole_train_step_fits(file, objective):
+@pytest.mark.parametrize("file, objective, past", list(itertools.product(FILES, OBJECTIVES, (1, 3))))
+def test_a_whole_train_step_fits(file, objective, past):
     """Shapes of a full-size step, without computing anything."""
     config = load_config(file)
     config.objective = objective
+    config.context.frames = past
     experiment = assemble(config)
     batch = Batch(
         jax.ShapeDtypeStruct((config.train.batch_size, experiment.clip_frames, *config.data.size, 3), "uint8"),

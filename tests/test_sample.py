@@ -56,7 +56,7 @@ def test_a_seed_is_a_stream_and_average_and_parameters_differ(workdir):
         (dict(count=99), "--count=8"),
         (dict(count=0), "count must be at least 1"),
         (dict(length=0), "frames must be at least 1"),
-        (dict(sampling={"epsilom": 0.1}), "config.sample has no 'epsilom': use one of atol, curve, epsilon"),
+        (dict(sampling={"epsilom": 0.1}), "config.sample has no 'epsilom': use one of atol, context_noise, curve, epsilon"),
         (dict(sampling={"epsilon": "high"}), "config.sample.epsilon is 0.15, it cannot become 'high'"),
         (dict(sampling={"curve": "forward"}), "unknown sample.curve 'forward': use one of plain, joint, backward, correcting"),
         (dict(sampling={"epsilon": -0.1}), "epsilon is a noise level and must be 0 or more, got -0.1"),
@@ -86,6 +86,33 @@ def test_flow_has_no_noise_level_to_replace(tmp_path):
     with pytest.raises(ValueError, match="a run of flow knows no noise level"):
         sample.load(tmp_path / "run", sampling={"curve": "backward"})
     assert sample.load(tmp_path / "run", sampling={"rtol": 1e-3}).experiment.stream.keywords["solver"].rtol == 1e-3
+
+
+def test_a_run_with_two_known_frames_starts_from_two(tmp_path):
+    config = debug_config(tmp_path, steps=2)
+    config.sample.update(method="euler", steps=2)
+    config.context.update(frames=2, noise=0.3)
+    config.sample.context_noise = 0.1
+    config.run.update(sample_every=2, sample_frames=3)
+    train.train(config, tmp_path / "run")
+    run = sample.load(tmp_path / "run")
+    held_out = pipeline.clips(run.data(), "test", count=2, frames=2)
+    np.testing.assert_array_equal(sample.first_frames(run, 2), held_out)
+    record = sample.sample(tmp_path / "run", tmp_path / "out", count=2, length=12)
+    assert len([1 for _ in video.frames(tmp_path / "out" / "sample_000.mp4")]) == record["samples"][0]["frames"] == 12
+    assert (record["protocol"]["past_frames"], record["protocol"]["context_noise"]) == (2, 0.1)
+    figures = evaluate.evaluate(tmp_path / "run", overrides={"videos": 2, "frames": 80})
+    assert figures["truth"]["psnr"][1] < 60  # counted after the frames that were given
+    image = np.full((40, 60, 3), 200, np.uint8)
+    video.write_png(tmp_path / "first.png", image)
+    with pytest.raises(ValueError, match=r"first.png has 1 frames at 8.0 fps, a stream of this run starts from 2: give a longer video"):
+        sample.sample(tmp_path / "run", tmp_path / "no", first_frame=tmp_path / "first.png")
+    with pytest.raises(ValueError, match="frames is 1, and a stream of this run starts from 2"):
+        sample.sample(tmp_path / "run", tmp_path / "no", length=1)
+    assert not (tmp_path / "no").exists()
+    video.write(tmp_path / "first.mp4", np.stack([image, image // 2, image // 4]), config.data.fps)
+    given = sample.first_frames(run, 1, tmp_path / "first.mp4")
+    assert given.shape == (1, 2, 32, 32, 3) and abs(given.mean((0, 2, 3, 4)) - [200, 100]).max() < 6
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -31,6 +31,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         scales=dict(flow=(), biflow=(), condiff=()),
     )
     config.alpha_max = 1.0
+    config.context = dict(frames=1, noise=0.0)  # known frames, and the most noise on those beside x
     config.weights = dict(flow=(1.0,), biflow=(1.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
         learning_rate=1e-4, schedule="constant", warmup_steps=0, b1=0.9, b2=0.999, eps=1e-8,
@@ -38,7 +39,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.train = dict(steps=200_000, batch_size=128)
     config.sample = dict(
-        curve="joint", epsilon=0.1, method="heun", rtol=1e-2, atol=1e-2,
+        curve="joint", epsilon=0.1, context_noise=0.0, method="heun", rtol=1e-2, atol=1e-2,
         steps=config_dict.placeholder(int), per_sample=True,
     )
     config.evaluate = dict(

@@ -37,6 +37,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
     config.alpha_max = 1.0
+    config.context = dict(frames=1, noise=0.0)  # known frames, and the most noise on those beside x
     config.weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
         learning_rate=3e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.99, eps=1e-8,
@@ -44,7 +45,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.train = dict(steps=1200, batch_size=16)
     config.sample = dict(
-        curve="joint", epsilon=0.15, method="heun", rtol=1e-2, atol=1e-2,
+        curve="joint", epsilon=0.15, context_noise=0.0, method="heun", rtol=1e-2, atol=1e-2,
         steps=config_dict.placeholder(int), per_sample=True,
     )
     config.evaluate = dict(
