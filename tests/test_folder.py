@@ -160,8 +160,8 @@ def test_errors(tmp_path):
         folder.build(inside, out, **SHAPE, fit="pad")
     with pytest.raises(ValueError, match=r"size must be \(height, width\)"):
         folder.build(inside, out, frames=2, fps=10, size=16)
-    with pytest.raises(ValueError, match="fps must be in"):
-        folder.build(inside, out, frames=2, fps=-1, size=(16, 16))
+    with pytest.raises(ValueError, match=r"^fps must be in \[0.01, 1000\] frames per second, not 0"):
+        folder.build(inside, out, frames=2, fps=0, size=(16, 16))
     with pytest.raises(ValueError, match="test_fraction must lie between 0 and 1, not 1"):
         folder.build(inside, out, **SHAPE, test_fraction=1)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -1,6 +1,7 @@
 """Clips on disk: bit-exact, in order, all or nothing, and without TensorFlow."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -65,10 +66,17 @@ def test_round_trip_over_several_shards(tmp_path, monkeypatch):
     assert [path.name for path in directory.parent.iterdir()] == ["set"]
 
 
-def test_same_clips_give_the_same_bytes(tmp_path):
-    for name in ("a", "b"):
-        records.write(tmp_path / name, {"train": clips(0, 9)}, settings={})
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+def test_same_clips_give_the_same_bytes_in_every_process(tmp_path):
+    script = (
+        "import sys, numpy as np\n"
+        "from jvflow.data.records import Clip, write\n"
+        "clips = [Clip(np.full((2, 4, 4, 3), i, np.uint8), 8.0, i, 'ü' * 200, 'b') for i in range(9)]\n"
+        "write(sys.argv[1], {'train': clips}, settings={})\n"
+    )
+    for seed in ("1", "2", "3"):  # of Python's hashes, which order the map in a tf.train.Example
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / seed)], cwd=ROOT, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
+    assert records.open(tmp_path / "1", "train")[8]["caption"] == "ü" * 200
 
 
 def test_moves_with_its_folder(tmp_path):
@@ -114,14 +122,51 @@ def test_grain_reads_at_random_with_threads_and_pickles(tmp_path):
     assert sorted(names) == sorted(f"ü/{i}.mp4" for i in range(12)) and names != sorted(names)
 
 
-def test_an_interrupted_build_leaves_nothing_under_the_name(tmp_path):
+def test_an_interrupted_build_continues_after_its_last_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "SHARD_BYTES", 3 * 4 * 6 * 8 * 3)
+    made = []
+
+    def make(i):
+        made.append(i)
+        if i == stop:
+            raise KeyboardInterrupt
+        return clip(i)
+
+    build = lambda name: records.write(tmp_path / name, {"train": records.Lazy(8, make), "test": clips(8, 10)}, settings={"a": 1})
+    stop = None
+    build("whole")
+    for stop in (1, 7):
+        with pytest.raises(KeyboardInterrupt):
+            build("a")
+        assert not (tmp_path / "a").exists()
+    stop = None
+    made.clear()
+    build("a")
+    assert made == [0, 6, 7]  # the first says what the columns are
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "whole"]
+
+
+def test_other_settings_do_not_continue(tmp_path):
     def interrupted():
         yield from clips(0, 3)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        records.write(tmp_path / "a", {"train": interrupted()}, settings={})
-    assert list(tmp_path.iterdir()) == []
+        records.write(tmp_path / "a", {"train": clips(0, 3), "test": interrupted()}, settings={"seed": 0})
+    records.write(tmp_path / "a", {"train": clips(3, 5), "test": clips(5, 6)}, settings={"seed": 1})
+    check(records.open(tmp_path / "a", "train")[0], 3)
+
+
+def test_columns_of_any_kind(tmp_path):
+    rows = [{"latent_mean": np.full((2, 3, 3, 5), i, np.float32), "level": 0.5 * i, "caption": f"ü{i}"} for i in range(3)]
+    records.write(tmp_path / "a", {"train": rows}, settings={})
+    source = records.open(tmp_path / "a", "train")
+    assert records.manifest(tmp_path / "a")["shape"] == [2, 3, 3, 5]
+    for row, expected in zip(source, rows, strict=True):
+        np.testing.assert_array_equal(row["latent_mean"], expected["latent_mean"])
+        assert row["latent_mean"].dtype == np.float32
+        assert row["level"] == expected["level"] and row["caption"] == expected["caption"]
 
 
 def test_leftovers_of_a_killed_build_are_removed(tmp_path):
@@ -139,7 +184,7 @@ def test_leftovers_of_a_killed_build_are_removed(tmp_path):
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 9
     assert not (tmp_path / "a").exists() and len(list(tmp_path.iterdir())) == 1
     assert not records.is_dataset(tmp_path / "a")
-    records.write(tmp_path / "a", {"train": clips(0, 2)}, settings={})
+    records.write(tmp_path / "a", {"train": clips(0, 2)}, settings={"other": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert len(list((tmp_path / "a").iterdir())) == 4
 

@@ -6,11 +6,11 @@ left at the end of a shot is dropped and counted.
 """
 
 import hashlib
+import json
 import math
 import os
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -67,22 +67,36 @@ def clips(
         clips, dropped (frames in no clip), error (None, or why decoding stopped).
     """
     stride = frames if stride is None else stride
+    _check(frames, fps, stride, size, fit)
+    found = files(folder)
+    items = (item for path in found for item in _of_file(Path(folder), path, frames, fps, size, fit, stride))
+    return _clips(items, report or (lambda entry: None))
+
+
+def _clips(items, report) -> Iterator[Clip]:
+    for item in items:
+        if isinstance(item, dict):
+            report(item)
+        else:
+            yield item
+
+
+def _check(frames, fps, stride, size, fit) -> None:
     if frames < 1 or stride < 1:
         raise ValueError(f"frames and stride must be at least 1, not {frames} and {stride}")
-    video.resize(np.zeros((1, 1, 3), np.uint8), size, fit)  # a wrong size or fit raises here
-    folder, found = Path(folder), files(folder)
-    return _clips(folder, found, frames, fps, size, fit, stride, report or (lambda entry: None))
+    video.rate(fps)  # a wrong one raises here, and so does a wrong size or fit
+    video.resize(np.zeros((1, 1, 3), np.uint8), size, fit)
 
 
-def _clips(folder, found, frames, fps, size, fit, stride, report) -> Iterator[Clip]:
-    for path in found:
-        name = path.relative_to(folder).as_posix()
-        entry = dict(file=name, bytes=path.stat().st_size, frames=0, shots=0, clips=0, dropped=0, error=None)
-        try:
-            yield from _cut(path, entry, frames, fps, size, fit, stride)
-        except ValueError as reason:
-            entry["error"] = str(reason)
-        report(entry)
+def _of_file(folder, path, frames, fps, size, fit, stride) -> Iterator[Clip | dict]:
+    """The clips of one file, and last its report."""
+    name = path.relative_to(folder).as_posix()
+    entry = dict(file=name, bytes=path.stat().st_size, frames=0, shots=0, clips=0, dropped=0, error=None)
+    try:
+        yield from _cut(path, entry, frames, fps, size, fit, stride)
+    except ValueError as reason:
+        entry["error"] = str(reason)
+    yield entry
 
 
 def _cut(path, entry, frames, fps, size, fit, stride) -> Iterator[Clip]:
@@ -131,66 +145,78 @@ def build(
     The clips whose hash of (seed, file, start) is smallest are the test split: `test_fraction` of
     them rounded, at least one, and at least one is left to train; a single clip trains. Clips are
     drawn one by one, so both splits may show one file, and with `stride < frames` share frames.
-    Decoded clips wait in an unnamed temporary file beside `directory`, not in memory: the disk
-    must hold them twice.
+
+    Decoded clips wait beside `directory`, not in memory: the disk must hold them twice. A build that was interrupted continues after the last file it decoded, and gives the
+    same bytes; once a file has changed, it begins anew.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie between 0 and 1, not {test_fraction}")
     records.check_free(directory)
-    entries = []
-
-    def report(entry: dict) -> None:
-        entries.append(entry)
-        end = f"; stopped: {entry['error']}" if entry["error"] else ""
-        log(f"{entry['file']}: {entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped{end}")
-
-    source = clips(
-        folder, frames=frames, fps=fps, size=size, fit=fit, stride=stride, report=report
+    stride = frames if stride is None else stride
+    _check(frames, fps, stride, size, fit)
+    found = files(folder)
+    settings = dict(
+        kind="folder", version=VERSION, folder=str(folder), frames=frames, fps=fps, size=list(size), fit=fit,
+        stride=stride, test_fraction=test_fraction, seed=seed,
     )
-    settings = {
-        "kind": "folder",
-        "version": VERSION,
-        "folder": str(folder),
-        "frames": frames,
-        "fps": fps,
-        "size": list(size),
-        "fit": fit,
-        "stride": frames if stride is None else stride,
-        "test_fraction": test_fraction,
-        "seed": seed,
-        "files": entries,
-    }
-    parent = Path(directory).absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=parent) as spool:
-        kept = []
-        for clip in source:
-            spool.write(clip.video)
-            kept.append((clip.source, clip.start, clip.caption))
+    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+    under_way = records.Build(directory, dict(settings, stamps=stamps))
+    decoded = [under_way.scratch / f"{number:06d}" for number in range(len(found))]
+    try:
+        entries, kept = [], []  # kept: of each clip, where it lies and what it is called
+        for number, path in enumerate(found):
+            entry, cut = _decoded(decoded[number], Path(folder), path, frames, fps, size, fit, stride)
+            end = f"; stopped: {entry['error']}" if entry["error"] else ""
+            log(f"{entry['file']}: {entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped{end}")
+            entries.append(entry)
+            kept += [(number, place, *names) for place, names in enumerate(cut)]
+        settings["files"] = entries
         if not kept:
             _raise_no_clip(folder, settings)
-        test = set(_draw_test(kept, test_fraction, seed))
+        test = set(_draw_test([(name, start) for _, _, name, start, _ in kept], test_fraction, seed))
         shape = (frames, *size, 3)
 
-        def stored(chosen: Iterable[int]) -> Iterator[Clip]:
-            for i in chosen:
-                spool.seek(i * math.prod(shape))
-                data = np.frombuffer(spool.read(math.prod(shape)), np.uint8)
-                name, start, caption = kept[i]
-                yield Clip(data.reshape(shape), fps, start, caption, name)
+        def stored(chosen: list[int]) -> records.Lazy:
+            return records.Lazy(len(chosen), lambda i: read(*kept[chosen[i]]))
+
+        def read(number, place, name, start, caption) -> Clip:
+            pixels = np.fromfile(decoded[number].with_suffix(".clips"), np.uint8, math.prod(shape), offset=place * math.prod(shape))
+            return Clip(pixels.reshape(shape), fps, start, caption, name)
 
         train = [i for i in range(len(kept)) if i not in test]
-        splits = {"train": stored(train), "test": stored(sorted(test))}
-        records.write(directory, splits, settings=settings)
+        under_way.write({"train": stored(train), "test": stored(sorted(test))}, settings=settings)
+    except ValueError:
+        under_way.remove()
+        raise
     manifest = records.manifest(directory)
     log(f"{directory}: " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
     return manifest
 
 
-def _draw_test(kept: list[tuple[str, float, str]], test_fraction: float, seed: int) -> list[int]:
+def _decoded(beside: Path, folder, path, *how) -> tuple[dict, list]:
+    """The report of one file, and (source, start, caption) of each clip; their pixels go to `beside`.clips.
+
+    What was decoded before is read back: the report is written last.
+    """
+    report = beside.with_suffix(".json")
+    if not report.is_file():
+        cut = []
+        with open(beside.with_suffix(".clips"), "wb") as pixels:
+            for item in _of_file(folder, path, *how):
+                if isinstance(item, dict):
+                    entry = item
+                else:
+                    pixels.write(item.video)
+                    cut.append((item.source, item.start, item.caption))
+        records.replace_text(report, json.dumps([entry, cut]))
+    entry, cut = json.loads(report.read_text("utf-8"))
+    return entry, cut
+
+
+def _draw_test(kept: list[tuple[str, float]], test_fraction: float, seed: int) -> list[int]:
     """Returns the indices of the test clips; the draw does not depend on the machine."""
     rank = [
-        hashlib.sha256(f"{seed}/{name}/{start!r}".encode()).digest() for name, start, _ in kept
+        hashlib.sha256(f"{seed}/{name}/{start!r}".encode()).digest() for name, start in kept
     ]
     count = min(max(1, round(test_fraction * len(kept))), len(kept) - 1)
     return sorted(range(len(kept)), key=rank.__getitem__)[:count]

@@ -72,13 +72,16 @@ def _cached(data, workdir, name, settings) -> Path:
     return Path(data.cache or Path(workdir) / "data") / f"{name}-{digest}"
 
 
-def _render(kind, split, settings) -> Iterator[records.Clip]:
+def _render(kind, split, settings) -> records.Lazy:
     first = settings["seed"] * 2 * TEST_SEEDS + (TEST_SEEDS if split == "test" else 0)
     times = np.arange(settings["frames"]) / settings["fps"]
-    for seed in range(first, first + settings["clips"][split]):
-        scene = procedural.scene(kind, seed)
+
+    def make(i: int) -> records.Clip:
+        scene = procedural.scene(kind, first + i)
         video = scene.render(times, tuple(settings["size"]))
-        yield records.Clip(video, settings["fps"], 0.0, scene.caption, f"{PROCEDURAL}{kind}:{seed}")
+        return records.Clip(video, settings["fps"], 0.0, scene.caption, f"{PROCEDURAL}{kind}:{first + i}")
+
+    return records.Lazy(settings["clips"][split], make)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def frames(path: str | os.PathLike, *, fps: float | None = None) -> Iterator[tup
     is faster, and a variable rate is followed by its time stamps. Without, they are the source's
     own. Raises ValueError, when it gets there, for what cannot be decoded.
     """
-    return _frames(path, None if fps is None else 1 / _fraction(fps))
+    return _frames(path, None if fps is None else 1 / rate(fps))
 
 
 def _frames(path, period: Fraction | None) -> Iterator[tuple[float, Frame]]:
@@ -104,7 +104,8 @@ def _rate(path: str | os.PathLike, stream) -> Fraction:
     return rate
 
 
-def _fraction(fps: float) -> Fraction:
+def rate(fps: float) -> Fraction:
+    """The frame rate as a fraction with a small denominator; a ValueError when it is none."""
     if not 0.01 <= fps <= 1000:
         raise ValueError(f"fps must be in [0.01, 1000] frames per second, not {fps}")
     return Fraction(fps).limit_denominator(1001)  # 29.97... is 30000/1001
@@ -170,7 +171,7 @@ class Writer:
     ):
         if Path(path).suffix.lower() != ".mp4":
             raise ValueError(f"Writer writes mp4; name the file *.mp4, not {path}")
-        self._path, self._rate, self._size = Path(path), _fraction(fps), size
+        self._path, self._rate, self._size = Path(path), rate(fps), size
         self._min_side, self._crf = min_side, crf
         self._partial = self._path.with_name(f".{self._path.name}.partial")
         self._container = self._stream = None
