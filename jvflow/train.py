@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from jvflow import latents
 from jvflow import mesh as meshes
 from jvflow import state as states
 from jvflow.checkpoint import Checkpoints, abstract_like
@@ -48,12 +49,13 @@ def train_step(state: State, batch, key, codec_params=None, *, experiment: Exper
     the compiled step. `ema` is the decay of the moving average, and is ignored when the state holds none.
     """
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, state.step))
-    latents = experiment.codec.encode(codec_params, batch.video).mean
-    keys = example_keys(key_examples, len(latents))
+    encoded = batch.latent_mean is not None
+    frames = batch.latent_mean if encoded else experiment.codec.encode(codec_params, batch.video).mean
+    keys = example_keys(key_examples, len(frames))
 
     def mean_loss(params):
         field = as_field(experiment.network, merge(state.frozen, params))
-        return experiment.loss(field, latents, keys, key_coupling).mean()
+        return experiment.loss(field, frames, keys, key_coupling).mean()
 
     loss, gradients = jax.value_and_grad(mean_loss)(state.params)
     updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
@@ -112,9 +114,12 @@ def train(config, workdir) -> Workdir:
 
     # data
     data = pipeline.prepare(config.data, folder.path)
+    encoded = latents.are_in(data)
+    if encoded:
+        latents.check(data, latents.fingerprint(**config.codec))
     batches = pipeline.batches(
         data, frames=experiment.clip_frames, batch_size=config.train.batch_size, seed=config.seed,
-        threads=config.data.threads, step=begin, process=jax.process_index(), processes=jax.process_count(),
+        threads=config.data.threads, step=begin, process=jax.process_index(), processes=jax.process_count(), latents=encoded,
     )
 
     # step

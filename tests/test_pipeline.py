@@ -58,7 +58,7 @@ def test_what_was_built_is_found_again_and_other_settings_are_another_set(tmp_pa
     assert (built / "manifest.json").stat().st_mtime_ns == stamp
     config.data.fps = 4.0
     assert pipeline.prepare(config.data, tmp_path) != built
-    config.data.path = str(built)  # a data set that is there already
+    config.data.update(path=str(built), fps=8.0)  # a data set that is there already
     assert pipeline.prepare(config.data, tmp_path) == built
 
 

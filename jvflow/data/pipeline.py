@@ -27,14 +27,16 @@ class Batch:
     """Clips as they enter a compiled step.
 
     Attributes:
-      video: uint8 (b, f, h, w, 3).
+      video: uint8 (b, f, h, w, 3), None where latents stand for it.
       fps: frames per second of each clip (b,).
       start: seconds into its source (b,).
+      latent_mean: of a data set with latents, (b, f, h, w, c).
     """
 
-    video: Array
+    video: Array | None
     fps: Float[Array, "b"]
     start: Float[Array, "b"]
+    latent_mean: Float[Array, "b f h w c"] | None = None
 
 
 def prepare(data, workdir) -> Path:
@@ -47,6 +49,7 @@ def prepare(data, workdir) -> Path:
     if not data.path:
         raise ValueError("config.data.path is empty: give a folder of videos, a built data set, or procedural:comets")
     if not data.path.startswith(PROCEDURAL) and records.is_dataset(data.path):
+        _check(data)
         return Path(data.path)
     form = dict(frames=data.frames, fps=data.fps, size=list(data.size))
     if data.path.startswith(PROCEDURAL):
@@ -65,6 +68,17 @@ def prepare(data, workdir) -> Path:
     if not records.is_dataset(directory):
         folder.build(data.path, directory, **dict(options, size=tuple(data.size)))
     return directory
+
+
+def _check(data) -> None:
+    """Raises a ValueError when the data set at `data.path` is not of the size and rate that the config says."""
+    manifest = records.manifest(data.path)
+    size, fps = manifest["shape"][1:3], manifest["settings"].get("of", manifest["settings"]).get("fps", data.fps)
+    if size != list(data.size) or fps != data.fps:
+        raise ValueError(
+            f"the clips in {data.path} are {size[0]} x {size[1]} at {fps} fps, config.data says {' x '.join(map(str, data.size))} at "
+            f'{data.fps}: use --config.data.size="{tuple(size)}" --config.data.fps={fps}'
+        )
 
 
 def _cached(data, workdir, name, settings) -> Path:
@@ -86,16 +100,19 @@ def _render(kind, split, settings) -> records.Lazy:
 
 @dataclass(frozen=True)
 class _Crop:
-    """A random window of `frames` frames of a clip."""
+    """A random window of `frames` frames of a clip, of its latents where they are wanted."""
 
     frames: int
+    latents: bool
 
     def __call__(self, clip: dict, rng: np.random.Generator) -> Batch:
         first = int(rng.integers(len(clip["video"]) - self.frames + 1))
+        window = slice(first, first + self.frames)
         return Batch(
-            video=clip["video"][first : first + self.frames],
+            video=None if self.latents else clip["video"][window],
             fps=np.float32(clip["fps"]),
             start=np.float32(clip["start"] + first / clip["fps"]),
+            latent_mean=clip["latent_mean"][window] if self.latents else None,
         )
 
 
@@ -116,7 +133,7 @@ class _Rows:
 
 def batches(
     directory, *, frames: int, batch_size: int, seed: int, threads: int = 1, step: int = 0,
-    process: int = 0, processes: int = 1,
+    process: int = 0, processes: int = 1, latents: bool = False,
 ) -> Iterator[Batch]:
     """Endless training batches of one process, from step `step` on.
 
@@ -127,6 +144,7 @@ def batches(
       seed: of order and windows.
       threads: that read ahead; 0 reads when asked.
       step: the data position, batches that were already used.
+      latents: read the latents of the data set (`jvflow.latents`) and not its video.
     """
     clips = records.open(directory, "train")
     have = clips[0]["video"].shape[0]
@@ -134,7 +152,7 @@ def batches(
         raise ValueError(f"clips have {have} frames, training needs {frames}: build them with data.frames >= {frames}")
     if batch_size % processes:
         raise ValueError(f"batch_size {batch_size} is not a multiple of {processes} processes")
-    examples = grain.MapDataset.source(clips).seed(seed).shuffle().repeat().random_map(_Crop(frames))
+    examples = grain.MapDataset.source(clips).seed(seed).shuffle().repeat().random_map(_Crop(frames, latents))
     rows = grain.MapDataset.source(_Rows(examples, batch_size, process, processes))
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch_size if threads else 0)
     iterator = iter(rows.batch(batch_size // processes).to_iter_dataset(read))

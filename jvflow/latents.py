@@ -1,0 +1,77 @@
+"""Latents on disk: a data set of clips with the latents of a codec beside the video, one format for every codec.
+
+    video, fps, start, caption, source     the clip, as in the data set that was encoded
+    latent_mean                            float32 (f, h, w, c), in the units that a flow sees
+    latent_std                             the same shape, where the codec has a posterior
+
+Training reads the latents and runs no codec; streams start from the video, and are compared with it.
+`manifest.json` names the codec by a checksum of its weights, so that latents never meet another one.
+"""
+
+import hashlib
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from jvflow.codecs import Codec
+from jvflow.data import records
+
+
+def fingerprint(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0) -> dict:
+    """What tells a codec from another: the keys of `config.codec`, with checksums in place of files."""
+    digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in weights]
+    return dict(name=name, scale=scale, weights=digests)
+
+
+def encode(codec: Codec, described: dict, source: Path, directory: Path) -> dict:
+    """Encodes every clip of the data set `source` into the data set `directory`; returns its manifest.
+
+    An interrupted run continues after its last complete shard. With a finished one there is nothing to do.
+
+    Args:
+      codec: what encodes.
+      described: its `fingerprint`.
+      source: a data set of clips.
+      directory: where the result goes.
+    """
+    of = records.manifest(source)
+    settings = dict(kind="latents", codec=described, of=of["settings"])
+    if records.is_dataset(directory):
+        check(directory, described)
+        if records.manifest(directory)["settings"] != settings:
+            raise ValueError(f"{directory} holds the latents of other clips: remove it, or choose another name")
+        return records.manifest(directory)
+    clips = {split: records.open(source, split) for split in of["splits"]}
+
+    def encoded(split: str) -> records.Lazy:
+        return records.Lazy(len(clips[split]), lambda i: _with_latents(codec, clips[split][i]))
+
+    records.write(directory, {split: encoded(split) for split in clips}, settings=settings)
+    manifest = records.manifest(directory)
+    logging.info("%s: %s", directory, ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+    return manifest
+
+
+def _with_latents(codec: Codec, clip: dict) -> dict:
+    posterior = codec.encode(codec.params, jnp.asarray(clip["video"])[None])
+    clip["latent_mean"] = np.asarray(posterior.mean[0], np.float32)
+    if posterior.std is not None:
+        clip["latent_std"] = np.asarray(posterior.std[0], np.float32)
+    return clip
+
+
+def are_in(directory: Path) -> bool:
+    """Whether a data set holds latents."""
+    return records.manifest(directory)["settings"].get("kind") == "latents"
+
+
+def check(directory: Path, described: dict) -> None:
+    """Raises a ValueError when the latents in a data set are not those of the codec with this `fingerprint`."""
+    made_with = records.manifest(directory)["settings"].get("codec")
+    if made_with != described:
+        raise ValueError(
+            f"the latents in {directory} were made with {made_with}, config.codec is {described}: "
+            "take that codec, or encode into another folder"
+        )

@@ -1,0 +1,29 @@
+"""Encodes a data set once, for training in latents: python -m launch.encode --config=configs/biflow/video_folder.py --out=DIR ...
+
+`DIR` is then what `--config.data.path` takes. Stop it at any time and give the same command again.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+import launch
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: its data and its codec are read.", lock_config=True)
+OUT = flags.DEFINE_string("out", None, "The data set of latents. Clips that have to be built lie beside it in DIR-clips.")
+flags.mark_flags_as_required(["config", "out"])
+
+
+def main():
+    from jvflow import codecs, latents
+    from jvflow.data import pipeline
+
+    config, out = CONFIG.value, OUT.value.rstrip("/")
+    codec = codecs.build(**config.codec)
+    shape = codec.latent_shape((config.data.frames, *config.data.size))  # one that cannot be encoded is said before anything is built
+    source = pipeline.prepare(config.data, f"{out}-clips")
+    manifest = latents.encode(codec, latents.fingerprint(**config.codec), source, out)
+    print(f"{out}: latents {shape} of " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,97 @@
+"""Latents on disk: the ones the codec gives, never another codec's, and training on them is training on the video."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, SHARED, debug_config
+
+from jvflow import codecs, latents, sample, train
+from jvflow.data import pipeline, records
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Two clips through the real tiny autoencoder."""
+    weights = SHARED / "data" / "weights"
+    if not weights.exists():
+        pytest.skip("needs the folder shared/ beside the checkout")
+    config = debug_config(tmp_path_factory.mktemp("pixels"), steps=2)
+    config.data.update(size=(16, 16), frames=4, clips=dict(train=6, test=2))
+    config.codec.update(name="tiny", weights=tuple(str(weights / f"taef2_{half}.safetensors") for half in ("encoder", "decoder")), scale=0.8)
+    config.network.patch = (1, 1, 1)
+    return config
+
+
+@pytest.fixture(scope="module")
+def encoded(config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("latents") / "set"
+    codec = codecs.build(**config.codec)
+    latents.encode(codec, latents.fingerprint(**config.codec), pipeline.prepare(config.data, out.parent), out)
+    return out
+
+
+def test_clips_keep_everything_and_gain_latents(config, encoded):
+    codec = codecs.build(**config.codec)
+    before = records.open(pipeline.prepare(config.data, encoded.parent), "test")
+    for clip, was in zip(records.open(encoded, "test"), before, strict=True):
+        for name in was:
+            np.testing.assert_array_equal(clip[name], was[name])
+        expected = codec.encode(codec.params, was["video"][None]).mean[0]
+        np.testing.assert_allclose(clip["latent_mean"], expected, atol=1e-5)
+        assert "latent_std" not in clip and clip["latent_mean"].dtype == np.float32
+    assert latents.are_in(encoded) and records.manifest(encoded)["splits"] == {"train": 6, "test": 2}
+
+
+def test_training_on_latents_is_training_on_the_video(config, encoded, tmp_path):
+    train.train(config, tmp_path / "video")
+    config = config.copy_and_resolve_references()
+    config.data.path = str(encoded)
+    train.train(config, tmp_path / "latents")
+    runs = [sample.load(tmp_path / name) for name in ("video", "latents")]
+    for a, b in zip(*(jax.tree.leaves(run.field) for run in runs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_array_equal(*(sample.first_frames(run, 2) for run in runs))  # streams start from the video
+    batch = next(pipeline.batches(encoded, frames=2, batch_size=2, seed=0, threads=0, latents=True))
+    assert batch.video is None and batch.latent_mean.shape[:3] == (2, 2, 2)
+
+
+def test_encoding_again_does_nothing_and_another_codec_is_refused(config, encoded, tmp_path):
+    codec, described = codecs.build(**config.codec), latents.fingerprint(**config.codec)
+    source = pipeline.prepare(config.data, encoded.parent)
+    assert latents.encode(codec, described, source, encoded) == records.manifest(encoded)
+    other = config.copy_and_resolve_references()
+    other.codec.scale = 0.5
+    with pytest.raises(ValueError, match=r"were made with .*'scale': 0.8.* config.codec is .*'scale': 0.5"):
+        latents.encode(codec, latents.fingerprint(**other.codec), source, encoded)
+    other.data.path = str(encoded)
+    with pytest.raises(ValueError, match="take that codec, or encode into another folder"):
+        train.train(other, tmp_path / "run")
+    config = config.copy_and_resolve_references()
+    config.data.seed = 1
+    with pytest.raises(ValueError, match="holds the latents of other clips: remove it"):
+        latents.encode(codec, described, pipeline.prepare(config.data, encoded.parent), encoded)
+
+
+def test_a_built_data_set_has_to_be_of_the_size_and_rate_of_the_config(config, encoded, tmp_path):
+    config = config.copy_and_resolve_references()
+    config.data.path = str(encoded)
+    for change in (dict(size=(32, 32)), dict(fps=4.0)):
+        config.data.update(change)
+        with pytest.raises(ValueError, match=r'16 x 16 at 8.0 fps, .* use --config.data.size="\(16, 16\)" --config.data.fps=8.0'):
+            pipeline.prepare(config.data, tmp_path)
+
+
+def test_the_command(tmp_path):
+    command = [
+        sys.executable, "-m", "launch.encode", "--config=configs/biflow/procedural.py:debug", f"--out={tmp_path / 'set'}",
+        "--config.data.frames=4",
+    ]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "latents (4, 32, 32, 3) of 8 clips in train, 8 clips in test" in done.stdout
+    clip = records.open(tmp_path / "set", "train")[0]
+    np.testing.assert_allclose(clip["latent_mean"], clip["video"] / 127.5 - 1, atol=1e-6)
