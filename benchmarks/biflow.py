@@ -1,12 +1,10 @@
-"""The comparison of `make demo` at length: 64 videos of 512 frames, three seeds, three times the training.
+"""The comparison of `make demo` at length: 64 videos of 512 frames, three seeds.
 
     python -m benchmarks.biflow --out=out/benchmark --seeds=1,2,3
 
 Writes `benchmarks/results/biflow_seed_N.json` for each seed: the figures of each method, the
 controls, the protocol, the date, the machine and the versions. A seed whose result is there is not
-run again, and a run that was stopped continues. A seed takes about three quarters of an hour on two
-CPU cores. With the demo's 1,200 steps a stream of 512 frames holds for one seed and loses its comets
-for the next (distance 2.7 -> 4.0 and 2.7 -> 6.0): hence the longer training.
+run again, and a run that was stopped continues. A seed takes about half an hour on two CPU cores.
 """
 
 import datetime
@@ -26,7 +24,6 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 OUT = flags.DEFINE_string("out", "out/benchmark", "Where the runs go.")
 SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of training and streaming.")
-STEPS = flags.DEFINE_integer("steps", 3600, "Training steps of each method.")
 VIDEOS = flags.DEFINE_integer("videos", 64, "Streams of each method.")
 FRAMES = flags.DEFINE_integer("frames", 512, "Frames of each stream.")
 RESULTS = Path(__file__).parent / "results"
@@ -42,7 +39,6 @@ def main():
             continue
         config = CONFIG.value.copy_and_resolve_references()
         config.seed = config.evaluate.seed = seed
-        config.train.steps = STEPS.value
         config.evaluate.update(videos=VIDEOS.value, frames=FRAMES.value)
         record = demo(config, Path(OUT.value) / f"seed_{seed}", command=f"python -m benchmarks.biflow --seeds={seed}")
         machine = dict(platform=platform.platform(), devices=[d.device_kind for d in jax.devices()])

@@ -92,7 +92,7 @@ def test_wrong_names(change, message):
 
 def test_wrong_sizes():
     config = load_config("biflow/procedural.py")
-    config.data.size = (30, 32)
+    config.data.size = (25, 24)
     with pytest.raises(ValueError, match="does not divide"):
         assemble(config)
     config = load_config("biflow/procedural.py")

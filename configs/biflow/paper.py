@@ -27,7 +27,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.network = dict(
         name="dit", width=768, depth=12, heads=12, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
-        dtype="bfloat16", remat=False, scan=True, local=False, filters=0,
+        dtype="bfloat16", remat=False, scan=True, local=False,
         scales=dict(flow=(), biflow=(), condiff=()),
     )
     config.alpha_max = 1.0

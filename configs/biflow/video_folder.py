@@ -23,7 +23,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.network = dict(
         name="dit", width=192, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
-        dtype="float32", remat=False, scan=False, local=True, filters=0,
+        dtype="float32", remat=False, scan=False, local=True,
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
     config.alpha_max = 0.4  # all training goes where sampling is: epsilon is below

@@ -24,7 +24,6 @@ SIZES = {
     "L": dict(width=1024, depth=24, heads=16),
     "XL": dict(width=1152, depth=28, heads=16),
 }
-HALO = 2  # pixels around a patch that its filters see
 FREQUENCIES = 256  # width of the sine features of a coordinate
 
 
@@ -43,9 +42,6 @@ class DiTConfig:
       text_width: width of `condition.text` tokens, 0 without: cross-attention in each block.
       local: adds a 3 x 3 depthwise convolution over neighbouring patches to the input of each MLP
         (compare the Mix-FFN of SANA, arXiv 2410.10629): small networks find local motion sooner.
-      filters: adds to each output that many linear filters of the pixels in and around its patch, mixed
-        by the token (dynamic filter networks, Jia et al. 2016): motion and noise are local and linear in
-        the pixels, which a normalised token carries badly.
       scales: the size of each velocity, which its output is multiplied by; all 1 when empty.
       mlp_ratio: hidden width of the MLP over `width`.
       time_scale: factor of the coordinates before their sines; 1000 takes [0, 1] to DiT's steps.
@@ -65,7 +61,6 @@ class DiTConfig:
     labels: int = 0
     text_width: int = 0
     local: bool = False
-    filters: int = 0
     scales: tuple[float, ...] = ()
     mlp_ratio: float = 4.0
     time_scale: float = 1000.0
@@ -235,9 +230,6 @@ class DiT(nnx.Module):
         self.modulation = _linear(d, 2 * d, rngs, dtype, zeros)
         out = volume * config.channels * config.velocities
         self.patch_out = _linear(d, out, rngs, dtype, zeros)
-        if config.filters:
-            self.filters = _linear(_around(config) * (config.channels + config.context), config.filters * out, rngs, dtype)
-            self.mixture = _linear(d, config.filters * config.velocities, rngs, dtype, zeros)
 
     def __call__(self, x, s, condition=None):
         config = self.config
@@ -266,25 +258,11 @@ class DiT(nnx.Module):
         shift, scale = jnp.split(self.modulation(nnx.silu(c)), 2, axis=-1)
         tokens = _modulate(_norm(tokens), shift, scale)
         y = self.patch_out(tokens).astype(jnp.float32)
-        if config.filters:
-            filtered = rearrange(self.filters(self._around(x_in)), "b n (k p v) -> b n k p v", k=config.filters, v=config.velocities)
-            mixture = rearrange(self.mixture(tokens), "b n (k v) -> b n k v", k=config.filters)
-            y = y + rearrange(jnp.einsum("bnkpv,bnkv->bnpv", filtered, mixture), "b n p v -> b n (p v)").astype(jnp.float32)
         y = rearrange(
             y, "b (f h w) (pf ph pw c v) -> v b (f pf) (h ph) (w pw) c",
             f=f, h=h, w=w, pf=pf, ph=ph, pw=pw, v=config.velocities,
         )
         return tuple(v * scale for v, scale in zip(y, config.scales or (1.0,) * config.velocities, strict=True))
-
-    def _around(self, x):
-        """Each patch with HALO pixels around it, (b, tokens, pixels); the edge is repeated."""
-        pf, ph, pw = self.config.patch
-        _, f, h, w, _ = x.shape
-        padded = jnp.pad(x, ((0, 0), (0, 0), (HALO, HALO), (HALO, HALO), (0, 0)), mode="edge")
-        rows = (np.arange(h // ph) * ph)[:, None] + np.arange(ph + 2 * HALO)
-        columns = (np.arange(w // pw) * pw)[:, None] + np.arange(pw + 2 * HALO)
-        windows = padded[:, :, rows][:, :, :, :, columns]
-        return rearrange(windows, "b (f pf) h ph w pw c -> b (f h w) (pf ph pw c)", pf=pf)
 
     def _layers(self, tokens, c, text, mask, grid):
         if self.config.scan:
@@ -323,13 +301,5 @@ def forward_flops(config: DiTConfig, shape: tuple, text_tokens: int = 0) -> int:
         block += 2 * n * d * d + 2 * text_tokens * config.text_width * d + 2 * n * text_tokens * d
     out = volume * config.channels * config.velocities
     ends = n * d * volume * channels + n * d * out
-    if config.filters:
-        ends += n * config.filters * (_around(config) * channels * out + d * config.velocities + out)
     embed = config.coordinates * (FREQUENCIES * d + d * d) + 2 * d * d
     return 2 * (config.depth * block + ends + embed)
-
-
-def _around(config: DiTConfig) -> int:
-    """Pixels in and around a patch, that the filters see."""
-    pf, ph, pw = config.patch
-    return pf * (ph + 2 * HALO) * (pw + 2 * HALO)
