@@ -35,7 +35,7 @@ def test_streams_start_at_held_out_frames_or_at_the_given_one(workdir, tmp_path)
     image = np.full((40, 60, 3), 200, np.uint8)
     video.write_png(tmp_path / "first.png", image)
     given = sample.first_frames(run, 3, tmp_path / "first.png")
-    assert given.shape == (3, 1, 24, 24, 3) and np.all(given == 200)
+    assert given.shape == (3, 1, 16, 16, 3) and np.all(given == 200)
     video.write(tmp_path / "first.mp4", np.repeat(image[None], 4, 0), 8)
     assert abs(sample.first_frames(run, 1, tmp_path / "first.mp4").astype(int) - 200).max() < 6
 
@@ -112,7 +112,7 @@ def test_a_run_with_two_known_frames_starts_from_two(tmp_path):
     assert not (tmp_path / "no").exists()
     video.write(tmp_path / "first.mp4", np.stack([image, image // 2, image // 4]), config.data.fps)
     given = sample.first_frames(run, 1, tmp_path / "first.mp4")
-    assert given.shape == (1, 2, 24, 24, 3) and abs(given.mean((0, 2, 3, 4)) - [200, 100]).max() < 6
+    assert given.shape == (1, 2, 16, 16, 3) and abs(given.mean((0, 2, 3, 4)) - [200, 100]).max() < 6
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -150,7 +150,7 @@ def test_a_folder_with_checkpoints_but_no_config_is_refused(tmp_path):
 def one_step(devices, batch_size=8):
     experiment = assemble(debug_config(None))
     mesh = jax.make_mesh((devices,), (meshes.DATA,), devices=jax.devices()[:devices], axis_types=(jax.sharding.AxisType.Auto,))
-    video = np.random.default_rng(0).integers(0, 256, (batch_size, 2, 24, 24, 3), dtype=np.uint8)
+    video = np.random.default_rng(0).integers(0, 256, (batch_size, 2, 16, 16, 3), dtype=np.uint8)
     batch = meshes.put(Batch(video, np.ones(batch_size, np.float32), np.zeros(batch_size, np.float32)), mesh)
     state = states.create(jax.random.key(0), experiment.network, optax.sgd(1.0), ema=True)
     state = jax.device_put(state, meshes.replicated(mesh))

@@ -23,7 +23,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         cache="",
         frames=80,
         fps=8.0,
-        size=(24, 24),
+        size=(16, 16),
         clips=dict(train=512, test=128),
         seed=0,
         fit="crop",
@@ -32,7 +32,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         threads=1,
     )
     config.network = dict(
-        name="dit", width=96, depth=4, heads=4, patch=(1, 3, 3), mlp_ratio=4.0, time_scale=1000.0,
+        name="dit", width=96, depth=4, heads=4, patch=(1, 2, 2), mlp_ratio=4.0, time_scale=1000.0,
         dtype="float32", remat=False, scan=False, local=True,
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
