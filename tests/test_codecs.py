@@ -148,6 +148,7 @@ def test_a_convolution_before_a_left_out_number_halves_and_rectifies(tmp_path):
 
 def test_training_and_streaming_in_latents(files, tmp_path):
     config = debug_config(tmp_path, steps=2)
+    config.data.size = (32, 32)
     config.codec.update(name="tiny", weights=tuple(files))
     config.network.patch = (1, 2, 2)
     train.train(config, tmp_path / "run")
