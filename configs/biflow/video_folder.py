@@ -26,9 +26,9 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         dtype="float32", remat=False, scan=False, local=True,
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
-    config.alpha_max = 0.4  # all training goes where sampling is: epsilon is below
+    config.alpha_max = 1.0
     config.context = dict(frames=1, noise=0.0)  # known frames, and the most noise on those beside x
-    config.weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
+    config.weights = dict(flow=(10.0,), biflow=(10.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
         learning_rate=1.5e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
         weight_decay=0.01, clip=1.0, ema=0.999,
