@@ -76,12 +76,11 @@ def test_encoding_again_does_nothing_and_another_codec_is_refused(config, encode
 
 
 def test_a_built_data_set_has_to_be_of_the_size_and_rate_of_the_config(config, encoded, tmp_path):
-    config = config.copy_and_resolve_references()
-    config.data.path = str(encoded)
     for change in (dict(size=(32, 32)), dict(fps=4.0)):
-        config.data.update(change)
+        wrong = config.copy_and_resolve_references()
+        wrong.data.update(change, path=str(encoded))
         with pytest.raises(ValueError, match=r'16 x 16 at 8.0 fps, .* use --config.data.size="\(16, 16\)" --config.data.fps=8.0'):
-            pipeline.prepare(config.data, tmp_path)
+            pipeline.prepare(wrong.data, tmp_path)
 
 
 def test_the_command(tmp_path):
