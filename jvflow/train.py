@@ -11,6 +11,7 @@ A run lives in its workdir:
 
 import logging
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -126,7 +127,10 @@ def train(config, workdir) -> Workdir:
     codec_params = jax.device_put(experiment.codec.params, everywhere)
     step_fn = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     stop = _StopRequest()
-    bar = tqdm(total=config.train.steps, initial=begin, unit="step", disable=not run.progress, dynamic_ncols=True)
+    bar = tqdm(
+        total=config.train.steps, initial=begin, unit="step", disable=not run.progress, dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 10.0,  # seconds: a log file needs few lines
+    )
     with stop, bar:
         clock = time.perf_counter()
         for step in range(begin + 1, config.train.steps + 1):

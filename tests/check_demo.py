@@ -21,12 +21,14 @@ def main(folder: Path) -> int:
         "BI-FLOW's last distance over the frozen control, below 1": (biflow[last] / controls["frozen"], 0.0, 1.0),
         "BI-FLOW's last distance over the noise control, below 1": (biflow[last] / controls["noise"], 0.0, 1.0),
     }
-    for text, (value, low, high) in checks.items():
-        print(f"{'ok    ' if low <= value <= high else 'FAILED'} {text}: {value:.3f}")
+    outcomes = {f"{text}: {value:.3f}": low <= value <= high for text, (value, low, high) in checks.items()}
     page = folder / "report.html"
-    complete = page.exists() and page.stat().st_size > 100_000
-    print(f"{'ok    ' if complete else 'FAILED'} {page}")
-    return 0 if complete and all(low <= value <= high for value, low, high in checks.values()) else 1
+    outcomes[str(page)] = page.exists() and page.stat().st_size > 100_000
+    for text, met in outcomes.items():
+        print(f"{'met   ' if met else 'MISSED'} {text}")
+    failed = sum(not met for met in outcomes.values())
+    print(f"{len(outcomes) - failed} passed, {failed} failed")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
