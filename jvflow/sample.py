@@ -78,17 +78,19 @@ def frames(run: Run, first: UInt8[np.ndarray, "b n h w c"], key, **options) -> I
 
 
 def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b n h w c"]:
-    """Where streams start: as many frames as the run needs of held-out clips, or of the image or video at `path`."""
+    """Where streams start: as many frames as the run needs of held-out clips, or of the image, the video, or the folder of images at `path`
+    (taken at the run's rate where `config.data.image_fps` says none)."""
     need, data = run.experiment.past_frames, run.config.data
     if path is None:
         found = pipeline.clips(run.data(), "test", count=count, frames=need)
         if len(found) < count:
             raise ValueError(f"{count} streams need as many held-out clips, there are {len(found)}: use --count={len(found)}")
         return found
-    if Path(path).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
+    if Path(path).suffix.lower() in video.IMAGES:
         given = [video.read_image(path)]
     else:
-        given = [frame for _, frame in islice(video.frames(path, fps=float(data.fps)), need)]
+        source = video.Images(Path(path), data.image_fps or data.fps) if Path(path).is_dir() else path
+        given = [frame for _, frame in islice(video.frames(source, fps=float(data.fps)), need)]
     if len(given) < need:
         raise ValueError(f"{path} has {len(given)} frames at {data.fps} fps, a stream of this run starts from {need}: give a longer video")
     start = np.stack([video.resize(frame, tuple(data.size), data.fit) for frame in given])

@@ -11,7 +11,7 @@ COUNT = flags.DEFINE_integer("count", 4, "How many streams.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of all noise.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the latest by default.")
 EMA = flags.DEFINE_bool("ema", None, "The moving average of the parameters; by default where there is one.")
-FIRST_FRAME = flags.DEFINE_string("first_frame", None, "An image or a video to start from; held-out clips by default.")
+FIRST_FRAME = flags.DEFINE_string("first_frame", None, "An image, a video or a folder of images to start from; held-out clips by default.")
 SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE: replaces an entry of config.sample; may be repeated.")
 flags.mark_flags_as_required(["workdir", "out"])
 

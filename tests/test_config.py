@@ -70,7 +70,7 @@ def test_every_key_is_read(tmp_path, monkeypatch):
     train.train(config, tmp_path / "run")
     evaluate.evaluate(tmp_path / "run")
     sample.sample(tmp_path / "run", tmp_path / "out", count=1, length=2)
-    elsewhere = {"data.fit", "data.stride", "data.test_fraction"}  # read where data.path is a folder
+    elsewhere = {"data.fit", "data.stride", "data.test_fraction", "data.captions", "data.image_fps"}  # read where data.path is a folder
     elsewhere |= {f"{table}.{name}" for table in ("weights", "network.scales") for name in OBJECTIVES}  # one of each
     assert not {key for key in leaves(config) if key.split(".")[-1] not in read} - elsewhere
 

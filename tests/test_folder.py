@@ -145,10 +145,10 @@ def test_errors(tmp_path):
         folder.build(tmp_path / "missing", out, **SHAPE)
     inside = tmp_path / "in"
     inside.mkdir()
-    with pytest.raises(ValueError, match=r"no video files \(mp4, webm, mkv, .*\) in .*in$"):
+    with pytest.raises(ValueError, match=r"no video files \(mp4, webm, mkv, .*\) and no folders of images \(png, .*\) in .*in$"):
         folder.build(inside, out, **SHAPE)
     (inside / "x.mp4").write_bytes(b"nothing" * 99)
-    with pytest.raises(ValueError, match=r"none of the 1 video files in .* decodes: .*x\.mp4"):
+    with pytest.raises(ValueError, match=r"none of the 1 videos in .* decodes: .*x\.mp4"):
         folder.build(inside, out, **SHAPE)
     write(inside / "a.mp4", 3)
     cure = r"4 frames at 10 fps, the longest video 3 \(0\.30 s\): use smaller frames or higher fps"
@@ -177,3 +177,46 @@ def test_real_folder(tmp_path):
     assert len(manifest["settings"]["files"]) == 20
     assert sum(manifest["splits"].values()) == 14 and manifest["splits"]["test"] == 3
     assert records.open(tmp_path / "set", "train")[0]["video"].std() > 20
+
+
+def write_images(path, count, names="frame_{}.png"):
+    path.mkdir(parents=True)
+    for k in range(count):
+        video.write_png(path / names.format(k), np.full((32, 48, 3), 10 * k, np.uint8))
+
+
+def test_folders_of_images(tmp_path):
+    """Twelve images at 20 fps read at 10: every other one, in the order of their numbers."""
+    write_images(tmp_path / "deep" / "walk", 12)
+    write(tmp_path / "a.mp4", 4)
+    video.write_png(tmp_path / "poster.png", np.zeros((32, 48, 3), np.uint8))  # beside a video: no video
+    (tmp_path / "deep" / "walk" / ".hidden.png").write_bytes(b"")
+    entries = []
+    clips = list(folder.clips(tmp_path, **SHAPE, image_fps=20, report=entries.append))
+    assert [(c.source, c.start, numbers(c.video)) for c in clips] == [("a.mp4", 0.0, [0, 1, 2, 3]), ("deep/walk", 0.0, [0, 2, 4, 6])]
+    assert [(e["file"], e["frames"], e["dropped"], e["error"]) for e in entries] == [("a.mp4", 4, 0, None), ("deep/walk", 6, 2, None)]
+    assert entries[1]["bytes"] == sum(f.stat().st_size for f in (tmp_path / "deep" / "walk").glob("frame*"))
+
+
+def test_the_folder_itself_may_be_of_images(tmp_path):
+    write_images(tmp_path / "walk", 9, "{}.jpg.png")
+    assert [numbers(c.video) for c in folder.clips(tmp_path / "walk", **SHAPE, image_fps=10)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_images_without_a_rate_are_skipped_and_named(tmp_path):
+    write_images(tmp_path / "in" / "walk", 8)
+    with pytest.raises(ValueError, match=r"none of the 1 videos in .*walk is a folder of images, .* config.data.image_fps"):
+        folder.build(tmp_path / "in", tmp_path / "out", **SHAPE)
+    write(tmp_path / "in" / "a.mp4", 4)
+    manifest = folder.build(tmp_path / "in", tmp_path / "out", **SHAPE)
+    assert [entry["error"] is None for entry in manifest["settings"]["files"]] == [True, False]
+    with pytest.raises(ValueError, match="^fps must be in .* not -1"):
+        folder.build(tmp_path / "in", tmp_path / "other", **SHAPE, image_fps=-1)
+
+
+def test_a_broken_image_ends_its_video(tmp_path):
+    write_images(tmp_path / "walk", 8)
+    (tmp_path / "walk" / "frame_6.png").write_bytes(b"nothing")
+    entries = []
+    (clip,) = folder.clips(tmp_path, **SHAPE, image_fps=10, report=entries.append)
+    assert numbers(clip.video) == [0, 1, 2, 3] and "frame_6.png does not decode" in entries[0]["error"]

@@ -38,6 +38,10 @@ def test_streams_start_at_held_out_frames_or_at_the_given_one(workdir, tmp_path)
     assert given.shape == (3, 1, 16, 16, 3) and np.all(given == 200)
     video.write(tmp_path / "first.mp4", np.repeat(image[None], 4, 0), 8)
     assert abs(sample.first_frames(run, 1, tmp_path / "first.mp4").astype(int) - 200).max() < 6
+    (tmp_path / "images").mkdir()
+    for number in (10, 9):
+        video.write_png(tmp_path / "images" / f"{number}.png", np.full((40, 60, 3), 20 * number, np.uint8))
+    assert (sample.first_frames(run, 1, tmp_path / "images") == 180).all()
 
 
 def test_a_seed_is_a_stream_and_average_and_parameters_differ(workdir):

@@ -29,6 +29,8 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         fit="crop",
         stride=80,
         test_fraction=0.2,
+        captions="",
+        image_fps=0.0,
         threads=1,
     )
     config.network = dict(

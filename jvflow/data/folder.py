@@ -1,8 +1,8 @@
-"""A folder of video files as clips, and as a data set with a train and a test split.
+"""A folder of videos as clips, and as a data set with a train and a test split.
 
-Each file is decoded, brought to a constant rate, resized, and cut: clip c of a shot is its frames
-[c stride, c stride + frames), so that no clip crosses a scene cut (`jvflow.data.cuts`). What is
-left at the end of a shot is dropped and counted.
+A video is a file, or a folder of images. Each is decoded, brought to a constant rate, resized, and
+cut: clip c of a shot is its frames [c stride, c stride + frames), so that no clip crosses a scene cut
+(`jvflow.data.cuts`). What is left at the end of a shot is dropped and counted.
 """
 
 import hashlib
@@ -11,65 +11,87 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
+from jvflow.data import captions as texts
 from jvflow.data import cuts, records, video
 from jvflow.data.records import Clip
 
-VERSION = 2
+VERSION = 3
 """Raised when the same files and settings give other clips than before."""
-SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".mov", ".avi")
 
 
-def files(folder: str | os.PathLike) -> list[Path]:
-    """Returns the video files below `folder`, sorted; hidden ones are left out."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    inside = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
-    visible = [
-        path
-        for path in inside
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    ]
-    if not visible:
-        names = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise ValueError(f"no video files ({names}) in {folder}")
-    return sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
+@dataclass(frozen=True)
+class Cutting:
+    """How videos become clips.
 
-
-def clips(
-    folder: str | os.PathLike,
-    *,
-    frames: int,
-    fps: float,
-    size: tuple[int, int],
-    fit: str = "crop",
-    stride: int | None = None,
-    report: Callable[[dict], None] | None = None,
-) -> Iterator[Clip]:
-    """Cuts the videos of a folder into clips of `frames` frames, file after file in sorted order.
-
-    A caption is read from `name.txt` beside `name.mp4`. A file that does not decode is skipped;
-    one that breaks later keeps the clips before the break.
-
-    Args:
-      folder: searched recursively, see `files`.
+    Attributes:
       frames: frames in a clip.
       fps: frames per second in a clip; `video.frames` says how a source is resampled.
       size: (height, width).
       fit: "crop" or "squeeze", see `video.resize`.
       stride: frames from one clip's first to the next one's; `frames` by default: no overlap.
-      report: called after each file with a dict: file, bytes, frames (after resampling), shots,
-        clips, dropped (frames in no clip), error (None, or why decoding stopped).
+      image_fps: frames per second of folders of images; 0 skips them.
     """
-    stride = frames if stride is None else stride
-    _check(frames, fps, stride, size, fit)
-    found = files(folder)
-    items = (item for path in found for item in _of_file(Path(folder), path, frames, fps, size, fit, stride))
+
+    frames: int
+    fps: float
+    size: tuple[int, int]
+    fit: str = "crop"
+    stride: int | None = None
+    image_fps: float = 0.0
+
+    def __post_init__(self):
+        if self.stride is None:
+            object.__setattr__(self, "stride", self.frames)
+        if self.frames < 1 or self.stride < 1:
+            raise ValueError(f"frames and stride must be at least 1, not {self.frames} and {self.stride}")
+        video.rate(self.fps)  # a wrong one raises here, and so does a wrong size or fit
+        if self.image_fps:
+            video.rate(self.image_fps)
+        video.resize(np.zeros((1, 1, 3), np.uint8), self.size, self.fit)
+
+
+def find(folder: str | os.PathLike) -> list[Path]:
+    """Returns the videos below `folder`, sorted; hidden ones are left out.
+
+    A folder that has images directly in it, and no video file, is one video.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    visible = [path for path in (folder, *folder.rglob("*")) if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
+    files = [path for path in visible if path.suffix.lower() in video.FILES and path.is_file()]
+    beside = {path.parent for path in files}
+    found = files + [path for path in visible if path.is_dir() and path not in beside and video.images_in(path)]
+    if not found:
+        files, images = (", ".join(suffix[1:] for suffix in suffixes) for suffixes in (video.FILES, video.IMAGES))
+        raise ValueError(f"no video files ({files}) and no folders of images ({images}) in {folder}")
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def clips(
+    folder: str | os.PathLike, *, captions: str = "", report: Callable[[dict], None] | None = None, **cutting
+) -> Iterator[Clip]:
+    """Cuts the videos of a folder into clips, video after video in sorted order.
+
+    A video that does not decode is skipped; one that breaks later keeps the clips before the break.
+
+    Args:
+      folder: searched recursively, see `find`.
+      captions: a table of captions, see `jvflow.data.captions`.
+      report: called after each video with a dict: file, bytes, frames (after resampling), shots,
+        clips, dropped (frames in no clip), error (None, or why decoding stopped).
+      **cutting: of a `Cutting`.
+    """
+    cutting = Cutting(**cutting)
+    folder, found = Path(folder), find(folder)
+    table = _captions(folder, found, captions, logging.info)
+    items = (item for path in found for item in _of_video(folder, path, table, cutting))
     return _clips(items, report or (lambda entry: None))
 
 
@@ -81,30 +103,58 @@ def _clips(items, report) -> Iterator[Clip]:
             yield item
 
 
-def _check(frames, fps, stride, size, fit) -> None:
-    if frames < 1 or stride < 1:
-        raise ValueError(f"frames and stride must be at least 1, not {frames} and {stride}")
-    video.rate(fps)  # a wrong one raises here, and so does a wrong size or fit
-    video.resize(np.zeros((1, 1, 3), np.uint8), size, fit)
+def _captions(folder: Path, found: list[Path], path: str, log: Callable[[str], None]) -> dict[str, str]:
+    """The table of captions, by the name of their video; empty without a table."""
+    file = texts.find(folder, path)
+    if file is None:
+        return {}
+    table = texts.read(file)
+    strangers = sorted(set(table) - {_name(folder, path) for path in found})
+    if strangers:
+        some = ", ".join(strangers[:3])
+        said = f"{file} names {len(strangers)} of {len(table)} videos that are not in {folder}: {some}"
+        if len(strangers) == len(table):
+            raise ValueError(f"{said}; {texts.NAME} is the path below that folder, suffix included")
+        log(said)
+    return table
 
 
-def _of_file(folder, path, frames, fps, size, fit, stride) -> Iterator[Clip | dict]:
-    """The clips of one file, and last its report."""
-    name = path.relative_to(folder).as_posix()
-    entry = dict(file=name, bytes=path.stat().st_size, frames=0, shots=0, clips=0, dropped=0, error=None)
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _of_video(folder: Path, path: Path, table: dict, cutting: Cutting) -> Iterator[Clip | dict]:
+    """The clips of one video, and last its report."""
+    name = _name(folder, path)
+    size = sum(file.stat().st_size for file in _files(path))
+    entry = dict(file=name, bytes=size, frames=0, shots=0, clips=0, dropped=0, error=None)
     try:
-        yield from _cut(path, entry, frames, fps, size, fit, stride)
+        caption = table[name] if name in table else texts.beside(path)
+        yield from _cut(path, entry, caption, cutting)
     except ValueError as reason:
         entry["error"] = str(reason)
     yield entry
 
 
-def _cut(path, entry, frames, fps, size, fit, stride) -> Iterator[Clip]:
-    """The clips of one file; `entry` counts along."""
-    caption = _caption(path)
+def _files(path: Path) -> list[Path]:
+    """The files of a video: itself, or its images."""
+    return sorted(video.images_in(path)) if path.is_dir() else [path]
+
+
+def _stamps(path: Path) -> list:
+    """What changes when a video or the caption beside it is changed."""
+    caption = texts.file_beside(path)
+    files = _files(path) + [caption] * caption.is_file()
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _cut(path: Path, entry: dict, caption: str, cutting: Cutting) -> Iterator[Clip]:
+    """The clips of one video; `entry` counts along."""
+    frames, fps, stride = cutting.frames, cutting.fps, cutting.stride
+    source = video.Images(path, cutting.image_fps) if path.is_dir() else path
     current, length = None, 0  # the shot, and how many frames of it were read
     window = deque(maxlen=frames)
-    for number, (shot, frame) in enumerate(cuts.shots(path, fps)):
+    for number, (shot, frame) in enumerate(cuts.shots(source, fps)):
         entry["frames"] += 1
         entry["dropped"] += 1
         length = length + 1 if shot == current else 1
@@ -112,60 +162,50 @@ def _cut(path, entry, frames, fps, size, fit, stride) -> Iterator[Clip]:
         if shot is None:
             continue
         entry["shots"] = shot + 1
-        window.append(video.resize(frame, size, fit))
+        window.append(video.resize(frame, cutting.size, cutting.fit))
         if length >= frames and (length - frames) % stride == 0:
             yield Clip(np.stack(window), fps, (number + 1 - frames) / fps, caption, entry["file"])
             entry["clips"] += 1
             entry["dropped"] -= frames if length == frames else min(stride, frames)
 
 
-def _caption(path: Path) -> str:
-    text = path.with_suffix(".txt")
-    try:
-        return text.read_text("utf-8").strip() if text.is_file() else ""
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{text} is not UTF-8: {error}; save it as UTF-8") from error
-
-
 def build(
     folder: str | os.PathLike,
     directory: str | os.PathLike,
     *,
-    frames: int,
-    fps: float,
-    size: tuple[int, int],
-    fit: str = "crop",
-    stride: int | None = None,
+    captions: str = "",
     test_fraction: float = 0.2,
     seed: int = 0,
     log: Callable[[str], None] = logging.info,
+    **cutting,
 ) -> dict:
-    """Builds a data set in `directory` from the videos of a folder; returns its manifest.
+    """Builds a data set in `directory` from the videos of a folder; returns its manifest. Arguments as for `clips`.
 
     The clips whose hash of (seed, file, start) is smallest are the test split: `test_fraction` of
     them rounded, at least one, and at least one is left to train; a single clip trains. Clips are
     drawn one by one, so both splits may show one file, and with `stride < frames` share frames.
 
-    Decoded clips wait beside `directory`, not in memory: the disk must hold them twice. A build that was interrupted continues after the last file it decoded, and gives the
-    same bytes; once a file has changed, it begins anew.
+    Decoded clips wait beside `directory`, not in memory: the disk must hold them twice. A build that
+    was interrupted continues after the last video it decoded, and gives the same bytes; once a file or
+    a caption has changed, it begins anew.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie between 0 and 1, not {test_fraction}")
     records.check_free(directory)
-    stride = frames if stride is None else stride
-    _check(frames, fps, stride, size, fit)
-    found = files(folder)
+    cutting = Cutting(**cutting)
+    folder, found = Path(folder), find(folder)
+    table = _captions(folder, found, captions, log)
     settings = dict(
-        kind="folder", version=VERSION, folder=str(folder), frames=frames, fps=fps, size=list(size), fit=fit,
-        stride=stride, test_fraction=test_fraction, seed=seed,
+        kind="folder", version=VERSION, folder=str(folder), **dict(asdict(cutting), size=list(cutting.size)),
+        test_fraction=test_fraction, seed=seed,
     )
-    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
-    under_way = records.Build(directory, dict(settings, stamps=stamps))
+    identity = dict(settings, stamps=[_stamps(path) for path in found], captions=table)
+    under_way = records.Build(directory, identity)
     decoded = [under_way.scratch / f"{number:06d}" for number in range(len(found))]
     try:
         entries, kept = [], []  # kept: of each clip, where it lies and what it is called
         for number, path in enumerate(found):
-            entry, cut = _decoded(decoded[number], Path(folder), path, frames, fps, size, fit, stride)
+            entry, cut = _decoded(decoded[number], folder, path, table, cutting)
             end = f"; stopped: {entry['error']}" if entry["error"] else ""
             log(f"{entry['file']}: {entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped{end}")
             entries.append(entry)
@@ -174,14 +214,14 @@ def build(
         if not kept:
             _raise_no_clip(folder, settings)
         test = set(_draw_test([(name, start) for _, _, name, start, _ in kept], test_fraction, seed))
-        shape = (frames, *size, 3)
+        shape = (cutting.frames, *cutting.size, 3)
 
         def stored(chosen: list[int]) -> records.Lazy:
             return records.Lazy(len(chosen), lambda i: read(*kept[chosen[i]]))
 
         def read(number, place, name, start, caption) -> Clip:
             pixels = np.fromfile(decoded[number].with_suffix(".clips"), np.uint8, math.prod(shape), offset=place * math.prod(shape))
-            return Clip(pixels.reshape(shape), fps, start, caption, name)
+            return Clip(pixels.reshape(shape), cutting.fps, start, caption, name)
 
         train = [i for i in range(len(kept)) if i not in test]
         under_way.write({"train": stored(train), "test": stored(sorted(test))}, settings=settings)
@@ -193,8 +233,8 @@ def build(
     return manifest
 
 
-def _decoded(beside: Path, folder, path, *how) -> tuple[dict, list]:
-    """The report of one file, and (source, start, caption) of each clip; their pixels go to `beside`.clips.
+def _decoded(beside: Path, *of) -> tuple[dict, list]:
+    """The report of one video, and (source, start, caption) of each clip; their pixels go to `beside`.clips.
 
     What was decoded before is read back: the report is written last.
     """
@@ -202,7 +242,7 @@ def _decoded(beside: Path, folder, path, *how) -> tuple[dict, list]:
     if not report.is_file():
         cut = []
         with open(beside.with_suffix(".clips"), "wb") as pixels:
-            for item in _of_file(folder, path, *how):
+            for item in _of_video(*of):
                 if isinstance(item, dict):
                     entry = item
                 else:
@@ -227,7 +267,7 @@ def _raise_no_clip(folder: str | os.PathLike, settings: dict) -> None:
     longest = max(entry["frames"] for entry in entries)
     if longest == 0:
         reasons = "; ".join(entry["error"] for entry in entries[:3])
-        raise ValueError(f"none of the {len(entries)} video files in {folder} decodes: {reasons}")
+        raise ValueError(f"none of the {len(entries)} videos in {folder} decodes: {reasons}")
     raise ValueError(
         f"no video in {folder} is long enough: a clip has {settings['frames']} frames at "
         f"{settings['fps']} fps, the longest video {longest} "

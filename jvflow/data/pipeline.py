@@ -6,6 +6,7 @@ the rows are dealt out to processes, so neither a restart nor another number of 
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +62,13 @@ def prepare(data, workdir) -> Path:
             splits = {split: _render(kind, split, settings) for split in ("train", "test")}
             records.write(directory, splits, settings=settings)
         return directory
-    options = dict(fit=data.fit, stride=data.stride, test_fraction=data.test_fraction, seed=data.seed, **form)
-    files = sorted((str(p.relative_to(data.path)), p.stat().st_size, p.stat().st_mtime_ns)
-                   for p in Path(data.path).rglob("*") if p.is_file())
+    options = dict(
+        fit=data.fit, stride=data.stride, test_fraction=data.test_fraction, seed=data.seed, image_fps=data.image_fps,
+        captions=data.captions, **form,
+    )
+    named = [Path(data.captions)] if data.captions else []
+    files = sorted((os.path.relpath(p, data.path), p.stat().st_size, p.stat().st_mtime_ns)
+                   for p in (*Path(data.path).rglob("*"), *named) if p.is_file())
     directory = _cached(data, workdir, Path(data.path).name, dict(options, files=files, version=folder.VERSION))
     if not records.is_dataset(directory):
         folder.build(data.path, directory, **dict(options, size=tuple(data.size)))

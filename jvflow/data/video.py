@@ -11,7 +11,9 @@ an eighth of 1/fps, counts as being at t_k.                                     
 """
 
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,6 +26,11 @@ from PIL import Image
 Frame = UInt8[np.ndarray, "h w 3"]
 Video = UInt8[np.ndarray, "f h w 3"]
 
+FILES = (".mp4", ".webm", ".mkv", ".gif", ".mov", ".avi")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+"""Suffixes of what is taken for a video file, and for an image."""
+_NUMBERS = re.compile(r"(\d+)")
+
 
 def native_fps(path: str | os.PathLike) -> float:
     """Returns the frame rate: declared, or FFmpeg's guess from the time stamps (gif)."""
@@ -31,36 +38,73 @@ def native_fps(path: str | os.PathLike) -> float:
         return float(_rate(path, container.streams.video[0]))
 
 
-def frames(path: str | os.PathLike, *, fps: float | None = None) -> Iterator[tuple[float, Frame]]:
-    """Decodes a file in order: pairs (seconds since the first frame, frame).
+@dataclass(frozen=True)
+class Images:
+    """A folder of images that are the frames of one video, in the order of the numbers in their names.
+
+    Attributes:
+      path: the folder.
+      fps: frames per second; images do not tell it.
+    """
+
+    path: Path
+    fps: float
+
+    def files(self) -> list[Path]:
+        """The images in order: frame_2.png comes before frame_10.png."""
+        return sorted(images_in(self.path), key=lambda file: [int(part) if part.isdigit() else part for part in _NUMBERS.split(file.name)])
+
+
+def images_in(folder: str | os.PathLike) -> list[Path]:
+    """The image files directly in a folder; hidden ones are left out."""
+    inside = (path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGES)
+    return [path for path in inside if path.is_file() and not path.name.startswith(".")]
+
+
+def frames(path: str | os.PathLike | Images, *, fps: float | None = None) -> Iterator[tuple[float, Frame]]:
+    """Decodes a video file, or images, in order: pairs (seconds since the first frame, frame).
 
     With `fps`, the frames are those of (1): repeated where the source is slower, left out where it
     is faster, and a variable rate is followed by its time stamps. Without, they are the source's
     own. Raises ValueError, when it gets there, for what cannot be decoded.
     """
-    return _frames(path, None if fps is None else 1 / rate(fps))
+    period = None if fps is None else 1 / rate(fps)
+    return _of_images(path, period) if isinstance(path, Images) else _of_file(path, period)
 
 
-def _frames(path, period: Fraction | None) -> Iterator[tuple[float, Frame]]:
+def _of_file(path, period: Fraction | None) -> Iterator[tuple[float, Frame]]:
     with _open(path) as container:
-        decoded = _decode(path, container)
-        if period is None:
-            for start, _, frame in decoded:
-                yield float(start), _to_array(frame)
-            return
-        slack = min(container.streams.video[0].time_base, period / 8)  # (2)
-        shown, end, k = None, None, 0
-        for start, end_of_frame, frame in decoded:
-            array = None  # converted only if it is shown
-            while shown is not None and k * period + slack < start:
-                array = _to_array(shown) if array is None else array
-                yield float(k * period), array
-                k += 1
-            shown, end = frame, end_of_frame
-        array = _to_array(shown)
-        while k == 0 or k * period + slack < end:
+        yield from _shown(_decode(path, container), _to_array, period, container.streams.video[0].time_base)
+
+
+def _of_images(images: Images, period: Fraction | None) -> Iterator[tuple[float, Frame]]:
+    if not images.fps:
+        raise ValueError(f"{images.path} is a folder of images, which tell no frame rate: say it with config.data.image_fps")
+    own, files = 1 / rate(images.fps), images.files()
+    if not files:
+        raise ValueError(f"{images.path} holds no image ({', '.join(suffix[1:] for suffix in IMAGES)})")
+    yield from _shown(((k * own, (k + 1) * own, file) for k, file in enumerate(files)), read_image, period, Fraction(0))
+
+
+def _shown(decoded, to_array, period: Fraction | None, tick: Fraction) -> Iterator[tuple[float, Frame]]:
+    """What is shown at a constant rate (1) of (start, end, picture); all pictures when `period` is None."""
+    if period is None:
+        for start, _, picture in decoded:
+            yield float(start), to_array(picture)
+        return
+    slack = min(tick, period / 8)  # (2)
+    shown, end, k = None, None, 0
+    for start, end_of_frame, picture in decoded:
+        array = None  # converted only if it is shown
+        while shown is not None and k * period + slack < start:
+            array = to_array(shown) if array is None else array
             yield float(k * period), array
             k += 1
+        shown, end = picture, end_of_frame
+    array = to_array(shown)
+    while k == 0 or k * period + slack < end:
+        yield float(k * period), array
+        k += 1
 
 
 def _decode(path, container) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:

@@ -1,0 +1,105 @@
+"""Captions from tables and from text files, and what is said of wrong ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jvflow.data import captions, folder, records, video
+
+SHAPE = dict(frames=4, fps=10, size=(16, 16))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Two videos, one of them in a folder below, and a text file beside each."""
+    root = tmp_path_factory.mktemp("videos")
+    for name in ("a.mp4", "deep/b c.mp4"):
+        (root / name).parent.mkdir(exist_ok=True)
+        video.write(root / name, np.zeros((4, 32, 32, 3), np.uint8), 10)
+        (root / name).with_suffix(".txt").write_text(f"beside {name}\n", "utf-8")
+    return root
+
+
+def of(videos, table):
+    return {clip.source: clip.caption for clip in folder.clips(videos, **SHAPE, captions=str(table))}
+
+
+CSV = 'file_name,seconds,caption\r\na.mp4,4,"a Würfel, red"\r\ndeep/b c.mp4,4, two\r\n'
+JSONL = '{"file_name": "a.mp4", "text": "a Würfel, red"}\n\n{"text": "two", "file_name": "./deep/b c.mp4"}\n'
+
+
+@pytest.mark.parametrize("name, text", [("t.csv", CSV), ("t.CSV", "\ufeff" + CSV), ("t.jsonl", JSONL)])
+def test_a_table(videos, tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode())
+    assert of(videos, tmp_path / name) == {"a.mp4": "a Würfel, red", "deep/b c.mp4": "two"}
+
+
+def test_the_table_goes_before_the_text_file_and_leaves_the_others(videos, tmp_path):
+    (tmp_path / "t.csv").write_text("file_name,caption\na.mp4,\n")
+    assert of(videos, tmp_path / "t.csv") == {"a.mp4": "", "deep/b c.mp4": "beside deep/b c.mp4"}
+
+
+def test_a_table_in_the_folder_is_found(tmp_path):
+    video.write(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8), 10)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "caption": "grey"}')
+    assert of(tmp_path, "") == {"a.mp4": "grey"}
+    (tmp_path / "metadata.csv").write_text("file_name,caption\na.mp4,gray")
+    with pytest.raises(ValueError, match="two tables of captions.*name one with config.data.captions"):
+        of(tmp_path, "")
+    assert of(tmp_path, tmp_path / "metadata.csv") == {"a.mp4": "gray"}
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("t.csv", b"name,caption\na.mp4,x\n", r"t.csv, line 2: needs the columns 'file_name' and 'caption' \(or 'text'\), has 'name', 'caption'"),
+        ("t.csv", b"file_name,caption\na.mp4\n", "line 2: needs the columns .*, has 'file_name'"),
+        ("t.csv", b"file_name,caption\na.mp4,red, round\n", "line 2: has 1 fields more than the header: .* double quotes"),
+        ("t.csv", b'file_name,caption\na.mp4,"red\n', "line 2: unexpected end of data"),
+        ("t.csv", b"", "t.csv has no row"),
+        ("t.csv", "file_name,caption\na.mp4,Würfel\n".encode("latin-1"), "t.csv is not UTF-8: .*; save it as UTF-8"),
+        ("t.csv", b"file_name,caption\na.mp4,x\nb.mp4,y\na.mp4,z\n", "t.csv names a.mp4 in line 2 and in line 4"),
+        ("t.csv", b"file_name,caption\nx/a.mp4,x\n", "names 1 of 1 videos that are not in .*: x/a.mp4; file_name is the path below"),
+        ("t.jsonl", b'{"file_name": "a.mp4", "caption": "x"}\n{"file_name": \n', "t.jsonl, line 2: is not JSON"),
+        ("t.jsonl", b'["a.mp4", "x"]\n', "line 1: must be an object such as"),
+        ("t.jsonl", b'{"file_name": "a.mp4", "caption": 7}\n', "line 1: 'file_name' and 'caption' must be text, they are 'a.mp4' and 7"),
+        ("t.tsv", b"file_name\tcaption\na.mp4\tx\n", "t.tsv is neither csv nor jsonl"),
+    ],
+)
+def test_wrong_tables(videos, tmp_path, name, content, message):
+    """Said before anything is decoded or written."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        folder.build(videos, tmp_path / "set", captions=str(tmp_path / name), **SHAPE)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_missing_table(videos):
+    with pytest.raises(ValueError, match="captions nowhere.csv are not a file"):
+        of(videos, "nowhere.csv")
+
+
+def test_a_build_says_who_is_not_there_and_begins_anew_with_other_captions(videos, tmp_path):
+    table, lines = tmp_path / "t.jsonl", []
+    row = lambda name, text: json.dumps(dict(file_name=name, caption=text)) + "\n"
+    table.write_text(row("a.mp4", "first") + row("gone.mp4", "lost"))
+    build = lambda: folder.build(videos, tmp_path / "set", captions=str(table), log=lines.append, **SHAPE)
+    real, records.Build.write = records.Build.write, lambda *args, **options: 1 / 0  # stops when all is decoded
+    try:
+        with pytest.raises(ZeroDivisionError):
+            build()
+    finally:
+        records.Build.write = real
+    assert lines[0].endswith(f"names 1 of 2 videos that are not in {videos}: gone.mp4")
+    table.write_text(row("a.mp4", "second"))
+    build()
+    stored = [record for split in ("train", "test") for record in records.open(tmp_path / "set", split)]
+    assert {record["source"]: record["caption"] for record in stored} == {"a.mp4": "second", "deep/b c.mp4": "beside deep/b c.mp4"}
+
+
+def test_text_beside_a_folder_of_images(tmp_path):
+    images = tmp_path / "v1.2"
+    images.mkdir()
+    (tmp_path / "v1.2.txt").write_text("frames")
+    assert captions.beside(images) == "frames"
