@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main():
     from jvflow.demo import demo
-    from jvflow.workdir import write_text
+    from jvflow.files import write_text
 
     for seed in map(int, SEEDS.value):
         file = RESULTS / f"biflow_seed_{seed}.json"

@@ -8,6 +8,7 @@ was damaged later (orbax does not see a changed bit in its arrays) is passed ove
 import dataclasses
 import json
 import logging
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 LOG = logging.getLogger(__name__)
+ROOM = 2**20
+"""Bytes of a checkpoint beside its arrays, at most."""
 
 
 class Checkpoints:
@@ -36,13 +39,24 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state, position: dict) -> None:
-        """Writes the state and the data position of a step. Returns when it is complete."""
+        """Writes the state and the data position of a step. Returns when it is complete.
+
+        Raises:
+          OSError: when it cannot be written, a full disk say. Nothing of it is left, and the
+            checkpoints before it stay.
+        """
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position),
             checksums=ocp.args.JsonSave(checksums(state) | {"position": _checksum_of_text(position)}),
         )
-        self._manager.save(step, args=items)
-        self._manager.wait_until_finished()
+        need = sum(a.nbytes for a in jax.tree.leaves(state)) + ROOM
+        if shutil.disk_usage(self._manager.directory).free < need:
+            raise self._not_saved(step, f"it needs {need / 2**20:.1f} MiB")
+        try:
+            self._manager.save(step, args=items)
+            self._manager.wait_until_finished()
+        except Exception as error:  # OSError, or what tensorstore makes of one
+            raise self._not_saved(step, _reason(error)) from error
 
     def restore(self, abstract, step: int | None = None) -> tuple:
         """The state and the data position of a step: when None, of the newest that is whole.
@@ -92,9 +106,23 @@ class Checkpoints:
             try:
                 return read(candidate)
             except Exception as error:  # orbax and tensorstore raise what they happen to meet
-                reason = str(error).partition("\n")[0][:200] or type(error).__name__
+                reason = _reason(error)
                 LOG.warning("the checkpoint of step %d in %s is damaged (%s): trying the one before", candidate, self._manager.directory, reason)
         raise ValueError(f"no checkpoint in {self._manager.directory} can be read, the oldest one: {reason}")
+
+    def _not_saved(self, step: int, reason: str) -> OSError:
+        """What is to be said of a checkpoint that could not be written, once its remains are gone."""
+        directory = Path(self._manager.directory)
+        whole = {str(step) for step in Checkpoints(directory).steps()}
+        for path in directory.iterdir():
+            if path.name not in whole:
+                shutil.rmtree(path, ignore_errors=True)
+        kept = f"continues from step {max(map(int, whole))}, which is whole" if whole else "begins anew"
+        return OSError(
+            f"the checkpoint of step {step} cannot be written to {directory} ({reason}; "
+            f"{shutil.disk_usage(directory).free / 2**20:.1f} MiB are free). Make room and give the same command "
+            f"again: it {kept}"
+        )
 
     def _check(self, step: int, restored: dict[str, int]) -> None:
         saved = self._manager.restore(step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore()))["checksums"]
@@ -132,6 +160,10 @@ def checksums(state) -> dict[str, int]:
             total = (31 * total + int(leaf)) % 2**32
         sums[name] = total
     return sums
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def _checksum_of_text(position: dict) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 from jvflow import report
 from jvflow.data import pipeline
 from jvflow.evaluate import Yardstick, controls, describe, method
+from jvflow.files import write_text
 from jvflow.sample import Run, load
 from jvflow.train import train
-from jvflow.workdir import write_text
 
 LOG = logging.getLogger(__name__)
 TITLES = {"flow": "FLOW", "biflow": "BI-FLOW", "condiff": "CONDIFF"}

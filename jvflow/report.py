@@ -12,6 +12,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
+from jvflow.files import write_text
 from jvflow.metrics.features import DISTANCE_NAME
 
 LIMIT = 12_000_000
@@ -243,8 +244,5 @@ paper's FVD are not comparable. Only the order of the methods and their steps ma
 {_table(f"Controls: {DISTANCE_NAME} of known videos.", ["control", "distance"], list(controls.items()))}</div></main>
 </body></html>
 """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)

@@ -19,8 +19,9 @@ from jvflow.checkpoint import Checkpoints, abstract_like
 from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble
 from jvflow.field import Field
+from jvflow.files import write_text
 from jvflow.networks import as_field
-from jvflow.workdir import Workdir, override, write_text
+from jvflow.workdir import Workdir, override
 
 
 @dataclass(frozen=True)

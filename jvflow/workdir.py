@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from jvflow.files import write_text
+
 
 @dataclass(frozen=True)
 class Workdir:
@@ -63,13 +65,6 @@ class Workdir:
         """(step, loss) of every step so far."""
         lines = (json.loads(line) for line in self.metrics.read_text().splitlines())
         return [(line["step"], line["loss"]) for line in lines]
-
-
-def write_text(path, text: str) -> None:
-    """Writes a file so that its name never holds half of it."""
-    temporary = Path(path).with_name(Path(path).name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def override(config: ConfigDict, section: str, entries: dict) -> None:

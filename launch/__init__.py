@@ -60,7 +60,7 @@ def run(command):
         except Stopped as stopped:
             ours.info("%s", stopped)
             sys.exit(143)  # what a shell reports for SIGTERM: a scheduler that restarts on failure restarts
-        except (ValueError, FloatingPointError) as error:
+        except (ValueError, FloatingPointError, OSError) as error:
             sys.exit(f"error: {error}")
 
     app.run(main, argv=_with_found_config(sys.argv))

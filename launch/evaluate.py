@@ -5,7 +5,7 @@ from absl import flags
 
 import launch
 
-from jvflow.workdir import write_text
+from jvflow.files import write_text
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
 OUT = flags.DEFINE_string("out", None, "The JSON file to write.")

@@ -1,6 +1,9 @@
 """Checkpoints: nothing damaged is ever restored; the one before is, and it is said."""
 
 import logging
+import shutil
+import subprocess
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -101,3 +104,68 @@ def test_a_run_goes_back_to_the_whole_checkpoint_and_ends_the_same(tmp_path, cap
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     ends = [jax.tree.leaves(sample.load(tmp_path / name, step=20).field) for name in ("run", "whole")]
     assert all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", disk], capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root alone")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk, left):
+    """Leaves so many bytes free."""
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - left))
+
+
+BIG = {"params": {"a": jax.random.normal(jax.random.key(0), (256, 256))}, "step": jnp.int32(7)}  # 256 KiB
+
+
+@pytest.mark.parametrize("left", [0, 20_000, 150_000, 280_000, None])
+def test_a_full_disk_leaves_the_last_checkpoint(small_disk, monkeypatch, left):
+    """Known before anything is written, and where it is not (another user fills the disk), met half way."""
+    checkpoints = Checkpoints(small_disk / "run")
+    checkpoints.save(1, BIG, {"next_index": 1})
+    fill(small_disk, left or 100_000)
+    if left is not None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
+    later = jax.tree.map(lambda a: a + 1, BIG)
+    said = r"checkpoint of step 2 cannot be written to .*run .*free.*: it continues from step 1, which is whole"
+    with pytest.raises(OSError, match=said) as caught:
+        checkpoints.save(2, later, {"next_index": 2})
+    assert ("it needs 1.3 MiB; 0.1 MiB are free" in str(caught.value)) == (left is None)
+    monkeypatch.undo()
+    assert [path.name for path in (small_disk / "run").iterdir()] == ["1"]
+    checkpoints = Checkpoints(small_disk / "run")
+    abstract = abstract_like(jax.eval_shape(lambda: BIG), meshes.replicated(meshes.make()))
+    state, position = checkpoints.restore(abstract)
+    jax.tree.map(np.testing.assert_array_equal, state, BIG)
+    (small_disk / "filler").unlink()
+    checkpoints.save(2, later, {"next_index": 2})
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract)[0], later)
+
+
+def test_a_run_on_a_full_disk_ends_with_one_line_and_continues(small_disk, tmp_path):
+    config = debug_config(tmp_path, steps=20)
+    config.run.update(checkpoint_every=10, tensorboard=False)
+    train.train(config, tmp_path / "whole")
+    real = Checkpoints.save
+
+    def save(self, step, *rest):
+        if step == 20:
+            fill(small_disk, 300_000)
+        return real(self, step, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save)
+        with pytest.raises(OSError, match="checkpoint of step 20 cannot be written"):
+            train.train(config, small_disk / "run")
+    assert Checkpoints(small_disk / "run" / "checkpoints").latest() == 10
+    (small_disk / "filler").unlink()
+    train.train(config, small_disk / "run")
+    raw = [Checkpoints(folder / "checkpoints").restore_raw() for folder in (tmp_path / "whole", small_disk / "run")]
+    jax.tree.map(np.testing.assert_array_equal, *raw)

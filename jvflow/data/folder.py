@@ -20,6 +20,7 @@ from absl import logging
 from jvflow.data import captions as texts
 from jvflow.data import cuts, records, video
 from jvflow.data.records import Clip
+from jvflow.files import write_text
 
 VERSION = 3
 """Raised when the same files and settings give other clips than before."""
@@ -248,7 +249,7 @@ def _decoded(beside: Path, *of) -> tuple[dict, list]:
                 else:
                     pixels.write(item.video)
                     cut.append((item.source, item.start, item.caption))
-        records.replace_text(report, json.dumps([entry, cut]))
+        write_text(report, json.dumps([entry, cut]))
     entry, cut = json.loads(report.read_text("utf-8"))
     return entry, cut
 

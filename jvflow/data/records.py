@@ -27,6 +27,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import UInt8
 
+from jvflow.files import write_text
+
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"  # of what is under way
 NAME = "clips"
@@ -142,7 +144,7 @@ class Build:
         if not (file.is_file() and file.read_text("utf-8") == text):
             self.remove()
             self._partial.mkdir(parents=True)
-            replace_text(file, text)
+            write_text(file, text)
         self.scratch.mkdir(exist_ok=True)
 
     def write(self, splits: dict[str, Iterable[Clip | dict]], *, settings: dict) -> None:
@@ -182,13 +184,6 @@ def _check_splits(splits) -> None:
     for name in splits:
         if not (name.isascii() and name.isalnum()):
             raise ValueError(f"split {name!r} must consist of letters and digits: it names files")
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Writes a file at once: it has all of the text, or is as it was."""
-    beside = file.with_name(file.name + ".new")
-    beside.write_text(text, "utf-8")
-    beside.replace(file)
 
 
 def _write_splits(
@@ -338,7 +333,7 @@ def _write_shards(directory: Path, split: str, first, rest: Callable, columns: _
                 clip = next(clips, None)
         finally:
             writer.close()
-        replace_text(done(len(shards)), json.dumps([count, size]))
+        write_text(done(len(shards)), json.dumps([count, size]))
         shards.append((count, size))
     return shards
 
