@@ -9,15 +9,16 @@ Training reads the latents and runs no codec; streams start from the video, and 
 """
 
 import hashlib
+import logging
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from jvflow.codecs import Codec
 from jvflow.data import records
 
+LOG = logging.getLogger(__name__)
 
 def fingerprint(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0) -> dict:
     """What tells a codec from another: the keys of `config.codec`, with checksums in place of files."""
@@ -50,7 +51,7 @@ def encode(codec: Codec, described: dict, source: Path, directory: Path) -> dict
 
     records.write(directory, {split: encoded(split) for split in clips}, settings=settings)
     manifest = records.manifest(directory)
-    logging.info("%s: %s", directory, ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+    LOG.info("%s: %s", directory, ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
     return manifest
 
 

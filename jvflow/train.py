@@ -88,9 +88,15 @@ def train(config, workdir) -> Workdir:
     run = config.run
     folder = Workdir.open(workdir, config)
 
-    # mesh, then shapes, then arrays
+    # mesh and data, then shapes, then arrays
     mesh = meshes.make()
     meshes.check_batch(config.train.batch_size, mesh)
+    data = pipeline.prepare(config.data, folder.path, frames=experiment.clip_frames)
+    encoded = latents.are_in(data)
+    if encoded:
+        latents.check(data, latents.fingerprint(**config.codec))
+    folder.begin(config)  # whatever is wrong with config, devices or data was said by now
+
     everywhere = meshes.replicated(mesh)
     key_init, key_steps = jax.random.split(jax.random.key(config.seed))
     create = partial(
@@ -113,11 +119,6 @@ def train(config, workdir) -> Workdir:
     if begin >= config.train.steps:
         return folder
 
-    # data
-    data = pipeline.prepare(config.data, folder.path)
-    encoded = latents.are_in(data)
-    if encoded:
-        latents.check(data, latents.fingerprint(**config.codec))
     batches = pipeline.batches(
         data, frames=experiment.clip_frames, batch_size=config.train.batch_size, seed=config.seed,
         threads=config.data.threads, step=begin, process=jax.process_index(), processes=jax.process_count(), latents=encoded,

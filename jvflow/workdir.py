@@ -35,7 +35,7 @@ class Workdir:
 
     @classmethod
     def open(cls, path, config) -> "Workdir":
-        """The folder of a run of `config`: made, or checked against the run that was begun there."""
+        """The folder of a run of `config`, checked against the run that was begun there. Writes nothing."""
         folder = cls(Path(path))
         file = folder.path / "config.json"
         if file.exists():
@@ -48,9 +48,12 @@ class Workdir:
                 )
         elif folder.checkpoints.exists():
             raise ValueError(f"{folder.path} holds checkpoints but no config.json: use another --workdir")
-        folder.samples.mkdir(parents=True, exist_ok=True)
-        write_text(file, config.to_json(indent=1) + "\n")
         return folder
+
+    def begin(self, config) -> None:
+        """Makes the folder, and notes what runs there: from here on no other config does."""
+        self.samples.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "config.json", config.to_json(indent=1) + "\n")
 
     @classmethod
     def read(cls, path) -> tuple["Workdir", ConfigDict]:

@@ -63,4 +63,15 @@ def run(command):
         except (ValueError, FloatingPointError, OSError) as error:
             sys.exit(f"error: {error}")
 
-    app.run(main, argv=_with_found_config(sys.argv))
+    app.run(main, argv=_with_found_config(sys.argv), flags_parser=_flags)
+
+
+def _flags(argv: list[str]) -> list[str]:
+    """Parses the flags; what is wrong with a config is one line too."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError as error:  # of ml_collections, which has looked for the nearest key
+        given = ", ".join(a for a in argv if a.startswith("--config."))
+        sys.exit("error: the config has no key " + str(error).strip("'\"").replace("\\'", "'").replace("\\n", ". ") + f" (given: {given})")
+    except (ValueError, OSError, TypeError) as error:
+        sys.exit(f"error: {error}")

@@ -161,6 +161,21 @@ def test_undecodable_files(tmp_path):
         video.frames(tmp_path / "a.mp4", fps=0)
 
 
+@pytest.mark.parametrize("name", ["01_dog.mp4", "bikes.mp4", "asl_gestures/learn.mkv"])
+@pytest.mark.parametrize("kept", [0.3, 0.8])
+def test_a_truncated_file_gives_its_frames_and_says_so(shared, tmp_path, name, kept):
+    """Cut in the middle of the pictures. (An mp4 with its index at the end does not open at all, a gif does not tell its length.)"""
+    file = shared / "data" / ("" if "/" in name else "clips") / name
+    whole = [time for time, _ in video.frames(file)]  # without an error
+    content = file.read_bytes()
+    (tmp_path / file.name).write_bytes(content[: int(kept * len(content))])
+    times = []
+    with pytest.raises(ValueError, match=f"{file.name} (ends after .* s of the .* s that it declares|does not decode)"):
+        for time, _ in video.frames(tmp_path / file.name):
+            times.append(time)
+    assert set(times) < set(whole) and times == sorted(times)
+
+
 def test_crop_keeps_the_aspect_and_squeeze_the_border():
     """A circle stays a circle; the stripes at both sides are cut away, or kept."""
     y, x = np.mgrid[:120, :200]

@@ -7,6 +7,7 @@ cut: clip c of a shot is its frames [c stride, c stride + frames), so that no cl
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections import deque
@@ -15,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from jvflow.data import captions as texts
 from jvflow.data import cuts, records, video
 from jvflow.data.records import Clip
 from jvflow.files import write_text
 
+LOG = logging.getLogger(__name__)
 VERSION = 3
 """Raised when the same files and settings give other clips than before."""
 
@@ -91,7 +92,7 @@ def clips(
     """
     cutting = Cutting(**cutting)
     folder, found = Path(folder), find(folder)
-    table = _captions(folder, found, captions, logging.info)
+    table = _captions(folder, found, captions, LOG.info)
     items = (item for path in found for item in _of_video(folder, path, table, cutting))
     return _clips(items, report or (lambda entry: None))
 
@@ -177,7 +178,7 @@ def build(
     captions: str = "",
     test_fraction: float = 0.2,
     seed: int = 0,
-    log: Callable[[str], None] = logging.info,
+    log: Callable[[str], None] = LOG.info,
     **cutting,
 ) -> dict:
     """Builds a data set in `directory` from the videos of a folder; returns its manifest. Arguments as for `clips`.

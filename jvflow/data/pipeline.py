@@ -40,13 +40,23 @@ class Batch:
     latent_mean: Float[Array, "b f h w c"] | None = None
 
 
-def prepare(data, workdir) -> Path:
-    """The data set that `config.data` means, built on first use.
+def prepare(data, workdir, frames: int = 1) -> Path:
+    """The data set that `config.data` means, built on first use. Its clips must have `frames` frames.
 
     `data.path` is a folder of videos, a data set that was built before, or `procedural:KIND`. What
     is built lies in `data.cache` (`WORKDIR/data` when empty) under a name made of everything that
     decides its content.
     """
+    if data.frames < frames:
+        raise ValueError(f"config.data.frames is {data.frames}, this experiment needs {frames} of each clip")
+    directory = _prepared(data, workdir)
+    have = records.manifest(directory)["shape"][0]
+    if have < frames:
+        raise ValueError(f"the clips in {directory} have {have} frames, this experiment needs {frames}: build them with config.data.frames={frames} or more")
+    return directory
+
+
+def _prepared(data, workdir) -> Path:
     if not data.path:
         raise ValueError("config.data.path is empty: give a folder of videos, a built data set, or procedural:comets")
     if not data.path.startswith(PROCEDURAL) and records.is_dataset(data.path):

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -136,6 +137,7 @@ class Build:
         self._directory = Path(directory).absolute()
         self._partial = self._directory.parent / f".{self._directory.name}.partial"
         self.scratch = self._partial / "scratch"
+        self._new = [folder for folder in self._partial.parents if not folder.exists()]
         try:
             text = json.dumps(identity, sort_keys=True)
         except TypeError as error:
@@ -174,8 +176,11 @@ class Build:
             raise
 
     def remove(self) -> None:
-        """Removes what is there of the data set."""
+        """Removes what is there of the data set, and the folders that were made for it alone."""
         shutil.rmtree(self._partial, ignore_errors=True)
+        with suppress(OSError):  # one that is no longer empty ends it
+            for folder in self._new:
+                folder.rmdir()
 
 
 def _check_splits(splits) -> None:

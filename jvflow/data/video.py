@@ -125,6 +125,17 @@ def _decode(path, container) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame
         raise ValueError(reason) from error
     if origin is None:
         raise ValueError(f"{path} does not decode: its video stream holds no frame")
+    declared = _declared(container, stream)  # what is missing of a truncated file is no error to every decoder
+    if end < declared - 2 * period:
+        raise ValueError(f"{path} ends after {float(end):.2f} s of the {float(declared):.2f} s that it declares: it is truncated or damaged")
+
+
+def _declared(container, stream) -> Fraction:
+    """The length of the video in seconds, as far as it is said; 0 where it is not."""
+    if stream.duration:
+        return stream.duration * stream.time_base
+    alone = len(container.streams) == 1  # the whole may be longer for its sound
+    return Fraction(container.duration or 0, av.time_base) if alone else Fraction(0)
 
 
 def _open(path: str | os.PathLike):
