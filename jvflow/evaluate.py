@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jvflow import metrics
-from jvflow.biflow import joint, plain
+from jvflow.biflow import backward, correcting
 from jvflow.data import pipeline
-from jvflow.sample import Run, first_frames, frames, load, protocol
+from jvflow.sample import Run, frames, load, protocol
 from jvflow.workdir import override
 
 
@@ -54,23 +54,28 @@ class Yardstick:
         motion = metrics.motion(test, settings.window, settings.stride).mean()
         return cls(features, features(flat(test)), float(motion), settings)
 
-    def drift(self, video: UInt8[np.ndarray, "b f h w c"]) -> dict:
-        """Distance and motion over time: per window, and pooled over the first and the last windows."""
+    def drift(self, video: UInt8[np.ndarray, "b f h w c"], *, reverse: bool = False) -> dict:
+        """Distance and motion over time: per window, pooled over the first and the last windows, and the mean.
+
+        With `reverse` the frames go back in time, and each window is turned round before it is compared.
+        """
         window, stride, pooled = self.settings.window, self.settings.stride, self.settings.pooled
         _check_length(self.settings, video.shape[1])
         signal = _signal(video)
-        windows = metrics.windows(signal, window, stride)
+        windows = metrics.windows(signal, window, stride)[:, :, :: -1 if reverse else 1]
         motion = metrics.motion(signal, window, stride) / self.motion
         features = np.stack([self.features(np.asarray(windows[:, i])) for i in range(windows.shape[1])], axis=1)
         distance = lambda some: metrics.distance(_flat(some), self.reference)
         starts = [i * stride for i in range(windows.shape[1])]
+        # a single window has too few samples for a covariance of its own: pooled as the first and the last
+        over_time = [(s, distance(features[:, i : i + pooled])) for i, s in enumerate(starts[: len(starts) - pooled + 1])]
         return dict(
-            distance_first_window=distance(features[:, :pooled]),
-            distance_last_window=distance(features[:, -pooled:]),
+            distance_first_window=over_time[0][1],
+            distance_last_window=over_time[-1][1],
+            distance_mean=float(np.mean([value for _, value in over_time])),
             motion_first_window=float(motion[:, :pooled].mean()),
             motion_last_window=float(motion[:, -pooled:].mean()),
-            # a single window has too few samples for a covariance of its own: pooled as above
-            distance=[(s, distance(features[:, i : i + pooled])) for i, s in enumerate(starts[: len(starts) - pooled + 1])],
+            distance=over_time,
             motion=[(s, float(motion[:, i].mean())) for i, s in enumerate(starts)],
         )
 
@@ -113,15 +118,16 @@ def controls(yardstick: Yardstick, data: Path) -> dict:
     )
 
 
-def generate(run: Run, *, videos: int, length: int, batch: int, seed: int, **options) -> tuple[np.ndarray, np.ndarray, float]:
-    """Streams from held-out first frames, the given ones first.
+def generate(
+    run: Run, start: UInt8[np.ndarray, "b n h w c"], *, length: int, batch: int, seed: int, **options
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Streams from the given frames, these first, `batch` of them at a time.
 
     Returns:
       video uint8 (videos, length, h, w, c); nfe (videos, length - given); seconds per frame of one
       stream (wall time without compilation over frames times streams).
     """
-    start = first_frames(run, videos)
-    given = start.shape[1]
+    videos, given = start.shape[:2]
     video = np.empty((videos, length, *start.shape[2:]), np.uint8)
     video[:, :given] = start
     nfe, seconds = np.zeros((videos, length - given)), 0.0
@@ -170,18 +176,22 @@ def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None, sam
 
 
 def method(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray]:
-    """The figures of one run, and its videos."""
-    settings = yardstick.settings
+    """The figures of one run, and its videos: from the first frames of held-out clips, backwards from the last ones."""
+    settings, curve, given = yardstick.settings, run.experiment.stream.keywords["curve"], run.experiment.past_frames
+    real = pipeline.clips(data, "test", count=settings.videos)
+    if len(real) < settings.videos:
+        raise ValueError(f"{settings.videos} videos need as many held-out clips, {data} has {len(real)}: evaluate videos={len(real)}")
+    real = real[:, ::-1] if curve is backward else real
     video, nfe, seconds = generate(
-        run, videos=settings.videos, length=settings.frames, batch=settings.batch, seed=settings.seed
+        run, real[:, :given], length=settings.frames, batch=settings.batch, seed=settings.seed
     )
     figures = dict(
         nfe_per_frame=float(nfe.mean()),
         seconds_per_frame=seconds,
-        **yardstick.drift(video),
+        **yardstick.drift(video, reverse=curve is backward),
     )
-    if run.experiment.stream.keywords["curve"] in (plain, joint):
-        figures["truth"] = truth(video, pipeline.clips(data, "test", count=settings.videos), run.experiment.past_frames)
+    if curve is not correcting:
+        figures["truth"] = truth(video, real, given)
     return figures, video
 
 

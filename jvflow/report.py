@@ -141,6 +141,23 @@ def _plot(kind: str, curves: Mapping, colours: Mapping, lines: Mapping[str, floa
     return buffer.getvalue()
 
 
+def write_pareto(path: str | os.PathLike, fronts: Mapping[str, Sequence[tuple]]) -> None:
+    """Draws cost against distance as a png: method -> points (NFE, distance, label), joined in their order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot(xlabel=MEASURES["nfe_per_frame"], ylabel=f"{DISTANCE_NAME}, mean over time", yscale="log")
+    for colour, (name, points) in zip(COLOURS, fronts.items()):
+        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colour, label=name, linewidth=1.4, markersize=5)
+        for nfe, distance, label in points:
+            axes.annotate(label, (nfe, distance), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    axes.legend(fontsize=8, frameon=False)
+    axes.grid(color="#e6eaef", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=140, metadata={"Software": None})
+
+
 def _check(methods, curves, videos, sheets, fps):
     for name, measured in methods.items():
         if missing := [key for key in MEASURES if key not in measured]:

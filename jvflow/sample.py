@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from jvflow import mesh as meshes
 from jvflow.biflow import CURVES, OBJECTIVES
-from jvflow.checkpoint import Checkpoints, abstract_like
+from jvflow.checkpoint import Checkpoints, abstract_like, checksums
 from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble
 from jvflow.field import Field
@@ -155,7 +155,7 @@ def protocol(run: Run) -> dict:
     solver = stream["solver"]
     curve = next(name for name, curve in CURVES.items() if curve is stream["curve"])
     return dict(
-        objective=run.config.objective, step=run.step, data=run.config.data.path, size=list(run.config.data.size),
+        objective=run.config.objective, step=run.step, parameters=f"{checksums({'': run.field})['']:08x}", data=run.config.data.path, size=list(run.config.data.size),
         past_frames=run.experiment.past_frames, curve=curve, epsilon=stream["epsilon"], context_noise=stream["context_noise"],
         method=solver.method, rtol=solver.rtol, atol=solver.atol,
         fixed_steps=solver.steps, per_sample=solver.per_sample,

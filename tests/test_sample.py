@@ -78,7 +78,8 @@ def test_sampling_is_replaced_and_recorded(workdir, tmp_path):
     told = record["protocol"]
     assert (told["curve"], told["epsilon"], told["method"], told["fixed_steps"]) == ("backward", 0.05, "euler", 3)
     assert [s["nfe_per_frame"] for s in record["samples"]] == [3, 3]
-    assert "truth" not in evaluate.evaluate(workdir, overrides={"videos": 2, "frames": 80}, sampling=sampling)
+    assert "truth" in evaluate.evaluate(workdir, overrides={"videos": 2, "frames": 80}, sampling=sampling)
+    assert "truth" not in evaluate.evaluate(workdir, overrides={"videos": 2, "frames": 80}, sampling=sampling | {"curve": "correcting"})
     take = lambda run: next(sample.frames(run, sample.first_frames(run, 2), jax.random.key(0)))[0]
     assert not np.array_equal(take(sample.load(workdir, sampling=sampling)), take(sample.load(workdir)))
 
