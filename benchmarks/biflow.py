@@ -7,17 +7,13 @@ controls, the protocol, the date, the machine and the versions. A seed whose res
 run again, and a run that was stopped continues. A seed takes about half an hour on two CPU cores.
 """
 
-import datetime
-import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
 import launch
+from benchmarks.record import RESULTS, write
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", launch.found("configs/biflow/procedural.py"), "The experiment.", lock_config=True
@@ -26,25 +22,20 @@ OUT = flags.DEFINE_string("out", "out/benchmark", "Where the runs go.")
 SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of training and streaming.")
 VIDEOS = flags.DEFINE_integer("videos", 64, "Streams of each method.")
 FRAMES = flags.DEFINE_integer("frames", 512, "Frames of each stream.")
-RESULTS = Path(__file__).parent / "results"
 
 
 def main():
     from jvflow.demo import demo
-    from jvflow.files import write_text
 
     for seed in map(int, SEEDS.value):
-        file = RESULTS / f"biflow_seed_{seed}.json"
-        if file.exists():
+        name = f"biflow_seed_{seed}"
+        if (RESULTS / f"{name}.json").exists():
             continue
         config = CONFIG.value.copy_and_resolve_references()
         config.seed = config.evaluate.seed = seed
         config.evaluate.update(videos=VIDEOS.value, frames=FRAMES.value)
         record = demo(config, Path(OUT.value) / f"seed_{seed}", command=f"python -m benchmarks.biflow --seeds={seed}")
-        machine = dict(platform=platform.platform(), devices=[d.device_kind for d in jax.devices()])
-        versions = {name: version(name) for name in ("jax", "flax", "optax", "diffrax", "grain", "numpy")}
-        record |= dict(date=datetime.date.today().isoformat(), machine=machine, versions=versions)
-        write_text(file, json.dumps(record, indent=1) + "\n")
+        write(name, record)
 
 
 if __name__ == "__main__":

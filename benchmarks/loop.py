@@ -1,0 +1,66 @@
+"""How much of a training run's wall time lies outside the compiled step: data, metrics, checkpoints, the loop itself."""
+
+import time
+from functools import partial
+
+import jax
+import numpy as np
+
+from benchmarks import subject
+from jvflow.data import pipeline
+from jvflow.train import train, train_step
+from jvflow.workdir import Metrics
+
+STEPS, ROUNDS = 400, 3
+
+
+def measure() -> dict:
+    config = subject.config(log_every=25, checkpoint_every=100, tensorboard=True)  # five times as many checkpoints as the demo
+    config.train.steps = STEPS
+    data = subject.data()
+    shares, loops, steps = [], [], []
+    for number in range(ROUNDS):
+        before = compiled(config, data)
+        loop = in_loop(config, subject.folder() / f"run_{number}")
+        step = (before + compiled(config, data)) / 2  # on both sides of the loop: the machine is not quiet
+        loops.append(loop)
+        steps.append(step)
+        shares.append(1 - step / loop)
+    return dict(
+        share_outside_the_step=float(np.median(shares)), shares=shares,
+        seconds_per_step=dict(loop=float(np.median(loops)), compiled=float(np.median(steps))),
+        protocol=dict(steps=STEPS, rounds=ROUNDS, batch=config.train.batch_size, **config.run.to_dict()),
+    )
+
+
+def in_loop(config, workdir) -> float:
+    """Seconds per step of `train`, from the first write of the metrics (by then all is compiled) to the last."""
+    times, flush = [], Metrics.flush
+
+    def timed(self):
+        loss = flush(self)
+        times.append(time.perf_counter())
+        return loss
+
+    Metrics.flush = timed
+    try:
+        train(config, workdir)
+    finally:
+        Metrics.flush = flush
+    every = config.run.log_every
+    return (times[-1] - times[0]) / (config.train.steps - every)
+
+
+def compiled(config, data) -> float:
+    """Seconds per step of the same compiled step on one batch that is already on the device."""
+    experiment, state = subject.experiment()
+    (batch,) = (b for b, _ in zip(pipeline.batches(data, frames=2, batch_size=config.train.batch_size, seed=0), range(1)))
+    batch = jax.tree.map(jax.numpy.asarray, batch)
+    step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
+    key = jax.random.key(0)
+    state, _ = jax.block_until_ready(step(state, batch, key, ()))
+    clock = time.perf_counter()
+    for _ in range(STEPS // 2):
+        state, values = step(state, batch, key, ())
+    jax.block_until_ready((state, values))
+    return (time.perf_counter() - clock) / (STEPS // 2)

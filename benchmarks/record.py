@@ -1,0 +1,36 @@
+"""Results with what they depend on."""
+
+import datetime
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import jax
+
+from jvflow.files import write_text
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("jax", "flax", "optax", "diffrax", "grain", "numpy", "torch")
+
+
+def write(name: str, figures: dict) -> None:
+    """Writes `results/NAME.json`."""
+    record = figures | dict(date=datetime.date.today().isoformat(), machine=_machine(), versions=_versions())
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
+
+
+def _machine() -> dict:
+    return dict(platform=platform.platform(), devices=[d.device_kind for d in jax.devices()], cores=os.cpu_count())
+
+
+def _versions() -> dict:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            pass
+    return found
