@@ -16,6 +16,14 @@ A frame is sampled by solving dx/dk = f^v dt/dk + f^d dalpha/dk along a curve (t
                                     noise covers the accumulated error, and both are removed      paper, eq. 9
     backward    (k, eps k)          the past frame, solved from k = 1 to 0                        paper, section 5
     correcting  (0, eps (1 - k))    the same frame, cleaned
+
+The paper has one eps for all frames, and leaves open to choose it from what is wrong with the frame
+(section 6). A network that took x for x0 + eps n would see in it
+
+    r(x) = eps RMS(f^d(x, (0, eps)))                                                               (5)
+
+of noise: little in a clean frame, whose content it knows, and more the more was added or went wrong. So a
+frame can be given its own level, min(eps, g r(x)) with a gain g, for one evaluation more.
 """
 
 from collections.abc import Callable, Iterator
@@ -142,8 +150,10 @@ correcting = Curve(lambda k, epsilon: (jnp.zeros_like(k), epsilon * (1 - k)))
 CURVES = {"plain": plain, "joint": joint, "backward": backward, "correcting": correcting}
 
 
-@partial(jax.jit, static_argnames=("curve", "solver", "source", "clamp"))
-def next_frame(field, past, key, epsilon, context_noise, condition, *, curve, solver, source="frame", clamp=(-1.0, 1.0)):
+@partial(jax.jit, static_argnames=("gain", "curve", "solver", "source", "clamp"))
+def next_frame(
+    field, past, key, epsilon, context_noise, condition, *, gain=0.0, curve, solver, source="frame", clamp=(-1.0, 1.0)
+):
     """One frame of `stream`: `past (b, n, h, w, c) -> (past with the next frame as its last, nfe (b,))`.
 
     Row i draws its noise from fold_in(key, i), so that a video does not depend on how many others
@@ -152,15 +162,27 @@ def next_frame(field, past, key, epsilon, context_noise, condition, *, curve, so
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(past)))
     frame, older = past[:, -1:], past if source == "noise" else past[:, :-1]
     condition = _with(condition, older + context_noise * _noise(_of_context(keys), older))
-    noise = _noise(keys, frame)
+    noise, level, probes = _noise(keys, frame), jnp.full(len(past), epsilon), 0
+    if gain:
+        level, probes = jnp.minimum(level, gain * corruption(field, frame, epsilon, condition)), 1
     if source == "noise":
         x = noise
     else:
-        x = frame if curve is plain else frame + epsilon * noise
-    derivative = along(field, curve(epsilon), condition, moving=curve.moving)
+        x = frame if curve is plain else frame + level[:, None, None, None, None] * noise
+    derivative = along(field, curve.position, condition, each=(level,), moving=curve.moving)
     solution = solver(derivative, x, curve.start, curve.stop)
     x = solution.x if clamp is None else jnp.clip(solution.x, *clamp)
-    return jnp.concatenate([past[:, 1:], x], axis=1), solution.nfe
+    return jnp.concatenate([past[:, 1:], x], axis=1), solution.nfe + probes
+
+
+def corruption(field: Field, frames: Frames, epsilon, condition: Condition | None = None) -> Float[Array, "b"]:
+    """How much noise a field of BI-FLOW sees in each frame when it is told that there may be `epsilon` (5).
+
+    In units of the data. One evaluation of the field.
+    """
+    here = jnp.zeros(len(frames)), jnp.full(len(frames), epsilon)
+    noise = field(frames, here, condition)[1]
+    return epsilon * jnp.sqrt(jnp.mean(jnp.square(noise), axis=(1, 2, 3, 4)))
 
 
 def stream(
@@ -170,6 +192,7 @@ def stream(
     *,
     curve: Curve = joint,
     epsilon: float = 0.1,
+    gain: float = 0.0,
     context_noise: float = 0.0,
     solver: Callable | dict = Solver(rtol=1e-2, atol=1e-2),
     condition: Condition | None = None,
@@ -188,6 +211,8 @@ def stream(
       key: a key of all noise.
       curve: `plain`, `joint`, `backward` or `correcting`.
       epsilon: the noise level of the curve, in units of the data's; 0 is the plain curve.
+      gain: when not 0, each frame of each stream has its own level, min(epsilon, gain r) with r (5)
+        what is wrong with the frame before. On the curve `joint`; counted in the NFE.
       context_noise: the level of the noise that is added to the context.
       solver: a `Solver`, or the keyword arguments of one.
       condition: given to the field at every frame.
@@ -203,9 +228,11 @@ def stream(
         raise ValueError(f"source is {source!r}: use 'frame' (FLOW, BI-FLOW) or 'noise' (CONDIFF)")
     if source == "noise" and curve is not plain:
         raise ValueError("source='noise' (CONDIFF) solves along the curve `plain` alone")
-    for name, level in dict(epsilon=epsilon, context_noise=context_noise).items():
+    for name, level in dict(epsilon=epsilon, context_noise=context_noise, gain=gain).items():
         if not 0 <= level:
-            raise ValueError(f"{name} is a noise level and must be 0 or more, got {level}")
+            raise ValueError(f"{name} scales noise and must be 0 or more, got {level}")
+    if gain and (curve is not joint or not epsilon):
+        raise ValueError(f"gain {gain} chooses the noise of the curve `joint` up to epsilon {epsilon}: use that curve, and an epsilon above 0")
     if frames.ndim != 5:
         raise ValueError(f"frames must be (b, n, h, w, c), got shape {frames.shape}")
     if curve is backward and frames.shape[1] > 1:
@@ -216,7 +243,7 @@ def stream(
     solver = Solver(**solver) if isinstance(solver, dict) else solver
     step = partial(
         next_frame, as_partial(field), epsilon=jnp.float32(epsilon), context_noise=jnp.float32(context_noise),
-        condition=condition, curve=curve, solver=solver, source=source, clamp=clamp,
+        condition=condition, gain=float(gain), curve=curve, solver=solver, source=source, clamp=clamp,
     )
     return _frames(step, jnp.asarray(frames, jnp.float32), key)
 

@@ -111,7 +111,7 @@ def _stream(config, objective, codec):
     )
     return partial(
         biflow.stream, curve=_choose(biflow.CURVES, "sample.curve", name),
-        epsilon=0.0 if name == "plain" else sample.epsilon, context_noise=sample.context_noise,
+        epsilon=0.0 if name == "plain" else sample.epsilon, gain=sample.gain if name == "joint" else 0.0, context_noise=sample.context_noise,
         solver=solver, source=objective.source, clamp=codec.range,
     )
 

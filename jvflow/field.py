@@ -78,12 +78,13 @@ def guide(field: Field, weight: float) -> Field:
     return jax.tree_util.Partial(_guided, as_partial(field), weight)
 
 
-def along(field: Field, curve: Callable, condition: Condition | None, *, moving: int | None = None) -> Callable:
+def along(field: Field, curve: Callable, condition: Condition | None, *, each: tuple = (), moving: int | None = None) -> Callable:
     """The ordinary differential equation (1) of a field along a curve.
 
     Args:
       field: velocities, one per coordinate.
-      curve: `k -> s`, a tuple of scalars.
+      curve: `(k, *each) -> s`, a tuple of scalars.
+      each: what tells the curve of one sample from another's, arrays (b,).
       condition: passed on to the field.
       moving: how many coordinates change along the curve; a field may leave out the velocities of
         the others. All of them when None.
@@ -93,7 +94,7 @@ def along(field: Field, curve: Callable, condition: Condition | None, *, moving:
     """
 
     def derivative(k, x):
-        s, ds = jax.vmap(lambda k: jax.jvp(curve, (k,), (jnp.ones_like(k),)))(k)
+        s, ds = jax.vmap(lambda k, *of: jax.jvp(lambda k: curve(k, *of), (k,), (jnp.ones_like(k),)))(k, *each)
         need = len(s) if moving is None else moving
         velocities = field(x, s, condition)
         if len(velocities) < need:

@@ -156,7 +156,7 @@ def protocol(run: Run) -> dict:
     curve = next(name for name, curve in CURVES.items() if curve is stream["curve"])
     return dict(
         objective=run.config.objective, step=run.step, parameters=f"{checksums({'': run.field})['']:08x}", data=run.config.data.path, size=list(run.config.data.size),
-        past_frames=run.experiment.past_frames, curve=curve, epsilon=stream["epsilon"], context_noise=stream["context_noise"],
+        past_frames=run.experiment.past_frames, curve=curve, epsilon=stream["epsilon"], gain=stream["gain"], context_noise=stream["context_noise"],
         method=solver.method, rtol=solver.rtol, atol=solver.atol,
         fixed_steps=solver.steps, per_sample=solver.per_sample,
         nfe="evaluations of the network that each sample needed, rejected steps included",

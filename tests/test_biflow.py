@@ -271,6 +271,23 @@ def test_a_stream_keeps_its_context_and_goes_on_as_it_moved(source):
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+def test_each_frame_gets_the_noise_that_its_own_corruption_asks_for():
+    """With the exact field of one x0 and one x1, (5) is the RMS of what was added to x0. Half of its noise is removed here, so that the level shows."""
+    x0, x1 = normal(0), normal(1)
+    error = jnp.array([0.0, 0.02, 0.1, 0.4]).reshape(4, 1, 1, 1, 1) * normal(2)
+    size = np.sqrt(np.square(error).mean((1, 2, 3, 4)))
+    exact = point_field(x0, x1)
+    np.testing.assert_allclose(biflow.corruption(exact, x0 + error, 0.3), size, rtol=1e-4)
+    field = lambda x, s, condition: (exact(x, s, None)[0], exact(x, s, None)[1] / 2)
+    take = lambda **options: next(stream(field, x0 + error, jax.random.key(3), solver=TIGHT, clamp=None, **options))
+    frame, nfe = take(epsilon=0.3, gain=4.0)
+    for row, level in enumerate(np.minimum(2 * size, 0.3)):
+        alone, cost = take(epsilon=float(level))
+        np.testing.assert_allclose(frame[row], alone[row], atol=1e-4)
+        assert nfe[row] == cost[row] + 1
+    assert float(abs(frame[1] - take(epsilon=0.3)[0][1]).max()) > 0.01
+
+
 def test_the_context_of_a_stream_gets_fresh_noise_of_its_level():
     contexts = lambda level: [
         np.asarray(f) for f, _ in itertools.islice(
@@ -286,10 +303,12 @@ def test_the_context_of_a_stream_gets_fresh_noise_of_its_level():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(epsilon=-0.1), "epsilon is a noise level and must be 0 or more"),
-        (dict(context_noise=-0.1), "context_noise is a noise level and must be 0 or more"),
+        (dict(epsilon=-0.1), "epsilon scales noise and must be 0 or more"),
+        (dict(context_noise=-0.1), "context_noise scales noise and must be 0 or more"),
         (dict(curve=backward, frames=jnp.zeros((4, 3, 2, 2, 3))), "the 2 frames before that are not known"),
         (dict(source="nowhere"), "'frame'"),
+        (dict(curve=backward, gain=1.0), "gain 1.0 chooses the noise of the curve `joint`"),
+        (dict(epsilon=0.0, gain=1.0), "up to epsilon 0.0: use that curve, and an epsilon above 0"),
         (dict(source="noise"), "plain"),
         (dict(curve=joint, field=lambda x, s, c: (x,)), "1 velocities"),
         (dict(frames=jnp.zeros((2, 2))), r"\(b, n, h, w, c\)"),
