@@ -4,6 +4,7 @@ Flow time t runs from 0 (the source: a past frame, or noise) to 1 (the data).
 
     linear      x(t)        = x0 + t (x1 - x0)                  v = x1 - x0                 (1)
     bilinear    x(t, alpha) = x0 + t (x1 - x0) + alpha n        (v, d) = (x1 - x0, n)       (2)   Bi-flow, eq. 4
+    curved      x(t, alpha) = sum_j w_j(t) u_j + alpha n        u_0 = x0, u_m = x1, and true frames between     (4)
     matching    |f_i(x(s), s) - dx/ds_i|^2, summed over the coordinates s_i of the path     (3)   Bi-flow, eq. 1, 3 and 5
 
 A path gives the position alone. Its velocities are one `jax.jvp` of that position for each
@@ -31,6 +32,8 @@ class Ends(NamedTuple):
     x0: Float[Array, "b ..."]
     x1: Float[Array, "b ..."]
     noise: Float[Array, "b ..."] | None = None
+    between: Float[Array, "b m ..."] | None = None
+    """States between x0 and x1 at equal distances of t, for the curved path."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,27 @@ def _bilinear(ends: Ends, s: tuple) -> Array:
     return ends.x0 + t * (ends.x1 - ends.x0) + alpha * ends.noise  # (2)
 
 
+def _curved(ends: Ends, s: tuple) -> Array:
+    t, alpha = s
+    knots = jnp.concatenate([ends.x0[None], ends.between, ends.x1[None]])
+    return jnp.tensordot(_interpolation(t, len(knots)), knots, 1) + alpha * ends.noise  # (4)
+
+
+def _interpolation(t, knots: int) -> Float[Array, "m"]:
+    """Weights of equally spaced knots at t in [0, 1]: the cubic through them whose slope is continuous.
+
+    Keys' kernel with a = -1/2, exact for parabolas, and beyond the ends a straight line.
+    """
+    at = jnp.abs(t * (knots - 1) - jnp.arange(-1, knots + 1, dtype=t.dtype))
+    near, far = 1 + at**2 * (1.5 * at - 2.5), 2 + at * (-4 + at * (2.5 - 0.5 * at))
+    w = jnp.where(at <= 1, near, jnp.where(at < 2, far, 0.0))
+    inner = w[1:-1].at[0].add(2 * w[0]).at[1].add(-w[0])
+    return inner.at[-1].add(2 * w[-1]).at[-2].add(-w[-1])
+
+
 LINEAR = Path(_linear, coordinates=1)
 BILINEAR = Path(_bilinear, coordinates=2)
+CURVED = Path(_curved, coordinates=2)
 
 
 def matching_loss(path, field, ends: Ends, s: Coordinates, condition=None, weights=None) -> Float[Array, "b"]:

@@ -3,15 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow.path import BILINEAR, LINEAR, Ends, Path, matching_loss
+from jvflow.path import BILINEAR, CURVED, LINEAR, Ends, Path, matching_loss
 
 SHAPE = (3, 1, 4, 4, 2)
 
 
 @pytest.fixture
 def ends():
-    keys = jax.random.split(jax.random.key(0), 3)
-    return Ends(*(jax.random.normal(k, SHAPE) for k in keys))
+    keys = jax.random.split(jax.random.key(0), 4)
+    three = (jax.random.normal(k, SHAPE) for k in keys[:3])
+    return Ends(*three, between=jax.random.normal(keys[3], (SHAPE[0], 3, *SHAPE[1:])))
 
 
 def coordinates(n, value=None):
@@ -21,24 +22,24 @@ def coordinates(n, value=None):
 
 
 def test_endpoints(ends):
-    for path, rest in ((LINEAR, ()), (BILINEAR, (0.0,))):
-        np.testing.assert_array_equal(path(ends, coordinates(0, (0.0, *rest)))[0], ends.x0)
+    for path, rest in ((LINEAR, ()), (BILINEAR, (0.0,)), (CURVED, (0.0,))):
+        np.testing.assert_allclose(path(ends, coordinates(0, (0.0, *rest)))[0], ends.x0, atol=1e-7)
         np.testing.assert_allclose(path(ends, coordinates(0, (1.0, *rest)))[0], ends.x1, atol=1e-6)
     at_noise = BILINEAR(ends, coordinates(0, (0.0, 1.0)))[0]
     np.testing.assert_allclose(at_noise, ends.x0 + ends.noise, atol=1e-6)
 
 
-@pytest.mark.parametrize("path", [LINEAR, BILINEAR], ids=["linear", "bilinear"])
+@pytest.mark.parametrize("path", [LINEAR, BILINEAR, CURVED], ids=["linear", "bilinear", "curved"])
 def test_velocities_are_numerical_derivatives(path, ends):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         ends = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), ends)
         s = tuple(jnp.asarray(np.asarray(c), jnp.float64) for c in coordinates(path.coordinates))
         _, velocities = path(ends, s)
-        h = 1e-4
+        h = 1e-5
         for i, velocity in enumerate(velocities):
             move = lambda d: tuple(c + d * (i == j) for j, c in enumerate(s))
             numerical = (path(ends, move(h))[0] - path(ends, move(-h))[0]) / (2 * h)
-            np.testing.assert_allclose(velocity, numerical, atol=1e-9)
+            np.testing.assert_allclose(velocity, numerical, atol=1e-6 if path is CURVED else 1e-9)
 
 
 def test_velocities_of_a_curved_path():
@@ -48,6 +49,24 @@ def test_velocities_of_a_curved_path():
     s = jnp.array([0.3, 1.1])
     x, (v,) = circle(Ends(x0, x1), (s,))
     np.testing.assert_allclose(v, np.broadcast_to((-np.sin(s) + 2 * np.cos(s))[:, None], (2, 3)), atol=1e-6)
+
+
+def test_the_curved_path_goes_through_its_frames_as_they_go(ends):
+    """Through each knot; along a straight line and, away from the ends, along a parabola without an error; smoothly."""
+    for i in range(3):
+        x, _ = CURVED(ends, coordinates(0, ((i + 1) / 4, 0.0)))
+        np.testing.assert_allclose(x, ends.between[:, i], atol=1e-6)
+    t = np.linspace(0, 1, 5)
+    frames = lambda f: jnp.asarray(np.broadcast_to(f(t)[:, None, None, None, None, None], (5, *SHAPE)), jnp.float32)
+    along = lambda f: Ends(frames(f)[0], frames(f)[4], jnp.zeros(SHAPE), jnp.moveaxis(frames(f)[1:4], 0, 1))
+    for at in (0.05, 0.3, 0.5, 0.6, 0.99):
+        x, (v, _) = CURVED(along(lambda t: 3 * t - 1), coordinates(0, (at, 0.0)))
+        np.testing.assert_allclose([x.max(), v.min()], [3 * at - 1, 3], atol=1e-5)
+    for at in (0.3, 0.5, 0.6):
+        x, (v, _) = CURVED(along(lambda t: t**2), coordinates(0, (at, 0.0)))
+        np.testing.assert_allclose([x.max(), v.max()], [at**2, 2 * at], atol=1e-5)
+    before, after = (CURVED(ends, coordinates(0, (at, 0.0)))[1][0] for at in (0.49999, 0.50001))
+    np.testing.assert_allclose(before, after, atol=0.02)
 
 
 def test_loss_is_per_example_and_zero_at_the_truth(ends):
