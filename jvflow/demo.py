@@ -29,7 +29,8 @@ def prepared(config, out, objective: str):
 def demo(config, out, *, command: str) -> dict:
     """Trains the three methods from one seed, streams them, and writes `report.html` and `metrics.json`.
 
-    Whatever is already trained in `out` is not trained again.
+    Whatever is already trained in `out` is not trained again, and what was streamed under the same
+    protocol is not streamed again.
 
     Returns:
       The content of `metrics.json`.
@@ -44,7 +45,7 @@ def demo(config, out, *, command: str) -> dict:
     references = controls(yardstick, data)
     figures, videos = {}, {}
     for name, run in runs.items():
-        figures[name], videos[name] = method(run, yardstick, data)
+        figures[name], videos[name] = _measured(run, yardstick, data)
         LOG.info("%s: NFE %.1f, distance %.1f -> %.1f, motion %.2f", TITLES[name], *_main(figures[name]))
     record = dict(
         methods=figures, controls=references,
@@ -53,6 +54,20 @@ def demo(config, out, *, command: str) -> dict:
     write_text(out / "metrics.json", json.dumps(record, indent=1) + "\n")
     _report(out, runs, figures, references, yardstick, data, videos, command)
     return record
+
+
+def _measured(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray]:
+    """The figures and the videos of one method, kept beside its run."""
+    file, told = run.folder.path / "measured.npz", json.dumps(describe(run, yardstick))
+    if file.exists():
+        with np.load(file) as kept:
+            if str(kept["protocol"]) == told:
+                return json.loads(str(kept["figures"])), kept["videos"]
+    figures, videos = method(run, yardstick, data)
+    beside = file.with_suffix(".tmp.npz")
+    np.savez(beside, protocol=told, figures=json.dumps(figures), videos=videos)
+    beside.replace(file)
+    return figures, videos
 
 
 def _main(figures: dict) -> tuple:

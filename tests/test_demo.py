@@ -1,0 +1,36 @@
+"""The comparison of the three methods: one report, and nothing done twice."""
+
+import json
+
+import pytest
+from conftest import debug_config
+
+from jvflow import demo
+
+
+def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatch):
+    config = debug_config(tmp_path, steps=2)
+    config.evaluate.update(videos=2, frames=80, batch=2)
+    config.sample.update(method="euler", steps=2)
+    calls, stop_after = [], [2]
+    real = demo.method
+
+    def counted(run, *rest):
+        if len(calls) == stop_after[0]:
+            raise KeyboardInterrupt
+        calls.append(run.config.objective)
+        return real(run, *rest)
+
+    monkeypatch.setattr(demo, "method", counted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.demo(config, tmp_path / "out", command="one")
+    stop_after[0] = None
+    record = demo.demo(config, tmp_path / "out", command="one")
+    assert calls == ["flow", "biflow", "condiff"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    again = demo.demo(config, tmp_path / "out", command="one")
+    assert len(calls) == 3 and json.dumps(again) == json.dumps(record) == json.dumps(json.loads((tmp_path / "out" / "metrics.json").read_text()))
+    assert (tmp_path / "out" / "report.html").read_text() == page
+    config.evaluate.videos = 3
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        demo.demo(config, tmp_path / "out", command="two")
