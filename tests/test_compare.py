@@ -39,11 +39,12 @@ def test_all_four_ways_and_nothing_twice(runs, tmp_path, monkeypatch):
     stop_after[0] = None
     record = compare.compare(runs, tmp_path, epsilons=(0.0, 0.2))
     assert calls == ["flow", "biflow"] * 2 + ["biflow"] * 3
+    epsilon = debug_config(None).sample.epsilon
     told = [(r["method"], r["kind"], r["protocol"]["curve"], r["protocol"]["epsilon"]) for r in record["results"]]
     assert told == [
-        ("flow", "equal accuracy", "plain", 0.0), ("biflow", "equal accuracy", "joint", 0.15),
-        ("flow", "equal budget", "plain", 0.0), ("biflow", "equal budget", "joint", 0.15),
-        ("biflow", "epsilon", "joint", 0.0), ("biflow", "epsilon", "joint", 0.2), ("biflow", "backward", "backward", 0.15),
+        ("flow", "equal accuracy", "plain", 0.0), ("biflow", "equal accuracy", "joint", epsilon),
+        ("flow", "equal budget", "plain", 0.0), ("biflow", "equal budget", "joint", epsilon),
+        ("biflow", "epsilon", "joint", 0.0), ("biflow", "epsilon", "joint", 0.2), ("biflow", "backward", "backward", epsilon),
     ]
     assert [r["nfe_per_frame"] for r in record["results"][2:4]] == [20, 20]
     assert all("truth" in r for r in record["results"][2:4])
