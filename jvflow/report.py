@@ -151,7 +151,8 @@ def write_pareto(path: str | os.PathLike, fronts: Mapping[str, Sequence[tuple]])
         axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colour, label=name, linewidth=1.4, markersize=5)
         for nfe, distance, label in points:
             axes.annotate(label, (nfe, distance), textcoords="offset points", xytext=(6, 4), fontsize=8)
-    axes.legend(fontsize=8, frameon=False)
+    if fronts:
+        axes.legend(fontsize=8, frameon=False)
     axes.grid(color="#e6eaef", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
