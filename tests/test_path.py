@@ -65,6 +65,9 @@ def test_the_curved_path_goes_through_its_frames_as_they_go(ends):
     for at in (0.3, 0.5, 0.6):
         x, (v, _) = CURVED(along(lambda t: t**2), coordinates(0, (at, 0.0)))
         np.testing.assert_allclose([x.max(), v.max()], [at**2, 2 * at], atol=1e-5)
+    (x, (v, d)), (clean, (v_clean, _)) = (CURVED(ends, coordinates(0, (0.4, alpha))) for alpha in (0.7, 0.0))
+    np.testing.assert_allclose(x - clean, 0.7 * ends.noise, atol=1e-6)
+    np.testing.assert_array_equal([d, v], [ends.noise, v_clean])
     before, after = (CURVED(ends, coordinates(0, (at, 0.0)))[1][0] for at in (0.49999, 0.50001))
     np.testing.assert_allclose(before, after, atol=0.02)
 

@@ -138,6 +138,23 @@ def test_only_run_may_differ_on_resume(uninterrupted):
         train.train(config, uninterrupted)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(path="nowhere"), "nowhere is not a folder"),
+        (dict(path="procedural:comet"), "comet"),
+        (dict(frames=1), "config.data.frames is 1, this experiment needs 2"),
+    ],
+)
+def test_a_mistake_in_the_data_begins_nothing(tmp_path, change, message):
+    """The corrected command is not refused as another config."""
+    config = debug_config(tmp_path / "cache")
+    config.data.update(change)
+    with pytest.raises(ValueError, match=message):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_with_checkpoints_but_no_config_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="no config.json"):
