@@ -23,7 +23,12 @@ def write(name: str, figures: dict) -> None:
 
 
 def _machine() -> dict:
-    return dict(platform=platform.platform(), devices=[d.device_kind for d in jax.devices()], cores=os.cpu_count())
+    return dict(platform=platform.platform(), devices=[d.device_kind for d in jax.devices()], cores=_cores())
+
+
+def _cores() -> int:
+    """The processors that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _versions() -> dict:
