@@ -3,6 +3,7 @@
     equal accuracy    adaptive Heun, both tolerances 1e-2: what each method needs for the same error of its solve
     equal budget      Euler with steps of 0.05: what each method makes of the same 20 evaluations
     epsilon           BI-FLOW at several noise levels: its front of cost against distance
+    gain              BI-FLOW with a noise level of each frame, up to the highest of them
     backward          BI-FLOW into the past of held-out clips, against the frames that really came before
 """
 
@@ -23,18 +24,21 @@ SOLVERS = {
 }
 EPSILONS = (0.0, 0.1, 0.2, 0.3)
 """The paper's noise levels."""
+GAINS = (1.0, 2.0)
+"""Of a frame's own noise level (`biflow`, eq. 5)."""
 
 
-def compare(workdirs, out, *, epsilons=EPSILONS, overrides: dict | None = None) -> dict:
-    """Evaluates runs of one data set and protocol in all four ways; writes `compare.json` and `pareto.png` into `out`.
+def compare(workdirs, out, *, epsilons=EPSILONS, gains=GAINS, overrides: dict | None = None) -> dict:
+    """Evaluates runs of one data set and protocol in all these ways; writes `compare.json` and `pareto.png` into `out`.
 
     Each evaluation is written as soon as it is done. A comparison that was stopped continues, and one
-    whose runs, noise levels or protocol changed does again what they touch.
+    whose runs, noise levels, gains or protocol changed does again what they touch.
 
     Args:
       workdirs: of `launch.train`, one for each objective.
       out: a folder.
       epsilons: noise levels of BI-FLOW.
+      gains: of BI-FLOW's noise level per frame, whose limit is the highest of `epsilons`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
 
     Returns:
@@ -48,7 +52,7 @@ def compare(workdirs, out, *, epsilons=EPSILONS, overrides: dict | None = None) 
     file = Path(out) / "compare.json"
     before = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
     yardstick, record = None, dict(controls=None, results=[])
-    for objective, kind, path, sampling in _evaluations(configs, epsilons):
+    for objective, kind, path, sampling in _evaluations(configs, epsilons, gains):
         run = load(path, sampling=sampling)
         if yardstick is None:
             override(run.config, "evaluate", overrides or {})
@@ -85,7 +89,7 @@ def _check(configs: dict) -> None:
                 raise ValueError(f"the figures of {first} and {path} do not compare: {said}")
 
 
-def _evaluations(configs: dict, epsilons):
+def _evaluations(configs: dict, epsilons, gains):
     """(objective, kind, workdir, sampling) of every evaluation."""
     for kind, solver in SOLVERS.items():
         for path, config in configs.items():
@@ -93,17 +97,26 @@ def _evaluations(configs: dict, epsilons):
     for path, config in configs.items():
         if config.objective != "biflow":
             continue
+        joint = SOLVERS["equal accuracy"] | dict(curve="joint")
         for epsilon in epsilons:
-            yield "biflow", "epsilon", path, SOLVERS["equal accuracy"] | dict(curve="joint", epsilon=float(epsilon))
+            yield "biflow", "epsilon", path, joint | dict(epsilon=float(epsilon), gain=0.0)
+        for gain in gains if epsilons else ():
+            yield "biflow", "gain", path, joint | dict(epsilon=float(max(epsilons)), gain=float(gain))
         if config.context.frames == 1:
             yield "biflow", "backward", path, SOLVERS["equal accuracy"] | dict(curve="backward")
 
 
 def _fronts(results: list) -> dict[str, list]:
-    """(NFE, mean distance, label) of each method at equal accuracy, and of BI-FLOW over its noise levels."""
+    """(NFE, mean distance, label) of each method at equal accuracy, and of BI-FLOW over its noise levels and gains."""
+    swept = dict(epsilon=("biflow", "eps"), gain=("biflow, eps per frame", "gain"))
     fronts = {}
     for r in results:
-        if r["kind"] == "epsilon" or (r["kind"] == "equal accuracy" and r["method"] != "biflow"):
-            label = f"eps {r['protocol']['epsilon']:g}" if r["kind"] == "epsilon" else ""
-            fronts.setdefault(r["method"], []).append((r["nfe_per_frame"], r["distance_mean"], label))
+        if r["kind"] in swept:
+            name, symbol = swept[r["kind"]]
+            label = f"{symbol} {r['protocol'][r['kind']]:g}"
+        elif r["kind"] == "equal accuracy" and r["method"] != "biflow":
+            name, label = r["method"], ""
+        else:
+            continue
+        fronts.setdefault(name, []).append((r["nfe_per_frame"], r["distance_mean"], label))
     return fronts

@@ -21,7 +21,7 @@ def runs(tmp_path_factory):
     return [root / "flow", root / "biflow"]
 
 
-def test_all_four_ways_and_nothing_twice(runs, tmp_path, monkeypatch):
+def test_all_ways_and_nothing_twice(runs, tmp_path, monkeypatch):
     calls, stop_after = [], [4]
     real = compare.method
 
@@ -34,26 +34,27 @@ def test_all_four_ways_and_nothing_twice(runs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(compare, "method", counted)
     with pytest.raises(KeyboardInterrupt):
-        compare.compare(runs, tmp_path, epsilons=(0.0, 0.2))
+        compare.compare(runs, tmp_path, epsilons=(0.0, 0.2), gains=(2.0,))
     assert len(json.loads((tmp_path / "compare.json").read_text())["results"]) == 4
     stop_after[0] = None
-    record = compare.compare(runs, tmp_path, epsilons=(0.0, 0.2))
-    assert calls == ["flow", "biflow"] * 2 + ["biflow"] * 3
+    record = compare.compare(runs, tmp_path, epsilons=(0.0, 0.2), gains=(2.0,))
+    assert calls == ["flow", "biflow"] * 2 + ["biflow"] * 4
     epsilon = debug_config(None).sample.epsilon
-    told = [(r["method"], r["kind"], r["protocol"]["curve"], r["protocol"]["epsilon"]) for r in record["results"]]
+    told = [(r["method"], r["kind"], r["protocol"]["curve"], r["protocol"]["epsilon"], r["protocol"]["gain"]) for r in record["results"]]
     assert told == [
-        ("flow", "equal accuracy", "plain", 0.0), ("biflow", "equal accuracy", "joint", epsilon),
-        ("flow", "equal budget", "plain", 0.0), ("biflow", "equal budget", "joint", epsilon),
-        ("biflow", "epsilon", "joint", 0.0), ("biflow", "epsilon", "joint", 0.2), ("biflow", "backward", "backward", epsilon),
+        ("flow", "equal accuracy", "plain", 0.0, 0.0), ("biflow", "equal accuracy", "joint", epsilon, 0.0),
+        ("flow", "equal budget", "plain", 0.0, 0.0), ("biflow", "equal budget", "joint", epsilon, 0.0),
+        ("biflow", "epsilon", "joint", 0.0, 0.0), ("biflow", "epsilon", "joint", 0.2, 0.0), ("biflow", "gain", "joint", 0.2, 2.0),
+        ("biflow", "backward", "backward", epsilon, 0.0),
     ]
     assert [r["nfe_per_frame"] for r in record["results"][2:4]] == [20, 20]
     assert all("truth" in r for r in record["results"][2:4])
     assert record == json.loads((tmp_path / "compare.json").read_text())
     assert (tmp_path / "pareto.png").stat().st_size > 5000
-    compare.compare(runs, tmp_path, epsilons=(0.0, 0.1))
-    assert len(calls) == 8  # the new noise level alone
+    compare.compare(runs, tmp_path, epsilons=(0.0, 0.1), gains=())
+    assert len(calls) == 9  # the new noise level alone
     compare.compare(runs[1:], tmp_path, epsilons=(), overrides={"videos": 1})
-    assert len(calls) == 11  # another protocol
+    assert len(calls) == 12  # another protocol
 
 
 def test_runs_of_other_data_do_not_compare(runs, tmp_path):
