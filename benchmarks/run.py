@@ -4,6 +4,7 @@
     python -m benchmarks.run loop       share of a training run's wall time outside the compiled step
     python -m benchmarks.run loader     batches read against batches trained on
     python -m benchmarks.run solver     diffrax through `solver.solve` against a hand-written loop
+    python -m benchmarks.run context    BI-FLOW and CONDIFF with one and two known frames, where one does not show the motion
     python -m benchmarks.run curved     an experiment: a path through the true frames between two, against the straight one
 
 Each writes `benchmarks/results/NAME.json`: the figures, the date, the machine and the versions. All of
@@ -15,7 +16,7 @@ import sys
 
 from benchmarks.record import RESULTS, write
 
-NAMES = ("pytorch", "loop", "loader", "solver", "curved")
+NAMES = ("pytorch", "loop", "loader", "solver", "context", "curved")
 
 
 def main():
