@@ -191,7 +191,7 @@ def write(
     videos: Mapping[str, np.ndarray],
     fps: float | int,
     sheets: Mapping[str, np.ndarray] | None = None,
-    paper_table: Mapping[str, Sequence[tuple]] = PAPER_TABLE,
+    paper_table: Mapping[str, Sequence[tuple]] | None = PAPER_TABLE,
 ) -> None:
     """Writes the report to `path` in one step: a reader sees the old file or the new one, never a part.
 
@@ -205,7 +205,7 @@ def write(
       videos: "real" and every method -> uint8 (n, f, h, w, 3), animated; the first 8 are shown.
       fps: frames per second of the videos.
       sheets: as `videos`, for the contact sheets; longer streams, say. By default the videos.
-      paper_table: method -> (FVD, steps) on each of `DATA_SETS`.
+      paper_table: method -> (FVD, steps) on each of `DATA_SETS`; None where the paper has nothing to compare.
     """
     sheets = videos if sheets is None else sheets
     _check(methods, curves, videos, sheets, fps)
@@ -240,11 +240,16 @@ def write(
         ["method", *MEASURES.values(), *(key.replace("_", " ") for key in extra)],
         [[name, *(measured.get(key) for key in keys)] for name, measured in methods.items()],
     )
-    theirs = _table(
-        "The paper: FVD / steps per frame (Liu and Ritschel, Generative Video Bi-flow, Table 1).",
-        ["method", *DATA_SETS],
-        [[name, *(f"{fvd:g} / {steps:g}" for fvd, steps in row)] for name, row in paper_table.items()],
-    )
+    theirs = note = ""
+    if paper_table:
+        theirs = _table(
+            "The paper: FVD / steps per frame (Liu and Ritschel, Generative Video Bi-flow, Table 1).",
+            ["method", *DATA_SETS],
+            [[name, *(f"{fvd:g} / {steps:g}" for fvd, steps in row)] for name, row in paper_table.items()],
+        )
+        note = """
+<p class="note">The two distances are different measures, of different features, videos and sizes: this run's distances and the
+paper's FVD are not comparable. Only the order of the methods and their steps may be read side by side.</p>"""
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
@@ -254,9 +259,7 @@ generated frames with real windows as the stream goes on, and motion beside it t
 Every number and picture comes from one run of this command:</p>
 <pre><code>{escape(command)}</code></pre></header>
 <main><h2>Videos</h2><div class="row shows">{shows}</div>
-<h2>Results</h2><div class="row">{ours}{theirs}</div>
-<p class="note">The two distances are different measures, of different features, videos and sizes: this run's distances and the
-paper's FVD are not comparable. Only the order of the methods and their steps may be read side by side.</p>
+<h2>Results</h2><div class="row">{ours}{theirs}</div>{note}
 <h2>Curves</h2><div class="row">{plots}</div>
 <h2>Protocol and controls</h2><div class="row">{_table("How it was measured.", ["setting", "value"], list(protocol.items()))}
 {_table(f"Controls: {DISTANCE_NAME} of known videos.", ["control", "distance"], list(controls.items()))}</div></main>

@@ -34,3 +34,8 @@ def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatc
     config.evaluate.videos = 3
     with pytest.raises(ValueError, match="holds a run of another config"):
         demo.demo(config, tmp_path / "out", command="two")
+
+
+def test_the_protocol_of_several_runs_says_where_they_differ():
+    protocols = dict(one=dict(epsilon=0.0, step=3), two=dict(epsilon=0.3, step=3, gain=1.0))
+    assert demo._shared(protocols) == dict(epsilon=dict(one=0.0, two=0.3), step=3, gain=dict(one=None, two=1.0))

@@ -120,6 +120,11 @@ def test_tables_hold_every_number(tmp_path):
     assert any("not comparable" in cell for cell in page.cells)
 
 
+def test_where_the_paper_has_nothing_to_compare_its_table_is_left_out(tmp_path):
+    cells = Page(written(tmp_path, paper_table=None)).cells
+    assert "NFE per frame" in cells and not any("paper" in cell for cell in cells)
+
+
 def test_paper_table_agrees_with_the_rounded_figures_in_the_notes():
     steps = {"BI-FLOW": (14.6, 25.6, 13.7, 23.5, 29.6, 25.7), "CONDIFF": (46.2, 33.2, 37.7, 53.8, 45.3, 41.6), "FLOW": (7.8, 10.4, 7.4, 7.8, 10, 10.2)}
     for name, row in report.PAPER_TABLE.items():

@@ -1,0 +1,72 @@
+"""Real video: BI-FLOW on a folder, in pixels and in the latents of a tiny autoencoder, with one and two known frames.
+
+    python -m benchmarks.folder --data=FOLDER --weights=ENCODER.safetensors,DECODER.safetensors --out=out/folder
+
+Trains `configs/biflow/video_folder.py` at 64 x 64 pixels, and at 128 x 128 in latents where weights are given.
+Each codec has its `report.html` with the sheets of both, and its figures in `benchmarks/results/folder_CODEC.json`.
+What was stopped continues. Hours on two CPU cores.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+import launch
+from benchmarks.record import write
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", launch.found("configs/biflow/video_folder.py"), "The experiment.", lock_config=True
+)
+DATA = flags.DEFINE_string("data", None, "A folder of videos.")
+WEIGHTS = flags.DEFINE_list("weights", [], "Encoder and decoder of the TAESD family, as safetensors.")
+OUT = flags.DEFINE_string("out", "out/folder_study", "Where the runs go.")
+KNOWN = flags.DEFINE_list("known", ["1", "2"], "Known frames of the runs.")
+flags.mark_flag_as_required("data")
+
+
+def main():
+    from jvflow.demo import side_by_side
+
+    kinds = {"pixels": _in_pixels} | ({"taesd": _in_latents} if WEIGHTS.value else {})
+    for kind, adapted in kinds.items():
+        out = Path(OUT.value) / kind
+        base = adapted(CONFIG.value.copy_and_resolve_references(), out)
+        configs = {f"known_{n}": _knowing(base, int(n)) for n in KNOWN.value}
+        titles = {f"known_{n}": f"BI-FLOW, {n} known" for n in KNOWN.value}
+        record = side_by_side(
+            configs, out, titles=titles, heading=f"Real video, {kind}", command=f"python -m benchmarks.folder ({kind})"
+        )
+        write(f"folder_{kind}", record)
+
+
+def _knowing(base, frames: int):
+    config = base.copy_and_resolve_references()
+    config.context.frames = frames
+    return config
+
+
+def _in_pixels(config, out):
+    config.data.path = DATA.value
+    config.data.size = (64, 64)
+    config.network.patch = (1, 4, 4)
+    return config
+
+
+def _in_latents(config, out):
+    from jvflow import codecs, latents
+    from jvflow.data import pipeline
+
+    config.data.path = DATA.value
+    config.data.size = (128, 128)
+    config.codec = dict(name="tiny", weights=tuple(WEIGHTS.value), scale=1.0)
+    config.network.patch = (1, 2, 2)
+    config.data.cache = str(out / "clips")
+    source = pipeline.prepare(config.data, out)
+    latents.encode(codecs.build(**config.codec), latents.fingerprint(**config.codec), source, out / "latents")
+    config.data.path = str(out / "latents")
+    return config
+
+
+if __name__ == "__main__":
+    launch.run(main)
