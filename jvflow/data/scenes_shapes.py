@@ -130,8 +130,9 @@ class Comets:
 def comets(rng) -> Comets:
     names = ("red", "green")
     shapes = tuple(SHAPES[i] for i in rng.permutation(len(SHAPES))[:2])
-    # They never meet: at one rate they stay as far apart as they start.
-    angle = rng.uniform(0, 2 * np.pi) + np.array([0.0, rng.uniform(np.radians(110), np.radians(250))])
+    # They never meet: at one rate they stay as far apart as they start. Three distances, and none between: a
+    # stream that wanders off one of them has left the data, and can know it.
+    angle = rng.uniform(0, 2 * np.pi) + np.array([0.0, np.radians(rng.choice([120.0, 180.0, 240.0]))])
     flights = [f"a {name} {shape}" for name, shape in zip(names, shapes)]
     return Comets(
         caption=f"{_listed(flights)} circle clockwise over blue stripes that drift left",
