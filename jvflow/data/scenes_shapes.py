@@ -75,7 +75,7 @@ def _listed(parts) -> str:
 class Comets:
     """Shapes that circle about the middle of the frame, over stripes that drift to the left.
 
-    All are equally fast, so a frame tells every velocity: a comet flies away from its tail, and
+    All are equally fast, and two are opposite one another, so a frame tells every velocity: a comet flies away from its tail, and
     stripes drift away from the steep edge of their brightness.
 
     Attributes:
@@ -130,9 +130,9 @@ class Comets:
 def comets(rng) -> Comets:
     names = ("red", "green")
     shapes = tuple(SHAPES[i] for i in rng.permutation(len(SHAPES))[:2])
-    # They never meet: at one rate they stay as far apart as they start. Three distances, and none between: a
-    # stream that wanders off one of them has left the data, and can know it.
-    angle = rng.uniform(0, 2 * np.pi) + np.array([0.0, np.radians(rng.choice([120.0, 180.0, 240.0]))])
+    # Opposite one another, and so for ever at one rate. Were the angle between them another one in each clip, a
+    # stream would have to carry it through all noise, with nothing in a frame that says what it was.
+    angle = rng.uniform(0, 2 * np.pi) + np.array([0.0, np.pi])
     flights = [f"a {name} {shape}" for name, shape in zip(names, shapes)]
     return Comets(
         caption=f"{_listed(flights)} circle clockwise over blue stripes that drift left",
