@@ -7,12 +7,14 @@ Each codec has its `report.html` with the sheets of both, and its figures in `be
 What was stopped continues. Hours on two CPU cores.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 import launch
+from benchmarks import subject
 from benchmarks.record import write
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -28,22 +30,17 @@ flags.mark_flag_as_required("data")
 def main():
     from jvflow.demo import side_by_side
 
+    command = " ".join(["python -m benchmarks.folder", *sys.argv[1:]])
     kinds = {"pixels": _in_pixels} | ({"taesd": _in_latents} if WEIGHTS.value else {})
     for kind, adapted in kinds.items():
         out = Path(OUT.value) / kind
         base = adapted(CONFIG.value.copy_and_resolve_references(), out)
-        configs = {f"known_{n}": _knowing(base, int(n)) for n in KNOWN.value}
+        configs = {f"known_{n}": subject.knowing(base, int(n)) for n in KNOWN.value}
         titles = {f"known_{n}": f"BI-FLOW, {n} known" for n in KNOWN.value}
         record = side_by_side(
-            configs, out, titles=titles, heading=f"Real video, {kind}", command=f"python -m benchmarks.folder ({kind})"
+            configs, out, titles=titles, heading=f"Real video, {kind}", command=command
         )
         write(f"folder_{kind}", record)
-
-
-def _knowing(base, frames: int):
-    config = base.copy_and_resolve_references()
-    config.context.frames = frames
-    return config
 
 
 def _in_pixels(config, out):

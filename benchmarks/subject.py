@@ -21,6 +21,15 @@ def config(**run):
     return config
 
 
+def knowing(config, frames: int):
+    """A copy of a config whose fields know `frames` frames, those before the last one under noise."""
+    config = config.copy_and_resolve_references()
+    config.context.frames = frames
+    if frames > 1:
+        config.context.noise, config.sample.context_noise = 0.3, 0.1
+    return config
+
+
 @cache
 def folder() -> Path:
     """A folder that goes with this process."""

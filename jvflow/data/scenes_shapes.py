@@ -75,7 +75,7 @@ def _listed(parts) -> str:
 class Comets:
     """Shapes that circle about the middle of the frame, over stripes that drift to the left.
 
-    All are equally fast, and two are opposite one another, so a frame tells every velocity: a comet flies away from its tail, and
+    All are equally fast, so a frame tells every velocity: a comet flies away from its tail, and
     stripes drift away from the steep edge of their brightness.
 
     Attributes:
