@@ -51,16 +51,13 @@ def _in_pixels(config, out):
 
 
 def _in_latents(config, out):
-    from jvflow import codecs, latents
-    from jvflow.data import pipeline
+    from jvflow import latents
 
     config.data.path = DATA.value
     config.data.size = (128, 128)
     config.codec = dict(name="tiny", weights=tuple(WEIGHTS.value), scale=1.0)
     config.network.patch = (1, 2, 2)
-    config.data.cache = str(out / "clips")
-    source = pipeline.prepare(config.data, out)
-    latents.encode(codecs.build(**config.codec), latents.fingerprint(**config.codec), source, out / "latents")
+    latents.prepare(config, out / "latents")
     config.data.path = str(out / "latents")
     return config
 

@@ -15,15 +15,33 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from jvflow import codecs
 from jvflow.codecs import Codec
-from jvflow.data import records
+from jvflow.data import pipeline, records
 
 LOG = logging.getLogger(__name__)
+
 
 def fingerprint(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0) -> dict:
     """What tells a codec from another: the keys of `config.codec`, with checksums in place of files."""
     digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in weights]
     return dict(name=name, scale=scale, weights=digests)
+
+
+def prepare(config, directory) -> dict:
+    """The latents of a config's data under its codec, in the data set `directory`; returns its manifest.
+
+    Clips that have to be built lie beside it, in `directory` + "-clips". What was interrupted continues.
+
+    Args:
+      config: an experiment's config; `data` and `codec` are read.
+      directory: where the result goes; what `config.data.path` takes afterwards.
+    """
+    directory = Path(directory)
+    codec = codecs.build(**config.codec)
+    codec.latent_shape((config.data.frames, *config.data.size))  # one that cannot be encoded is said before anything is built
+    source = pipeline.prepare(config.data, directory.with_name(f"{directory.name}-clips"))
+    return encode(codec, fingerprint(**config.codec), source, directory)
 
 
 def encode(codec: Codec, described: dict, source: Path, directory: Path) -> dict:

@@ -14,15 +14,11 @@ flags.mark_flags_as_required(["config", "out"])
 
 
 def main():
-    from jvflow import codecs, latents
-    from jvflow.data import pipeline
+    from jvflow import latents
 
-    config, out = CONFIG.value, OUT.value.rstrip("/")
-    codec = codecs.build(**config.codec)
-    shape = codec.latent_shape((config.data.frames, *config.data.size))  # one that cannot be encoded is said before anything is built
-    source = pipeline.prepare(config.data, f"{out}-clips")
-    manifest = latents.encode(codec, latents.fingerprint(**config.codec), source, out)
-    print(f"{out}: latents {shape} of " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+    out = OUT.value.rstrip("/")
+    manifest = latents.prepare(CONFIG.value, out)
+    print(f"{out}: latents of " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
 
 
 if __name__ == "__main__":

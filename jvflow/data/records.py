@@ -6,7 +6,7 @@
       manifest.json                                   settings, clips per split, shape of a clip
 
 A clip is a `Clip`, or a dict of named columns: arrays, numbers and strings (such as the latents of
-`jvflow.data.latents`). The first clip decides the columns; all others have the same.
+`jvflow.latents`). The first clip decides the columns; all others have the same.
 
 Writing streams: it holds one clip, whatever the size of a split. (tfds' own generator builder keeps
 up to 1 GB, and an unshuffled split beyond that whole, so its public parts are used instead.)
