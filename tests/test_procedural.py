@@ -257,12 +257,22 @@ def test_rays_end_at_the_nearest_wall():
         assert abs(hit * 0.002 - reach) < 0.01
 
 
+def where_red(frame):
+    """Of the red body: the sine and the cosine of its angle about the middle, y down."""
+    red, green, blue = np.moveaxis(frame.astype(int), -1, 0)
+    y, x = np.nonzero((red > 215) & (green < 60) & (blue < 60))
+    place = np.array([y.mean(), x.mean()]) - (len(frame) - 1) / 2
+    return place / np.linalg.norm(place)
+
+
 def test_captions_say_what_is_there():
     for seed in range(20):
         comets = procedural.scene("comets", seed)
-        assert comets.caption.startswith("a red ") and " and a green " in comets.caption
-        assert all(shape in comets.caption for shape in comets.world.shapes)
-        assert comets.caption.endswith("circle clockwise over blue stripes that drift left")
+        assert comets.caption.startswith("a red square and a green triangle circle clockwise, the square at the ")
+        assert comets.caption.endswith(" at first, over blue stripes that drift left")
+        heights, sides = where_red(comets.render([0.0], 64)[0])
+        assert ("top" in comets.caption) == (heights < -0.38) and ("bottom" in comets.caption) == (heights > 0.38)
+        assert (" left at" in comets.caption) == (sides < -0.38) and ("right" in comets.caption) == (sides > 0.38)
         bouncing = procedural.scene("bouncing", seed)
         assert bouncing.caption.count(" bar ") == len(bouncing.world.bars)
         for shape, weave in zip(bouncing.world.shapes, bouncing.world.weave):

@@ -24,7 +24,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         frames=80,
         fps=8.0,
         size=(16, 16),
-        clips=dict(train=512, test=128),
+        clips=dict(train=512, test=512),  # the clips that streams start from are few of those they are compared with
         seed=0,
         fit="crop",
         stride=80,
@@ -47,7 +47,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.train = dict(steps=1200, batch_size=16)
     config.sample = dict(
-        curve="joint", epsilon=0.3, gain=0.0, context_noise=0.0, method="heun", rtol=1e-2, atol=1e-2,
+        curve="joint", epsilon=0.2, gain=0.0, context_noise=0.0, method="heun", rtol=1e-2, atol=1e-2,
         steps=config_dict.placeholder(int), per_sample=True,
     )
     config.evaluate = dict(

@@ -3,7 +3,7 @@
 A scene is a function of time. Nothing is stored from frame to frame, so in-between and future frames
 are as exact as the others, and frames rendered apart or together are the same pixels.
 
-    comets     shapes on a torus, tails show where they go: one frame determines the next
+    comets     shapes that chase one another on a ring, tails show where they go: one frame determines the next
     maze       a first-person walk along the right-hand wall: one frame shows the motion, not the map
     bouncing   discs that collide elastically behind bars: the motion takes two frames to see
 

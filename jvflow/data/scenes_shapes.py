@@ -76,7 +76,8 @@ class Comets:
     """Shapes that circle about the middle of the frame, over stripes that drift to the left.
 
     All are equally fast, so a frame tells every velocity: a comet flies away from its tail, and
-    stripes drift away from the steep edge of their brightness.
+    stripes drift away from the steep edge of their brightness. Nothing has to be remembered: a tail
+    ends where the other comet is, so that their distance is seen, and a colour has one shape.
 
     Attributes:
       angle: where on the orbit each comet is at t = 0 (n,), in radians, clockwise from the right.
@@ -94,9 +95,9 @@ class Comets:
 
     ORBIT = 0.3
     RATE = 1.2  # radians per second
-    TAIL = 0.42
-    RADIUS = {"disc": 0.14, "square": 0.17, "triangle": 0.19}
-    DRIFT_SPEED = 0.25
+    TAIL = 0.94  # half the orbit
+    RADIUS = {"disc": 0.15, "square": 0.19, "triangle": 0.2}
+    DRIFT_SPEED = 0.3125  # at 8 frames a second 1.25 periods in 16 frames: a window a stride later sees another phase
     PERIOD = 0.5
 
     def draw(self, seconds, height, width):
@@ -127,15 +128,21 @@ class Comets:
         return np.repeat(image, height, axis=2)
 
 
+PLACES = ("right", "bottom right", "bottom", "bottom left", "left", "top left", "top", "top right")  # by angle
+
+
 def comets(rng) -> Comets:
-    names = ("red", "green")
-    shapes = tuple(SHAPES[i] for i in rng.permutation(len(SHAPES))[:2])
-    # Opposite one another, and so for ever at one rate. Were the angle between them another one in each clip, a
-    # stream would have to carry it through all noise, with nothing in a frame that says what it was.
+    names, shapes = ("red", "green"), ("square", "triangle")
+    # Opposite one another, and so for ever at one rate. Were the angle between them, or the shape of a colour, another
+    # one in each clip, a stream would have to carry it through all noise, with nothing in a frame that says what it was.
     angle = rng.uniform(0, 2 * np.pi) + np.array([0.0, np.pi])
+    place = PLACES[round(angle[0] * len(PLACES) / (2 * np.pi)) % len(PLACES)]
     flights = [f"a {name} {shape}" for name, shape in zip(names, shapes)]
     return Comets(
-        caption=f"{_listed(flights)} circle clockwise over blue stripes that drift left",
+        caption=(
+            f"{_listed(flights)} circle clockwise, the {shapes[0]} at the {place} at first, "
+            "over blue stripes that drift left"
+        ),
         shapes=shapes,
         colours=tuple(BRIGHT[name] for name in names),
         angle=angle,
