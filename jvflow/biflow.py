@@ -9,6 +9,11 @@ does not tell its motion, the field is given the frames before it too, with nois
 that it learns to see through what went wrong in them. (The paper names its context of one frame as
 its main limitation, section 6, and has no more.)
 
+n has no structure, and a small network with large patches cannot carry it: each number of it would have to
+pass through. Such a network can return the clean state y, x0 + t (x1 - x0) or x1, from which the noise follows:
+
+    BI-FLOW   d = (x - y) / max(alpha, 0.05)        CONDIFF   v = (y - x) / max(1 - t, 0.05)    (6)   Li and He, arXiv 2511.13720
+
 A frame is sampled by solving dx/dk = f^v dt/dk + f^d dalpha/dk along a curve (t, alpha)(k):      (4)   paper, eq. 8
 
     plain       (k, 0)              the next frame, no correction
@@ -93,6 +98,23 @@ def _with(condition, frames):
     return replace(condition or Condition(), context=rearrange(frames, "b n h w c -> b 1 h w (n c)"))
 
 
+NEAREST = 0.05  # (6) divides by the distance from the clean state
+
+
+def _biflow_from_clean(x, s, outputs):
+    velocity, clean = outputs
+    return velocity, (x - clean) / _column(jnp.maximum(s[1], NEAREST), x)  # (6)
+
+
+def _condiff_from_clean(x, s, outputs):
+    (clean,) = outputs
+    return ((clean - x) / _column(jnp.maximum(1 - s[0], NEAREST), x),)  # (6)
+
+
+def _column(values, like):
+    return values.reshape(values.shape + (1,) * (like.ndim - 1))
+
+
 @dataclass(frozen=True)
 class Objective:
     """One of the paper's three methods: what is learned, and what its network has to look like.
@@ -102,11 +124,14 @@ class Objective:
         frames that are known, (b, n, h, w, c) in order; x0 is the last of them.
       coordinates: of s, what the network is conditioned on; also the number of its velocities.
       source: where the solve of a frame starts: "frame" (x0 flows) or "noise" (x0 is context).
+      from_clean: `(x, s, outputs) -> velocities` for a network that returns the clean state (6);
+        FLOW has no noise, and nothing changes.
     """
 
     loss: Callable
     coordinates: int
     source: str
+    from_clean: Callable = lambda x, s, outputs: outputs
 
     def context(self, past: int) -> int:
         """How many of `past` known frames stand beside x on the channel axis (for RGB 3 channels each)."""
@@ -115,8 +140,8 @@ class Objective:
 
 OBJECTIVES = {
     "flow": Objective(flow_loss, coordinates=1, source="frame"),
-    "biflow": Objective(biflow_loss, coordinates=2, source="frame"),
-    "condiff": Objective(condiff_loss, coordinates=1, source="noise"),
+    "biflow": Objective(biflow_loss, coordinates=2, source="frame", from_clean=_biflow_from_clean),
+    "condiff": Objective(condiff_loss, coordinates=1, source="noise", from_clean=_condiff_from_clean),
 }
 
 

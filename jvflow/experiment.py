@@ -54,6 +54,10 @@ def biflow_loss(loss, couple, field, latents: Float[Array, "b f h w c"], keys: K
     return loss(field, past, future, keys)
 
 
+def _from_clean(convert, apply, params, x, s, condition=None):
+    return convert(x, s, apply(params, x, s, condition))
+
+
 def assemble(config) -> Experiment:
     """All functions of a config. Wrong names and sizes that do not fit are errors here."""
     objective = _choose(biflow.OBJECTIVES, "objective", config.objective)
@@ -77,6 +81,8 @@ def assemble(config) -> Experiment:
         velocities=objective.coordinates,
     )
     networks.check(network, latent)
+    if _choose({"velocity": False, "clean": True}, "prediction", config.prediction):
+        network = network._replace(apply=partial(_from_clean, objective.from_clean, network.apply))
     rate = optimizer.schedule(
         config.optimizer.schedule, config.optimizer.learning_rate,
         warmup_steps=config.optimizer.warmup_steps, steps=config.train.steps,

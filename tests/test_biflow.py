@@ -123,6 +123,42 @@ def test_condiff_gives_the_past_as_context_and_starts_from_noise():
     assert len(seen["s"]) == 1
 
 
+def from_clean(objective, clean):
+    """The field that `clean`, a network of clean states, becomes."""
+    return lambda x, s, condition: OBJECTIVES[objective].from_clean(x, s, clean(x, s, condition))
+
+
+def test_clean_states_become_velocities():
+    """Exact clean states give exact velocities, from 0.05 on, and finite ones nearer to them (6)."""
+    x0, x1, noise = normal(0), normal(1), normal(2)
+    t, level = jnp.array([0.0, 0.3, 0.8, 1.0]), jnp.array([0.05, 0.4, 1.0, 0.0])
+    column = lambda c: c.reshape(-1, 1, 1, 1, 1)
+    state = x0 + column(t) * (x1 - x0)
+    v, d = OBJECTIVES["biflow"].from_clean(state + column(level) * noise, (t, level), (x1 - x0, state))
+    np.testing.assert_array_equal(v, x1 - x0)
+    np.testing.assert_allclose(d[:3], noise[:3], atol=3e-5)
+    np.testing.assert_array_equal(d[3], 0)
+    near = jnp.array([0.0, 0.5, 0.95, 1.0])
+    (v,) = OBJECTIVES["condiff"].from_clean(noise + column(near) * (x1 - noise), (near,), (x1,))
+    np.testing.assert_allclose(v[:3], (x1 - noise)[:3], atol=3e-5)
+    np.testing.assert_allclose(v[3], 0, atol=1e-5)
+    assert OBJECTIVES["flow"].from_clean(state, (t,), (x1,)) == (x1,)
+
+
+@pytest.mark.parametrize("curve", [joint, correcting])
+def test_a_network_of_clean_states_takes_the_noise_out(curve):
+    """All but exp(-1) of the last 0.05, where (6) divides by no less."""
+    x0, x1 = normal(0), normal(1)
+    clean = lambda x, s, condition: (x1 - x0, x0 + s[0].reshape(-1, 1, 1, 1, 1) * (x1 - x0))
+    field, start, stop = from_clean("biflow", clean), x0, x1 if curve is joint else x0
+    rest = [
+        next(stream(field, start, jax.random.key(2), curve=curve, epsilon=epsilon, solver=TIGHT, clamp=None))[0] - stop
+        for epsilon in (0.3, 0.6)
+    ]
+    np.testing.assert_allclose(np.std(rest[0]), 0.05 * np.exp(-1), rtol=0.3)
+    np.testing.assert_allclose(*rest, atol=2e-4)
+
+
 def test_biflow_draws_both_coordinates_uniformly_and_noise_from_a_unit_normal():
     n = 4096
     zero = jnp.zeros((n, 1, 1, 1, 1))

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from jvflow import evaluate, sample, state, train
 from jvflow.data.pipeline import Batch
 from jvflow.experiment import assemble
+from jvflow.networks import as_field
 
 FILES = sorted(str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.py"))
 OBJECTIVES = ("flow", "biflow", "condiff")
@@ -80,6 +81,7 @@ def test_every_key_is_read(tmp_path, monkeypatch):
     [
         (dict(objective="flwo"), "unknown objective 'flwo': use one of flow, biflow, condiff"),
         (dict(coupling="ot"), "unknown coupling 'ot'"),
+        (dict(prediction="noise"), "unknown prediction 'noise': use one of velocity, clean"),
         (dict(codec=dict(name="jpeg")), "unknown codec"),
     ],
 )
@@ -88,6 +90,17 @@ def test_wrong_names(change, message):
     config.update(change)
     with pytest.raises(ValueError, match=message):
         assemble(config)
+
+
+def test_a_network_of_clean_states_is_used_as_a_field():
+    """A fresh network returns zeros: a clean state of zeros says that all of x is noise."""
+    config = load_config("biflow/procedural.py", "debug")
+    x, s = jax.numpy.ones((2, 1, 16, 16, 3)), (jax.numpy.zeros(2), jax.numpy.array([0.5, 1.0]))
+    for prediction, noise in (("velocity", [0.0, 0.0]), ("clean", [2.0, 1.0])):
+        config.prediction = prediction
+        network = assemble(config).network
+        v, d = as_field(network, network.init(jax.random.key(0)))(x, s, None)
+        assert not v.any() and d.mean((1, 2, 3, 4)).tolist() == noise
 
 
 def test_wrong_sizes():

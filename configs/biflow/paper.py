@@ -30,6 +30,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         dtype="bfloat16", remat=False, scan=True, local=False,
         scales=dict(flow=(), biflow=(), condiff=()),
     )
+    config.prediction = "velocity"  # or "clean": what the network returns where there is noise
     config.alpha_max = 1.0
     config.context = dict(frames=1, noise=0.0)  # known frames, and the most noise on those beside x
     config.weights = dict(flow=(1.0,), biflow=(1.0, 1.0), condiff=(1.0,))

@@ -38,6 +38,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         dtype="float32", remat=False, scan=False, local=True,
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
+    config.prediction = "velocity"  # or "clean": what the network returns where there is noise
     config.alpha_max = 1.0
     config.context = dict(frames=1, noise=0.0)  # known frames, and the most noise on those beside x
     config.weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
