@@ -46,7 +46,7 @@ def main():
 def _in_pixels(config, out):
     config.data.path = DATA.value
     config.data.size = (64, 64)
-    config.network.patch = (1, 4, 4)
+    config.network.update(patch=(1, 8, 8), width=192)  # as many tokens as the config's
     return config
 
 

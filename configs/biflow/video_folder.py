@@ -1,4 +1,4 @@
-"""BI-FLOW on a folder of your own videos (mp4, webm, mkv, gif), 24 x 24: what two CPU cores learn in an hour.
+"""BI-FLOW on a folder of your own videos (mp4, webm, mkv, gif), 32 x 32: what two CPU cores learn in half an hour.
 
     python -m launch.train  --config=configs/biflow/video_folder.py --config.data.path=FOLDER --workdir=out/folder
     python -m launch.sample --workdir=out/folder --out=out/folder/stream --frames=256
@@ -18,15 +18,15 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.coupling = "consecutive"
     config.codec = dict(name="pixels", weights=(), scale=1.0)
     config.data = dict(
-        path="", cache="", frames=32, fps=12.0, size=(24, 24), clips=dict(train=0, test=0), seed=0,
+        path="", cache="", frames=32, fps=12.0, size=(32, 32), clips=dict(train=0, test=0), seed=0,
         fit="squeeze", stride=32, test_fraction=0.2, threads=1, captions="", image_fps=0.0,
     )
     config.network = dict(
-        name="dit", width=128, depth=4, heads=4, patch=(1, 2, 2), mlp_ratio=4.0, time_scale=1000.0,
+        name="dit", width=128, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
         dtype="float32", remat=False, scan=False, local=True,
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
-    config.prediction = "velocity"  # or "clean": what the network returns where there is noise
+    config.prediction = "clean"  # or "velocity": what the network returns where there is noise
     config.alpha_max = 1.0
     config.context = dict(frames=1, noise=0.0)  # known frames, and the most noise on those beside x
     config.weights = dict(flow=(10.0,), biflow=(10.0, 1.0), condiff=(1.0,))
@@ -34,9 +34,9 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         learning_rate=1.5e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
         weight_decay=0.01, clip=1.0, ema=0.999,
     )
-    config.train = dict(steps=9000, batch_size=16)
+    config.train = dict(steps=12000, batch_size=16)
     config.sample = dict(
-        curve="joint", epsilon=0.3, gain=2.0, context_noise=0.0, method="heun", rtol=1e-2, atol=1e-2,
+        curve="joint", epsilon=0.5, gain=0.0, context_noise=0.0, method="heun", rtol=1e-2, atol=1e-2,
         steps=config_dict.placeholder(int), per_sample=True,
     )
     config.evaluate = dict(
