@@ -62,6 +62,13 @@ def run(command):
             sys.exit(143)  # what a shell reports for SIGTERM: a scheduler that restarts on failure restarts
         except (ValueError, FloatingPointError, OSError) as error:
             sys.exit(f"error: {error}")
+        except AttributeError as error:
+            if not (error.args and isinstance(error.args[0], KeyError)):  # what ml_collections wraps; any other is our own mistake
+                raise
+            sys.exit(
+                f"error: the config has no key {error.args[0].args[0]}: give a config of your own every key of the one it "
+                "follows; a run of an earlier version has to be trained anew, or continued with that version"
+            )
 
     app.run(main, argv=_with_found_config(sys.argv), flags_parser=_flags)
 

@@ -1,8 +1,10 @@
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from conftest import load_config
 
 import launch
 
@@ -26,6 +28,16 @@ def test_unknown_config_keys_are_said(tmp_path):
     )
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: the config has no key 'learning_rat'")
     assert "learning_rate" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path):
+    config = load_config("biflow/procedural.py", "debug").to_dict()
+    del config["prediction"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = run("launch.sample", f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: the config has no key 'prediction': give a config of your own")
+    assert not (tmp_path / "out").exists()
 
 
 def test_entries_are_literals_or_strings_and_half_an_entry_is_refused():
