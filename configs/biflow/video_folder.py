@@ -36,7 +36,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.train = dict(steps=12000, batch_size=16)
     config.sample = dict(
-        curve="joint", epsilon=0.5, gain=0.0, context_noise=0.0, method="heun", rtol=1e-2, atol=1e-2,
+        curve="joint", epsilon=0.4, gain=0.0, context_noise=0.0, method="heun", rtol=1e-2, atol=1e-2,
         steps=config_dict.placeholder(int), per_sample=True,
     )
     config.evaluate = dict(
