@@ -88,7 +88,7 @@ def _with_noised(condition, frames, keys, most):
         return _with(condition, frames)
     key_level, key_noise = _split(keys, 2)
     level = most * jax.vmap(jax.random.uniform)(key_level)
-    return _with(condition, frames + level[:, None, None, None, None] * _noise(key_noise, frames))
+    return _with(condition, frames + _column(level, frames) * _noise(key_noise, frames))
 
 
 def _with(condition, frames):
@@ -109,10 +109,6 @@ def _biflow_from_clean(x, s, outputs):
 def _condiff_from_clean(x, s, outputs):
     (clean,) = outputs
     return ((clean - x) / _column(jnp.maximum(1 - s[0], NEAREST), x),)  # (6)
-
-
-def _column(values, like):
-    return values.reshape(values.shape + (1,) * (like.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -193,7 +189,7 @@ def next_frame(
     if source == "noise":
         x = noise
     else:
-        x = frame if curve is plain else frame + level[:, None, None, None, None] * noise
+        x = frame if curve is plain else frame + _column(level, frame) * noise
     derivative = along(field, curve.position, condition, each=(level,), moving=curve.moving)
     solution = solver(derivative, x, curve.start, curve.stop)
     x = solution.x if clamp is None else jnp.clip(solution.x, *clamp)
@@ -281,6 +277,11 @@ def _frames(step, past, key):
         following = step(past=pending[0], key=jax.random.fold_in(key, number))
         yield pending[0][:, -1:], pending[1]
         pending = following
+
+
+def _column(values, like):
+    """Values (b,), one for each example, against the axes of `like`."""
+    return values.reshape(values.shape + (1,) * (like.ndim - 1))
 
 
 # --- noise ----------------------------------------------------------------------------------------

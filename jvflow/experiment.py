@@ -54,7 +54,7 @@ def biflow_loss(loss, couple, field, latents: Float[Array, "b f h w c"], keys: K
     return loss(field, past, future, keys)
 
 
-def _from_clean(convert, apply, params, x, s, condition=None):
+def _converted(convert, apply, params, x, s, condition=None):
     return convert(x, s, apply(params, x, s, condition))
 
 
@@ -81,8 +81,9 @@ def assemble(config) -> Experiment:
         velocities=objective.coordinates,
     )
     networks.check(network, latent)
-    if _choose({"velocity": False, "clean": True}, "prediction", config.prediction):
-        network = network._replace(apply=partial(_from_clean, objective.from_clean, network.apply))
+    convert = _choose({"velocity": None, "clean": objective.from_clean}, "prediction", config.prediction)
+    if convert:
+        network = network._replace(apply=partial(_converted, convert, network.apply))
     rate = optimizer.schedule(
         config.optimizer.schedule, config.optimizer.learning_rate,
         warmup_steps=config.optimizer.warmup_steps, steps=config.train.steps,
