@@ -2,9 +2,9 @@
 
     python -m benchmarks.folder --data=FOLDER --weights=ENCODER.safetensors,DECODER.safetensors --out=out/folder
 
-Trains `configs/biflow/video_folder.py` at 64 x 64 pixels, and at 128 x 128 in latents where weights are given.
-Each codec has its `report.html` with the sheets of both, and its figures in `benchmarks/results/folder_CODEC.json`.
-What was stopped continues. Hours on two CPU cores.
+Trains `configs/biflow/video_folder.py` at 64 x 64 pixels, and at 128 x 128 in latents (`--codecs=taesd`, which needs
+`--weights`), and streams 256 frames. Each codec has its `report.html` with the sheets of all runs, and its figures in
+`benchmarks/results/folder_CODEC.json`. What was stopped continues. About half an hour a run on one CPU core.
 """
 
 import sys
@@ -23,6 +23,7 @@ CONFIG = config_flags.DEFINE_config_file(
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 WEIGHTS = flags.DEFINE_list("weights", [], "Encoder and decoder of the TAESD family, as safetensors.")
 OUT = flags.DEFINE_string("out", "out/folder_study", "Where the runs go.")
+CODECS = flags.DEFINE_list("codecs", ["pixels"], "Of pixels and taesd.")
 KNOWN = flags.DEFINE_list("known", ["1", "2"], "Known frames of the runs.")
 flags.mark_flag_as_required("data")
 
@@ -31,10 +32,10 @@ def main():
     from jvflow.demo import side_by_side
 
     command = " ".join(["python -m benchmarks.folder", *sys.argv[1:]])
-    kinds = {"pixels": _in_pixels} | ({"taesd": _in_latents} if WEIGHTS.value else {})
-    for kind, adapted in kinds.items():
+    for kind in CODECS.value:
         out = Path(OUT.value) / kind
-        base = adapted(CONFIG.value.copy_and_resolve_references(), out)
+        base = dict(pixels=_in_pixels, taesd=_in_latents)[kind](CONFIG.value.copy_and_resolve_references(), out)
+        base.evaluate.frames = 256
         configs = {f"known_{n}": subject.knowing(base, int(n)) for n in KNOWN.value}
         titles = {f"known_{n}": f"BI-FLOW, {n} known" for n in KNOWN.value}
         record = side_by_side(
@@ -55,8 +56,10 @@ def _in_latents(config, out):
 
     config.data.path = DATA.value
     config.data.size = (128, 128)
-    config.codec = dict(name="tiny", weights=tuple(WEIGHTS.value), scale=1.0)
-    config.network.patch = (1, 2, 2)
+    config.codec = dict(name="tiny", weights=tuple(WEIGHTS.value), scale=0.85)  # latents of unit size, TAEF2's
+    config.network.update(patch=(1, 2, 2), width=192)
+    config.network.scales.biflow = (0.5, 1.0)  # from frame to frame latents change more than pixels
+    config.weights.biflow = (3.0, 1.0)
     latents.prepare(config, out / "latents")
     config.data.path = str(out / "latents")
     return config
