@@ -200,6 +200,7 @@ def test_smooth_clips_take_few_coefficients_and_noise_takes_one():
     batch = jnp.asarray(np.stack([noise, cubic]), jnp.float32)
     chosen = hippo.select_orders(batch, maximum=12)
     assert chosen.tolist() == [hippo.select_order(clip, orders=tuple(range(1, 13))) for clip in batch]
+    assert hippo.select_orders(batch, maximum=3).tolist() == [hippo.select_order(noise), 3]
 
 
 def test_clips_of_a_batch_keep_orders_of_their_own():
