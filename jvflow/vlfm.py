@@ -1,0 +1,225 @@
+"""Video Latent Flow Matching: a clip as one continuous flow of the latents of an image model.
+
+    psi(t) = sigma(t) z + mu(t)                        the path of a clip, z ~ N(0, I)           (1)   paper, eq. 3
+    L      = E |F(psi(t), c, t) - psi'(t)|^2           t in [0, T], c the caption                (2)   paper, section 4.3
+    F(x)   = sigma'/sigma (x - mu) + mu'               the minimum for one clip                  (3)   paper, Theorem 4.1
+    F(x)   = sum_i p_i(x) F_i(x),   p_i ~ exp(-|x - mu_i|^2 / (2 sigma^2))    ... for clips i    (4)
+    u(t)   = x(t) - sigma(t) z,     z = x(0) - mu(0)   read-out without the noise                (5)
+
+t is video time in seconds: frame k of N at R frames per second is at t = k / R, and T = N / R. mu and sigma are those
+of `path.latent`. The state is the latent of one frame, (b, 1, h, w, c): a clip comes out of one solve with outputs at any
+times. The paper prints (3) with z where x = psi(t) has to stand, and so integrates it in its Theorem F.4.
+
+In the first frame's time sigma falls from 1 to its minimum and psi' is many times what it is from then on. (2) is therefore
+averaged in units of the size of psi',
+
+    c(t)^2 = sigma'(t)^2 + m^2,    m the root mean square of mu'                                 (6)
+
+Afterwards sigma'/sigma is 0, and what F got wrong by then it keeps. A network can return the mean and its slope, (a, b):
+
+    F(x) = sigma'/sigma (x - a) + m b,    u(t) = a(x(t), t)                                      (7)
+
+so that each read-out is what the network makes of the whole state, and an error of the solve does not add up.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float, Key
+
+from jvflow.field import Condition, Field, along, as_partial, guide
+from jvflow.path import Clip, Path
+from jvflow.solver import Solver
+
+Frames = Float[Array, "b f h w c"]
+Times = Float[Array, "m"]
+
+
+# --- objective ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Density:
+    """Where t is drawn: uniform in [0, T], as the paper has it, or a part `start` of all draws within the first `frames` frames."""
+
+    start: float = 0.0
+    frames: float = 1.0
+
+    def __call__(self, keys: Key[Array, "b"], path: Path) -> Float[Array, "b"]:
+        """One t for each key, in seconds."""
+        whole, early = path.position.seconds, self.frames / path.position.sigma.frame_rate
+        which, at = jax.vmap(lambda key: tuple(jax.random.uniform(k) for k in jax.random.split(key)))(keys)
+        return at * jnp.where(which < self.start, early, whole)
+
+
+def loss(
+    field: Field, frames: Frames, keys: Key[Array, "b"], condition: Condition | None = None, *,
+    path: Path, slope: float | None = None, density: Density = Density(), mean: float = 0.0,
+) -> Float[Array, "b"]:
+    """The objective (2), one number per example.
+
+    Args:
+      field: gets s = (t,); its first velocity is F. With a second output, the mean of (7), that is
+        fitted to mu too, with the weight `mean`.
+      frames: clips in latents, in order; as many frames as `path` is for.
+      keys: one per example.
+      path: of `path.latent`.
+      slope: m of (6), latents per second; errors are as they are when None (the paper).
+      density: of t.
+    """
+    key_t, key_noise = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
+    t = density(key_t, path)
+    noise = jax.vmap(lambda key: jax.random.normal(key, frames[0, :1].shape, frames.dtype))(key_noise)
+    clip = Clip(rearrange(frames, "b n h w c -> b n 1 h w c"), noise)
+    x, (velocity,) = path(clip, (t,))
+    outputs = field(x, (t,), condition)
+    error = lambda a, b: jnp.mean(jnp.square(a - b).reshape(len(a), -1), axis=1)
+    per = 1.0 if slope is None else jnp.square(_rate(path.position.sigma, t)[1]) + slope**2  # (6)
+    total = error(outputs[0], velocity) / per
+    if mean:
+        if len(outputs) < 2:
+            raise ValueError(f"mean={mean} fits a second output of the field to mu, and it has {len(outputs)}: use `from_mean`, or mean=0")
+        total = total + mean * error(outputs[1], jax.vmap(path.position.mean)(clip.frames, t))
+    return total
+
+
+def direct_loss(field: Field, frames: Frames, keys: Key[Array, "b"], condition: Condition | None = None, *, path: Path) -> Float[Array, "b"]:
+    """The paper's ablation (section 6.4): the same network regresses the latent at t from noise, without a flow."""
+    key_t, key_noise = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
+    t = Density()(key_t, path)
+    noise = jax.vmap(lambda key: jax.random.normal(key, frames[0, :1].shape, frames.dtype))(key_noise)
+    target = jax.vmap(path.position.mean)(rearrange(frames, "b n h w c -> b n 1 h w c"), t)
+    return jnp.mean(jnp.square(field(noise, (t,), condition)[0] - target), axis=(1, 2, 3, 4))
+
+
+def _rate(function: Callable, t):
+    """A function of time and its derivative, at times (b,)."""
+    return jax.jvp(function, (t,), (jnp.ones_like(t),))
+
+
+def _column(values, like):
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+# --- fields ---------------------------------------------------------------------------------------
+
+
+def from_mean(field: Field, path: Path, slope: float) -> Field:
+    """The field (7) of one that returns a mean and its slope in units of `slope`: it returns (F, mean)."""
+    return jax.tree_util.Partial(_FromMean(path, slope), as_partial(field))
+
+
+@dataclass(frozen=True)
+class _FromMean:
+    path: Path
+    slope: float
+
+    def __call__(self, field, x, s, condition=None):
+        mean, motion = field(x, s, condition)
+        sigma, change = _rate(self.path.position.sigma, s[0])
+        return _column(change / sigma, x) * (x - mean) + self.slope * motion, mean  # (7)
+
+
+def exact_field(path: Path, clips: Float[Array, "i n h w c"]) -> Field:
+    """The minimum of the objective over the given clips, equally likely: (3) for one, (4) for more. No network.
+
+    It ignores its condition. Returns (F, mean), the mean of the clips under p_i.
+    """
+    return jax.tree_util.Partial(_Exact(path), clips)
+
+
+@dataclass(frozen=True)
+class _Exact:
+    path: Path
+
+    def __call__(self, clips, x, s, condition=None):
+        position = self.path.position
+
+        def one(x, t):
+            sigma, change = _rate(position.sigma, t)
+            mu, slope = jax.vmap(lambda clip: _rate(lambda t: position.mean(clip, t), t))(clips[:, :, None])
+            p = jax.nn.softmax(-jnp.sum(jnp.square(x[None] - mu), axis=range(1, mu.ndim)) / (2 * sigma**2))  # (4)
+            of_clips = jnp.tensordot(p, change / sigma * (x[None] - mu) + slope, 1)  # (3)
+            return of_clips, jnp.tensordot(p, mu, 1)
+
+        return jax.vmap(one)(x, s[0])
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+def generate(
+    field: Field,
+    key: Key[Array, ""],
+    times: Times,
+    shape: tuple[int, int, int, int],
+    condition: Condition | None = None,
+    *,
+    guidance: float = 1.0,
+    solver: Callable | dict = Solver(rtol=1e-2, atol=1e-2),
+    sigma: Callable | None = None,
+    readout: str = "noise",
+    start: Frames | None = None,
+) -> Frames:
+    """Clips at any times: one solve from noise at t = 0, with outputs at `times`.
+
+    Args:
+      field: gets s = (t,); its first velocity is F.
+      key: of the noise z; row i draws from fold_in(key, i).
+      times: in seconds, at least 0, in order; 1/R apart for R frames per second. The last is where the
+        solve ends, and may lie beyond the clips of training (extrapolation).
+      shape: of the latents of a frame, (b, h, w, c).
+      condition: captions, given to the field at every evaluation.
+      guidance: of the captions, 1 for none; see `field.guide`.
+      solver: a `Solver`, or the keyword arguments of one.
+      sigma: the noise level over time, for the read-out "noise".
+      readout: "noise" takes away the noise (5), exact for the exact field of one clip; "mean" gives the
+        second output of the field at each time (7), for one evaluation more a time; "none" the state.
+      start: x(0), (b, 1, h, w, c), in place of noise: z + mu(0) on a path without a ramp. Its type is that of the solve.
+
+    Returns:
+      Latents (b, m, h, w, c).
+    """
+    times = jnp.asarray(times, jnp.float32 if start is None else start.dtype)
+    if times.ndim != 1 or not len(times) or not bool(jnp.all(jnp.diff(times) > 0)) or times[0] < 0:
+        raise ValueError(f"times are seconds from 0 on, each after the one before, got {times.tolist()}")
+    if readout not in ("noise", "mean", "none"):
+        raise ValueError(f"unknown readout {readout!r}: use noise, mean or none")
+    if readout == "noise" and sigma is None:
+        raise ValueError("readout='noise' takes sigma(t) z away and needs sigma: pass the path's schedule, or readout='none'")
+    solver = Solver(**solver) if isinstance(solver, dict) else solver
+    b, h, w, c = shape
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(b))
+    z = jax.vmap(lambda key: jax.random.normal(key, (1, h, w, c), times.dtype))(keys)
+    x = z if start is None else start
+    guided = guide(field, guidance)
+    states = _solved(as_partial(guided), x, times, condition, solver)
+    if readout == "noise":
+        states = states - sigma(times)[:, None, None, None, None, None] * z[None]  # (5)
+    elif readout == "mean":
+        states = _means(as_partial(guided), states, times, condition)
+    return rearrange(states, "m b 1 h w c -> b m h w c")
+
+
+@jax.jit
+def _means(field, states, times, condition):
+    at = lambda inputs: field(inputs[0], (jnp.full(len(inputs[0]), inputs[1]),), condition)[1]
+    return jax.lax.map(at, (states, times))
+
+
+def _solved(field, x, times, condition, solver):
+    end = float(times[-1])
+    if end == 0:
+        return x[None]
+    return _solve(field, x, times, condition, solver=solver, end=end)
+
+
+
+@partial(jax.jit, static_argnames=("solver", "end"))
+def _solve(field, x, times, condition, *, solver, end):
+    derivative = along(field, lambda k: (k,), condition, moving=1)
+    return solver(derivative, x, 0.0, end, times=times).x

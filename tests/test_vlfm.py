@@ -1,0 +1,229 @@
+"""VLFM: the latent path, the closed form of its field, and clips at any times."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jvflow import hippo, vlfm
+from jvflow.field import Condition
+from jvflow.path import Clip, SigmaSchedule, latent
+from jvflow.solver import Solver
+
+FRAMES, RATE, SHAPE = 12, 8.0, (2, 3, 4)
+ACCURATE = Solver(method="dopri5", rtol=1e-6, atol=1e-6)
+SCHEDULES = {
+    "exponential": SigmaSchedule(RATE),
+    "paper": SigmaSchedule(RATE, kind="paper", alpha=10.0),
+}
+
+
+def clips(count=1, seed=0):
+    rng, t = np.random.default_rng(seed), np.arange(1, FRAMES + 1)[:, None, None, None] / FRAMES
+    phase, rate = rng.uniform(0, 7, (2, count, 1, *SHAPE))
+    return jnp.asarray(np.sin(2 * np.pi * rate / 7 * t[None] + phase), jnp.float32)
+
+
+def path(kind="exponential", **options):
+    return latent(FRAMES, 8, SCHEDULES[kind], **options)
+
+
+# --- the path -------------------------------------------------------------------------------------
+
+
+def test_schedules_are_their_formulas():
+    t, s0 = np.array([0.0, 0.05, 0.125, 0.19, 1.0]), 0.01
+    np.testing.assert_allclose(SCHEDULES["exponential"](jnp.asarray(t)), 0.99 * np.exp(-7 * 8 * t) + s0, rtol=1e-5)
+    np.testing.assert_allclose(SCHEDULES["paper"](jnp.asarray(t)), 0.99 * (np.sin(np.pi * 8 * t) ** 2 + np.exp(-10 * t)) + s0, rtol=1e-4)
+    for sigma in SCHEDULES.values():
+        assert float(sigma(jnp.float32(0))) == 1.0
+    assert float(SCHEDULES["exponential"](jnp.float32(1 / RATE))) < 1.1 * s0
+    assert float(SCHEDULES["paper"](jnp.float32(1.5 / RATE))) > 0.9  # between two frames: noise
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("ramp", [True, False])
+def test_the_velocity_is_the_numerical_derivative(kind, ramp):
+    with jax.enable_x64(True):
+        frames = jnp.asarray(np.asarray(clips(3)), jnp.float64)[:, :, None]
+        noise = jax.random.normal(jax.random.key(0), (3, 1, *SHAPE), jnp.float64)
+        t, h = jnp.array([0.04, 0.31, 1.4]), 1e-6
+        at = lambda t: path(kind, ramp=ramp)(Clip(frames, noise), (t,))
+        numerical = (at(t + h)[0] - at(t - h)[0]) / (2 * h)
+        np.testing.assert_allclose(at(t)[1][0], numerical, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mean_is_the_polynomial_after_a_ramp_from_nothing():
+    clip, position = clips()[0], path().position
+    H = hippo.kernel(FRAMES, 8).T @ np.asarray(clip).reshape(FRAMES, -1)
+    assert position.seconds == FRAMES / RATE
+    for t in (1 / RATE, 0.7, 1.5):
+        expected = hippo.reconstruct(H, np.array([t / 1.5]))[0].reshape(SHAPE)
+        np.testing.assert_allclose(position.mean(clip, jnp.float32(t)), expected, atol=1e-5)
+    np.testing.assert_array_equal(position.mean(clip, jnp.float32(0)), 0)
+    bare = path(ramp=False).position.mean(clip, jnp.float32(0))
+    np.testing.assert_allclose(bare, hippo.reconstruct(H, np.zeros(1))[0].reshape(SHAPE), atol=1e-5)
+    assert float(abs(bare).max()) > 0.3  # what the paper asserts to be 0
+
+
+# --- Theorem 4.1 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind, tolerance, error", [("exponential", 1e-4, 1e-2), ("exponential", 1e-9, 1e-6), ("paper", 1e-9, 1e-5)])
+@pytest.mark.parametrize("ramp", [True, False])
+def test_integrating_the_exact_field_follows_the_path(kind, tolerance, error, ramp):
+    """From z + mu(0), at every output time sigma(t) z + mu(t), to the tolerance. (By the paper's schedule sigma
+    grows a hundredfold between frames, and so does what the solve got wrong.)"""
+    with jax.enable_x64(True):
+        clip, p = jnp.asarray(np.asarray(clips()), jnp.float64), path(kind, ramp=ramp)
+        z = jax.random.normal(jax.random.key(1), (4, 1, *SHAPE), jnp.float64)
+        frames = jnp.broadcast_to(clip[:, :, None], (4, FRAMES, 1, *SHAPE))
+        start = z + jax.vmap(lambda f: p.position.mean(f, jnp.float64(0)))(frames)
+        times = np.arange(1, 2 * FRAMES + 1) / (2 * RATE)  # twice the frame rate
+        solver = Solver(method="dopri5", rtol=tolerance, atol=tolerance)
+        out = vlfm.generate(vlfm.exact_field(p, clip), jax.random.key(0), times, (4, *SHAPE), start=start, solver=solver, readout="none")
+        path_itself = np.stack([p(Clip(frames, z), (jnp.full(4, t),))[0][:, 0] for t in times], 1)
+    np.testing.assert_allclose(out, path_itself, atol=error)
+
+
+def test_without_its_noise_a_read_out_is_the_mean():
+    clip, p = clips(), path()
+    times = np.array([0.05, 1 / RATE, 0.6, 1.5])
+    mean = np.stack([p.position.mean(clip[0], jnp.float32(t)) for t in times])[None]
+    for readout in ("noise", "mean"):
+        out = vlfm.generate(
+            vlfm.exact_field(p, clip), jax.random.key(5), times, (2, *SHAPE), sigma=p.position.sigma, solver=ACCURATE, readout=readout
+        )
+        np.testing.assert_allclose(out, np.broadcast_to(mean, out.shape), atol=5e-4)
+    state = vlfm.generate(vlfm.exact_field(p, clip), jax.random.key(5), times, (2, *SHAPE), solver=ACCURATE, readout="none")
+    assert float(abs(state - mean).max()) > 0.05
+
+
+def test_a_start_without_the_mean_leaves_it_out():
+    """On a path without a ramp, from x(0) = z the read-out is off by sigma(t) mu(0)."""
+    clip, p = clips(), path(ramp=False)
+    times = np.array([0.03, 0.08])
+    out = vlfm.generate(vlfm.exact_field(p, clip), jax.random.key(5), times, (1, *SHAPE), sigma=p.position.sigma, solver=ACCURATE)
+    for m, t in enumerate(times):
+        off = p.position.sigma(jnp.float32(t)) * p.position.mean(clip[0], jnp.float32(0))
+        np.testing.assert_allclose(out[0, m], p.position.mean(clip[0], jnp.float32(t)) - off, atol=2e-4)
+
+
+def test_the_field_of_several_clips_is_their_weighted_mean():
+    """Where one clip is much nearer it is that clip's; far from all, between them, it is their average."""
+    p, several = path(), clips(3)
+    t = jnp.array([0.5])
+    near = p.position.mean(several[1], t[0])[None, None] + 0.01
+    for x, expected in ((near, vlfm.exact_field(p, several[1:2])),):
+        np.testing.assert_allclose(vlfm.exact_field(p, several)(x, (t,))[0], expected(x, (t,))[0], atol=1e-3)
+    start = jnp.zeros((1, 1, *SHAPE)), (jnp.array([0.0]),)
+    average = np.mean([vlfm.exact_field(p, several[i : i + 1])(*start)[0] for i in range(3)], 0)
+    np.testing.assert_allclose(vlfm.exact_field(p, several)(*start)[0], average, atol=1e-4)
+    out = vlfm.generate(vlfm.exact_field(p, several), jax.random.key(2), [1.5], (64, *SHAPE), solver=ACCURATE, readout="mean")
+    ends = np.stack([p.position.mean(c, jnp.float32(1.5)) for c in several])
+    distance = np.abs(np.asarray(out)[:, None, 0] - ends[None]).max((2, 3, 4))
+    assert distance.min(1).max() < 0.01 and set(distance.argmin(1)) == {0, 1, 2}  # every sample is a clip, and each clip comes
+
+
+# --- the objective --------------------------------------------------------------------------------
+
+
+def losses(field, options={}, count=64, frames=None):
+    frames = jnp.repeat(clips(), count, 0) if frames is None else frames
+    keys = jax.random.split(jax.random.key(3), len(frames))
+    return jax.jit(lambda frames, keys: vlfm.loss(field, frames, keys, path=path(), **options))(frames, keys)
+
+
+def test_the_exact_field_is_the_minimum():
+    """Its loss is 0 for one clip; for several nothing lies below, and any change of it is worse."""
+    p = path()
+    assert losses(vlfm.exact_field(p, clips())).shape == (64,)
+    assert float(losses(vlfm.exact_field(p, clips()), dict(slope=5.0, mean=1.0)).max()) < 1e-4
+    several = clips(2)
+    exact = vlfm.exact_field(p, several)
+    moved = lambda scale, shift: lambda x, s, c: tuple(scale * out + shift for out in exact(x, s, c))
+    batch = jnp.repeat(several, 256, 0)
+    at = lambda field: float(losses(field, dict(slope=5.0), frames=batch).mean())
+    best = at(exact)
+    assert best > 1e-4
+    for scale, shift in ((1.05, 0.0), (0.95, 0.0), (1.0, 0.5), (1.0, -0.5)):
+        assert at(moved(scale, shift)) > best
+
+
+def test_errors_are_in_units_of_the_velocity():
+    nothing = lambda x, s, c: (jnp.zeros_like(x),)
+    plain, scaled = losses(nothing), losses(nothing, dict(slope=5.0))
+    assert float(plain.max() / plain.min()) > 100 and float(scaled.max()) < 12
+
+
+def test_times_are_drawn_over_the_clip_or_near_its_start():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    for density, early in ((vlfm.Density(), 1 / FRAMES), (vlfm.Density(0.5, frames=2.0), 0.25 + 0.5 / FRAMES)):
+        t = np.asarray(density(keys, path()))
+        keys = jax.random.split(jax.random.key(1), 2000)
+        assert 0 <= t.min() and 0.99 * FRAMES / RATE < t.max() <= FRAMES / RATE
+        assert abs(np.mean(t < 1 / RATE) - early) < 0.03
+
+
+def test_a_mean_makes_a_field():
+    """(7) of the true mean and slope is the exact field; `slope` is a unit and nothing else."""
+    p, clip = path(), clips()
+
+    def network(x, s, condition):
+        rate = lambda t: jax.jvp(lambda t: p.position.mean(clip[0], t), (t,), (jnp.ones_like(t),))
+        mean, slope = jax.vmap(rate)(s[0])
+        return mean[:, None], slope[:, None] / 4.0
+
+    x, s = jax.random.normal(jax.random.key(0), (3, 1, *SHAPE)), (jnp.array([0.05, 0.3, 1.2]),)
+    ours, exact = vlfm.from_mean(network, p, 4.0)(x, s), vlfm.exact_field(p, clip)(x, s)
+    for a, b in zip(ours, exact):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_ablation_regresses_the_latent():
+    p, clip = path(), jnp.repeat(clips(), 8, 0)
+    right = lambda x, s, c: (jax.vmap(lambda t: p.position.mean(clip[0], t))(s[0])[:, None],)
+    loss = lambda field: vlfm.direct_loss(field, clip, jax.random.split(jax.random.key(0), 8), path=p)
+    assert float(loss(right).max()) < 1e-10
+    assert float(loss(lambda x, s, c: (jnp.zeros_like(x),)).min()) > 0.01
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+def test_one_solve_at_any_frame_rate():
+    """The same times give the same latents, whatever else is asked for, and row i whatever the batch."""
+    p, several = path(), clips(3)
+    run = lambda times, b=2: np.asarray(
+        vlfm.generate(vlfm.exact_field(p, several), jax.random.key(0), times, (b, *SHAPE), sigma=p.position.sigma, solver=dict(method="heun", steps=400))
+    )
+    slow, fast = np.arange(1, 13) / 8.0, np.arange(1, 25) / 16.0
+    np.testing.assert_allclose(run(slow), run(fast)[:, 1::2], atol=1e-5)
+    np.testing.assert_allclose(run(slow, 4)[:2], run(slow), atol=1e-5)
+
+
+def test_guidance_goes_beyond_the_condition():
+    p = path()
+    pulled = lambda x, s, c: (jnp.broadcast_to(c.text.mean((1, 2))[:, None, None, None, None], x.shape),)
+    text = Condition(text=jnp.ones((2, 3, 4)), text_mask=jnp.ones((2, 3), bool))
+    at = lambda weight: vlfm.generate(pulled, jax.random.key(0), [1.0], (2, *SHAPE), text, guidance=weight, readout="none", solver=dict(method="heun", steps=2))
+    np.testing.assert_allclose(at(3.0) - at(1.0), 2.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda f: vlfm.generate(f, jax.random.key(0), [0.5, 0.2], (1, *SHAPE), readout="none"), "each after the one before"),
+        (lambda f: vlfm.generate(f, jax.random.key(0), [-0.5], (1, *SHAPE), readout="none"), "seconds from 0 on"),
+        (lambda f: vlfm.generate(f, jax.random.key(0), [0.5], (1, *SHAPE)), "needs sigma"),
+        (lambda f: vlfm.generate(f, jax.random.key(0), [0.5], (1, *SHAPE), readout="mu"), "unknown readout 'mu'"),
+        (lambda f: losses(lambda x, s, c: f(x, s, c)[:1], dict(mean=1.0)), "it has 1: use `from_mean`"),
+        (lambda f: losses(f, frames=clips()[:, :5]), "clips of 12 frames, got 5"),
+        (lambda f: SigmaSchedule(0.0), "frame_rate 0.0"),
+        (lambda f: SigmaSchedule(8.0, kind="cosine"), "unknown schedule 'cosine'"),
+        (lambda f: latent(12, 24, SigmaSchedule(8.0), "forward_euler"), "diverges at order 24"),
+    ],
+)
+def test_mistakes(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(vlfm.exact_field(path(), clips()))
