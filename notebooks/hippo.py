@@ -1,0 +1,192 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # HiPPO-LegS, as VLFM uses it
+#
+# *Video Latent Flow Matching* writes a clip as a polynomial in time, with coefficients from the LegS recurrence of
+# HiPPO (Gu et al. 2020). Each claim of the paper about that recurrence is computed here, and what is true is asserted.
+# `jvflow/hippo.py` has the equations.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+from jvflow import hippo
+
+rng = np.random.default_rng(0)
+
+
+def waves(frames, count=200):
+    """Sums of four sines with up to two cycles per clip: (frames, count), frame k at time k / frames."""
+    rng = np.random.default_rng(1)
+    t = np.arange(1, frames + 1)[:, None] / frames
+    return sum(rng.normal(size=count) * np.sin(2 * np.pi * rng.uniform(0, 2, count) * t + rng.uniform(0, 7, count)) for _ in range(4))
+
+
+def error(made, true):
+    """Root mean square, relative."""
+    return float(np.sqrt(np.mean((made - true) ** 2) / np.mean(true**2)))
+
+
+def at_frames(rule, u, order, basis="legs"):
+    """What the polynomial of a clip is at its own frames."""
+    H = hippo.kernel(len(u), order, rule, allow_divergence=True).T @ u
+    return hippo.reconstruct(H, np.arange(1, len(u) + 1) / len(u), basis=basis)
+
+
+# %% [markdown]
+# ## The recurrence of the paper diverges
+#
+# The paper steps $c' = -\frac1t A c + \frac1t B f$ by forward Euler (Definition D.3). The eigenvalues of $A$ are
+# $1 \dots s$, so that a step multiplies by up to $1 - s/k$: the first steps amplify as soon as $s > 2$, and later
+# ones heal it only while there are enough of them. A step that is exact for an input held constant or linear
+# between the frames has factors between 0 and 1 at every order.
+
+# %%
+u, orders = waves(24), np.arange(1, 41)
+errors = {rule: [error(at_frames(rule, u, order), u) for order in orders] for rule in hippo.RULES}
+
+assert min(errors["forward_euler"]) > 0.3, "it never gets better than O(1/N)"
+assert errors["forward_euler"][31] > 1e20, "order 32 with 24 frames"
+assert max(errors["first_order_hold"][15:]) < 0.02
+assert errors["first_order_hold"][15] < errors["bilinear"][15] < errors["forward_euler"][15]
+noisy = u + 0.02 * rng.normal(size=u.shape)
+assert error(at_frames("forward_euler", noisy, 20), u) > 5, "noise of 2 percent, and fewer coefficients than frames"
+assert error(at_frames("first_order_hold", noisy, 20), u) < 0.03
+
+figure, axes = plt.subplots(figsize=(7, 4))
+for rule, values in errors.items():
+    axes.semilogy(orders, np.minimum(values, 1e6), label=rule)
+axes.set(xlabel="order s", ylabel="relative error at the 24 frames", ylim=(1e-6, 1e6), title="Six rules for one equation")
+axes.axvline(24, color="grey", lw=0.5)
+axes.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# ## The printed basis is another one
+#
+# The paper evaluates with $g_n(t) = \sqrt{(2n+1)/2}\,P_n(t)$. The basis of this $A$ and $B$ is
+# $\phi_n(y) = \sqrt{2n+1}\,P_n(2y-1)$ on $[0, 1]$. With the printed one every rule is wrong.
+
+# %%
+good = error(at_frames("first_order_hold", u, 12), u)
+bad = {rule: error(at_frames(rule, u, 12, basis="paper"), u) for rule in hippo.HOLDS}
+assert good < 0.03 and min(bad.values()) > 0.6
+
+figure, axes = plt.subplots(figsize=(7, 3))
+t = np.arange(1, 25) / 24
+axes.plot(t, u[:, 0], "k.", label="frames")
+axes.plot(t, at_frames("first_order_hold", u, 12)[:, 0], label=f"the basis of A and B: error {good:.3f}")
+axes.plot(t, at_frames("first_order_hold", u, 12, basis="paper")[:, 0], label=f"the printed one: {bad['first_order_hold']:.2f}")
+axes.set(xlabel="time, in clips", title="One clip, one set of coefficients, two bases")
+axes.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# ## Lemma 5.4: timescale equivariance
+#
+# "Dilating the input does not change the coefficients." For the continuous operator that is true. For discrete frames it
+# is true of the zero-order hold alone, whose signal does not change when each frame is repeated; the recurrence that the
+# paper uses does not have the property that it is chosen for.
+
+# %%
+repeats = np.arange(1, 9)
+
+
+def change(rule, times):
+    few, many = (hippo.kernel(24 * n, 8, rule).T @ np.repeat(u, n, 0) for n in (1, times))
+    return error(many, few)
+
+
+changes = {rule: [change(rule, n) for n in repeats] for rule in hippo.RECURRENCES}
+assert max(changes["zero_order_hold"]) < 1e-12
+assert all(changes[rule][2] > 0.02 for rule in hippo.RECURRENCES if rule != "zero_order_hold")
+assert changes["forward_euler"][2] > 0.2
+
+figure, axes = plt.subplots(figsize=(7, 3))
+for rule, values in changes.items():
+    axes.plot(repeats, np.maximum(values, 1e-16), label=rule)
+axes.set(xlabel="times that each frame is repeated", ylabel="relative change of H", title="Lemma 5.4, rule by rule")
+axes.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# ## Lemma F.1: the rate of approximation
+#
+# For a function with $k$ derivatives the error of the projection falls as $s^{-k+1/2}$. $|y - 0.4|^k$ has just $k$. The
+# bound holds for the projection of the continuous function; with 256 frames the first-order hold follows it down to
+# the error of the frames, and forward Euler never does.
+
+# %%
+orders = np.array([2, 4, 8, 16, 32, 64])
+nodes, w = np.polynomial.legendre.leggauss(2000)
+y, w = (nodes + 1) / 2, w / 2
+kink = lambda y, k: np.abs(y - 0.4) ** k
+phi = hippo.reconstruct(np.eye(65), y)
+
+
+def projected(k, order):
+    f = kink(y, k)
+    made = phi[:, :order] @ (phi[:, :order].T @ (w * f))
+    return np.sqrt(np.sum(w * (made - f) ** 2))
+
+
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+for k in (1, 3):  # |y - c|^2 is a parabola, and has all derivatives
+    values = np.array([projected(k, order) for order in orders])
+    bound = orders ** (0.5 - k)
+    assert np.all(values[1:] / bound[1:] <= 1.2 * values[0] / bound[0]), "the bound holds"
+    rate = np.polyfit(np.log(orders[2:]), np.log(values[2:]), 1)[0]
+    assert abs(rate + k + 0.5) < 0.35, "and is better by one power"
+    axes[0].semilogy(orders, values, "o-", label=f"k = {k}: slope {rate:.2f}, promised {0.5 - k}")
+for axis in axes:
+    axis.set_xscale("log", base=2)
+axes[0].set(xlabel="order s", ylabel="error of the projection", title="The continuous function")
+axes[0].legend(fontsize=8)
+
+frames = kink(np.arange(1, 257) / 256, 1)[:, None]
+for rule in ("first_order_hold", "bilinear", "forward_euler"):
+    axes[1].semilogy(orders, [error(at_frames(rule, frames, order), frames) for order in orders], "o-", label=rule)
+assert error(at_frames("first_order_hold", frames, 64), frames) < 2e-3
+assert error(at_frames("forward_euler", frames, 64), frames) > 5e-3
+axes[1].set(xlabel="order s", ylabel="relative error at 256 frames", title="|y - 0.4| from its frames", ylim=(None, 10))
+axes[1].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# ## Lemma 5.2: the trade-off in the order
+#
+# More coefficients fit the frames better, and are said to ruin what lies between by a factor $\exp(s T / \Delta t)$. With the
+# pseudo-inverse of the proof that is true (Runge's phenomenon: equal distances, and an order near the number of frames).
+# With the hold it is not: the exponential belongs to the rule and not to the problem. What remains for the order is noise.
+
+# %%
+fine = waves(49)
+known, between = fine[::2], fine[1::2]
+orders = np.arange(1, 25)
+at = (np.arange(1, 25) + 0.5) / 25
+held_out = {
+    rule: [error(hippo.weights(at, 25, order, rule, allow_divergence=True)[0] @ known, between) for order in orders]
+    for rule in ("least_squares", "first_order_hold")
+}
+noisy = known + 0.1 * rng.normal(size=known.shape)
+held_out["least_squares, noise of 10 %"] = [error(hippo.weights(at, 25, n, "least_squares", allow_divergence=True)[0] @ noisy, between) for n in orders]
+held_out["first_order_hold, noise of 10 %"] = [error(hippo.weights(at, 25, n)[0] @ noisy, between) for n in orders]
+
+assert min(held_out["least_squares"]) < 1e-6, "exact, for a signal without noise"
+assert held_out["least_squares, noise of 10 %"][-1] > 30 > 300 * min(held_out["least_squares, noise of 10 %"])
+assert max(held_out["first_order_hold"][15:]) < 0.02
+assert max(held_out["first_order_hold, noise of 10 %"][11:]) < 0.07
+
+figure, axes = plt.subplots(figsize=(7, 4))
+for name, values in held_out.items():
+    axes.semilogy(orders, values, label=name)
+axes.set(xlabel="order s", ylabel="relative error between 25 frames", title="What more coefficients do between the frames")
+axes.legend(fontsize=8)
+plt.show()

@@ -1,0 +1,146 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # The latent path of VLFM, and the field that follows it
+#
+# $\psi_t = \sigma_t z + \mu_t$: the noise level over video time, the exact field of Theorem 4.1, and what a clip is
+# when it is read at other times than its frames. `jvflow/path.py` and `jvflow/vlfm.py` have the equations.
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from jvflow import vlfm
+from jvflow.path import Clip, SigmaSchedule, latent
+from jvflow.solver import Solver
+
+RATE, FRAMES = 24.0, 24  # one second
+
+# %% [markdown]
+# ## The schedule between the frames
+#
+# The paper has $\sigma_t = (1 - s_0)(\sin^2(\pi N t / T) + e^{-\alpha t}) + s_0$, with $s_0 = 0.01$ and $\alpha = 10$. At the
+# frames the sine is 0; half-way between them it is 1. A frame that is decoded there is the mean plus noise of unit
+# variance, which is 0 dB for latents of unit variance: this schedule cannot interpolate. And with $t$ in seconds,
+# $e^{-10 t}$ is still 0.66 at the first frame of 24. The default falls once, and stays.
+
+# %%
+paper, default = SigmaSchedule(RATE, kind="paper", alpha=10.0), SigmaSchedule(RATE)
+frames, halves = np.arange(1, 25) / RATE, (np.arange(1, 24) + 0.5) / RATE
+assert float(paper(jnp.asarray(frames[:1]))[0]) > 0.65
+assert float(paper(jnp.asarray(halves)).min()) > 0.99 and float(paper(jnp.asarray(halves)).max()) > 1.5
+assert float(default(jnp.asarray(frames)).max()) < 0.011 and float(default(jnp.asarray(halves)).max()) < 0.011
+
+t = np.linspace(0, 0.5, 2000)
+figure, axes = plt.subplots(figsize=(7, 3))
+axes.plot(t, paper(jnp.asarray(t)), lw=0.8, label="paper")
+axes.plot(t, default(jnp.asarray(t)), label="exponential, 7 per frame")
+axes.plot(frames[:12], paper(jnp.asarray(frames[:12])), "k.", label="at the frames")
+axes.set(xlabel="video time, s", ylabel="sigma", title="The noise level at 24 frames per second")
+axes.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# ## Lemma D.7
+#
+# "For any $\alpha$, $\sigma'_t / \sigma_t \le (1 - s_0) / s_0 = 99$." The supremum over time is
+# $\pi R (1 - s_0) / \sqrt{s_0}$ or so, with $R$ the frame rate, and grows with it: the lemma holds at one frame a
+# second and at no rate at which video is shown.
+
+# %%
+
+
+def steepest(rate):
+    sigma = SigmaSchedule(rate, kind="paper", alpha=10.0)
+    t = jnp.asarray(np.linspace(0.5, 2, 400_001), jnp.float32)
+    value, slope = jax.jvp(sigma, (t,), (jnp.ones_like(t),))
+    return float(jnp.max(slope / value))
+
+
+rates = np.array([1, 2, 4, 8, 12, 16, 24, 48])
+found = np.array([steepest(float(rate)) for rate in rates])
+assert found[0] < 99 and np.all(found[rates >= 8] > 99)
+assert 650 < found[list(rates).index(24)] < 760
+
+figure, axes = plt.subplots(figsize=(6, 3))
+axes.loglog(rates, found, "o", label="largest sigma' / sigma")
+axes.loglog(rates, np.pi * rates * 0.99 / 0.1, ":", label="pi R (1 - s0) / sqrt(s0)")
+axes.axhline(99, color="grey", label="Lemma D.7")
+axes.set(xlabel="frames per second", title="The bound of the lemma, and what it bounds")
+axes.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# ## Theorem 4.1, by integration
+#
+# The minimum of the objective for one clip is $F(x, t) = \frac{\sigma'}{\sigma} (x - \mu) + \mu'$ at $x = \psi_t$. The
+# paper prints $z$ in the place of $x$, and integrates it so in Theorem F.4. Only the first follows the path. The clip
+# here is a curve in the plane with 24 frames, read 192 times a second.
+
+# %%
+turn = 2 * np.pi * np.arange(1, FRAMES + 1) / FRAMES
+curve = np.stack([np.cos(turn) + 0.3 * np.cos(3 * turn), np.sin(turn)], -1)
+clip = jnp.asarray(curve, jnp.float32)[None, :, None, None]  # (1, n, 1, 1, 2)
+path = latent(FRAMES, 31, default)
+times = np.arange(1, 193) / 192.0
+solver = Solver(method="dopri5", rtol=1e-6, atol=1e-6)
+field, shape = vlfm.exact_field(path, clip), (8, 1, 1, 2)
+mean = np.stack([path.position.mean(clip[0, :, 0, 0], jnp.float32(t)) for t in times])
+
+
+def as_printed(x, s, condition=None, z=None):
+    sigma, change = jax.jvp(default, (s[0],), (jnp.ones_like(s[0]),))
+    mu, slope = jax.vmap(lambda t: jax.jvp(lambda t: path.position.mean(clip[0, :, 0, 0], t), (t,), (jnp.ones_like(t),)))(s[0])
+    wide = lambda a: a[:, None, None, None]
+    return (wide((change / sigma)[:, None]) * (z - wide(mu)) + wide(slope),)
+
+
+start = jax.random.normal(jax.random.key(1), (8, 1, 1, 1, 2))
+with_x = vlfm.generate(field, jax.random.key(0), times, shape, solver=solver, readout="none", start=start)
+printed = vlfm.generate(
+    lambda x, s, c: as_printed(x, s, c, start), jax.random.key(0), times, shape, solver=solver, readout="none", start=start
+)
+target = np.asarray(default(jnp.asarray(times)))[None, :, None] * np.asarray(start)[:, 0, 0] + mean[None]
+off = lambda out: float(np.abs(np.asarray(out)[:, :, 0, 0] - target).max())
+assert off(with_x) < 1e-3 and off(printed) > 1
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True)
+for axis, out, name in zip(axes, (with_x, printed), ("F(x, t)", "as printed, F(z, t)")):
+    for row in np.asarray(out)[:, :, 0, 0]:
+        axis.plot(*row.T, lw=0.8)
+    axis.plot(*curve.T, "k.", ms=4)
+    axis.set(title=f"{name}: off by {off(out):.1g}", xlim=(-3, 3), ylim=(-3, 3))
+plt.show()
+
+# %% [markdown]
+# ## Several clips
+#
+# With more than one clip the minimum weighs the clips by how likely each is at $x$. All of the choice falls into the
+# time before the first frame, where the noise goes: what is left is one clip for each sample, followed to its end.
+
+# %%
+other = jnp.asarray(np.stack([curve[:, 0] - 0.5, -curve[:, 1] ** 2], -1), jnp.float32)[None, :, None, None]
+both = jnp.concatenate([clip, other])
+out = np.asarray(vlfm.generate(vlfm.exact_field(path, both), jax.random.key(3), times, (60, 1, 1, 2), solver=solver, sigma=default))[:, :, 0, 0]
+means = np.stack([[path.position.mean(c[:, 0, 0], jnp.float32(t)) for t in times] for c in both])
+distance = np.abs(out[:, None] - means[None]).max(-1)  # (samples, clips, times)
+last = distance[:, :, -1]
+assert last.min(1).max() < 0.03
+assert 0.2 < np.mean(last.argmin(1)) < 0.8, "both come"
+assert np.all(distance[:, :, 24:].argmin(1) == last.argmin(1)[:, None]) or np.mean(distance[:, :, 24:].min(1)) < 0.03
+
+figure, axes = plt.subplots(figsize=(5, 4.5))
+for row, which in zip(out, last.argmin(1)):
+    axes.plot(*row.T, lw=0.5, color=("tab:blue", "tab:orange")[which])
+for c in both:
+    axes.plot(*np.asarray(c)[:, 0, 0].T, "k.", ms=4)
+axes.set(title="Sixty samples of two clips, without their noise", xlim=(-3, 3), ylim=(-3, 3))
+plt.show()
