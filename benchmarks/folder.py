@@ -25,6 +25,7 @@ WEIGHTS = flags.DEFINE_list("weights", [], "Encoder and decoder of the TAESD fam
 OUT = flags.DEFINE_string("out", "out/folder_study", "Where the runs go.")
 CODECS = flags.DEFINE_list("codecs", ["pixels"], "Of pixels and taesd.")
 KNOWN = flags.DEFINE_list("known", ["1", "2"], "Known frames of the runs.")
+SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE: replaces an entry of config.sample once the runs are trained.")
 flags.mark_flag_as_required("data")
 
 
@@ -39,7 +40,8 @@ def main():
         configs = {f"known_{n}": subject.knowing(base, int(n)) for n in KNOWN.value}
         titles = {f"known_{n}": f"BI-FLOW, {n} known" for n in KNOWN.value}
         record = side_by_side(
-            configs, out, titles=titles, heading=f"Real video, {kind}", command=command
+            configs, out, titles=titles, heading=f"Real video, {kind}", command=command,
+            sampling=launch.entries(SAMPLE, "epsilon=0.8"),
         )
         write(f"folder_{kind}", record)
 

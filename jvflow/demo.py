@@ -30,7 +30,9 @@ def demo(config, out, *, command: str) -> dict:
     )
 
 
-def side_by_side(configs: dict, out, *, titles: dict[str, str], heading: str, command: str, paper_table=None) -> dict:
+def side_by_side(
+    configs: dict, out, *, titles: dict[str, str], heading: str, command: str, paper_table=None, sampling: dict | None = None
+) -> dict:
     """Trains experiments on one data set, streams them, and writes `report.html` and `metrics.json`.
 
     Whatever is already trained in `out` is not trained again, and what was streamed under the same
@@ -41,6 +43,7 @@ def side_by_side(configs: dict, out, *, titles: dict[str, str], heading: str, co
       out: a folder; each run gets the subfolder of its name, and the data set is shared.
       titles: name -> what the report calls it.
       heading, command, paper_table: of the report.
+      sampling: entries of `config.sample` to replace in every run, once it is trained.
 
     Returns:
       The content of `metrics.json`.
@@ -50,7 +53,7 @@ def side_by_side(configs: dict, out, *, titles: dict[str, str], heading: str, co
         config = config.copy_and_resolve_references()
         config.data.cache = str(out / "data")
         train(config, out / name)
-    runs = {name: load(out / name) for name in configs}
+    runs = {name: load(out / name, sampling=sampling) for name in configs}
     first = next(iter(runs.values()))
     data = first.data()
     yardstick = Yardstick.of(first.config.evaluate, data)

@@ -31,6 +31,9 @@ def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatc
     again = demo.demo(config, tmp_path / "out", command="one")
     assert len(calls) == 3 and json.dumps(again) == json.dumps(record) == json.dumps(json.loads((tmp_path / "out" / "metrics.json").read_text()))
     assert (tmp_path / "out" / "report.html").read_text() == page
+    runs = dict(configs={"biflow": config}, titles=demo.TITLES, heading="again", command="one")
+    other = demo.side_by_side(out=tmp_path / "out", sampling=dict(epsilon=0.7), **runs)
+    assert other["protocol"]["biflow"]["epsilon"] == 0.7 and len(calls) == 4
     config.evaluate.videos = 3
     with pytest.raises(ValueError, match="holds a run of another config"):
         demo.demo(config, tmp_path / "out", command="two")
