@@ -21,12 +21,12 @@ def config(**run):
     return config
 
 
-def knowing(config, frames: int):
-    """A copy of a config whose fields know `frames` frames, those before the last one under noise."""
+def knowing(config, frames: int, noise: float = 0.3):
+    """A copy of a config whose fields know `frames` frames, those before the last one under noise, of `noise` at most."""
     config = config.copy_and_resolve_references()
     config.context.frames = frames
     if frames > 1:
-        config.context.noise, config.sample.context_noise = 0.3, 0.1
+        config.context.noise, config.sample.context_noise = noise, 0.1
     return config
 
 

@@ -50,6 +50,18 @@ def test_rows_do_not_depend_on_the_number_of_processes(data):
         np.testing.assert_array_equal(batch.video, np.concatenate([p[step].video for p in parts]))
 
 
+def test_a_small_data_set_is_decoded_once_and_a_large_one_is_not_kept(data, monkeypatch):
+    reads, plain = [], records.Source.__getitem__
+    monkeypatch.setattr(records.Source, "__getitem__", lambda source, i: reads.append(i) or plain(source, i))
+    kept = take(data, 20)
+    assert len(reads) <= 8 + 2  # 8 clips; the first of them tells sizes
+    reads.clear()
+    monkeypatch.setattr(pipeline, "KEPT", 1000)
+    for a, b in zip(kept, take(data, 20)):
+        np.testing.assert_array_equal(a.video, b.video)
+    assert len(reads) >= 80
+
+
 def test_what_was_built_is_found_again_and_other_settings_are_another_set(tmp_path):
     config = debug_config(tmp_path)
     built = pipeline.prepare(config.data, tmp_path)

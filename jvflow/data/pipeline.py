@@ -20,6 +20,8 @@ from jvflow.data import folder, procedural, records
 
 PROCEDURAL = "procedural:"
 TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
+KEPT = 512 * 2**20
+"""Bytes of decoded clips that are kept in memory, at most: a data set that fits is decoded once."""
 
 
 @jax.tree_util.register_dataclass
@@ -131,6 +133,24 @@ class _Crop:
         )
 
 
+class _Kept:
+    """A source that keeps what it has read, where all of it takes `most` bytes or less."""
+
+    def __init__(self, source, most: int):
+        each = sum(np.asarray(value).nbytes for value in source[0].values())
+        self._source, self._read = source, {} if each * len(source) <= most else None
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict:
+        if self._read is None:
+            return self._source[index]
+        if index not in self._read:
+            self._read[index] = self._source[index]
+        return self._read[index]
+
+
 class _Rows:
     """The rows of every global batch that belong to one process, in order."""
 
@@ -167,7 +187,7 @@ def batches(
         raise ValueError(f"clips have {have} frames, training needs {frames}: build them with data.frames >= {frames}")
     if batch_size % processes:
         raise ValueError(f"batch_size {batch_size} is not a multiple of {processes} processes")
-    examples = grain.MapDataset.source(clips).seed(seed).shuffle().repeat().random_map(_Crop(frames, latents))
+    examples = grain.MapDataset.source(_Kept(clips, KEPT)).seed(seed).shuffle().repeat().random_map(_Crop(frames, latents))
     rows = grain.MapDataset.source(_Rows(examples, batch_size, process, processes))
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch_size if threads else 0)
     iterator = iter(rows.batch(batch_size // processes).to_iter_dataset(read))
