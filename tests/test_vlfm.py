@@ -116,6 +116,14 @@ def test_the_field_of_several_clips_is_their_weighted_mean():
     near = p.position.mean(several[1], t[0])[None, None] + 0.01
     for x, expected in ((near, vlfm.exact_field(p, several[1:2])),):
         np.testing.assert_allclose(vlfm.exact_field(p, several)(x, (t,))[0], expected(x, (t,))[0], atol=1e-3)
+    t, sigma = jnp.array([0.02]), float(p.position.sigma(jnp.float32(0.02)))
+    mu = np.stack([p.position.mean(c, t[0]) for c in several])
+    x = jnp.asarray(mu.mean(0) + 0.3 * (mu[0] - mu[2]))
+    distance = np.sum((np.asarray(x) - mu) ** 2, (1, 2, 3))
+    likely = np.exp(-(distance - distance.min()) / (2 * sigma**2))
+    likely /= likely.sum()
+    assert 0.02 < likely.min() and likely.max() < 0.95  # the weights are told apart here
+    np.testing.assert_allclose(vlfm.exact_field(p, several)(x[None, None], (t,))[1][0, 0], np.tensordot(likely, mu, 1), atol=1e-4)
     start = jnp.zeros((1, 1, *SHAPE)), (jnp.array([0.0]),)
     average = np.mean([vlfm.exact_field(p, several[i : i + 1])(*start)[0] for i in range(3)], 0)
     np.testing.assert_allclose(vlfm.exact_field(p, several)(*start)[0], average, atol=1e-4)
