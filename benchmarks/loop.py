@@ -37,8 +37,8 @@ def in_loop(config, workdir) -> float:
     """Seconds per step of `train`, from the first write of the metrics (by then all is compiled) to its end."""
     times, flush = [], Metrics.flush
 
-    def timed(self):
-        loss = flush(self)
+    def timed(self, **options):
+        loss = flush(self, **options)
         times.append(time.perf_counter())
         return loss
 

@@ -6,7 +6,7 @@ A run lives in its workdir:
     metrics.jsonl    one line for each step
     checkpoints/     the state and the data position
     samples/         streams from held-out first frames, while training
-    tensorboard/     the same scalars and sheets
+    tensorboard/     the scalars of logged steps, and sheets
 """
 
 import logging
@@ -139,14 +139,15 @@ def train(config, workdir) -> Workdir:
             metrics.add(step, values)
             stopping = stop.requested  # read once: a signal that comes later in this step stops the next one
             last = step == config.train.steps or stopping
-            if step % run.log_every == 0 or step % run.checkpoint_every == 0 or last:
-                loss = metrics.flush()
+            saving = step % run.checkpoint_every == 0 or last
+            if step % run.log_every == 0 or saving:
+                loss = metrics.flush(behind=0 if saving else 1)  # what is saved has finite losses, and is written
                 now = time.perf_counter()
                 metrics.scalar("steps_per_second", step, metrics.flushed / max(now - clock, 1e-9))
                 clock = now
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
-            if step % run.checkpoint_every == 0 or last:
+            if saving:
                 checkpoints.save(step, state, {"next_index": step})
             if run.sample_every and (step % run.sample_every == 0 or step == config.train.steps):
                 metrics.image("stream", step, sheet(experiment, state, data, config, folder, step))

@@ -100,14 +100,14 @@ def _differences(before: dict, now: dict) -> list[tuple]:
 
 
 class Metrics:
-    """`metrics.jsonl`, one line for each step, and TensorBoard.
+    """`metrics.jsonl`, one line for each step, and TensorBoard, with the last step of each flush.
 
     Values stay on the device until `flush`, so that a step is not waited for. On resume the lines
     after the restored step go: their steps are run again.
     """
 
     def __init__(self, folder: Workdir, step: int, *, tensorboard: bool):
-        self._file, self._pending, self.flushed = folder.metrics, [], 0
+        self._file, self._pending, self.flushed, self._loss = folder.metrics, [], 0, float("nan")
         if self._file.exists():
             whole = [line for line in self._file.read_text().splitlines(keepends=True) if line.endswith("\n")]
             write_text(self._file, "".join(line for line in whole if json.loads(line)["step"] <= step))
@@ -121,32 +121,36 @@ class Metrics:
         """Keeps the values of a step for the next flush."""
         self._pending.append((step, values))
 
-    def flush(self) -> float:
-        """Writes what was kept and returns the last loss.
+    def flush(self, behind: int = 0) -> float:
+        """Writes what was kept and returns the last loss that was written.
+
+        With `behind` the newest steps stay for the next time: the device works on them meanwhile.
 
         Raises:
           FloatingPointError: when a loss is not finite. The steps before it are written.
         """
         lines, bad = [], None
-        for step, values in self._pending:
+        ready = max(len(self._pending) - behind, 0)
+        for step, values in self._pending[:ready]:
             values = {name: float(np.asarray(value)) for name, value in values.items()}
             if not np.isfinite(values["loss"]):
                 bad = (step, values["loss"], values.get("gradient_norm"))
                 break
             lines.append(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
-                self.scalar(name, step, value)
+            self._loss = values["loss"]
         with open(self._file, "a") as file:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
-        self.flushed, self._pending = len(self._pending), []
+        for name, value in (values if lines and not bad else {}).items():
+            self.scalar(name, step, value)
+        self.flushed, self._pending = ready, self._pending[ready:]
         if bad:
             raise FloatingPointError(
                 f"the loss is {bad[1]} at step {bad[0]} (gradient norm {bad[2]}): the last checkpoint is from before it; "
                 "try a lower config.optimizer.learning_rate, or config.optimizer.clip"
             )
-        return values["loss"]
+        return self._loss
 
     def scalar(self, name: str, step: int, value: float) -> None:
         """One number for TensorBoard alone."""

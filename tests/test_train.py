@@ -107,11 +107,11 @@ def test_a_signal_at_any_moment_of_a_step_saves(tmp_path, monkeypatch, moment):
     config.run.update(log_every=1, checkpoint_every=1000)
     call, calls = getattr(train.Metrics, moment), []
 
-    def signalled(self, *args):
+    def signalled(self, *args, **options):
         calls.append(args)
         if len(calls) == 7:
             signal.raise_signal(signal.SIGTERM)
-        return call(self, *args)
+        return call(self, *args, **options)
 
     monkeypatch.setattr(train.Metrics, moment, signalled)
     with pytest.raises(train.Stopped, match="saved"):
@@ -223,3 +223,12 @@ def test_metrics_are_written_before_a_bad_step_is_reported(tmp_path):
     with pytest.raises(FloatingPointError, match="nan at step 2"):
         metrics.flush()
     assert steps_in(tmp_path) == [1]
+
+
+def test_metrics_of_the_newest_steps_can_wait(tmp_path):
+    metrics = Metrics(Workdir(tmp_path), 0, tensorboard=False)
+    for step, loss in ((1, 0.5), (2, 0.25), (3, 0.125)):
+        metrics.add(step, {"loss": jnp.float32(loss)})
+    assert metrics.flush(behind=1) == 0.25 and metrics.flushed == 2 and steps_in(tmp_path) == [1, 2]
+    assert metrics.flush(behind=1) == 0.25 and metrics.flushed == 0
+    assert metrics.flush() == 0.125 and steps_in(tmp_path) == [1, 2, 3]
