@@ -40,7 +40,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
-from jvflow.field import Condition, Field, along, as_partial
+from jvflow.field import Condition, Field, along, as_partial, column
 from jvflow.path import BILINEAR, LINEAR, Ends, matching_loss
 from jvflow.solver import Solver
 
@@ -88,7 +88,7 @@ def _with_noised(condition, frames, keys, most):
         return _with(condition, frames)
     key_level, key_noise = _split(keys, 2)
     level = most * jax.vmap(jax.random.uniform)(key_level)
-    return _with(condition, frames + _column(level, frames) * _noise(key_noise, frames))
+    return _with(condition, frames + column(level, frames) * _noise(key_noise, frames))
 
 
 def _with(condition, frames):
@@ -103,12 +103,12 @@ NEAREST = 0.05  # (6) divides by the distance from the clean state
 
 def _biflow_from_clean(x, s, outputs):
     velocity, clean = outputs
-    return velocity, (x - clean) / _column(jnp.maximum(s[1], NEAREST), x)  # (6)
+    return velocity, (x - clean) / column(jnp.maximum(s[1], NEAREST), x)  # (6)
 
 
 def _condiff_from_clean(x, s, outputs):
     (clean,) = outputs
-    return ((clean - x) / _column(jnp.maximum(1 - s[0], NEAREST), x),)  # (6)
+    return ((clean - x) / column(jnp.maximum(1 - s[0], NEAREST), x),)  # (6)
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def next_frame(
     if source == "noise":
         x = noise
     else:
-        x = frame if curve is plain else frame + _column(level, frame) * noise
+        x = frame if curve is plain else frame + column(level, frame) * noise
     derivative = along(field, curve.position, condition, each=(level,), moving=curve.moving)
     solution = solver(derivative, x, curve.start, curve.stop)
     x = solution.x if clamp is None else jnp.clip(solution.x, *clamp)
@@ -277,11 +277,6 @@ def _frames(step, past, key):
         following = step(past=pending[0], key=jax.random.fold_in(key, number))
         yield pending[0][:, -1:], pending[1]
         pending = following
-
-
-def _column(values, like):
-    """Values (b,), one for each example, against the axes of `like`."""
-    return values.reshape(values.shape + (1,) * (like.ndim - 1))
 
 
 # --- noise ----------------------------------------------------------------------------------------

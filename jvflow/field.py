@@ -102,7 +102,11 @@ def along(field: Field, curve: Callable, condition: Condition | None, *, each: t
                 f"the curve moves along {need} coordinates, the field has {len(velocities)} velocities: "
                 "FLOW and CONDIFF fields take the curve `plain`"
             )
-        expand = lambda c: c.reshape(c.shape + (1,) * (x.ndim - 1))
-        return sum(expand(d) * v for d, v in zip(ds, velocities))
+        return sum(column(d, x) * v for d, v in zip(ds, velocities))
 
     return derivative
+
+
+def column(values: Float[Array, "b"], like: Array) -> Array:
+    """Values, one for each example, against the axes of `like` (b, ...)."""
+    return values.reshape(values.shape + (1,) * (like.ndim - 1))

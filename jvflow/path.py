@@ -221,6 +221,10 @@ def matching_loss(path, field, ends: Ends, s: Coordinates, condition=None, weigh
             f"the path has {len(targets)} velocities, the field returned {len(outputs)}: "
             "build the network with as many velocities as the objective has coordinates"
         )
-    error = lambda a, b: jnp.mean(jnp.square(a - b).reshape(len(a), -1), axis=1)
     weights = (1.0,) * len(targets) if weights is None else weights
-    return sum(w * error(a, b) for w, a, b in zip(weights, outputs, targets, strict=True))
+    return sum(w * squared_error(a, b) for w, a, b in zip(weights, outputs, targets, strict=True))
+
+
+def squared_error(a: Float[Array, "b ..."], b: Float[Array, "b ..."]) -> Float[Array, "b"]:
+    """The mean over all but the batch axis."""
+    return jnp.mean(jnp.square(a - b).reshape(len(a), -1), axis=1)

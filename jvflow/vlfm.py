@@ -31,8 +31,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Key
 
-from jvflow.field import Condition, Field, along, as_partial, guide
-from jvflow.path import Clip, Path
+from jvflow.field import Condition, Field, along, as_partial, column, guide
+from jvflow.path import Clip, Path, squared_error
 from jvflow.solver import Solver
 
 Frames = Float[Array, "b f h w c"]
@@ -71,38 +71,36 @@ def loss(
       slope: m of (6), latents per second; errors are as they are when None (the paper).
       density: of t.
     """
-    key_t, key_noise = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-    t = density(key_t, path)
-    noise = jax.vmap(lambda key: jax.random.normal(key, frames[0, :1].shape, frames.dtype))(key_noise)
-    clip = Clip(rearrange(frames, "b n h w c -> b n 1 h w c"), noise)
+    t, clip = _drawn(frames, keys, density, path)
     x, (velocity,) = path(clip, (t,))
     outputs = field(x, (t,), condition)
-    error = lambda a, b: jnp.mean(jnp.square(a - b).reshape(len(a), -1), axis=1)
     per = 1.0 if slope is None else jnp.square(_rate(path.position.sigma, t)[1]) + slope**2  # (6)
-    total = error(outputs[0], velocity) / per
+    total = squared_error(outputs[0], velocity) / per
     if mean:
         if len(outputs) < 2:
             raise ValueError(f"mean={mean} fits a second output of the field to mu, and it has {len(outputs)}: use `from_mean`, or mean=0")
-        total = total + mean * error(outputs[1], jax.vmap(path.position.mean)(clip.frames, t))
+        total = total + mean * squared_error(outputs[1], jax.vmap(path.position.mean)(clip.frames, t))
     return total
 
 
 def direct_loss(field: Field, frames: Frames, keys: Key[Array, "b"], condition: Condition | None = None, *, path: Path) -> Float[Array, "b"]:
     """The paper's ablation (section 6.4): the same network regresses the latent at t from noise, without a flow."""
+    t, clip = _drawn(frames, keys, Density(), path)
+    return squared_error(field(clip.noise, (t,), condition)[0], jax.vmap(path.position.mean)(clip.frames, t))
+
+
+def _drawn(frames, keys, density, path) -> tuple[Array, Clip]:
+    """t and the ends of the path, from one key for each example."""
     key_t, key_noise = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-    t = Density()(key_t, path)
+    t = density(key_t, path)
     noise = jax.vmap(lambda key: jax.random.normal(key, frames[0, :1].shape, frames.dtype))(key_noise)
-    target = jax.vmap(path.position.mean)(rearrange(frames, "b n h w c -> b n 1 h w c"), t)
-    return jnp.mean(jnp.square(field(noise, (t,), condition)[0] - target), axis=(1, 2, 3, 4))
+    clip = Clip(rearrange(frames, "b n h w c -> b n 1 h w c"), noise)
+    return t, clip
 
 
 def _rate(function: Callable, t):
     """A function of time and its derivative, at times (b,)."""
     return jax.jvp(function, (t,), (jnp.ones_like(t),))
-
-
-def _column(values, like):
-    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
 # --- fields ---------------------------------------------------------------------------------------
@@ -121,7 +119,7 @@ class _FromMean:
     def __call__(self, field, x, s, condition=None):
         mean, motion = field(x, s, condition)
         sigma, change = _rate(self.path.position.sigma, s[0])
-        return _column(change / sigma, x) * (x - mean) + self.slope * motion, mean  # (7)
+        return column(change / sigma, x) * (x - mean) + self.slope * motion, mean  # (7)
 
 
 def exact_field(path: Path, clips: Float[Array, "i n h w c"]) -> Field:
@@ -191,6 +189,8 @@ def generate(
         raise ValueError(f"unknown readout {readout!r}: use noise, mean or none")
     if readout == "noise" and sigma is None:
         raise ValueError("readout='noise' takes sigma(t) z away and needs sigma: pass the path's schedule, or readout='none'")
+    if readout == "noise" and start is not None:
+        raise ValueError("readout='noise' needs the z of the start, and only x(0) is given: use readout='mean' or 'none', or no start")
     solver = Solver(**solver) if isinstance(solver, dict) else solver
     b, h, w, c = shape
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(b))
@@ -216,7 +216,6 @@ def _solved(field, x, times, condition, solver):
     if end == 0:
         return x[None]
     return _solve(field, x, times, condition, solver=solver, end=end)
-
 
 
 @partial(jax.jit, static_argnames=("solver", "end"))

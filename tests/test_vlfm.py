@@ -224,6 +224,7 @@ def test_guidance_goes_beyond_the_condition():
         (lambda f: vlfm.generate(f, jax.random.key(0), [0.5, 0.2], (1, *SHAPE), readout="none"), "each after the one before"),
         (lambda f: vlfm.generate(f, jax.random.key(0), [-0.5], (1, *SHAPE), readout="none"), "seconds from 0 on"),
         (lambda f: vlfm.generate(f, jax.random.key(0), [0.5], (1, *SHAPE)), "needs sigma"),
+        (lambda f: vlfm.generate(f, jax.random.key(0), [0.5], (1, *SHAPE), sigma=SCHEDULES["paper"], start=jnp.zeros((1, 1, *SHAPE))), "needs the z"),
         (lambda f: vlfm.generate(f, jax.random.key(0), [0.5], (1, *SHAPE), readout="mu"), "unknown readout 'mu'"),
         (lambda f: losses(lambda x, s, c: f(x, s, c)[:1], dict(mean=1.0)), "it has 1: use `from_mean`"),
         (lambda f: losses(f, frames=clips()[:, :5]), "clips of 12 frames, got 5"),
