@@ -28,7 +28,7 @@ def main():
     import torch
 
     from jvflow import hippo
-    from jvflow.path import LatentPosition, SigmaSchedule
+    from jvflow.latent_path import LatentPosition, SigmaSchedule
 
     public = _public(HIPPO.value)(ORDER, max_length=FRAMES)
     rng = np.random.default_rng(0)

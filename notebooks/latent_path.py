@@ -10,7 +10,7 @@
 # # The latent path of VLFM, and the field that follows it
 #
 # $\psi_t = \sigma_t z + \mu_t$: the noise level over video time, the exact field of Theorem 4.1, and what a clip is
-# when it is read at other times than its frames. `jvflow/path.py` and `jvflow/vlfm.py` have the equations.
+# when it is read at other times than its frames. `jvflow/latent_path.py` and `jvflow/vlfm.py` have the equations.
 
 # %%
 import jax
@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jvflow import vlfm
-from jvflow.path import Clip, SigmaSchedule, latent
+from jvflow.latent_path import Clip, SigmaSchedule, latent
 from jvflow.solver import Solver
 
 RATE, FRAMES = 24.0, 24  # one second
