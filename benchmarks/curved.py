@@ -16,9 +16,8 @@ from jvflow import state as states
 from jvflow.data import pipeline
 from jvflow.evaluate import Yardstick, controls, describe, method
 from jvflow.experiment import assemble
-from jvflow.networks import as_field
 from jvflow.path import BILINEAR, CURVED, Ends, matching_loss
-from jvflow.sample import Run
+from jvflow.run import Run
 from jvflow.train import train_step
 from jvflow.workdir import Workdir
 
@@ -47,9 +46,9 @@ def measure() -> dict:
     )
 
 
-def loss(path, weights, field, frames, keys, key):
+def loss(path, weights, field, frames, condition, keys, key):
     """BI-FLOW's loss along `path`, for frames (b, BETWEEN + 2, h, w, c)."""
-    del key
+    del condition, key
     t, alpha = (jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, i)))(keys) for i in range(2))
     x0, between, x1 = frames[:, :1], frames[:, 1:-1, None], frames[:, -1:]
     noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 2), x0.shape[1:]))(keys)
@@ -61,8 +60,8 @@ def trained(config, data, path, seed: int) -> Run:
     experiment = dataclasses.replace(assemble(config), loss=partial(loss, path, tuple(config.weights.biflow)))
     key_init, key_steps = jax.random.split(jax.random.key(seed))
     state = states.create(key_init, experiment.network, experiment.optimizer, ema=True)
-    batches = pipeline.batches(data, frames=BETWEEN + 2, batch_size=config.train.batch_size, seed=seed)
+    batches = pipeline.batches(data, window=pipeline.Window(BETWEEN + 2), batch_size=config.train.batch_size, seed=seed)
     step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     for _, batch in zip(range(config.train.steps), batches):
-        state, _ = step(state, jax.tree.map(jnp.asarray, batch), key_steps, ())
-    return Run(config, experiment, as_field(experiment.network, state.ema), Workdir(subject.folder()), config.train.steps)
+        state, _ = step(state, jax.tree.map(jnp.asarray, batch), key_steps)
+    return Run(config, experiment, state.ema, Workdir(subject.folder()), config.train.steps)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 @jax.tree_util.register_dataclass
@@ -54,6 +54,17 @@ def null(condition: Condition | None) -> Condition | None:
         text_mask=None if text is None else jnp.zeros(text.shape[:2] if mask is None else mask.shape, bool),
         label=None if label is None else jnp.full_like(label, -1),
     )
+
+
+def drop(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Condition | None:
+    """Caption dropout: the condition with text and label left out for a part `rate` of the examples, as `null` leaves them out.
+
+    A field that was trained so knows both fields that guidance (2) compares. One key for each example.
+    """
+    if condition is None or not rate:
+        return condition
+    out = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    return jax.tree.map(lambda there, gone: jnp.where(column(out, there), gone, there), condition, null(condition))
 
 
 def as_partial(field: Field) -> jax.tree_util.Partial:

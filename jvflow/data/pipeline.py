@@ -7,14 +7,14 @@ the rows are dealt out to processes, so neither a restart nor another number of 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grain
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jvflow.data import folder, procedural, records
 
@@ -34,12 +34,33 @@ class Batch:
       fps: frames per second of each clip (b,).
       start: seconds into its source (b,).
       latent_mean: of a data set with latents, (b, f, h, w, c).
+      text_tokens, text_mask: of the captions, as a text encoder's `tokenize` returns them, where one was given.
     """
 
     video: Array | None
     fps: Float[Array, "b"]
     start: Float[Array, "b"]
     latent_mean: Float[Array, "b f h w c"] | None = None
+    text_tokens: Int[Array, "b n"] | None = None
+    text_mask: Bool[Array, "b m"] | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which frames of a clip are trained on: `frames` of them, every `every`-th, from a random one on, or from the first."""
+
+    frames: int
+    every: int = 1
+    anywhere: bool = True
+
+    def __post_init__(self):
+        if self.frames < 1 or self.every < 1:
+            raise ValueError(f"a window needs at least 1 frame, and every 1st of them or fewer, got frames {self.frames}, every {self.every}")
+
+    @property
+    def span(self) -> int:
+        """Frames of the clip from the first of the window to the last."""
+        return (self.frames - 1) * self.every + 1
 
 
 def prepare(data, workdir, frames: int = 1) -> Path:
@@ -117,19 +138,24 @@ def _render(kind, split, settings) -> records.Lazy:
 
 @dataclass(frozen=True)
 class _Crop:
-    """A random window of `frames` frames of a clip, of its latents where they are wanted."""
+    """A window of a clip, of its latents where they are wanted, with the tokens of its caption where there is a tokenizer."""
 
-    frames: int
+    window: Window
     latents: bool
+    tokenize: Callable | None
 
     def __call__(self, clip: dict, rng: np.random.Generator) -> Batch:
-        first = int(rng.integers(len(clip["video"]) - self.frames + 1))
-        window = slice(first, first + self.frames)
+        span = self.window.span
+        first = int(rng.integers(len(clip["video"]) - span + 1)) if self.window.anywhere else 0
+        window = slice(first, first + span, self.window.every)
+        tokens, mask = (a[0] for a in self.tokenize([clip["caption"]])) if self.tokenize else (None, None)
         return Batch(
             video=None if self.latents else clip["video"][window],
-            fps=np.float32(clip["fps"]),
+            fps=np.float32(clip["fps"] / self.window.every),
             start=np.float32(clip["start"] + first / clip["fps"]),
             latent_mean=clip["latent_mean"][window] if self.latents else None,
+            text_tokens=tokens,
+            text_mask=mask,
         )
 
 
@@ -167,27 +193,28 @@ class _Rows:
 
 
 def batches(
-    directory, *, frames: int, batch_size: int, seed: int, threads: int = 1, step: int = 0,
-    process: int = 0, processes: int = 1, latents: bool = False,
+    directory, *, window: Window, batch_size: int, seed: int, threads: int = 1, step: int = 0,
+    process: int = 0, processes: int = 1, latents: bool = False, tokenize: Callable | None = None,
 ) -> Iterator[Batch]:
     """Endless training batches of one process, from step `step` on.
 
     Args:
       directory: a data set of `records`.
-      frames: length of the random window that is cut from each clip.
+      window: what is cut from each clip.
       batch_size: of the global batch; each process gets its `batch_size / processes` rows.
       seed: of order and windows.
       threads: that read ahead; 0 reads when asked.
       step: the data position, batches that were already used.
       latents: read the latents of the data set (`jvflow.latents`) and not its video.
+      tokenize: of a text encoder, for the captions.
     """
     clips = records.open(directory, "train")
     have = clips[0]["video"].shape[0]
-    if have < frames:
-        raise ValueError(f"clips have {have} frames, training needs {frames}: build them with data.frames >= {frames}")
+    if have < window.span:
+        raise ValueError(f"clips have {have} frames, training needs {window.span}: build them with data.frames >= {window.span}")
     if batch_size % processes:
         raise ValueError(f"batch_size {batch_size} is not a multiple of {processes} processes")
-    examples = grain.MapDataset.source(_Kept(clips, KEPT)).seed(seed).shuffle().repeat().random_map(_Crop(frames, latents))
+    examples = grain.MapDataset.source(_Kept(clips, KEPT)).seed(seed).shuffle().repeat().random_map(_Crop(window, latents, tokenize))
     rows = grain.MapDataset.source(_Rows(examples, batch_size, process, processes))
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch_size if threads else 0)
     iterator = iter(rows.batch(batch_size // processes).to_iter_dataset(read))
@@ -200,3 +227,9 @@ def clips(directory, split: str, *, count: int | None = None, frames: int | None
     source = records.open(directory, split)
     count = len(source) if count is None else min(count, len(source))
     return np.stack([source[i]["video"][:frames] for i in range(count)])
+
+
+def captions(directory, split: str, *, count: int | None = None) -> list[str]:
+    """The captions of the first `count` clips of a split, of all when None."""
+    source = records.open(directory, split)
+    return [source[i]["caption"] for i in range(len(source) if count is None else min(count, len(source)))]

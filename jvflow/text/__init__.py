@@ -1,0 +1,18 @@
+"""Text encoders: captions to the tokens that a field is conditioned on.
+
+Strings end on the host: `tokenize` makes arrays of them while batches are read, `apply` embeds those inside a compiled step.
+"""
+
+from jvflow.text import byte_encoder
+from jvflow.text.base import TextEncoder
+
+__all__ = ["TextEncoder", "build"]
+
+
+def build(name: str, **sizes) -> TextEncoder | None:
+    """A text encoder by its name: "bytes" with the sizes of `byte_encoder.BytesConfig`, or "none"."""
+    if name == "none":
+        return None
+    if name == "bytes":
+        return byte_encoder.encoder(byte_encoder.BytesConfig(**sizes))
+    raise ValueError(f"unknown text encoder {name!r}: use 'bytes' or 'none'")

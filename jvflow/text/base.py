@@ -1,0 +1,28 @@
+"""What a text encoder is."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+Tokens = tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b m"]]
+
+
+class TextEncoder(NamedTuple):
+    """An encoder of captions as functions.
+
+    Attributes:
+      tokenize: `captions -> (tokens (b, n), mask (b, m))`, on the host. The mask says which of the m
+        embeddings stand for text; an empty caption has none.
+      apply: `(params, tokens) -> (b, m, width)`, pure.
+      width: of an embedding.
+      init: `key -> params` of an encoder that is trained with its network; None for a pretrained one.
+      params: of a pretrained encoder, which stays as it is; else None.
+    """
+
+    tokenize: Callable[[Sequence[str]], Tokens]
+    apply: Callable[[Any, Int[Array, "b n"]], Float[Array, "b m d"]]
+    width: int
+    init: Callable | None = None
+    params: Any = None
