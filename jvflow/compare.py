@@ -14,7 +14,7 @@ from pathlib import Path
 from jvflow import report
 from jvflow.evaluate import Yardstick, controls, describe, method
 from jvflow.files import write_text
-from jvflow.sample import load
+from jvflow.run import load
 from jvflow.workdir import Workdir, override
 
 LOG = logging.getLogger(__name__)

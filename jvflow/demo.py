@@ -11,7 +11,7 @@ from jvflow import report
 from jvflow.data import pipeline
 from jvflow.evaluate import Yardstick, controls, describe, method
 from jvflow.files import write_text
-from jvflow.sample import Run, load
+from jvflow.run import Run, load
 from jvflow.train import train
 
 LOG = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def side_by_side(
         titles[name]: dict(loss=_thinned(run.folder.losses()), distance=figures[name]["distance"], motion=figures[name]["motion"])
         for name, run in runs.items()
     }
-    sizes = {name: f"{sum(a.size for a in jax.tree.leaves(run.field)):,}" for name, run in runs.items()}
+    sizes = {name: f"{sum(a.size for a in jax.tree.leaves(run.params)):,}" for name, run in runs.items()}
     report.write(
         out / "report.html", title=heading, command=command,
         methods={titles[n]: {key: f[key] for key in report.MEASURES} for n, f in figures.items()},

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jvflow import metrics
+from jvflow import clips, metrics
 from jvflow.biflow import backward, correcting
 from jvflow.data import pipeline
-from jvflow.sample import Run, frames, load, protocol
+from jvflow.run import Run, load
+from jvflow.sample import frames, stream_protocol
 from jvflow.workdir import override
 
 
@@ -156,11 +157,11 @@ def truth(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h 
 
 
 def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None, sampling: dict | None = None) -> dict:
-    """Evaluates a trained run under its config's protocol.
+    """Evaluates a trained run under its config's protocol; clips (VLFM) by `clips.evaluate`.
 
     Args:
       workdir: of `launch.train`.
-      step, ema, sampling: which parameters, and how they are sampled, see `sample.load`.
+      step, ema, sampling: which parameters, and how they are sampled, see `run.load`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
 
     Returns:
@@ -168,9 +169,10 @@ def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None, sam
     """
     run = load(workdir, step=step, ema=ema, sampling=sampling)
     override(run.config, "evaluate", overrides or {})
-    settings = run.config.evaluate
+    if run.experiment.generate:
+        return clips.evaluate(run)
     data = run.data()
-    yardstick = Yardstick.of(settings, data)
+    yardstick = Yardstick.of(run.config.evaluate, data)
     references = controls(yardstick, data)
     return dict(method(run, yardstick, data)[0], controls=references, protocol=describe(run, yardstick))
 
@@ -197,7 +199,7 @@ def method(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray
 
 def describe(run: Run, yardstick: Yardstick) -> dict:
     """The protocol: everything that decides the figures."""
-    return protocol(run) | dict(
+    return stream_protocol(run) | dict(
         distance=metrics.DISTANCE_NAME,
         reference_windows=len(yardstick.reference), real_motion=yardstick.motion,
         seconds="wall time over frames times streams, without compilation",

@@ -3,15 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import optax
 from jaxtyping import Array, Float, Key
 
-from jvflow import biflow, codecs, coupling, networks, optimizer
+from jvflow import biflow, codecs, coupling, hippo, latent_path, networks, optimizer, text, vlfm
 from jvflow.codecs import Codec
+from jvflow.data.pipeline import Batch, Window
+from jvflow.field import Condition, drop
 from jvflow.networks import Network
+from jvflow.path import Path
 from jvflow.solver import Solver
+from jvflow.text import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -19,48 +24,69 @@ class Experiment:
     """The functions of one experiment.
 
     Attributes:
-      network: `init` and `apply`.
+      network: `init` and `apply`. Its parameters hold those of a trained text encoder, under "text".
       codec: video to latents and back.
-      loss: `(field, latents (b, f, h, w, c), keys (b,), key) -> (b,)`.
-      past_frames: frames that a stream starts from.
-      clip_frames: frames that the loss needs of each clip.
+      window: which frames of each clip the loss gets.
+      loss: `(field, latents (b, f, h, w, c), condition, keys (b,), key) -> (b,)`.
       optimizer: of the parameters.
       schedule: the learning rate over the steps.
-      stream: `(field, first frames, key) -> iterator of (frames, nfe)`.
+      text: the encoder of captions, or None.
+      past_frames: frames that a stream starts from.
+      stream: `(field, first frames, key) -> iterator of (frames, nfe)`, of what streams (Bi-flow).
+      path: the path of a clip, of what generates whole clips (VLFM).
+      generate: `(field, key, times, count, condition) -> Clips`, likewise.
     """
 
     network: Network
     codec: Codec
+    window: Window
     loss: Callable
-    past_frames: int
-    clip_frames: int
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    stream: Callable
+    text: TextEncoder | None = None
+    past_frames: int = 0
+    stream: Callable | None = None
+    path: Path | None = None
+    generate: Callable | None = None
+
+    @property
+    def given(self) -> dict:
+        """Parameters that came with the codec and the text encoder: arguments of a compiled step, not constants in it."""
+        return dict(codec=self.codec.params, text=self.text and self.text.params)
+
+    def latents(self, batch: Batch, given: dict) -> Float[Array, "b f h w c"]:
+        """What the flow is learned on: the batch's latents, or its video through the codec."""
+        return batch.latent_mean if batch.latent_mean is not None else self.codec.encode(given["codec"], batch.video).mean
+
+    def condition(self, params: Any, tokens, mask, given: dict) -> Condition | None:
+        """The captions, embedded; None without a text encoder. `params` are those of `network`."""
+        if self.text is None:
+            return None
+        return Condition(text=self.text.apply(params["text"] if self.text.init else given["text"], tokens), text_mask=mask)
 
 
 COUPLINGS = {"consecutive": coupling.consecutive, "independent": coupling.independent}
 
 
-def _choose(table: dict, key: str, value: str):
-    if value not in table:
-        raise ValueError(f"unknown {key} {value!r}: use one of {', '.join(table)}")
-    return table[value]
-
-
-def biflow_loss(loss, couple, field, latents: Float[Array, "b f h w c"], keys: Key[Array, "b"], key) -> Float[Array, "b"]:
-    """The loss of consecutive frames: the last frame of each clip is the future, those before it the past."""
-    past, future = couple(latents[:, :-1], latents[:, -1:], key)
-    return loss(field, past, future, keys)
-
-
-def _converted(convert, apply, params, x, s, condition=None):
-    return convert(x, s, apply(params, x, s, condition))
-
-
 def assemble(config) -> Experiment:
     """All functions of a config. Wrong names and sizes that do not fit are errors here."""
-    objective = _choose(biflow.OBJECTIVES, "objective", config.objective)
+    methods = {**dict.fromkeys(biflow.OBJECTIVES, _biflow), "vlfm": _vlfm, "direct": _vlfm}
+    method = _choose(methods, "objective", config.objective)
+    codec = codecs.build(**config.codec)
+    update, rate = _optimizer(config)
+    return Experiment(codec=codec, optimizer=update, schedule=rate, **method(config, codec))
+
+
+def example_keys(key: Key[Array, ""], count: int) -> Key[Array, "b"]:
+    """One key per example of the global batch, from its index: independent of the number of devices."""
+    return jax.vmap(partial(jax.random.fold_in, key))(jax.numpy.arange(count))
+
+
+# --- Bi-flow --------------------------------------------------------------------------------------
+
+
+def _biflow(config, codec) -> dict:
+    objective = biflow.OBJECTIVES[config.objective]
     couple = _choose(COUPLINGS, "coupling", config.coupling)
     past = config.context.frames
     if past < 1:
@@ -70,59 +96,143 @@ def assemble(config) -> Experiment:
     options = dict(weights=tuple(config.weights[config.objective]), context_noise=config.context.noise)
     if objective.coordinates == 2:
         options["alpha_max"] = config.alpha_max
-    codec = codecs.build(**config.codec)
     latent = codec.latent_shape((1, *config.data.size))
     sizes = dict(config.network)
-    network = networks.build(
-        **dict(sizes, scales=tuple(sizes["scales"][config.objective])),
-        channels=latent[-1],
-        context=objective.context(past) * latent[-1],
-        coordinates=objective.coordinates,
-        velocities=objective.coordinates,
+    network = _network(
+        dict(sizes, scales=tuple(sizes["scales"][config.objective])), latent,
+        context=objective.context(past) * latent[-1], coordinates=objective.coordinates, velocities=objective.coordinates,
     )
-    networks.check(network, latent)
     convert = _choose({"velocity": None, "clean": objective.from_clean}, "prediction", config.prediction)
     if convert:
         network = network._replace(apply=partial(_converted, convert, network.apply))
-    rate = optimizer.schedule(
-        config.optimizer.schedule, config.optimizer.learning_rate,
-        warmup_steps=config.optimizer.warmup_steps, steps=config.train.steps,
-    )
-    update = optimizer.adamw(
-        rate, b1=config.optimizer.b1, b2=config.optimizer.b2, eps=config.optimizer.eps,
-        weight_decay=config.optimizer.weight_decay, clip=config.optimizer.clip,
-    )
-    return Experiment(
+    return dict(
         network=network,
-        codec=codec,
+        window=Window(past + 1),
         loss=partial(biflow_loss, partial(objective.loss, **options), couple),
         past_frames=past,
-        clip_frames=past + 1,
-        optimizer=update,
-        schedule=rate,
-        stream=_stream(config, objective, codec),
+        stream=_stream(config.sample, objective, codec),
     )
 
 
-def _stream(config, objective, codec):
-    sample = config.sample
+def biflow_loss(loss, couple, field, latents: Float[Array, "b f h w c"], condition, keys: Key[Array, "b"], key) -> Float[Array, "b"]:
+    """The loss of consecutive frames: the last frame of each clip is the future, those before it the past."""
+    past, future = couple(latents[:, :-1], latents[:, -1:], key)
+    return loss(field, past, future, keys, condition)
+
+
+def _converted(convert, apply, params, x, s, condition=None):
+    return convert(x, s, apply(params, x, s, condition))
+
+
+def _stream(sample, objective, codec):
     # FLOW and CONDIFF know no noise level: their only curve is the plain one.
     name = sample.curve if objective.coordinates == 2 else "plain"
-    fixed = sample.steps is not None
-    solver = Solver(
-        method=sample.method,
-        rtol=None if fixed else sample.rtol,
-        atol=None if fixed else sample.atol,
-        steps=sample.steps,
-        per_sample=sample.per_sample,
-    )
     return partial(
         biflow.stream, curve=_choose(biflow.CURVES, "sample.curve", name),
         epsilon=0.0 if name == "plain" else sample.epsilon, gain=sample.gain if name == "joint" else 0.0, context_noise=sample.context_noise,
-        solver=solver, source=objective.source, clamp=codec.range,
+        solver=_solver(sample), source=objective.source, clamp=codec.range,
     )
 
 
-def example_keys(key: Key[Array, ""], count: int) -> Key[Array, "b"]:
-    """One key per example of the global batch, from its index: independent of the number of devices."""
-    return jax.vmap(partial(jax.random.fold_in, key))(jax.numpy.arange(count))
+# --- VLFM -----------------------------------------------------------------------------------------
+
+
+def _vlfm(config, codec) -> dict:
+    window = Window(**config.clip)
+    path = _latent_path(config.path, window, config.data.fps)
+    slope = config.path.motion and config.path.motion * path.position.sigma.frame_rate
+    flows = config.objective == "vlfm"
+    prediction = _choose({"velocity": vlfm.scaled, "mean": vlfm.from_mean, "plain": None}, "prediction", config.prediction)
+    if flows and prediction and not slope:
+        raise ValueError(f"prediction {config.prediction!r} is in units of config.path.motion, which is {config.path.motion}: measure it, or use 'plain'")
+    means = flows and config.prediction == "mean"
+    if config.sample.readout == "mean" and flows and not means:
+        raise ValueError(f"config.sample.readout 'mean' reads what prediction 'mean' returns, and it is {config.prediction!r}: use 'noise'")
+    encoder = text.build(**config.text)
+    latent = codec.latent_shape((1, *config.data.size))
+    network = _network(dict(config.network), latent, coordinates=1, velocities=2 if means else 1, text_width=encoder.width if encoder else 0)
+    if flows and prediction:
+        network = network._replace(apply=partial(_predicting, prediction, path, slope, network.apply))
+    if flows:
+        loss = partial(vlfm.loss, path=path, slope=slope, density=vlfm.Density(**config.draw), mean=config.mean_weight if means else 0.0)
+        made = dict(make=vlfm.sampled, solver=_solver(config.sample), sigma=path.position.sigma, readout=config.sample.readout)
+    else:
+        loss, made = partial(vlfm.direct_loss, path=path), dict(make=vlfm.direct)
+    return dict(
+        network=_with_text(network, encoder),
+        window=window,
+        loss=partial(vlfm_loss, loss, config.caption_dropout),
+        text=encoder,
+        path=path,
+        generate=partial(generate_clips, latent=latent[1:], guidance=config.sample.guidance, **made),
+    )
+
+
+def vlfm_loss(loss, dropout: float, field, latents: Float[Array, "b f h w c"], condition, keys: Key[Array, "b"], key) -> Float[Array, "b"]:
+    """The loss of whole clips, a part `dropout` of them without their captions."""
+    del key
+    dropping = jax.vmap(lambda key: jax.random.fold_in(key, 2**31))(keys)
+    return loss(field, latents, keys, drop(condition, dropping, dropout))
+
+
+def generate_clips(field, key, times, count: int, condition=None, *, make, latent: tuple[int, int, int], **options) -> vlfm.Clips:
+    """`count` clips at `times` in seconds by `make`, `vlfm.sampled` or `vlfm.direct`."""
+    return make(field, key, times, (count, *latent), condition, **options)
+
+
+def _latent_path(config, window: Window, fps: float) -> Path:
+    sigma = latent_path.SigmaSchedule(fps / window.every, config.sigma, config.minimum, config.alpha)
+    order = hippo.likely_order(window.frames) if config.order is None else config.order
+    return latent_path.latent(window.frames, order, sigma, config.rule, ramp=config.ramp)
+
+
+def _predicting(prediction, path, slope, apply, params, x, s, condition=None):
+    return prediction(jax.tree_util.Partial(apply, params), path, slope)(x, s, condition)
+
+
+def _with_text(network: Network, encoder: TextEncoder | None) -> Network:
+    """The network with the parameters of a trained text encoder beside its own."""
+    if encoder is None or encoder.init is None:
+        return network
+
+    def init(key):
+        of_network, of_text = jax.random.split(key)
+        return dict(network.init(of_network), text=encoder.init(of_text))
+
+    def apply(params, x, s, condition=None):
+        return network.apply({name: value for name, value in params.items() if name != "text"}, x, s, condition)
+
+    return network._replace(init=init, apply=apply)
+
+
+# --- what all share -------------------------------------------------------------------------------
+
+
+def _choose(table: dict, key: str, value: str):
+    if value not in table:
+        raise ValueError(f"unknown {key} {value!r}: use one of {', '.join(table)}")
+    return table[value]
+
+
+def _network(sizes: dict, latent: tuple, **shape) -> Network:
+    network = networks.build(**sizes, channels=latent[-1], **shape)
+    networks.check(network, latent)
+    return network
+
+
+def _optimizer(config) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    settings = dict(config.optimizer)
+    settings.pop("ema")
+    rate = optimizer.schedule(
+        settings.pop("schedule"), settings.pop("learning_rate"), warmup_steps=settings.pop("warmup_steps"), steps=config.train.steps
+    )
+    return optimizer.build(settings.pop("name"), rate, **settings), rate
+
+
+def _solver(sample) -> Solver:
+    """The solver of `config.sample`: tolerances, or a number of steps."""
+    fixed = sample.steps is not None
+    return Solver(
+        method=sample.method, rtol=None if fixed else sample.rtol, atol=None if fixed else sample.atol, steps=sample.steps,
+        per_sample=sample.per_sample,
+    )

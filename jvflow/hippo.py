@@ -316,6 +316,11 @@ def _halves(frames, order, rule):
     return np.concatenate(rows)
 
 
+def likely_order(frames: int) -> int:
+    """1.3 N, at most 64: with as many coefficients a hold is best between the frames of most clips, unseen."""
+    return min(max(round(LIKELY * frames), 1), MOST)
+
+
 def select_order(u: Float[Array, "N ..."], rule: str = "first_order_hold", orders: tuple[int, ...] | None = None) -> int:
     """The order with the least error between frames by `cross_validation`, without training anything.
 

@@ -26,9 +26,12 @@ def schedule(name: str, learning_rate: float, *, warmup_steps: int, steps: int) 
     return optax.join_schedules([warmup, after[name]], [warmup_steps])
 
 
-def adamw(learning_rate: optax.Schedule, *, b1, b2, eps, weight_decay, clip) -> optax.GradientTransformation:
-    """AdamW behind clipping by the global norm; `clip` 0 means none."""
-    update = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+def build(name: str, learning_rate: optax.Schedule, *, b1: float, b2: float, eps: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
+    """An optimizer by its name, "adamw" or "grams", behind clipping by the global norm; `clip` 0 means none."""
+    optimizers = dict(adamw=optax.adamw, grams=grams)
+    if name not in optimizers:
+        raise ValueError(f"unknown optimizer {name!r}: use one of {', '.join(optimizers)}")
+    update = optimizers[name](learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     return optax.chain(optax.clip_by_global_norm(clip), update) if clip else update
 
 

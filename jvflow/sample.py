@@ -1,10 +1,9 @@
-"""From a trained run to moving pictures: restore a field, stream it, write what comes."""
+"""From a trained run to moving pictures: streams after given frames (Bi-flow), written as they come."""
 
 import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -13,58 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from jvflow import mesh as meshes
-from jvflow.biflow import CURVES, OBJECTIVES
-from jvflow.checkpoint import Checkpoints, abstract_like, checksums
+from jvflow import clips
+from jvflow.biflow import CURVES
 from jvflow.data import pipeline, video
-from jvflow.experiment import Experiment, assemble
-from jvflow.field import Field
 from jvflow.files import write_text
-from jvflow.networks import as_field
-from jvflow.workdir import Workdir, override
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained run: its config, what the config means, and its field at one checkpoint."""
-
-    config: object
-    experiment: Experiment
-    field: Field
-    folder: Workdir
-    step: int
-
-    def data(self) -> Path:
-        """The data set that the run was trained on."""
-        return pipeline.prepare(self.config.data, self.folder.path)
-
-
-def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
-    """A trained run.
-
-    Args:
-      workdir: of `launch.train`.
-      step: which checkpoint; the latest when None.
-      ema: the moving average of the parameters, or the parameters themselves; None takes the
-        average where there is one.
-      sampling: entries of `config.sample` to replace, such as {"curve": "backward"}.
-    """
-    folder, config = Workdir.read(workdir)
-    sampling = sampling or {}
-    override(config, "sample", sampling)
-    if {"curve", "epsilon"} & set(sampling) and OBJECTIVES[config.objective].coordinates == 1:
-        raise ValueError(f"a run of {config.objective} knows no noise level, its only curve is the plain one: leave out {sampling}")
-    averaged = config.optimizer.ema > 0
-    if ema and not averaged:
-        raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
-    which = "ema" if (averaged if ema is None else ema) else "params"
-    experiment = assemble(config)
-    everywhere = meshes.replicated(meshes.make())
-    abstract = abstract_like(jax.eval_shape(experiment.network.init, jax.random.key(0)), everywhere)
-    checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
-    restored, step = checkpoints.restore_only({which: abstract}, step)
-    checkpoints.close()
-    return Run(config, experiment, as_field(experiment.network, restored[which]), folder, step)
+from jvflow.run import Run, load, protocol, solver_protocol
 
 
 def frames(run: Run, first: UInt8[np.ndarray, "b n h w c"], key, **options) -> Iterator[tuple]:
@@ -98,20 +50,38 @@ def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b n h w 
     return np.repeat(start[None], count, axis=0)
 
 
-def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, first_frame=None, sampling=None) -> dict:
-    """Writes `count` streams of `length` frames, the given ones first, into the folder `out`.
+def sample(
+    workdir, out, *, count=4, length=None, seed=0, step=None, ema=None, first_frame=None, sampling=None, captions=(), fps=None, extrapolate=False
+) -> dict:
+    """Writes videos of a run into the folder `out`: an mp4 for each, `sheet.png` with a row for each, and `samples.json`.
 
-    One mp4 for each stream, `sheet.png` with a row for each, and `samples.json`. The frames are
-    written as they come: memory does not grow with the length. On the curve "backward" the
-    frames of a file go into the past.
+    Args:
+      workdir, step, ema, sampling: of `run.load`.
+      count: how many; one for each caption where captions are given.
+      length: frames of each; by default 64 of a stream, and all of a clip.
+      seed: of all noise.
+      first_frame: where streams start, see `first_frames`.
+      captions, fps, extrapolate: of clips, see `clips.sample`.
 
     Returns:
       The content of `samples.json`.
     """
-    for name, value in dict(count=count, frames=length).items():
+    for name, value in dict(count=count, frames=1 if length is None else length).items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     run = load(workdir, step=step, ema=ema, sampling=sampling)
+    if run.experiment.generate:
+        if first_frame:
+            raise ValueError(f"a run of {run.config.objective} starts from noise and takes no first frame: leave out {first_frame}")
+        return clips.sample(run, out, count=count, captions=captions, length=length, fps=fps, seed=seed, extrapolate=extrapolate)
+    if captions or fps or extrapolate:
+        raise ValueError(f"a run of {run.config.objective} streams after given frames at the rate of its data: leave out captions, fps and extrapolate")
+    return _streams(run, out, count=count, length=64 if length is None else length, seed=seed, first_frame=first_frame)
+
+
+def _streams(run: Run, out, *, count, length, seed, first_frame) -> dict:
+    """Streams of `length` frames, the given ones first. They are written as they come: memory does not grow with the
+    length. On the curve "backward" the frames of a file go into the past."""
     given = run.experiment.past_frames
     if length < given:
         raise ValueError(f"frames is {length}, and a stream of this run starts from {given}: use --frames={given} or more")
@@ -140,7 +110,7 @@ def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, fir
                  seconds_per_frame=seconds / steps, seed=seed)
             for file, n in zip(files, nfe)
         ],
-        "protocol": protocol(run) | dict(
+        "protocol": stream_protocol(run) | dict(
             first_frame=str(first_frame) if first_frame else "held-out clips",
             seconds="wall time of a frame of all streams together, compilation and writing included",
         ),
@@ -149,15 +119,10 @@ def sample(workdir, out, *, count=4, length=64, seed=0, step=None, ema=None, fir
     return record
 
 
-def protocol(run: Run) -> dict:
-    """How the frames of a run are made: what every record of it carries."""
+def stream_protocol(run: Run) -> dict:
+    """How the frames of a run that streams are made: what every record of it carries."""
     stream = run.experiment.stream.keywords
-    solver = stream["solver"]
     curve = next(name for name, curve in CURVES.items() if curve is stream["curve"])
-    return dict(
-        objective=run.config.objective, step=run.step, parameters=f"{checksums({'': run.field})['']:08x}", data=run.config.data.path, size=list(run.config.data.size),
+    return protocol(run) | dict(
         past_frames=run.experiment.past_frames, curve=curve, epsilon=stream["epsilon"], gain=stream["gain"], context_noise=stream["context_noise"],
-        method=solver.method, rtol=solver.rtol, atol=solver.atol,
-        fixed_steps=solver.steps, per_sample=solver.per_sample,
-        nfe="evaluations of the network that each sample needed, rejected steps included",
-    )
+    ) | solver_protocol(stream["solver"])

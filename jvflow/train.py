@@ -5,7 +5,7 @@ A run lives in its workdir:
     config.json      what runs; on resume only config.run.* may differ
     metrics.jsonl    one line for each step
     checkpoints/     the state and the data position
-    samples/         streams from held-out first frames, while training
+    samples/         sheets of streams or clips, while training
     tensorboard/     the scalars of logged steps, and sheets
 """
 
@@ -20,15 +20,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from einops import rearrange
 from tqdm import tqdm
 
-from jvflow import latents
+from jvflow import clips, latents
 from jvflow import mesh as meshes
 from jvflow import state as states
 from jvflow.checkpoint import Checkpoints, abstract_like
 from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble, example_keys
 from jvflow.networks import as_field
+from jvflow.run import Run
 from jvflow.state import State, merge
 from jvflow.workdir import Metrics, Workdir
 
@@ -43,20 +45,21 @@ class Stopped(Exception):
 # --- the step -------------------------------------------------------------------------------------
 
 
-def train_step(state: State, batch, key, codec_params=None, *, experiment: Experiment, ema: float) -> tuple[State, dict]:
+def train_step(state: State, batch, key, given=None, *, experiment: Experiment, ema: float) -> tuple[State, dict]:
     """One step: `(state, batch) -> (state, metrics)`. Pure; `key` is the run's, the step's is folded in.
 
-    `codec_params` are those of the experiment's codec, an argument so that they are no constants of
-    the compiled step. `ema` is the decay of the moving average, and is ignored when the state holds none.
+    `given` is `experiment.given`, an argument so that it is no constant of the compiled step. `ema` is
+    the decay of the moving average, and is ignored when the state holds none.
     """
+    given = experiment.given if given is None else given
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, state.step))
-    encoded = batch.latent_mean is not None
-    frames = batch.latent_mean if encoded else experiment.codec.encode(codec_params, batch.video).mean
+    frames = experiment.latents(batch, given)
     keys = example_keys(key_examples, len(frames))
 
     def mean_loss(params):
-        field = as_field(experiment.network, merge(state.frozen, params))
-        return experiment.loss(field, frames, keys, key_coupling).mean()
+        params = merge(state.frozen, params)
+        condition = experiment.condition(params, batch.text_tokens, batch.text_mask, given)
+        return experiment.loss(as_field(experiment.network, params), frames, condition, keys, key_coupling).mean()
 
     loss, gradients = jax.value_and_grad(mean_loss)(state.params)
     updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
@@ -91,7 +94,7 @@ def train(config, workdir) -> Workdir:
     # mesh and data, then shapes, then arrays
     mesh = meshes.make()
     meshes.check_batch(config.train.batch_size, mesh)
-    data = pipeline.prepare(config.data, folder.path, frames=experiment.clip_frames)
+    data = pipeline.prepare(config.data, folder.path, frames=experiment.window.span)
     encoded = latents.are_in(data)
     if encoded:
         latents.check(data, latents.fingerprint(**config.codec))
@@ -120,12 +123,13 @@ def train(config, workdir) -> Workdir:
         return folder
 
     batches = pipeline.batches(
-        data, frames=experiment.clip_frames, batch_size=config.train.batch_size, seed=config.seed,
+        data, window=experiment.window, batch_size=config.train.batch_size, seed=config.seed,
         threads=config.data.threads, step=begin, process=jax.process_index(), processes=jax.process_count(), latents=encoded,
+        tokenize=experiment.text and experiment.text.tokenize,
     )
 
     # step
-    codec_params = jax.device_put(experiment.codec.params, everywhere)
+    given = jax.device_put(experiment.given, everywhere)
     step_fn = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     stop = _StopRequest()
     bar = tqdm(
@@ -135,7 +139,7 @@ def train(config, workdir) -> Workdir:
     with stop, bar:
         clock = time.perf_counter()
         for step in range(begin + 1, config.train.steps + 1):
-            state, values = step_fn(state, meshes.put(next(batches), mesh), key_steps, codec_params)
+            state, values = step_fn(state, meshes.put(next(batches), mesh), key_steps, given)
             metrics.add(step, values)
             stopping = stop.requested  # read once: a signal that comes later in this step stops the next one
             last = step == config.train.steps or stopping
@@ -150,7 +154,7 @@ def train(config, workdir) -> Workdir:
             if saving:
                 checkpoints.save(step, state, {"next_index": step})
             if run.sample_every and (step % run.sample_every == 0 or step == config.train.steps):
-                metrics.image("stream", step, sheet(experiment, state, data, config, folder, step))
+                metrics.image("samples", step, sheet(experiment, state, data, config, folder, step))
                 clock = time.perf_counter()
             if stopping:
                 checkpoints.close()
@@ -162,17 +166,30 @@ def train(config, workdir) -> Workdir:
 
 
 def sheet(experiment: Experiment, state: State, data, config, folder: Workdir, step: int) -> np.ndarray:
-    """A contact sheet of streams from held-out first frames, also written to `samples/`."""
-    first = pipeline.clips(data, "test", count=4, frames=experiment.past_frames)
-    params = merge(state.frozen, state.params if state.ema is None else state.ema)
-    frames, codec = [first], experiment.codec
-    start = codec.encode(codec.params, jnp.asarray(first)).mean
-    stream = experiment.stream(as_field(experiment.network, params), start, jax.random.key(config.seed))
-    for _, (latent, _) in zip(range(config.run.sample_frames), stream):
-        frames.append(np.asarray(codec.decode(codec.params, latent)))
-    image = video.sheet(np.concatenate(frames, axis=1))
+    """A contact sheet of what the run makes at this step, also written to `samples/`."""
+    run = Run(config, experiment, merge(state.frozen, state.params if state.ema is None else state.ema), folder, step)
+    image = video.sheet(_clips(run, data) if experiment.generate else _streams(run, data))
     video.write_png(Path(folder.samples) / f"step_{step:08d}.png", image)
     return image
+
+
+def _clips(run: Run, data) -> np.ndarray:
+    """Training clips, each above what is generated from its caption at the same times."""
+    real = pipeline.clips(data, "train", count=4)[:, : run.experiment.window.span : run.experiment.window.every]
+    made, _, _ = clips.generate(run, clips.read_times(run), pipeline.captions(data, "train", count=4), seed=run.config.seed)
+    return rearrange([real, made], "two b ... -> (b two) ...")
+
+
+def _streams(run: Run, data) -> np.ndarray:
+    """Streams from held-out first frames."""
+    experiment, config = run.experiment, run.config
+    first = pipeline.clips(data, "test", count=4, frames=experiment.past_frames)
+    frames, codec = [first], experiment.codec
+    start = codec.encode(codec.params, jnp.asarray(first)).mean
+    stream = experiment.stream(run.field, start, jax.random.key(config.seed))
+    for _, (latent, _) in zip(range(config.run.sample_frames), stream):
+        frames.append(np.asarray(codec.decode(codec.params, latent)))
+    return np.concatenate(frames, axis=1)
 
 
 class _StopRequest:

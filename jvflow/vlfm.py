@@ -7,7 +7,7 @@
     u(t)   = x(t) - sigma(t) z,     z = x(0) - mu(0)   read-out without the noise                (5)
 
 t is video time in seconds: frame k of N at R frames per second is at t = k / R, and T = N / R. mu and sigma are those
-of `path.latent`. The state is the latent of one frame, (b, 1, h, w, c): a clip comes out of one solve with outputs at any
+of `latent_path.latent`. The state is the latent of one frame, (b, 1, h, w, c): a clip comes out of one solve with outputs at any
 times. The paper prints (3) with z where x = psi(t) has to stand, and so integrates it in its Theorem F.4.
 
 In the first frame's time sigma falls from 1 to its minimum and psi' is many times what it is from then on. (2) is therefore
@@ -25,14 +25,16 @@ so that each read-out is what the network makes of the whole state, and an error
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jvflow.field import Condition, Field, along, as_partial, column, guide
-from jvflow.path import Clip, Path, squared_error
+from jvflow.latent_path import Clip
+from jvflow.path import Path, squared_error
 from jvflow.solver import Solver
 
 Frames = Float[Array, "b f h w c"]
@@ -67,7 +69,7 @@ def loss(
         fitted to mu too, with the weight `mean`.
       frames: clips in latents, in order; as many frames as `path` is for.
       keys: one per example.
-      path: of `path.latent`.
+      path: of `latent_path.latent`.
       slope: m of (6), latents per second; errors are as they are when None (the paper).
       density: of t.
     """
@@ -122,6 +124,23 @@ class _FromMean:
         return column(change / sigma, x) * (x - mean) + self.slope * motion, mean  # (7)
 
 
+def scaled(field: Field, path: Path, slope: float) -> Field:
+    """The field c(t) f(x / sqrt(1 + sigma^2), t), with c of (6), of an f that gets and returns data of about unit size."""
+    return jax.tree_util.Partial(_Scaled(path, slope), as_partial(field))
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    path: Path
+    slope: float
+
+    def __call__(self, field, x, s, condition=None):
+        sigma, change = _rate(self.path.position.sigma, s[0])
+        size = jnp.sqrt(jnp.square(change) + self.slope**2)  # (6)
+        outputs = field(x / column(jnp.sqrt(1 + jnp.square(sigma)), x), s, condition)
+        return tuple(column(size, x) * output for output in outputs)
+
+
 def exact_field(path: Path, clips: Float[Array, "i n h w c"]) -> Field:
     """The minimum of the objective over the given clips, equally likely: (3) for one, (4) for more. No network.
 
@@ -148,6 +167,13 @@ class _Exact:
 
 
 # --- sampling -------------------------------------------------------------------------------------
+
+
+class Clips(NamedTuple):
+    """Generated clips, and the evaluations of the field that each of them took."""
+
+    frames: Frames
+    nfe: Int[Array, "b"]
 
 
 def generate(
@@ -182,9 +208,18 @@ def generate(
     Returns:
       Latents (b, m, h, w, c).
     """
-    times = jnp.asarray(times, jnp.float32 if start is None else start.dtype)
-    if times.ndim != 1 or not len(times) or not bool(jnp.all(jnp.diff(times) > 0)) or times[0] < 0:
-        raise ValueError(f"times are seconds from 0 on, each after the one before, got {times.tolist()}")
+    return sampled(
+        field, key, times, shape, condition, guidance=guidance, solver=solver, sigma=sigma, readout=readout, start=start
+    ).frames
+
+
+def sampled(
+    field: Field, key: Key[Array, ""], times: Times, shape: tuple[int, int, int, int], condition: Condition | None = None, *,
+    guidance: float = 1.0, solver: Callable | dict = Solver(rtol=1e-2, atol=1e-2), sigma: Callable | None = None,
+    readout: str = "noise", start: Frames | None = None,
+) -> Clips:
+    """`generate` with the cost of each clip: the evaluations of the solve, rejected steps included, and those of the read-out."""
+    times = _checked(times, jnp.float32 if start is None else start.dtype)
     if readout not in ("noise", "mean", "none"):
         raise ValueError(f"unknown readout {readout!r}: use noise, mean or none")
     if readout == "noise" and sigma is None:
@@ -192,33 +227,57 @@ def generate(
     if readout == "noise" and start is not None:
         raise ValueError("readout='noise' needs the z of the start, and only x(0) is given: use readout='mean' or 'none', or no start")
     solver = Solver(**solver) if isinstance(solver, dict) else solver
-    b, h, w, c = shape
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(b))
-    z = jax.vmap(lambda key: jax.random.normal(key, (1, h, w, c), times.dtype))(keys)
+    z = _noise(key, shape, times.dtype)
     x = z if start is None else start
     guided = guide(field, guidance)
-    states = _solved(as_partial(guided), x, times, condition, solver)
+    states, nfe = _solved(as_partial(guided), x, times, condition, solver)
     if readout == "noise":
         states = states - sigma(times)[:, None, None, None, None, None] * z[None]  # (5)
     elif readout == "mean":
-        states = _means(as_partial(guided), states, times, condition)
-    return rearrange(states, "m b 1 h w c -> b m h w c")
+        states, nfe = _values(as_partial(guided), states, times, condition, output=1), nfe + len(times)
+    return Clips(rearrange(states, "m b 1 h w c -> b m h w c"), nfe)
 
 
-@jax.jit
-def _means(field, states, times, condition):
-    at = lambda inputs: field(inputs[0], (jnp.full(len(inputs[0]), inputs[1]),), condition)[1]
+def direct(
+    field: Field, key: Key[Array, ""], times: Times, shape: tuple[int, int, int, int], condition: Condition | None = None, *, guidance: float = 1.0
+) -> Clips:
+    """Clips from a field of `direct_loss`, the paper's ablation: its value at each time, from the same noise. See `generate`."""
+    times = _checked(times, jnp.float32)
+    z = _noise(key, shape, times.dtype)
+    states = _values(as_partial(guide(field, guidance)), jnp.broadcast_to(z, (len(times), *z.shape)), times, condition, output=0)
+    return Clips(rearrange(states, "m b 1 h w c -> b m h w c"), jnp.full(len(z), len(times)))
+
+
+def _checked(times, dtype) -> Times:
+    times = jnp.asarray(times, dtype)
+    if times.ndim != 1 or not len(times) or not bool(jnp.all(jnp.diff(times) > 0)) or times[0] < 0:
+        raise ValueError(f"times are seconds from 0 on, each after the one before, got {times.tolist()}")
+    return times
+
+
+def _noise(key, shape, dtype) -> Float[Array, "b 1 h w c"]:
+    """z of each clip, from its own key."""
+    b, h, w, c = shape
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(b))
+    return jax.vmap(lambda key: jax.random.normal(key, (1, h, w, c), dtype))(keys)
+
+
+@partial(jax.jit, static_argnames="output")
+def _values(field, states, times, condition, *, output):
+    """One output of the field in each state, (m, b, ...), at its time."""
+    at = lambda inputs: field(inputs[0], (jnp.full(len(inputs[0]), inputs[1]),), condition)[output]
     return jax.lax.map(at, (states, times))
 
 
 def _solved(field, x, times, condition, solver):
     end = float(times[-1])
     if end == 0:
-        return x[None]
+        return x[None], jnp.zeros(len(x), jnp.int32)
     return _solve(field, x, times, condition, solver=solver, end=end)
 
 
 @partial(jax.jit, static_argnames=("solver", "end"))
 def _solve(field, x, times, condition, *, solver, end):
     derivative = along(field, lambda k: (k,), condition, moving=1)
-    return solver(derivative, x, 0.0, end, times=times).x
+    solution = solver(derivative, x, 0.0, end, times=times)
+    return solution.x, solution.nfe

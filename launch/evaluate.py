@@ -24,7 +24,7 @@ def main():
         overrides=launch.entries(PROTOCOL, "videos=64"), sampling=launch.entries(SAMPLE, "epsilon=0.1"),
     )
     write_text(OUT.value, json.dumps(record, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in record.items() if isinstance(v, float)}, indent=1))
+    print(json.dumps({k: v for k, v in record.items() if isinstance(v, float | int)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def test_errors(tmp_path):
         folder.build(inside, out, frames=2, fps=10, size=16)
     with pytest.raises(ValueError, match=r"^fps must be in \[0.01, 1000\] frames per second, not 0"):
         folder.build(inside, out, frames=2, fps=0, size=(16, 16))
-    with pytest.raises(ValueError, match="test_fraction must lie between 0 and 1, not 1"):
+    with pytest.raises(ValueError, match="test_fraction must be at least 0 and below 1, not 1"):
         folder.build(inside, out, **SHAPE, test_fraction=1)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     folder.build(inside, out, frames=2, fps=10, size=(16, 16))

@@ -7,7 +7,7 @@ import pytest
 
 from jvflow import hippo, vlfm
 from jvflow.field import Condition
-from jvflow.path import Clip, SigmaSchedule, latent
+from jvflow.latent_path import Clip, SigmaSchedule, latent
 from jvflow.solver import Solver
 
 FRAMES, RATE, SHAPE = 12, 8.0, (2, 3, 4)

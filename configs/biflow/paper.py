@@ -35,7 +35,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.context = dict(frames=1, noise=0.0)  # known frames, and the most noise on those beside x
     config.weights = dict(flow=(1.0,), biflow=(1.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
-        learning_rate=1e-4, schedule="constant", warmup_steps=0, b1=0.9, b2=0.999, eps=1e-8,
+        name="adamw", learning_rate=1e-4, schedule="constant", warmup_steps=0, b1=0.9, b2=0.999, eps=1e-8,
         weight_decay=0.01, clip=1.0, ema=0.0,
     )
     config.train = dict(steps=200_000, batch_size=128)

@@ -43,7 +43,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.context = dict(frames=1, noise=0.0)  # known frames, and the most noise on those beside x
     config.weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
-        learning_rate=3e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.99, eps=1e-8,
+        name="adamw", learning_rate=3e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.99, eps=1e-8,
         weight_decay=0.01, clip=1.0, ema=0.99,
     )
     config.train = dict(steps=1200, batch_size=16)

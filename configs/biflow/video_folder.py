@@ -31,7 +31,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.context = dict(frames=1, noise=0.0)  # known frames, and the most noise on those beside x
     config.weights = dict(flow=(10.0,), biflow=(10.0, 1.0), condiff=(1.0,))
     config.optimizer = dict(
-        learning_rate=1.5e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
+        name="adamw", learning_rate=1.5e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
         weight_decay=0.01, clip=1.0, ema=0.999,
     )
     config.train = dict(steps=12000, batch_size=16)

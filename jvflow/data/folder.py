@@ -184,15 +184,15 @@ def build(
     """Builds a data set in `directory` from the videos of a folder; returns its manifest. Arguments as for `clips`.
 
     The clips whose hash of (seed, file, start) is smallest are the test split: `test_fraction` of
-    them rounded, at least one, and at least one is left to train; a single clip trains. Clips are
+    them rounded, at least one (none of them at 0), and at least one is left to train; a single clip trains. Clips are
     drawn one by one, so both splits may show one file, and with `stride < frames` share frames.
 
     Decoded clips wait beside `directory`, not in memory: the disk must hold them twice. A build that
     was interrupted continues after the last video it decoded, and gives the same bytes; once a file or
     a caption has changed, it begins anew.
     """
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction must lie between 0 and 1, not {test_fraction}")
+    if not 0 <= test_fraction < 1:
+        raise ValueError(f"test_fraction must be at least 0 and below 1, not {test_fraction}")
     records.check_free(directory)
     cutting = Cutting(**cutting)
     folder, found = Path(folder), find(folder)
@@ -260,7 +260,7 @@ def _draw_test(kept: list[tuple[str, float]], test_fraction: float, seed: int) -
     rank = [
         hashlib.sha256(f"{seed}/{name}/{start!r}".encode()).digest() for name, start in kept
     ]
-    count = min(max(1, round(test_fraction * len(kept))), len(kept) - 1)
+    count = min(max(1, round(test_fraction * len(kept))), len(kept) - 1) if test_fraction else 0
     return sorted(range(len(kept)), key=rank.__getitem__)[:count]
 
 

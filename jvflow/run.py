@@ -1,0 +1,88 @@
+"""A trained run: its config, what the config means, and its parameters at one checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jvflow import mesh as meshes
+from jvflow.biflow import OBJECTIVES
+from jvflow.checkpoint import Checkpoints, abstract_like, checksums
+from jvflow.data import pipeline
+from jvflow.experiment import Experiment, assemble
+from jvflow.field import Field
+from jvflow.networks import as_field
+from jvflow.workdir import Workdir, override
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run; `params` are those of `experiment.network`."""
+
+    config: object
+    experiment: Experiment
+    params: Any
+    folder: Workdir
+    step: int
+
+    @property
+    def field(self) -> Field:
+        """The field that was learned."""
+        return as_field(self.experiment.network, self.params)
+
+    def data(self) -> Path:
+        """The data set that the run was trained on."""
+        return pipeline.prepare(self.config.data, self.folder.path)
+
+
+def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
+    """A trained run.
+
+    Args:
+      workdir: of `launch.train`.
+      step: which checkpoint; the latest when None.
+      ema: the moving average of the parameters, or the parameters themselves; None takes the
+        average where there is one.
+      sampling: entries of `config.sample` to replace, such as {"curve": "backward"}.
+    """
+    folder, config = Workdir.read(workdir)
+    sampling = sampling or {}
+    override(config, "sample", sampling)
+    if {"curve", "epsilon"} & set(sampling) and config.objective in OBJECTIVES and OBJECTIVES[config.objective].coordinates == 1:
+        raise ValueError(f"a run of {config.objective} knows no noise level, its only curve is the plain one: leave out {sampling}")
+    averaged = config.optimizer.ema > 0
+    if ema and not averaged:
+        raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
+    which = "ema" if (averaged if ema is None else ema) else "params"
+    experiment = assemble(config)
+    everywhere = meshes.replicated(meshes.make())
+    abstract = abstract_like(jax.eval_shape(experiment.network.init, jax.random.key(0)), everywhere)
+    checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
+    restored, step = checkpoints.restore_only({which: abstract}, step)
+    checkpoints.close()
+    return Run(config, experiment, restored[which], folder, step)
+
+
+def untrained(workdir) -> Run:
+    """A run as it was before its first step."""
+    folder, config = Workdir.read(workdir)
+    experiment = assemble(config)
+    key, _ = jax.random.split(jax.random.key(config.seed))
+    return Run(config, experiment, jax.jit(experiment.network.init)(key), folder, 0)
+
+
+def protocol(run: Run) -> dict:
+    """What every record of a run carries."""
+    return dict(
+        objective=run.config.objective, step=run.step, parameters=f"{checksums({'': run.field})['']:08x}",
+        data=run.config.data.path, size=list(run.config.data.size),
+    )
+
+
+def solver_protocol(solver) -> dict:
+    """How the equation of a run is solved, for its records."""
+    return dict(
+        method=solver.method, rtol=solver.rtol, atol=solver.atol, fixed_steps=solver.steps, per_sample=solver.per_sample,
+        nfe="evaluations of the network that each sample needed, rejected steps included",
+    )

@@ -1,0 +1,149 @@
+"""A VLFM run from config to clips: sampling at any rate, and what the clips are compared with."""
+
+import dataclasses
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import load_config
+
+from jvflow import clips, evaluate, hippo, run, sample, train, vlfm
+from jvflow.data import pipeline, video
+from jvflow.experiment import assemble
+from jvflow.solver import Solver
+
+
+def debug(folder, **changes):
+    config = load_config("vlfm/procedural.py", "debug")
+    config.data.cache = str(folder / "data")
+    config.run.update(progress=False, tensorboard=False)
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    train.train(debug(folder), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(workdir):
+    return run.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def exact(trained):
+    """The run with the exact field of its clips, each of which its own caption chooses, in place of a network."""
+    captions, real = pipeline.captions(trained.data(), "train"), pipeline.clips(trained.data(), "train")
+    path, window = trained.experiment.path, trained.experiment.window
+    latents = trained.experiment.codec.encode(None, jnp.asarray(real[:, : window.span : window.every])).mean
+    tokens = jnp.asarray(trained.experiment.text.tokenize(captions)[0])
+
+    def apply(params, x, s, condition):
+        own = jnp.argmin(jnp.abs(tokens[None] - condition.text[:, None]).sum(2), axis=1)
+        one = lambda x, t, i: tuple(v[0] for v in vlfm.exact_field(path, latents[i][None])(x[None], (t[None],)))
+        return jax.vmap(one)(x, s[0], own)
+
+    network = trained.experiment.network._replace(apply=apply)
+    encoder = trained.experiment.text._replace(init=None, apply=lambda params, tokens: tokens)
+    generate = partial(trained.experiment.generate, solver=Solver(method="heun", steps=300))
+    return dataclasses.replace(trained, experiment=dataclasses.replace(trained.experiment, network=network, text=encoder, generate=generate))
+
+
+def test_the_exact_field_of_a_run_gives_the_mean_path(exact):
+    """From config to decoded frames: what a perfect network would be worth is what mu is worth, at frames and between."""
+    figures = clips.evaluate(exact)
+    for part in ("frames", "between"):
+        table = figures[part]
+        assert table["generated"]["against_real"] == pytest.approx(table["mean"]["against_real"], abs=0.5)
+    assert figures["frames"]["mean"]["against_codec"] > 40
+    assert figures["between"]["mean"]["against_codec"] > figures["between"]["repeat_last"]["against_codec"] + 3
+    text = figures["text"]
+    assert text["clips"] == text["different_captions"] == text["nearest_guidance_1"] == text["swapped_guidance_1"] == 4
+
+
+def test_an_untrained_run_is_not_taken_for_a_good_one(trained):
+    figures = clips.evaluate(trained)
+    assert figures["frames"]["generated"]["against_codec"] < 25
+    assert figures["text"]["nearest_guidance_1"] < 4
+    assert set(figures["beyond"]) == {"second_1"}  # 24 frames of data at 48 a second, 11 of them inside
+
+
+def test_what_needs_no_training_is_what_it_says(trained):
+    window, position = trained.experiment.window, trained.experiment.path.position
+    frames = np.random.default_rng(0).normal(size=(2, 24, 3, 4, 1)).astype(np.float32)
+    known, made = frames[:, :11:2], clips._without_training(trained, frames)
+    np.testing.assert_allclose(made["blend_latents"][:, 3], (known[:, 1] + known[:, 2]) / 2, atol=1e-6)
+    np.testing.assert_allclose(made["blend_latents"][:, 4], known[:, 2], atol=1e-6)
+    np.testing.assert_array_equal(made["repeat_last"][:, 3], known[:, 1])
+    np.testing.assert_array_equal(made["repeat_last"][:, 23], known[:, 5])
+    H = hippo.project(np.moveaxis(known, 1, 0), position.order)
+    np.testing.assert_allclose(made["mean"][:, 7], hippo.reconstruct(H, np.array([4.5 / window.frames]))[0], atol=1e-3)
+
+
+def test_clips_are_read_at_any_rate_from_their_first_frame_on(trained):
+    rate = 24.0
+    np.testing.assert_allclose(clips.read_times(trained), np.arange(1, 7) / rate)
+    np.testing.assert_allclose(clips.read_times(trained, fps=48), np.arange(2, 13) / 48)
+    np.testing.assert_allclose(clips.read_times(trained, fps=8), [1 / rate, 4 / rate])
+    assert len(clips.read_times(trained, length=20, extrapolate=True)) == 20
+    with pytest.raises(ValueError, match="use 6 or fewer, or extrapolate"):
+        clips.read_times(trained, length=20)
+    with pytest.raises(ValueError, match="above 0, got -1"):
+        clips.read_times(trained, fps=-1)
+
+
+def test_sample_writes_a_clip_for_each_caption(workdir, tmp_path):
+    record = sample.sample(workdir, tmp_path, captions=["a disc", "a square"], fps=48.0, count=1, seed=3, sampling=dict(guidance=2.0))
+    assert record == json.loads((tmp_path / "samples.json").read_text())
+    assert [s["caption"] for s in record["samples"]] == ["a disc", "a square"]
+    for entry in record["samples"]:
+        frames = [frame for _, frame in video.frames(tmp_path / entry["file"])]
+        assert len(frames) == entry["frames"] == 11 and video.native_fps(tmp_path / entry["file"]) == entry["fps"] == 48.0
+        assert entry["nfe_per_frame"] > 1
+    assert record["protocol"]["guidance"] == 2.0 and record["protocol"]["order"] == hippo.likely_order(6) == 8
+    of_training = sample.sample(workdir, tmp_path / "more", count=3)
+    assert len(of_training["samples"]) == 3
+    assert [s["caption"] for s in of_training["samples"]] == pipeline.captions(run.load(workdir).data(), "train", count=3)
+
+
+def test_what_belongs_to_streams_is_refused_and_the_other_way_round(workdir, tmp_path):
+    with pytest.raises(ValueError, match="starts from noise and takes no first frame"):
+        sample.sample(workdir, tmp_path, first_frame="first.png")
+    with pytest.raises(ValueError, match="use 6 or fewer"):
+        sample.sample(workdir, tmp_path, length=9)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_ablation_trains_and_is_read_without_a_solve(tmp_path):
+    train.train(debug(tmp_path, objective="direct"), tmp_path / "run")
+    figures = evaluate.evaluate(tmp_path / "run", overrides=dict(text_guidance=(1.0,)))
+    assert figures["nfe_per_frame"] == 1.0 and "frames" in figures and "solver" not in figures["protocol"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(prediction="noise"), "unknown prediction 'noise': use one of velocity, mean, plain"),
+        (dict(prediction="velocity"), "reads what prediction 'mean' returns"),
+        (dict(path=dict(motion=0.0)), "in units of config.path.motion"),
+        (dict(path=dict(rule="forward_euler", order=8)), "diverges at order 8"),
+        (dict(optimizer=dict(name="sgd")), "unknown optimizer 'sgd': use one of adamw, grams"),
+        (dict(clip=dict(frames=0)), "at least 1 frame"),
+    ],
+)
+def test_configs_that_do_not_fit(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        assemble(debug(tmp_path, **change))
+
+
+def test_clips_from_anywhere_are_not_compared_frame_by_frame(workdir, tmp_path):
+    config = debug(tmp_path, clip=dict(anywhere=True))
+    other = run.Run(config, assemble(config), run.load(workdir).params, None, 0)
+    with pytest.raises(ValueError, match="config.clip.anywhere"):
+        clips.evaluate(other)
