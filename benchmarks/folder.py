@@ -37,7 +37,7 @@ def main():
         out = Path(OUT.value) / kind
         base = dict(pixels=_in_pixels, taesd=_in_latents)[kind](CONFIG.value.copy_and_resolve_references(), out)
         base.evaluate.frames = 256
-        configs = {f"known_{n}": subject.knowing(base, int(n)) for n in KNOWN.value}
+        configs = {f"known_{n}": subject.knowing(base, int(n), noise=0.6) for n in KNOWN.value}
         titles = {f"known_{n}": f"BI-FLOW, {n} known" for n in KNOWN.value}
         record = side_by_side(
             configs, out, titles=titles, heading=f"Real video, {kind}", command=command,

@@ -13,6 +13,7 @@ and stands beside what needs no training: the decoded mean mu(t), blending the t
 
 import json
 import time
+from itertools import cycle, islice
 from pathlib import Path
 
 import jax
@@ -87,11 +88,10 @@ def condition_of(run: Run, captions: list[str]) -> Condition | None:
 
 
 def sample(run: Run, out, *, count: int, captions=(), length=None, fps=None, seed=0, extrapolate=False) -> dict:
-    """Writes a clip for each caption, or for the captions of the first `count` training clips; see `sample.sample`."""
+    """Writes a clip for each caption, or `count` clips for the captions of training, in turn; see `sample.sample`."""
     times = read_times(run, length=length, fps=fps, extrapolate=extrapolate)
     fps = float(fps or run.experiment.path.position.sigma.frame_rate)
-    captions = list(captions) or pipeline.captions(run.data(), "train", count=count)
-    captions = (captions * count)[: max(count, len(captions))] if len(captions) < count else captions
+    captions = list(captions) or list(islice(cycle(pipeline.captions(run.data(), "train", count=count)), count))
     made, nfe, seconds = generate(run, times, captions, seed=seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

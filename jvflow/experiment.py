@@ -159,7 +159,7 @@ def _vlfm(config, codec) -> dict:
     else:
         loss, made = partial(vlfm.direct_loss, path=path), dict(make=vlfm.direct)
     return dict(
-        network=_with_text(network, encoder),
+        network=with_text(network, encoder),
         window=window,
         loss=partial(vlfm_loss, loss, config.caption_dropout),
         text=encoder,
@@ -190,7 +190,7 @@ def _predicting(prediction, path, slope, apply, params, x, s, condition=None):
     return prediction(jax.tree_util.Partial(apply, params), path, slope)(x, s, condition)
 
 
-def _with_text(network: Network, encoder: TextEncoder | None) -> Network:
+def with_text(network: Network, encoder: TextEncoder | None) -> Network:
     """The network with the parameters of a trained text encoder beside its own."""
     if encoder is None or encoder.init is None:
         return network

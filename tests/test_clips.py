@@ -13,6 +13,7 @@ from conftest import load_config
 from jvflow import clips, evaluate, hippo, run, sample, train, vlfm
 from jvflow.data import pipeline, video
 from jvflow.experiment import assemble
+from jvflow.networks import as_field
 from jvflow.solver import Solver
 
 
@@ -147,3 +148,24 @@ def test_clips_from_anywhere_are_not_compared_frame_by_frame(workdir, tmp_path):
     other = run.Run(config, assemble(config), run.load(workdir).params, None, 0)
     with pytest.raises(ValueError, match="config.clip.anywhere"):
         clips.evaluate(other)
+
+
+@pytest.mark.parametrize("objective", ["vlfm", "direct"])
+def test_captions_that_are_dropped_teach_nothing(tmp_path, objective):
+    def gradient(dropout):
+        config = debug(tmp_path, objective=objective, caption_dropout=dropout)
+        experiment = assemble(config)
+        params = experiment.network.init(jax.random.key(0))
+        last = params["patch_out"]["kernel"]
+        params["patch_out"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(1), last.shape)  # adaLN-zero starts as nothing
+        params["blocks"] = jax.tree.map(lambda a: a + 0.1, params["blocks"])
+        frames = jax.random.normal(jax.random.key(2), (4, 6, 16, 16, 3))
+        tokens = experiment.text.tokenize(["one", "two", "three", "four"])
+
+        def loss(params):
+            condition = experiment.condition(params, *tokens, experiment.given)
+            return experiment.loss(as_field(experiment.network, params), frames, condition, jax.random.split(jax.random.key(3), 4), jax.random.key(4)).mean()
+
+        return float(jnp.abs(jax.grad(loss)(params)["text"]["embed"]["embedding"]).max())
+
+    assert gradient(1.0) == 0 and gradient(0.0) > 0

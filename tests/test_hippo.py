@@ -277,3 +277,7 @@ def test_times_beyond_the_clip_when_asked_for():
     H = hippo.kernel(8, 2, "least_squares").T @ line
     np.testing.assert_allclose(hippo.reconstruct(H, t, extrapolate=True), [[10.0]], atol=1e-9)
     np.testing.assert_allclose(hippo.weights(t, 8, 2, "least_squares", extrapolate=True)[0] @ line, [[10.0]], atol=1e-9)
+
+
+def test_the_likely_order_is_a_little_above_the_number_of_frames():
+    assert [hippo.likely_order(n) for n in (1, 2, 6, 25, 48, 200)] == [1, 3, 8, 32, 62, 64]

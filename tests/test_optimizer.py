@@ -52,3 +52,14 @@ def test_grams_is_a_transformation_of_trees_under_jit():
     change, _ = jax.jit(update.update)(gradients, state, params)
     np.testing.assert_allclose(change["a"], -0.1 * (1 + 0.5), rtol=1e-3)
     np.testing.assert_allclose(change["b"][0], -0.1, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name, plain", [("grams", optimizer.grams), ("adamw", optax.adamw)])
+def test_an_optimizer_by_name_is_behind_clipping(name, plain):
+    settings = dict(b1=0.9, b2=0.99, eps=1e-6, weight_decay=0.1)
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=3).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
+    built = lambda clip: trajectory(optimizer.build(name, 0.1, clip=clip, **settings), start, gradients)
+    np.testing.assert_allclose(built(0.0), trajectory(plain(0.1, **settings), start, gradients), rtol=1e-6)
+    clipped = gradients * np.minimum(0.5 / np.linalg.norm(gradients, axis=1, keepdims=True), 1)
+    np.testing.assert_allclose(built(0.5), trajectory(plain(0.1, **settings), start, clipped), rtol=1e-5)

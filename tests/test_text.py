@@ -40,6 +40,16 @@ def test_an_embedding_depends_on_its_caption_alone_and_on_the_order_of_its_lette
     assert jnp.abs(embed("a red disc")[0, 0] - embed("a red disk")[0, 0]).max() > 1e-3  # a later letter is attended to
 
 
+def test_what_comes_after_a_caption_is_not_attended_to(encoder):
+    params = encoder.init(jax.random.key(0))
+    tokens, mask = encoder.tokenize(["two discs"[:8]])
+    other = jax.tree.map(jnp.array, params)
+    other["embed"]["embedding"] = params["embed"]["embedding"].at[byte_encoder.NOTHING].add(1.0)
+    one, two = (encoder.apply(p, tokens)[0] for p in (params, other))
+    np.testing.assert_allclose(one[mask[0]], two[mask[0]], atol=1e-5)
+    assert jnp.abs(one[~mask[0]] - two[~mask[0]]).max() > 0.01
+
+
 def test_dropout_leaves_out_whole_captions_at_its_rate():
     condition = Condition(text=jnp.ones((512, 3, 2)), text_mask=jnp.ones((512, 3), bool), label=jnp.zeros(512, int), fps=jnp.ones(512))
     keys = jax.random.split(jax.random.key(0), 512)

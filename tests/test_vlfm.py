@@ -196,7 +196,58 @@ def test_the_ablation_regresses_the_latent():
     assert float(loss(lambda x, s, c: (jnp.zeros_like(x),)).min()) > 0.01
 
 
+def test_a_network_of_unit_size_makes_a_field():
+    """(6): what the network sees and returns is of about unit size at every time, and the field is c(t) times it."""
+    p, sigma, slope = path(), SCHEDULES["exponential"], 5.0
+    seen = []
+
+    def network(x, s, condition):
+        seen.append(x)
+        return (jnp.ones_like(x),)
+
+    t = jnp.array([0.0, 0.01, 0.5])
+    x = sigma(t)[:, None, None, None, None] * jax.random.normal(jax.random.key(0), (3, 1, *SHAPE))
+    (velocity,) = vlfm.scaled(network, p, slope)(x, (t,))
+    change = -7.0 * RATE * 0.99 * np.exp(-7.0 * RATE * np.asarray(t))  # the derivative of (2) in latent_path
+    np.testing.assert_allclose(velocity[:, 0, 0, 0, 0], np.sqrt(change**2 + slope**2), rtol=1e-5)
+    np.testing.assert_allclose(seen[0], x / np.sqrt(1 + np.asarray(sigma(t)) ** 2)[:, None, None, None, None], rtol=1e-5)
+
+
+def test_value_and_slope_read_the_frames_once():
+    """One product, of both rows of weights with the frames: memory bandwidth is the limit of mu."""
+    p, clip = path(), Clip(clips(2)[:, :, None], jnp.zeros((2, 1, *SHAPE)))
+    lines = str(jax.make_jaxpr(lambda clip, t: p(clip, (t,)))(clip, jnp.array([0.3, 0.8]))).splitlines()
+    size = ",".join(map(str, SHAPE))
+    products = [line.split("=")[0].strip().partition(":")[2] for line in lines if "dot_general" in line]
+    assert [shape for shape in products if size in shape] == [f"f32[2,2,1,{size}]"]
+
+
+def test_the_mean_can_be_differentiated_in_its_frames_and_in_time():
+    p, frames, t = path(), clips()[0], jnp.float32(0.7)
+    w = hippo.weights(np.array([0.7 * RATE / FRAMES]), FRAMES, 8)[0][0]
+    gradient = jax.grad(lambda frames: p.position.mean(frames, t).sum())(frames)
+    np.testing.assert_allclose(gradient, np.broadcast_to(w[:, None, None, None], frames.shape), atol=1e-5)
+    both = lambda frames, t: p.position.mean(frames, t).sum()
+    _, slope = jax.jvp(both, (frames, t), (jnp.ones_like(frames), jnp.float32(2.0)))
+    _, of_frames = jax.jvp(lambda f: both(f, t), (frames,), (jnp.ones_like(frames),))
+    _, of_time = jax.jvp(lambda t: both(frames, t), (t,), (jnp.float32(2.0),))
+    np.testing.assert_allclose(slope, of_frames + of_time, rtol=1e-4)
+
+
 # --- sampling -------------------------------------------------------------------------------------
+
+
+def test_the_cost_of_a_clip_counts_its_solve_and_its_read_outs():
+    p, times = path(), np.arange(1, 13) / 8.0
+    sampled = lambda **options: vlfm.sampled(vlfm.exact_field(p, clips()), jax.random.key(0), times, (2, *SHAPE), sigma=p.position.sigma, **options)
+    steps = sampled(solver=dict(method="euler", steps=20))
+    assert steps.nfe.tolist() == [20, 20]
+    assert sampled(solver=dict(method="euler", steps=20), readout="mean").nfe.tolist() == [32, 32]
+    network = lambda x, s, c: (x + s[0][:, None, None, None, None],)
+    made = vlfm.direct(network, jax.random.key(0), times, (2, *SHAPE))
+    assert made.nfe.tolist() == [12, 12]
+    np.testing.assert_allclose(made.frames - made.frames[:, :1], np.broadcast_to((times - times[0])[None, :, None, None, None], made.frames.shape), atol=1e-5)
+
 
 
 def test_one_solve_at_any_frame_rate():

@@ -1,0 +1,74 @@
+"""How much a decoder amplifies the errors of a path: the L0 of VLFM's Theorem 5.3, measured, beside what the polynomial really costs.
+
+    python -m benchmarks.decoder --data=FOLDER --weights=ENCODER.safetensors,DECODER.safetensors
+
+Theorem 5.3 bounds the error of frames by L0 times that of latents, with L0 the Lipschitz constant of the decoder. At least
+as large as L0 is the largest singular value of the decoder's Jacobian at a real latent (power iteration; latents as the codec
+gives them, pixels in [0, 1], Euclidean norms). Beside it: how much of the latent error of mu(t) really arrives in the frames
+between, for orders 4 to 64 of clips of 25 frames. Writes `benchmarks/results/decoder.json`. Two minutes.
+"""
+
+from itertools import islice
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import launch
+from benchmarks.record import write
+
+DATA = flags.DEFINE_string("data", None, "A folder of videos.")
+WEIGHTS = flags.DEFINE_list("weights", None, "Encoder and decoder of the TAESD family, as safetensors.")
+FIRST, FRAMES, SIDE, ITERATIONS, ORDERS = 40, 25, 128, 30, (4, 8, 16, 32, 64)
+flags.mark_flags_as_required(["data", "weights"])
+
+
+def main():
+    from jvflow import codecs, hippo
+    from jvflow.codecs import tiny
+    from jvflow.data import video
+
+    codec = codecs.build("tiny", weights=tuple(WEIGHTS.value))
+    decode = jax.jit(lambda z: tiny.decode(codec.params["decoder"], z))
+    results = {}
+    for path in sorted(p for p in Path(DATA.value).iterdir() if p.suffix in video.FILES):
+        frames = [frame for _, frame in islice(video.frames(path), FIRST, FIRST + 2 * FRAMES - 1)]
+        if len(frames) < 2 * FRAMES - 1:
+            continue
+        clip = np.stack([video.resize(frame, (SIDE, SIDE), "squeeze") for frame in frames])
+        latents = np.asarray(codec.encode(codec.params, clip[None]).mean[0])
+        known, between = latents[::2], latents[1::2]
+        shown, rows = decode(between), {}
+        for order in ORDERS:
+            w, _ = hippo.weights((np.arange(1, FRAMES) + 0.5) / FRAMES, FRAMES, order)
+            mean = np.einsum("mn,n...->m...", w, known).astype(np.float32)
+            of_latents = np.linalg.norm((mean - between).reshape(len(mean), -1), axis=1)
+            of_frames = np.linalg.norm(np.asarray(decode(mean) - shown).reshape(len(mean), -1), axis=1)
+            rows[order] = dict(latent_error=float(of_latents.mean()), frame_error=float(of_frames.mean()), amplified=float((of_frames / of_latents).max()))
+        results[path.name] = dict(jacobian=_largest(decode, jnp.asarray(between[:1])), orders=rows, selected=hippo.select_order(known.reshape(FRAMES, -1)))
+        print(path.name, round(results[path.name]["jacobian"], 3), {n: round(row["amplified"], 3) for n, row in rows.items()}, flush=True)
+    amplified = [row["amplified"] for result in results.values() for row in result["orders"].values()]
+    summary = dict(lipschitz_at_least=max(r["jacobian"] for r in results.values()), amplified_at_most=max(amplified), amplified_median=float(np.median(amplified)))
+    print(summary)
+    write("decoder", dict(summary=summary, results=results, protocol=dict(first=FIRST, frames=FRAMES, side=SIDE, iterations=ITERATIONS)))
+
+
+def _largest(decode, z) -> float:
+    """The largest singular value of the Jacobian of `decode` at z."""
+    _, back = jax.vjp(decode, z)
+
+    @jax.jit
+    def step(v):
+        (u,) = back(jax.jvp(decode, (z,), (v / jnp.linalg.norm(v),))[1])
+        return u
+
+    v = jax.random.normal(jax.random.key(0), z.shape)
+    for _ in range(ITERATIONS):
+        v = step(v)
+    return float(jnp.sqrt(jnp.linalg.norm(v)))
+
+
+if __name__ == "__main__":
+    launch.run(main)
