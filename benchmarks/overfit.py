@@ -8,6 +8,7 @@ replays the clip at 8, 12, 16, 24 and 48 frames per second, and writes `benchmar
 variant gives before its training too: the second line is the VLFM paper's table 1. What was stopped continues.
 
     vlfm     the config as it is
+    quiet    the config with the paper's noise of 0.01 at the frames
     plain    the same flow without the mean as an output: `prediction="velocity"`, read without its noise
     paper    as printed: the sin^2 schedule, uniform t, no scales, Grams, and the state itself as the read-out
     direct   the paper's ablation: the network regresses the latent
@@ -27,13 +28,14 @@ CONFIG = config_flags.DEFINE_config_file("config", launch.found("configs/vlfm/ov
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 WEIGHTS = flags.DEFINE_list("weights", None, "Encoder and decoder of TAEF2, as safetensors.")
 CLIPS = flags.DEFINE_list("clips", ["04_coffee", "bigbuckbunny"], "Names of videos in the folder.")
-VARIANTS = flags.DEFINE_list("variants", ["vlfm"], "Of vlfm, plain, paper and direct.")
+VARIANTS = flags.DEFINE_list("variants", ["vlfm"], "Of vlfm, quiet, plain, paper and direct.")
 NAME = flags.DEFINE_string("name", "overfit", "What the results are called.")
 OUT = flags.DEFINE_string("out", "out/overfit_study", "Where the runs go.")
 FIRST = flags.DEFINE_integer("first", 40, "Frames of each video that are passed over.")
 RATES = (8, 12, 16, 24, 48)
 CHANGES = dict(
     vlfm={},
+    quiet=dict(path=dict(minimum=0.01)),
     plain=dict(prediction="velocity", sample=dict(readout="noise")),
     paper=dict(
         prediction="plain", sample=dict(readout="none"), draw=dict(start=0.0), optimizer=dict(name="grams", eps=1e-6),

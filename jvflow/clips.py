@@ -49,7 +49,7 @@ def read_times(run: Run, *, length: int | None = None, fps: float | None = None,
     if length > whole and not extrapolate:
         raise ValueError(
             f"{length} frames at {fps:g} fps end after the clips of training, {position.frames} frames at {rate:g} fps: "
-            f"use {whole} or fewer, or extrapolate, which soon shows nothing true"
+            f"use {whole} or fewer, or extrapolate (launch.sample --extrapolate), which soon shows nothing true"
         )
     return 1 / rate + np.arange(length) / fps
 
