@@ -8,7 +8,8 @@ is one of three things:
     beyond      after the clip's end T: what extrapolation is measured on
 
 Each is compared with the codec's round trip of the real frame (what a perfect flow would show) and with the real frame,
-and stands beside what needs no training: the decoded mean mu(t), blending the two neighbours, repeating the last frame.
+and stands beside what needs no training: the decoded mean mu(t), blending the two neighbours, repeating the last frame;
+beyond the clip also the polynomial of order 2, a line.
 """
 
 import json
@@ -28,6 +29,7 @@ from jvflow.field import Condition
 from jvflow.files import write_text
 from jvflow.run import Run, protocol, solver_protocol
 
+FAR = 1e3  # latents are of about unit size
 Videos = UInt8[np.ndarray, "b f h w c"]
 
 
@@ -163,12 +165,11 @@ def compared(run: Run, made: Videos, real: Videos) -> dict:
     tables = {}
     for part, chosen in parts.items():
         if len(chosen):
-            names = [n for n in videos if n != "blend_pixels" or part == "between"]
-            names = [n for n in names if part == "between" or n in ("generated", "mean")]
+            names = ("generated", "mean", "blend_latents", "blend_pixels", "repeat_last") if part == "between" else ("generated", "mean")
             tables[part] = {n: _errors(videos[n][:, chosen], shown[:, chosen], real[:, chosen]) for n in names}
     after = index[~inside]
     if len(after):
-        names = ("generated", "mean", "repeat_last")
+        names = ("generated", "mean", "line", "repeat_last")
         tables["beyond"] = {
             f"second_{k + 1}": {n: _errors(videos[n][:, some], shown[:, some], real[:, some]) for n in names}
             for k, some in enumerate(after[i : i + second] for i in range(0, len(after), second))
@@ -177,14 +178,22 @@ def compared(run: Run, made: Videos, real: Videos) -> dict:
 
 
 def _without_training(run: Run, latents: Float[np.ndarray, "b f h w c"]) -> dict:
-    """Latents at every frame of clips from those that are trained on alone: the mean path, blends, and repeats."""
+    """Latents at every frame of clips from those that are trained on alone: the mean path, the polynomial of order 2, blends, repeats.
+
+    Beyond the clip a polynomial grows without end: it is cut at +-FAR, and a line is the most that can be expected to hold.
+    """
     window, position = run.experiment.window, run.experiment.path.position
     known = latents[:, : window.span : window.every]
     at = (1 + np.arange(latents.shape[1]) / window.every) / position.frames
-    w, _ = hippo.weights(at, position.frames, position.order, position.rule, extrapolate=True, allow_divergence=position.allow_divergence)
+    options = dict(rule=position.rule, extrapolate=True, allow_divergence=position.allow_divergence)
+
+    def of_order(order):
+        w, _ = hippo.weights(at, position.frames, order, **options)
+        return np.clip(np.einsum("mn,bn...->bm...", w, known), -FAR, FAR).astype(np.float32)
+
     last = np.minimum(np.arange(latents.shape[1]) // window.every, window.frames - 1)
     return dict(
-        mean=np.einsum("mn,bn...->bm...", w, known).astype(np.float32), blend_latents=_blended(latents, window), repeat_last=known[:, last],
+        mean=of_order(position.order), line=of_order(2), blend_latents=_blended(latents, window), repeat_last=known[:, last],
     )
 
 

@@ -85,6 +85,8 @@ def test_what_needs_no_training_is_what_it_says(trained):
     np.testing.assert_array_equal(made["repeat_last"][:, 23], known[:, 5])
     H = hippo.project(np.moveaxis(known, 1, 0), position.order)
     np.testing.assert_allclose(made["mean"][:, 7], hippo.reconstruct(H, np.array([4.5 / window.frames]))[0], atol=1e-3)
+    np.testing.assert_allclose(np.diff(made["line"], 2, axis=1), 0, atol=1e-4)
+    assert np.abs(made["mean"]).max() <= clips.FAR and np.isfinite(made["mean"]).all()
 
 
 def test_clips_are_read_at_any_rate_from_their_first_frame_on(trained):
