@@ -4,7 +4,7 @@
 
 Trains `configs/biflow/video_folder.py` at 64 x 64 pixels, and at 128 x 128 in latents (`--codecs=taesd`, which needs
 `--weights`), and streams 256 frames. Each codec has its `report.html` with the sheets of all runs, and its figures in
-`benchmarks/results/folder_CODEC.json`. What was stopped continues. About half an hour a run on one CPU core.
+`benchmarks/results/folder_CODEC.json` (with `--known=2` alone in folder_CODEC_known_2.json). What was stopped continues. About half an hour a run on one CPU core.
 """
 
 import sys
@@ -43,7 +43,7 @@ def main():
             configs, out, titles=titles, heading=f"Real video, {kind}", command=command,
             sampling=launch.entries(SAMPLE, "epsilon=0.8"),
         )
-        write(f"folder_{kind}", record)
+        write(f"folder_{kind}" if KNOWN.value == KNOWN.default else f"folder_{kind}_known_{'_'.join(KNOWN.value)}", record)
 
 
 def _in_pixels(config, out):
