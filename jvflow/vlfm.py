@@ -19,7 +19,10 @@ Afterwards sigma'/sigma is 0, and what F got wrong by then it keeps. A network c
 
     F(x) = sigma'/sigma (x - a) + m b,    u(t) = a(x(t), t)                                      (7)
 
-so that each read-out is what the network makes of the whole state, and an error of the solve does not add up.
+so that each read-out is what the network makes of the whole state, and an error of the solve does not add up. The noise
+that is left at the frames has to be large for it (s0 of 0.5, where the paper has 0.01): x = mu + sigma z with little noise
+tells the network mu, which it then copies, and never learns from t; when a clip is generated x is no more right than it.
+A read-out that takes the noise away loses nothing by that.
 """
 
 from collections.abc import Callable
