@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -23,7 +24,7 @@ import optax
 from einops import rearrange
 from tqdm import tqdm
 
-from jvflow import clips, latents
+from jvflow import clips, latents, sample
 from jvflow import mesh as meshes
 from jvflow import state as states
 from jvflow.checkpoint import Checkpoints, abstract_like
@@ -182,14 +183,9 @@ def _clips(run: Run, data) -> np.ndarray:
 
 def _streams(run: Run, data) -> np.ndarray:
     """Streams from held-out first frames."""
-    experiment, config = run.experiment, run.config
-    first = pipeline.clips(data, "test", count=4, frames=experiment.past_frames)
-    frames, codec = [first], experiment.codec
-    start = codec.encode(codec.params, jnp.asarray(first)).mean
-    stream = experiment.stream(run.field, start, jax.random.key(config.seed))
-    for _, (latent, _) in zip(range(config.run.sample_frames), stream):
-        frames.append(np.asarray(codec.decode(codec.params, latent)))
-    return np.concatenate(frames, axis=1)
+    first = pipeline.clips(data, "test", count=4, frames=run.experiment.past_frames)
+    stream = sample.frames(run, first, jax.random.key(run.config.seed))
+    return np.concatenate([first, *(frame for frame, _ in islice(stream, run.config.run.sample_frames))], axis=1)
 
 
 class _StopRequest:
