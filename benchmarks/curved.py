@@ -60,7 +60,7 @@ def trained(config, data, path, seed: int) -> Run:
     experiment = dataclasses.replace(assemble(config), loss=partial(loss, path, tuple(config.weights.biflow)))
     key_init, key_steps = jax.random.split(jax.random.key(seed))
     state = states.create(key_init, experiment.network, experiment.optimizer, ema=True)
-    batches = pipeline.batches(data, window=pipeline.Window(BETWEEN + 2), batch_size=config.train.batch_size, seed=seed)
+    batches = pipeline.batches(data, windows=[pipeline.Window(BETWEEN + 2)], batch_size=config.train.batch_size, seed=seed)
     step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     for _, batch in zip(range(config.train.steps), batches):
         state, _ = step(state, jax.tree.map(jnp.asarray, batch), key_steps)

@@ -16,7 +16,7 @@ def measure() -> dict:
     config, data = subject.config(), subject.data()
     experiment, state = subject.experiment()
     read = lambda: pipeline.batches(
-        data, window=experiment.window, batch_size=config.train.batch_size, seed=0, threads=config.data.threads
+        data, windows=experiment.windows, batch_size=config.train.batch_size, seed=0, threads=config.data.threads
     )
     iterator = read()
     held = [state, jax.tree.map(jax.numpy.asarray, next(iterator))]

@@ -55,7 +55,7 @@ def in_loop(config, workdir) -> float:
 def compiled(config, data) -> float:
     """Seconds per step of the same compiled step on one batch that is already on the device."""
     experiment, state = subject.experiment()
-    (batch,) = (b for b, _ in zip(pipeline.batches(data, window=pipeline.Window(2), batch_size=config.train.batch_size, seed=0), range(1)))
+    (batch,) = (b for b, _ in zip(pipeline.batches(data, windows=[pipeline.Window(2)], batch_size=config.train.batch_size, seed=0), range(1)))
     batch = jax.tree.map(jax.numpy.asarray, batch)
     step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     key = jax.random.key(0)

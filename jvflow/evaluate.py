@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jvflow import clips, metrics
+from jvflow import clips, metrics, prediction
 from jvflow.biflow import backward, correcting
 from jvflow.data import pipeline
 from jvflow.run import Run, load
@@ -157,7 +157,7 @@ def truth(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h 
 
 
 def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None, sampling: dict | None = None) -> dict:
-    """Evaluates a trained run under its config's protocol; clips (VLFM) by `clips.evaluate`.
+    """Evaluates a trained run under its config's protocol; clips (VLFM) by `clips.evaluate`, chunks (FlowFrames) by `prediction.evaluate`.
 
     Args:
       workdir: of `launch.train`.
@@ -171,6 +171,8 @@ def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None, sam
     override(run.config, "evaluate", overrides or {})
     if run.experiment.generate:
         return clips.evaluate(run)
+    if run.experiment.predict:
+        return prediction.evaluate(run)
     data = run.data()
     yardstick = Yardstick.of(run.config.evaluate, data)
     references = controls(yardstick, data)

@@ -3,20 +3,31 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from jvflow import biflow, codecs, coupling, hippo, latent_path, networks, optimizer, text, vlfm
+from jvflow import biflow, codecs, coupling, flowframes, hippo, latent_path, networks, optimizer, text, vlfm
 from jvflow.codecs import Codec
 from jvflow.data.pipeline import Batch, Window
 from jvflow.field import Condition, drop
 from jvflow.networks import Network
-from jvflow.path import Path
+from jvflow.path import Path, squared_error
 from jvflow.solver import Solver
 from jvflow.text import TextEncoder
+from jvflow.times import TimeDensity, grid
+
+
+class Latents(NamedTuple):
+    """What a loss gets of a batch, (b, f, h, w, c) each. All but the mean may be absent, see `pipeline.Batch`."""
+
+    mean: Float[Array, "b f h w c"]
+    std: Float[Array, "b f h w c"] | None = None
+    inverted: Float[Array, "b n h w c"] | None = None
+    inverted_error: Float[Array, "b"] | None = None
 
 
 @dataclass(frozen=True)
@@ -26,8 +37,8 @@ class Experiment:
     Attributes:
       network: `init` and `apply`. Its parameters hold those of a trained text encoder, under "text".
       codec: video to latents and back.
-      window: which frames of each clip the loss gets.
-      loss: `(field, latents (b, f, h, w, c), condition, keys (b,), key) -> (b,)`.
+      windows: which frames of each clip the loss gets; each batch is of one of them.
+      loss: `(field, latents, condition, keys (b,), key) -> ((b,), metrics)`, see `Latents`.
       optimizer: of the parameters.
       schedule: the learning rate over the steps.
       text: the encoder of captions, or None.
@@ -35,11 +46,14 @@ class Experiment:
       stream: `(field, first frames, key) -> iterator of (frames, nfe)`, of what streams (Bi-flow).
       path: the path of a clip, of what generates whole clips (VLFM).
       generate: `(field, key, times, count, condition) -> Clips`, likewise.
+      predict: `(field, observed, key, condition) -> Prediction`, of what makes chunks (FlowFrames).
+      pretrained: workdir of the run whose parameters training starts from, or "".
+      inversions: `config.inversion`, where training needs inverted targets.
     """
 
     network: Network
     codec: Codec
-    window: Window
+    windows: tuple[Window, ...]
     loss: Callable
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -48,15 +62,25 @@ class Experiment:
     stream: Callable | None = None
     path: Path | None = None
     generate: Callable | None = None
+    predict: Callable | None = None
+    pretrained: str = ""
+    inversions: Any = None
+
+    @property
+    def window(self) -> Window:
+        """The longest of `windows`."""
+        return max(self.windows, key=lambda window: window.span)
 
     @property
     def given(self) -> dict:
         """Parameters that came with the codec and the text encoder: arguments of a compiled step, not constants in it."""
         return dict(codec=self.codec.params, text=self.text and self.text.params)
 
-    def latents(self, batch: Batch, given: dict) -> Float[Array, "b f h w c"]:
+    def latents(self, batch: Batch, given: dict) -> Latents:
         """What the flow is learned on: the batch's latents, or its video through the codec."""
-        return batch.latent_mean if batch.latent_mean is not None else self.codec.encode(given["codec"], batch.video).mean
+        if batch.latent_mean is None:
+            return Latents(*self.codec.encode(given["codec"], batch.video))
+        return Latents(batch.latent_mean, batch.latent_std, batch.inverted, batch.inverted_error)
 
     def condition(self, params: Any, tokens, mask, given: dict) -> Condition | None:
         """The captions, embedded; None without a text encoder. `params` are those of `network`."""
@@ -65,12 +89,9 @@ class Experiment:
         return Condition(text=self.text.apply(params["text"] if self.text.init else given["text"], tokens), text_mask=mask)
 
 
-COUPLINGS = {"consecutive": coupling.consecutive, "independent": coupling.independent}
-
-
 def assemble(config) -> Experiment:
     """All functions of a config. Wrong names and sizes that do not fit are errors here."""
-    methods = {**dict.fromkeys(biflow.OBJECTIVES, _biflow), "vlfm": _vlfm, "direct": _vlfm}
+    methods = {**dict.fromkeys(biflow.OBJECTIVES, _biflow), "vlfm": _vlfm, "direct": _vlfm, **dict.fromkeys(flowframes.DESIGNS, _flowframes)}
     method = _choose(methods, "objective", config.objective)
     codec = codecs.build(**config.codec)
     update, rate = _optimizer(config)
@@ -87,7 +108,7 @@ def example_keys(key: Key[Array, ""], count: int) -> Key[Array, "b"]:
 
 def _biflow(config, codec) -> dict:
     objective = biflow.OBJECTIVES[config.objective]
-    couple = _choose(COUPLINGS, "coupling", config.coupling)
+    couple = _choose(coupling.COUPLINGS, "coupling", config.coupling)
     past = config.context.frames
     if past < 1:
         raise ValueError(f"config.context.frames is {past}: at least the last frame is known, use 1 or more")
@@ -107,17 +128,17 @@ def _biflow(config, codec) -> dict:
         network = network._replace(apply=partial(_converted, convert, network.apply))
     return dict(
         network=network,
-        window=Window(past + 1),
+        windows=(Window(past + 1),),
         loss=partial(biflow_loss, partial(objective.loss, **options), couple),
         past_frames=past,
         stream=_stream(config.sample, objective, codec),
     )
 
 
-def biflow_loss(loss, couple, field, latents: Float[Array, "b f h w c"], condition, keys: Key[Array, "b"], key) -> Float[Array, "b"]:
+def biflow_loss(loss, couple, field, latents: Latents, condition, keys: Key[Array, "b"], key) -> tuple[Float[Array, "b"], dict]:
     """The loss of consecutive frames: the last frame of each clip is the future, those before it the past."""
-    past, future = couple(latents[:, :-1], latents[:, -1:], key)
-    return loss(field, past, future, keys, condition)
+    past, future = couple(latents.mean[:, :-1], latents.mean[:, -1:], key)
+    return loss(field, past, future, keys, condition), dict(coupling_cost=squared_error(past[:, -1:], future).mean())
 
 
 def _converted(convert, apply, params, x, s, condition=None):
@@ -160,7 +181,7 @@ def _vlfm(config, codec) -> dict:
         loss, made = partial(vlfm.direct_loss, path=path), dict(make=vlfm.direct)
     return dict(
         network=with_text(network, encoder),
-        window=window,
+        windows=(window,),
         loss=partial(vlfm_loss, loss, config.caption_dropout),
         text=encoder,
         path=path,
@@ -168,11 +189,19 @@ def _vlfm(config, codec) -> dict:
     )
 
 
-def vlfm_loss(loss, dropout: float, field, latents: Float[Array, "b f h w c"], condition, keys: Key[Array, "b"], key) -> Float[Array, "b"]:
+def vlfm_loss(loss, dropout: float, field, latents: Latents, condition, keys: Key[Array, "b"], key) -> tuple[Float[Array, "b"], dict]:
     """The loss of whole clips, a part `dropout` of them without their captions."""
     del key
-    dropping = jax.vmap(lambda key: jax.random.fold_in(key, 2**31))(keys)
-    return loss(field, latents, keys, drop(condition, dropping, dropout))
+    return loss(field, latents.mean, keys, _without_some(condition, keys, dropout)), {}
+
+
+def _without_some(condition, keys, dropout):
+    return drop(condition, _apart(keys, 2**31), dropout)
+
+
+def _apart(keys, number: int):
+    """Keys (b,) of another use."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def generate_clips(field, key, times, count: int, condition=None, *, make, latent: tuple[int, int, int], **options) -> vlfm.Clips:
@@ -203,6 +232,79 @@ def with_text(network: Network, encoder: TextEncoder | None) -> Network:
         return network.apply({name: value for name, value in params.items() if name != "text"}, x, s, condition)
 
     return network._replace(init=init, apply=apply)
+
+
+# --- FlowFrames -----------------------------------------------------------------------------------
+
+
+def _flowframes(config, codec) -> dict:
+    design = flowframes.DESIGNS[config.objective]
+    inversion = config.inversion if config.objective == "flowframes" and config.inversion.rho else None
+    if not 0 <= config.inversion.rho <= 1:
+        raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {config.inversion.rho}")
+    if inversion and inversion.std is None and not codec.posterior:
+        raise ValueError("config.inversion adds sigma_0 xhat_1, and this codec has no sigma_0: give its size with config.inversion.std")
+    coin = _choose({"example": False, "batch": True}, "inversion.coin", config.inversion.coin)
+    encoder = text.build(**config.text)
+    lengths = tuple(config.chunk.frames)
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"config.chunk.frames lists lengths of chunks, each 1 or more, got {lengths}")
+    latent = codec.latent_shape((max(lengths), *config.data.size))
+    network = _network(dict(config.network), latent, coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
+    for length in lengths:
+        networks.check(network, (length, *latent[1:]))
+    times = TimeDensity(**config.times)
+    loss = partial(design.loss, times=times)
+    tokens = partial(networks.tokens, network)
+    if config.objective == "text_to_video":
+        windows = tuple(Window(length) for length in lengths)
+        loss = partial(text_to_video_loss, loss, tokens, config.caption_dropout)
+    else:
+        windows = tuple(Window(2 * length, chunk=length if inversion else 0) for length in lengths)
+        invert = inversion and dict(rho=inversion.rho, std=inversion.std, most=inversion.max_error, one_coin=coin)
+        loss = partial(chunk_loss, loss, tokens, _choose(coupling.COUPLINGS, "coupling", config.coupling), config.caption_dropout, invert)
+    sample = config.sample
+    solver = Solver(sample.method, steps=grid(sample.steps, sample.warp), per_sample=False)
+    return dict(
+        network=with_text(network, encoder),
+        windows=windows,
+        loss=loss,
+        text=encoder,
+        predict=partial(flowframes.predicted, design=design, solver=solver, guidance=sample.guidance),
+        pretrained=config.pretrained,
+        inversions=inversion,
+    )
+
+
+def text_to_video_loss(loss, tokens, dropout: float, field, latents: Latents, condition, keys: Key[Array, "b"], key) -> tuple[Float[Array, "b"], dict]:
+    """The loss of the model that FlowFrames starts from: noise flows to chunks."""
+    del key
+    count = tokens(latents.mean.shape[1:])
+    return loss(field, latents.mean, keys, _without_some(condition, keys, dropout), tokens=count), {}
+
+
+def chunk_loss(
+    loss, tokens, couple, dropout: float, invert: dict | None, field, latents: Latents, condition, keys: Key[Array, "b"], key
+) -> tuple[Float[Array, "b"], dict]:
+    """The loss of consecutive chunks: the first half of each clip is observed, the second is the future."""
+    halves = lambda a: jnp.split(a, 2, axis=1)
+    (mean, future), std = halves(latents.mean), None if latents.std is None else halves(latents.std)[0]
+    (mean, std), future = couple((mean, std), future, key)
+    metrics = dict(coupling_cost=squared_error(mean, future).mean())
+    observed = mean
+    if invert:
+        if latents.inverted is None:
+            raise ValueError(
+                "config.inversion.rho asks for inverted targets, and this data set has none: make them once with launch.encode and take its "
+                "folder as config.data.path, or use rho=0"
+            )
+        std = std if invert["std"] is None else invert["std"]
+        usable = None if invert["most"] is None else latents.inverted_error <= invert["most"]
+        coins = jnp.broadcast_to(jax.random.fold_in(key, 1), keys.shape) if invert["one_coin"] else _apart(keys, 2**31 + 1)
+        observed = flowframes.with_inversion(mean, std, latents.inverted, coins, rho=invert["rho"], usable=usable)
+        metrics |= dict(inversion_used=jnp.ones(()) if usable is None else usable.mean())
+    losses = loss(field, observed, future, keys, _without_some(condition, keys, dropout), tokens=tokens(future.shape[1:]))
+    return losses, metrics
 
 
 # --- what all share -------------------------------------------------------------------------------

@@ -64,6 +64,27 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     return Run(config, experiment, restored[which], folder, step)
 
 
+def pretrained(experiment: Experiment) -> Run:
+    """The run whose parameters the training of `experiment` starts from, `experiment.pretrained`.
+
+    Raises a ValueError when its parameters are not those of the network of `experiment`, in name or shape.
+    """
+    run = load(experiment.pretrained)
+    have, need = (_shapes(params) for params in (run.params, jax.eval_shape(experiment.network.init, jax.random.key(0))))
+    different = sorted(name for name in have.keys() | need.keys() if have.get(name) != need.get(name))
+    if different:
+        some = "; ".join(f"{name} is {have.get(name, 'absent')} there and {need.get(name, 'absent')} here" for name in different[:3])
+        raise ValueError(
+            f"the network of config.pretrained={experiment.pretrained} is not that of this config, {len(different)} parameters differ: {some}: "
+            "take its config.network and config.text"
+        )
+    return run
+
+
+def _shapes(params) -> dict:
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+
+
 def untrained(workdir) -> Run:
     """A run as it was before its first step."""
     folder, config = Workdir.read(workdir)
@@ -72,10 +93,15 @@ def untrained(workdir) -> Run:
     return Run(config, experiment, jax.jit(experiment.network.init)(key), folder, 0)
 
 
+def checksum(run: Run) -> str:
+    """Of the run's parameters: what tells one model from another."""
+    return f"{checksums({'': run.field})['']:08x}"
+
+
 def protocol(run: Run) -> dict:
     """What every record of a run carries."""
     return dict(
-        objective=run.config.objective, step=run.step, parameters=f"{checksums({'': run.field})['']:08x}",
+        objective=run.config.objective, step=run.step, parameters=checksum(run),
         data=run.config.data.path, size=list(run.config.data.size),
     )
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from jvflow import clips
+from jvflow import clips, prediction
 from jvflow.biflow import CURVES
 from jvflow.data import pipeline, video
 from jvflow.files import write_text
@@ -30,10 +30,10 @@ def frames(run: Run, first: UInt8[np.ndarray, "b n h w c"], key, **options) -> I
     return ((np.asarray(codec.decode(codec.params, latent)), np.asarray(nfe)) for latent, nfe in stream)
 
 
-def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b n h w c"]:
-    """Where streams start: as many frames as the run needs of held-out clips, or of the image, the video, or the folder of images at `path`
+def first_frames(run: Run, count: int, path=None, frames: int | None = None) -> UInt8[np.ndarray, "b n h w c"]:
+    """Where streams and predictions start: as many frames as the run needs, or `frames`, of held-out clips, or of the image, the video, or the folder of images at `path`
     (taken at the run's rate where `config.data.image_fps` says none)."""
-    need, data = run.experiment.past_frames, run.config.data
+    need, data = frames or run.experiment.past_frames, run.config.data
     if path is None:
         found = pipeline.clips(run.data(), "test", count=count, frames=need)
         if len(found) < count:
@@ -51,17 +51,19 @@ def first_frames(run: Run, count: int, path=None) -> UInt8[np.ndarray, "b n h w 
 
 
 def sample(
-    workdir, out, *, count=4, length=None, seed=0, step=None, ema=None, first_frame=None, sampling=None, captions=(), fps=None, extrapolate=False
+    workdir, out, *, count=4, length=None, seed=0, step=None, ema=None, first_frame=None, sampling=None, captions=(), fps=None, extrapolate=False,
+    observed=None,
 ) -> dict:
     """Writes videos of a run into the folder `out`: an mp4 for each, `sheet.png` with a row for each, and `samples.json`.
 
     Args:
       workdir, step, ema, sampling: of `run.load`.
       count: how many; one for each caption where captions are given.
-      length: frames of each; by default 64 of a stream, and all of a clip.
+      length: frames of each; by default 64 of a stream, all of a clip, and one chunk after the observed one.
       seed: of all noise.
       first_frame: where streams start, see `first_frames`.
-      captions, fps, extrapolate: of clips, see `clips.sample`.
+      captions, fps, extrapolate: of clips, see `clips.sample`; predictions take captions too.
+      observed: frames of a chunk, where not the longest of training.
 
     Returns:
       The content of `samples.json`.
@@ -74,9 +76,29 @@ def sample(
         if first_frame:
             raise ValueError(f"a run of {run.config.objective} starts from noise and takes no first frame: leave out {first_frame}")
         return clips.sample(run, out, count=count, captions=captions, length=length, fps=fps, seed=seed, extrapolate=extrapolate)
+    if run.experiment.predict:
+        if fps or extrapolate:
+            raise ValueError(f"a run of {run.config.objective} makes frames at the rate of its data, and chunks without end: leave out fps and extrapolate")
+        return _predictions(run, out, count=count, length=length, seed=seed, first_frame=first_frame, captions=list(captions), observed=observed)
+    if observed:
+        raise ValueError(f"a run of {run.config.objective} makes no chunks: leave out observed")
     if captions or fps or extrapolate:
         raise ValueError(f"a run of {run.config.objective} streams after given frames at the rate of its data: leave out captions, fps and extrapolate")
     return _streams(run, out, count=count, length=64 if length is None else length, seed=seed, first_frame=first_frame)
+
+
+def _predictions(run: Run, out, *, count, length, seed, first_frame, captions, observed) -> dict:
+    chunk = max(run.config.chunk.frames) if observed is None else observed
+    after = prediction.is_after(run)
+    if first_frame and not after:
+        raise ValueError(f"a run of {run.config.objective} starts from noise and takes no first frame: leave out {first_frame}")
+    count = len(captions) or count
+    have = run.config.data.frames
+    if first_frame is None and chunk > have:
+        raise ValueError(f"a chunk of {chunk} frames is longer than the held-out clips, {have} frames: use a shorter one, or give a video")
+    first = first_frames(run, count, first_frame, chunk)
+    captions = captions or ([""] * count if first_frame else pipeline.captions(run.data(), "test", count=count))
+    return prediction.sample(run, out, first, captions, length=chunk * (1 + after) if length is None else length, seed=seed)
 
 
 def _streams(run: Run, out, *, count, length, seed, first_frame) -> dict:

@@ -6,6 +6,9 @@ One function, `solve`; `Solver` is its settings as a value that can be compiled 
     euler       1       n                                   fixed
     midpoint    2       2 n                                 fixed or adaptive
     heun        2       2 n                                 fixed or adaptive
+    rf_solver   2       2 n                                 fixed; RF-Solver (Wang et al., arXiv 2411.04746): its second
+                        order expansion with a difference of two evaluations is the midpoint rule,
+                        x <- x + D v(x + D/2 v(x, t), t + D/2)
     rk4         4       4 n                                 fixed
     bosh3       3       3 n + 1                             fixed or adaptive
     tsit5       5       6 n + 1                             fixed or adaptive
@@ -51,13 +54,14 @@ METHODS = {
     "heun": diffrax.Heun,
     "midpoint": diffrax.Midpoint,
     "ralston": diffrax.Ralston,
+    "rf_solver": diffrax.Midpoint,
     "rk4": RK4,
     "bosh3": diffrax.Bosh3,
     "tsit5": diffrax.Tsit5,
     "dopri5": diffrax.Dopri5,
     "dopri8": diffrax.Dopri8,
 }
-FIXED_ONLY = ("euler", "rk4")
+FIXED_ONLY = ("euler", "rk4", "rf_solver")
 
 
 class Solution(NamedTuple):
@@ -96,7 +100,7 @@ def _check_settings(method, rtol, atol, steps):
     if steps is not None and (rtol is not None or atol is not None):
         raise ValueError(f"give tolerances (rtol={rtol}, atol={atol}) or steps={steps}, not both")
     if steps is None and method in FIXED_ONLY:
-        raise ValueError(f"{method} has no error estimate: give steps=, or an adaptive method such as heun")
+        raise ValueError(f"{method} has no error estimate here: give steps=, or an adaptive method such as heun")
 
 
 def _grid(steps, t0, t1) -> np.ndarray:

@@ -38,9 +38,9 @@ def merge(frozen: Any, params: Any) -> Any:
     return traverse_util.unflatten_dict(flat)
 
 
-def create(key, network: Network, optimizer: optax.GradientTransformation, *, ema: bool) -> State:
-    """The state before the first step."""
-    params = network.init(key)
+def create(key, network: Network, optimizer: optax.GradientTransformation, *, ema: bool, params: Any = None) -> State:
+    """The state before the first step: of given parameters, or of new ones."""
+    params = network.init(key) if params is None else params
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -24,8 +24,9 @@ import optax
 from einops import rearrange
 from tqdm import tqdm
 
-from jvflow import clips, latents, sample
+from jvflow import clips, inversion, latents, prediction, sample
 from jvflow import mesh as meshes
+from jvflow import run as runs
 from jvflow import state as states
 from jvflow.checkpoint import Checkpoints, abstract_like
 from jvflow.data import pipeline, video
@@ -54,22 +55,23 @@ def train_step(state: State, batch, key, given=None, *, experiment: Experiment, 
     """
     given = experiment.given if given is None else given
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, state.step))
-    frames = experiment.latents(batch, given)
-    keys = example_keys(key_examples, len(frames))
+    latents = experiment.latents(batch, given)
+    keys = example_keys(key_examples, len(latents.mean))
 
     def mean_loss(params):
         params = merge(state.frozen, params)
         condition = experiment.condition(params, batch.text_tokens, batch.text_mask, given)
-        return experiment.loss(as_field(experiment.network, params), frames, condition, keys, key_coupling).mean()
+        losses, metrics = experiment.loss(as_field(experiment.network, params), latents, condition, keys, key_coupling)
+        return losses.mean(), metrics
 
-    loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+    (loss, metrics), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
     updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.ema
     if average is not None:
         decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))  # follows closely at first
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
-    metrics = {
+    metrics |= {
         "loss": loss,
         "gradient_norm": optax.tree.norm(gradients),
         "learning_rate": jnp.asarray(experiment.schedule(state.step), jnp.float32),
@@ -99,6 +101,9 @@ def train(config, workdir) -> Workdir:
     encoded = latents.are_in(data)
     if encoded:
         latents.check(data, latents.fingerprint(**config.codec))
+    initial = runs.pretrained(experiment) if experiment.pretrained and not folder.has_checkpoint else None
+    if experiment.inversions:
+        inversion.check(data, config, initial and runs.checksum(initial))
     folder.begin(config)  # whatever is wrong with config, devices or data was said by now
 
     everywhere = meshes.replicated(mesh)
@@ -109,11 +114,13 @@ def train(config, workdir) -> Workdir:
     abstract = abstract_like(jax.eval_shape(create, key_init), everywhere)
     parameters = sum(a.size for a in jax.tree.leaves(abstract.params))
     LOG.info("%s: %s parameters, replicated on %s", config.objective, f"{parameters:,}", mesh)
+    if initial:
+        LOG.info("starts from %s, step %d, parameters %s", experiment.pretrained, initial.step, runs.checksum(initial))
 
     checkpoints = Checkpoints(folder.checkpoints, keep=run.keep)
     begin = checkpoints.latest()
     if begin is None:
-        begin, state = 0, jax.jit(create, out_shardings=everywhere)(key_init)
+        begin, state = 0, jax.jit(create, out_shardings=everywhere)(key_init, params=initial and initial.params)
     else:
         state, position = checkpoints.restore(abstract)
         begin = int(position["next_index"])
@@ -124,7 +131,7 @@ def train(config, workdir) -> Workdir:
         return folder
 
     batches = pipeline.batches(
-        data, window=experiment.window, batch_size=config.train.batch_size, seed=config.seed,
+        data, windows=experiment.windows, batch_size=config.train.batch_size, seed=config.seed,
         threads=config.data.threads, step=begin, process=jax.process_index(), processes=jax.process_count(), latents=encoded,
         tokenize=experiment.text and experiment.text.tokenize,
     )
@@ -169,7 +176,8 @@ def train(config, workdir) -> Workdir:
 def sheet(experiment: Experiment, state: State, data, config, folder: Workdir, step: int) -> np.ndarray:
     """A contact sheet of what the run makes at this step, also written to `samples/`."""
     run = Run(config, experiment, merge(state.frozen, state.params if state.ema is None else state.ema), folder, step)
-    image = video.sheet(_clips(run, data) if experiment.generate else _streams(run, data))
+    make = _clips if experiment.generate else prediction.compared if experiment.predict else _streams
+    image = video.sheet(make(run, data))
     video.write_png(Path(folder.samples) / f"step_{step:08d}.png", image)
     return image
 

@@ -22,6 +22,11 @@ class Workdir:
         return self.path / "checkpoints"
 
     @property
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint was completed here, whole or not by now."""
+        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+
+    @property
     def samples(self) -> Path:
         return self.path / "samples"
 

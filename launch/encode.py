@@ -1,6 +1,6 @@
 """Encodes a data set once, for training in latents: python -m launch.encode --config=configs/biflow/video_folder.py --out=DIR ...
 
-`DIR` is then what `--config.data.path` takes. Stop it at any time and give the same command again.
+A config of FlowFrames with target inversion (config.inversion.rho above 0) gets the inverted chunks too. `DIR` is then what `--config.data.path` takes. Stop it at any time and give the same command again.
 """
 
 from absl import flags
@@ -14,11 +14,12 @@ flags.mark_flags_as_required(["config", "out"])
 
 
 def main():
-    from jvflow import latents
+    from jvflow import inversion, latents
 
-    out = OUT.value.rstrip("/")
-    manifest = latents.prepare(CONFIG.value, out)
-    print(f"{out}: latents of " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+    out, config = OUT.value.rstrip("/"), CONFIG.value
+    inverts = "inversion" in config and config.inversion.rho
+    manifest = (inversion if inverts else latents).prepare(config, out)
+    print(f"{out}: latents{' and inversions' if inverts else ''} of " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
 
 
 if __name__ == "__main__":

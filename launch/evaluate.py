@@ -24,7 +24,13 @@ def main():
         overrides=launch.entries(PROTOCOL, "videos=64"), sampling=launch.entries(SAMPLE, "epsilon=0.1"),
     )
     write_text(OUT.value, json.dumps(record, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in record.items() if isinstance(v, float | int)}, indent=1))
+    print(json.dumps(_figures(record), indent=1))
+
+
+def _figures(record: dict) -> dict:
+    """The numbers of a record; curves over time and the protocol are in the file."""
+    numbers = {name: _figures(value) if isinstance(value, dict) else value for name, value in record.items() if name != "protocol"}
+    return {name: value for name, value in numbers.items() if isinstance(value, float | int | dict)}
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ import pytest
 from conftest import ROOT, load_config
 from ml_collections import ConfigDict
 
-from jvflow import evaluate, sample, state, train
+from jvflow import evaluate, inversion, sample, state, train
 from jvflow.data.pipeline import Batch
 from jvflow.experiment import assemble
 from jvflow.networks import as_field
 
 FILES = sorted(str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.py"))
-OBJECTIVES = dict(biflow=("flow", "biflow", "condiff"), vlfm=("vlfm", "direct"))
+OBJECTIVES = dict(biflow=("flow", "biflow", "condiff"), vlfm=("vlfm", "direct"), flowframes=("text_to_video", "flowframes", "conventional"))
 CASES = [
     (file, objective, past)
     for file in FILES for objective in OBJECTIVES[file.partition("/")[0]] for past in ((1, 3) if "biflow" in file else (0,))
@@ -33,9 +33,12 @@ def test_a_whole_train_step_fits(file, objective, past):
     experiment = assemble(config)
     size = config.train.batch_size
     tokens, mask = experiment.text.tokenize([""] * size) if experiment.text else (None, None)
+    frames, latent = experiment.window.frames, experiment.codec.latent_shape((1, *config.data.size))[1:]
+    array = lambda *shape, dtype="float32": jax.ShapeDtypeStruct((size, *shape), dtype)
+    inverted = dict(inverted=array(frames // 2, *latent), inverted_error=array()) if experiment.inversions else {}
     batch = Batch(
-        jax.ShapeDtypeStruct((size, experiment.window.frames, *config.data.size, 3), "uint8"),
-        *[jax.ShapeDtypeStruct((size,), "float32")] * 2, text_tokens=tokens, text_mask=mask,
+        None if inverted else array(frames, *config.data.size, 3, dtype="uint8"), array(), array(),
+        latent_mean=array(frames, *latent) if inverted else None, text_tokens=tokens, text_mask=mask, **inverted,
     )
     create = lambda key: state.create(key, experiment.network, experiment.optimizer, ema=config.optimizer.ema > 0)
     before = jax.eval_shape(create, jax.random.key(0))
@@ -65,7 +68,7 @@ def leaves(config, prefix="") -> Iterator[str]:
             yield prefix + key
 
 
-@pytest.mark.parametrize("file, frames", [("biflow/procedural.py", 2), ("vlfm/procedural.py", None)])
+@pytest.mark.parametrize("file, frames", [("biflow/procedural.py", 2), ("vlfm/procedural.py", None), ("flowframes/procedural.py", None)])
 def test_every_key_is_read(tmp_path, monkeypatch, file, frames):
     """Training, sampling and evaluating read every key of the config, or the key should not be there."""
     config = load_config(file, "debug")
@@ -78,6 +81,8 @@ def test_every_key_is_read(tmp_path, monkeypatch, file, frames):
         return get(self, key)
 
     monkeypatch.setattr(ConfigDict, "__getitem__", recording)
+    if "inversion" in config:
+        prepare_inversions(config, tmp_path)
     train.train(config, tmp_path / "run")
     evaluate.evaluate(tmp_path / "run")
     sample.sample(tmp_path / "run", tmp_path / "out", count=1, length=frames)
@@ -86,10 +91,20 @@ def test_every_key_is_read(tmp_path, monkeypatch, file, frames):
     assert not {key for key in leaves(config) if key.split(".")[-1] not in read} - elsewhere
 
 
+def prepare_inversions(config, folder):
+    """Trains the model that `config` starts from, and inverts the config's data through it."""
+    before = load_config("flowframes/pretrain.py", "debug")
+    before.run.progress = False
+    train.train(before, folder / "pretrained")
+    config.pretrained = str(folder / "pretrained")
+    inversion.prepare(config, folder / "inverted")
+    config.data.path = str(folder / "inverted")
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(objective="flwo"), "unknown objective 'flwo': use one of flow, biflow, condiff, vlfm, direct"),
+        (dict(objective="flwo"), "unknown objective 'flwo': use one of flow, biflow, condiff, vlfm, direct, flowframes, conventional, text_to_video"),
         (dict(coupling="ot"), "unknown coupling 'ot'"),
         (dict(prediction="noise"), "unknown prediction 'noise': use one of velocity, clean"),
         (dict(codec=dict(name="jpeg")), "unknown codec"),

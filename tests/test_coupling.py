@@ -1,3 +1,7 @@
+import os
+import socket
+import subprocess
+import sys
 from itertools import permutations
 
 import jax
@@ -28,6 +32,87 @@ def test_independent_permutes_the_past_alone():
     assert not np.array_equal(x0, past)
     other, _ = coupling.independent(past, future, jax.random.key(1))
     assert not np.array_equal(x0, other)
+
+
+def clouds(n, seed=0, shape=(2, 2, 2, 3)):
+    return [jax.random.normal(key, (n, *shape)) for key in jax.random.split(jax.random.key(seed))]
+
+
+def test_the_pairs_of_a_small_batch_are_the_optimal_ones():
+    past, future = clouds(16)
+    cost = np.square(np.asarray(past).reshape(16, 1, -1) - np.asarray(future).reshape(1, 16, -1)).mean(-1)
+    np.testing.assert_allclose(coupling.costs(past, future), cost, rtol=1e-5)
+    (x0, label), x1 = jax.jit(coupling.minibatch_ot)((past, jnp.arange(16)), future, jax.random.key(1))
+    np.testing.assert_array_equal(x1, future)
+    np.testing.assert_array_equal(x0, past[label])  # a tree stays together
+    plan = coupling.ot_plan(cost)
+    np.testing.assert_array_equal(plan.argmax(0), label)
+    assert np.trace(cost[:, :]) / 16 > (plan * cost).sum()
+
+
+def test_context_beside_the_last_frames_is_not_in_the_cost():
+    past, future = clouds(8)
+    older = 100 * jax.random.normal(jax.random.key(5), past.shape)
+    longer, _ = coupling.minibatch_ot(jnp.concatenate([older, past], axis=1), future, jax.random.key(1))
+    short, _ = coupling.minibatch_ot(past, future, jax.random.key(1))
+    np.testing.assert_array_equal(longer[:, 2:], short)
+
+
+def test_a_large_batch_is_coupled_by_sinkhorn():
+    """The drawn pairs cost little more than the optimal ones, and much less than any others."""
+    n = coupling.EXACT + 32
+    past, future = clouds(n, shape=(1, 1, 1, 2))
+    cost = coupling.costs(past, future)
+    plan = coupling.sinkhorn_plan(cost)
+    np.testing.assert_allclose(plan.sum(0), 1 / n, rtol=0.02)
+    x0, _ = jax.jit(coupling.minibatch_ot)(past, future, jax.random.key(1))
+    drawn, best = float(jnp.square(x0 - future).mean()), float((coupling.ot_plan(cost) * cost).sum())
+    assert best < drawn < 0.5 * float(jnp.mean(cost)), (best, drawn, jnp.mean(cost))
+
+
+@pytest.mark.parametrize("n", [16, 80])
+def test_the_batch_is_the_global_one(n):
+    """Rows on four devices are joined as on one: also with rows of other devices."""
+    past, future = clouds(n)
+    one, _ = jax.jit(coupling.minibatch_ot)(past, future, jax.random.key(1))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    four, _ = jax.jit(coupling.minibatch_ot)(*jax.device_put((past, future), split), jax.random.key(1))
+    np.testing.assert_array_equal(one, four)
+    origin = np.array([int(np.flatnonzero((np.asarray(past) == row).all((1, 2, 3, 4)))[0]) for row in np.asarray(one)])
+    assert (origin // (n // 4) != np.arange(n) // (n // 4)).any()
+
+
+PROCESS = """
+import sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+from jvflow import coupling, mesh as meshes
+mesh = meshes.make()
+for n in (16, 80):
+    past, future = (np.asarray(jax.random.normal(key, (n, 2, 2, 2, 3))) for key in jax.random.split(jax.random.key(0)))
+    rows = slice(jax.process_index() * n // 2, (jax.process_index() + 1) * n // 2)
+    tree, future = meshes.put(((past[rows], np.arange(n)[rows]), future[rows]), mesh)
+    join = jax.jit(lambda *a: coupling.minibatch_ot(*a)[0][1], out_shardings=meshes.replicated(mesh))
+    print(np.asarray(join(tree, future, jax.random.key(1))).tolist(), flush=True)
+"""
+
+
+def test_the_batch_is_that_of_all_processes():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = dict(os.environ, XLA_FLAGS="", JAX_PLATFORMS="cpu")
+    run = lambda i: subprocess.Popen([sys.executable, "-c", PROCESS, address, str(i)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    outputs = [(process.communicate(timeout=240), process.returncode) for process in [run(0), run(1)]]
+    assert not any(code for _, code in outputs), outputs
+    (first, second) = ([line for line in out.splitlines() if not line.startswith("[Gloo]")] for (out, _), _ in outputs)
+    assert first == second
+    for n, line in zip((16, 80), first, strict=True):
+        _, label = jax.jit(coupling.minibatch_ot)((clouds(n)[0], jnp.arange(n)), clouds(n)[1], jax.random.key(1))[0]
+        assert line == str(np.asarray(label).tolist())
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -72,6 +72,51 @@ def test_every_coordinate_and_every_input_channel_matters():
     assert not np.allclose(base, f(x, s, Condition(context=condition.context + 0.1))[0], atol=1e-4)
 
 
+def test_each_frame_may_have_a_time_of_its_own():
+    """Equal times are one time; another time of one frame changes that frame most; a patch over frames takes that of its first."""
+    x, (t,) = inputs((2, 4, 8, 8, 3))
+    f = field(local=True)
+    whole, each = f(x, (t,), None)[0], jnp.broadcast_to(t[:, None], (2, 4))
+    np.testing.assert_allclose(f(x, (each,), None)[0], whole, atol=1e-5)
+    change = np.abs(f(x, (each.at[:, 2].add(0.3),), None)[0] - whole).mean((0, 2, 3, 4))
+    assert change.argmax() == 2 and change[2] > 3 * np.delete(change, 2).max()
+    double = field(patch=(2, 4, 4))
+    expected = double(x, (each,), None)[0]
+    np.testing.assert_allclose(double(x, (each.at[:, 1::2].add(0.3),), None)[0], expected, atol=1e-5)
+    assert not np.allclose(double(x, (each.at[:, ::2].add(0.3),), None)[0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("at_once", [3, 4, 8])
+def test_attention_in_blocks_is_attention(at_once):
+    """Values and gradients, also where the last block is not full; 8 tokens in a block of 8 are one."""
+    x, s = inputs((2, 2, 8, 8, 3))
+    whole, blocks = build(**TINY), build(**TINY, attention=at_once)
+    params = shifted(whole)
+    loss = lambda network: lambda p: (network.apply(p, x, s)[0] ** 2).mean()
+    np.testing.assert_allclose(blocks.apply(params, x, s)[0], whole.apply(params, x, s)[0], atol=1e-5)
+    a, b = jax.grad(loss(whole))(params), jax.grad(loss(blocks))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), a, b)
+
+
+def test_attention_in_blocks_takes_memory_linear_in_the_tokens():
+    def bytes_of(frames, at_once):
+        network = build(**(TINY | dict(attention=at_once)))
+        x = jax.ShapeDtypeStruct((1, frames, 64, 64, 3), jnp.float32)
+        params = jax.eval_shape(network.init, jax.random.key(0))
+        run = jax.jit(lambda p, x: network.apply(p, x, (jnp.zeros(1),))[0])
+        return run.lower(params, x).compile().memory_analysis().temp_size_in_bytes
+
+    blocks = [bytes_of(frames, 128) for frames in (16, 24, 32)]  # 4,096 tokens and more
+    np.testing.assert_allclose([blocks[1] / blocks[0], blocks[2] / blocks[0]], [1.5, 2.0], rtol=0.02)
+    assert bytes_of(16, 0) > 5 * blocks[0]
+
+
+def test_channels_are_those_it_was_built_for():
+    x, s = inputs((2, 1, 8, 8, 4))
+    with pytest.raises(ValueError, match="built for 3 channels, got 4 in x"):
+        field()(x, s, None)
+
+
 def test_examples_do_not_mix_and_tokens_do():
     x, s = inputs()
     f = field()

@@ -54,7 +54,7 @@ def test_training_on_latents_is_training_on_the_video(config, encoded, tmp_path)
     for a, b in zip(*(jax.tree.leaves(run.field) for run in runs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     np.testing.assert_array_equal(*(sample.first_frames(run, 2) for run in runs))  # streams start from the video
-    batch = next(pipeline.batches(encoded, window=pipeline.Window(2), batch_size=2, seed=0, threads=0, latents=True))
+    batch = next(pipeline.batches(encoded, windows=[pipeline.Window(2)], batch_size=2, seed=0, threads=0, latents=True))
     assert batch.video is None and batch.latent_mean.shape[:3] == (2, 2, 2)
 
 

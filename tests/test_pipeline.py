@@ -12,7 +12,7 @@ def data(tmp_path_factory):
 
 
 def take(data, count, **options):
-    defaults = dict(window=pipeline.Window(2), batch_size=4, seed=3, threads=0)
+    defaults = dict(windows=[pipeline.Window(2)], batch_size=4, seed=3, threads=0)
     iterator = pipeline.batches(data, **(defaults | options))
     return [next(iterator) for _ in range(count)]
 
@@ -27,7 +27,7 @@ def test_a_batch_is_a_function_of_seed_and_step(data):
 
 def test_every_clip_is_used_once_an_epoch_in_a_new_order(data):
     names = lambda batches: [tuple(np.round(v[0, 0, 0], 3)) for b in batches for v in b.video[:, 0:1]]
-    epoch = take(data, 4, window=pipeline.Window(80))  # 8 clips, whole clips: no random window
+    epoch = take(data, 4, windows=[pipeline.Window(80)])  # 8 clips, whole clips: no random window
     first, second = names(epoch[:2]), names(epoch[2:])
     clips = pipeline.clips(data, "train")
     assert len(clips) == 8
@@ -97,6 +97,6 @@ def test_wrong_paths(tmp_path, change, message):
 
 def test_too_few_frames(data):
     with pytest.raises(ValueError, match="clips have 80 frames, training needs 81"):
-        take(data, 1, window=pipeline.Window(81))
+        take(data, 1, windows=[pipeline.Window(81)])
     with pytest.raises(ValueError, match="not a multiple of 3 processes"):
         take(data, 1, processes=3)

@@ -71,7 +71,7 @@ def test_a_batch_in_common_steps_reports_one_count():
     assert int(each.nfe[0]) < int(common.nfe[0])
 
 
-@pytest.mark.parametrize("method, order", [("euler", 1), ("heun", 2), ("midpoint", 2), ("ralston", 2), ("bosh3", 3), ("rk4", 4)])
+@pytest.mark.parametrize("method, order", [("euler", 1), ("heun", 2), ("midpoint", 2), ("rf_solver", 2), ("ralston", 2), ("bosh3", 3), ("rk4", 4)])
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0)], ids=["forwards", "backwards"])
 def test_measured_order(method, order, interval):
     with jax.enable_x64(True):

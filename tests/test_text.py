@@ -67,7 +67,7 @@ def test_batches_carry_the_tokens_of_their_clips(tmp_path, encoder):
     data = pipeline.prepare(config.data, tmp_path)
     captions, real = pipeline.captions(data, "train"), pipeline.clips(data, "train")
     window = pipeline.Window(6, every=3, anywhere=False)
-    batch = next(pipeline.batches(data, window=window, batch_size=4, seed=0, tokenize=encoder.tokenize))
+    batch = next(pipeline.batches(data, windows=[window], batch_size=4, seed=0, tokenize=encoder.tokenize))
     assert batch.fps.tolist() == [16.0] * 4 and batch.video.shape[1] == 6 and window.span == 16
     for video, tokens, mask in zip(batch.video, batch.text_tokens, batch.text_mask):
         (i,) = [i for i, clip in enumerate(real) if np.array_equal(clip[:16:3], video)]

@@ -25,6 +25,7 @@ class Codec:
       valid_frames: whether a number of frames can be encoded.
       range: what decoded latents are clamped to when they are fed back, or None.
       params: its parameters, None where it has none.
+      posterior: whether `encode` gives a standard deviation.
     """
 
     encode: Callable[[Any, Array], Posterior]
@@ -33,3 +34,4 @@ class Codec:
     valid_frames: Callable[[int], bool]
     range: tuple[float, float] | None = None
     params: Any = None
+    posterior: bool = False

@@ -17,7 +17,7 @@ The parameters are the public tensors under their public names.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import jax
@@ -99,15 +99,28 @@ def decode(decoder: Tensors, latents: Float[Array, "n h8 w8 c"]) -> Float[Array,
 # --- video ----------------------------------------------------------------------------------------
 
 
+AT_ONCE = 2**18
+"""Pixels that are encoded or decoded at a time, unless an image has more: memory does not grow with the length of a video."""
+
+
 def _encode_video(params, video: UInt8[Array, "b f h w 3"], *, scale) -> Posterior:
-    latents = encode(params["encoder"], rearrange(video, "b f h w c -> (b f) h w c").astype(jnp.float32) / 255)
+    images, pixels = rearrange(video, "b f h w c -> (b f) h w c"), video.shape[2] * video.shape[3]
+    latents = _by_image(lambda images: encode(params["encoder"], images.astype(jnp.float32) / 255), images, pixels)
     return Posterior(rearrange(latents / scale, "(b f) h w c -> b f h w c", b=len(video)))
 
 
 def _decode_video(params, latents: Float[Array, "b f h w c"], *, scale) -> UInt8[Array, "b f h w 3"]:
-    images = decode(params["decoder"], rearrange(latents * scale, "b f h w c -> (b f) h w c"))
-    video = rearrange(images, "(b f) h w c -> b f h w c", b=len(latents))
-    return jnp.round(jnp.clip(video, 0, 1) * 255).astype(jnp.uint8)
+    shown = lambda latents: jnp.round(jnp.clip(decode(params["decoder"], latents * scale), 0, 1) * 255).astype(jnp.uint8)
+    pixels = 64 * latents.shape[2] * latents.shape[3]
+    return rearrange(_by_image(shown, rearrange(latents, "b f h w c -> (b f) h w c"), pixels), "(b f) h w c -> b f h w c", b=len(latents))
+
+
+def _by_image(function: Callable, images: Array, pixels: int) -> Array:
+    """The function of images (n, ...), each of so many pixels, `AT_ONCE` pixels at a time."""
+    some = max(AT_ONCE // pixels, 1)
+    if len(images) <= some:
+        return function(images)
+    return jax.lax.map(lambda image: function(image[None])[0], images, batch_size=some)
 
 
 # --- tensors --------------------------------------------------------------------------------------

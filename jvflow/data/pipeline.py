@@ -7,7 +7,7 @@ the rows are dealt out to processes, so neither a restart nor another number of 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,9 @@ class Batch:
       video: uint8 (b, f, h, w, 3), None where latents stand for it.
       fps: frames per second of each clip (b,).
       start: seconds into its source (b,).
-      latent_mean: of a data set with latents, (b, f, h, w, c).
+      latent_mean, latent_std: of a data set with latents, (b, f, h, w, c); std where the codec has one.
+      inverted, inverted_error: the window's second chunk inverted to noise, (b, f / 2, h, w, c), and its error (b,);
+        of a data set with inversions (`jvflow.inversion`), where the window asks for them.
       text_tokens, text_mask: of the captions, as a text encoder's `tokenize` returns them, where one was given.
     """
 
@@ -41,21 +43,30 @@ class Batch:
     fps: Float[Array, "b"]
     start: Float[Array, "b"]
     latent_mean: Float[Array, "b f h w c"] | None = None
+    latent_std: Float[Array, "b f h w c"] | None = None
+    inverted: Float[Array, "b n h w c"] | None = None
+    inverted_error: Float[Array, "b"] | None = None
     text_tokens: Int[Array, "b n"] | None = None
     text_mask: Bool[Array, "b m"] | None = None
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which frames of a clip are trained on: `frames` of them, every `every`-th, from a random one on, or from the first."""
+    """Which frames of a clip are trained on: `frames` of them, every `every`-th, from a random one on, or from the first.
+
+    With `chunk` frames in a chunk the window starts at one of the clip's chunks, and its second chunk comes with its inversion.
+    """
 
     frames: int
     every: int = 1
     anywhere: bool = True
+    chunk: int = 0
 
     def __post_init__(self):
         if self.frames < 1 or self.every < 1:
             raise ValueError(f"a window needs at least 1 frame, and every 1st of them or fewer, got frames {self.frames}, every {self.every}")
+        if self.chunk and (self.frames, self.every) != (2 * self.chunk, 1):
+            raise ValueError(f"a window with inversions has two chunks of {self.chunk} frames one after the other, got frames {self.frames}, every {self.every}")
 
     @property
     def span(self) -> int:
@@ -145,18 +156,28 @@ class _Crop:
     tokenize: Callable | None
 
     def __call__(self, clip: dict, rng: np.random.Generator) -> Batch:
-        span = self.window.span
-        first = int(rng.integers(len(clip["video"]) - span + 1)) if self.window.anywhere else 0
+        span, chunk = self.window.span, self.window.chunk
+        step = chunk or 1
+        first = step * int(rng.integers((len(clip["video"]) - span) // step + 1)) if self.window.anywhere else 0
         window = slice(first, first + span, self.window.every)
+        column = inverted_column(chunk)
         tokens, mask = (a[0] for a in self.tokenize([clip["caption"]])) if self.tokenize else (None, None)
         return Batch(
             video=None if self.latents else clip["video"][window],
             fps=np.float32(clip["fps"] / self.window.every),
             start=np.float32(clip["start"] + first / clip["fps"]),
             latent_mean=clip["latent_mean"][window] if self.latents else None,
+            latent_std=clip["latent_std"][window] if self.latents and "latent_std" in clip else None,
+            inverted=clip[column][first + chunk : first + 2 * chunk] if chunk else None,
+            inverted_error=np.float32(clip[f"{column}_error"][first // chunk + 1]) if chunk else None,
             text_tokens=tokens,
             text_mask=mask,
         )
+
+
+def inverted_column(chunk: int) -> str:
+    """The column that holds the inversions of a clip's chunks of so many frames; its errors, one for each chunk, are in NAME_error."""
+    return f"inverted_{chunk}"
 
 
 class _Kept:
@@ -178,29 +199,31 @@ class _Kept:
 
 
 class _Rows:
-    """The rows of every global batch that belong to one process, in order."""
+    """The rows of every global batch that belong to one process, in order. Each batch is from one of the examples, of one window each."""
 
-    def __init__(self, examples, batch_size: int, process: int, processes: int):
-        self._examples, self._local = examples, batch_size // processes
+    def __init__(self, examples: list, seed: int, batch_size: int, process: int, processes: int):
+        self._examples, self._seed, self._local = examples, seed, batch_size // processes
         self._batch_size, self._first = batch_size, process * self._local
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self._examples[0])
 
     def __getitem__(self, index: int):
         batch, row = divmod(index, self._local)
-        return self._examples[batch * self._batch_size + self._first + row]
+        some = len(self._examples)
+        which = int(np.random.default_rng((self._seed, batch)).integers(some)) if some > 1 else 0
+        return self._examples[which][batch * self._batch_size + self._first + row]
 
 
 def batches(
-    directory, *, window: Window, batch_size: int, seed: int, threads: int = 1, step: int = 0,
+    directory, *, windows: Sequence[Window], batch_size: int, seed: int, threads: int = 1, step: int = 0,
     process: int = 0, processes: int = 1, latents: bool = False, tokenize: Callable | None = None,
 ) -> Iterator[Batch]:
     """Endless training batches of one process, from step `step` on.
 
     Args:
       directory: a data set of `records`.
-      window: what is cut from each clip.
+      windows: what is cut from each clip; of several, each batch takes one at random.
       batch_size: of the global batch; each process gets its `batch_size / processes` rows.
       seed: of order and windows.
       threads: that read ahead; 0 reads when asked.
@@ -209,13 +232,14 @@ def batches(
       tokenize: of a text encoder, for the captions.
     """
     clips = records.open(directory, "train")
-    have = clips[0]["video"].shape[0]
-    if have < window.span:
-        raise ValueError(f"clips have {have} frames, training needs {window.span}: build them with data.frames >= {window.span}")
+    have, need = clips[0]["video"].shape[0], max(window.span for window in windows)
+    if have < need:
+        raise ValueError(f"clips have {have} frames, training needs {need}: build them with data.frames >= {need}")
     if batch_size % processes:
         raise ValueError(f"batch_size {batch_size} is not a multiple of {processes} processes")
-    examples = grain.MapDataset.source(_Kept(clips, KEPT)).seed(seed).shuffle().repeat().random_map(_Crop(window, latents, tokenize))
-    rows = grain.MapDataset.source(_Rows(examples, batch_size, process, processes))
+    shuffled = grain.MapDataset.source(_Kept(clips, KEPT)).seed(seed).shuffle().repeat()
+    examples = [shuffled.random_map(_Crop(window, latents, tokenize)) for window in windows]
+    rows = grain.MapDataset.source(_Rows(examples, seed, batch_size, process, processes))
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch_size if threads else 0)
     iterator = iter(rows.batch(batch_size // processes).to_iter_dataset(read))
     iterator.set_state({"next_index": step})

@@ -34,7 +34,7 @@ MANIFEST = "manifest.json"
 IDENTITY = "identity.json"  # of what is under way
 NAME = "clips"
 SHARD_BYTES = 256 * 2**20
-"""A shard is closed by the clip that takes it to this size."""
+"""Of a shard, where `Build.write` is told nothing else."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def check_free(directory: str | os.PathLike) -> None:
         raise ValueError(f"{directory} exists and is not an empty folder: choose another name")
 
 
-def write(directory: str | os.PathLike, splits: dict[str, Iterable[Clip | dict]], *, settings: dict) -> None:
-    """Writes a data set whose `settings` decide its clips: a `Build` without work of its own."""
+def write(directory: str | os.PathLike, splits: dict[str, Iterable[Clip | dict]], *, settings: dict, shard_bytes: int | None = None) -> None:
+    """Writes a data set whose `settings` decide its clips: a `Build` without work of its own. Arguments as of `Build.write`."""
     check_free(directory)
-    Build(directory, dict(settings=settings, splits=list(splits))).write(splits, settings=settings)
+    Build(directory, dict(settings=settings, splits=list(splits))).write(splits, settings=settings, shard_bytes=shard_bytes)
 
 
 class Build:
@@ -149,7 +149,7 @@ class Build:
             write_text(file, text)
         self.scratch.mkdir(exist_ok=True)
 
-    def write(self, splits: dict[str, Iterable[Clip | dict]], *, settings: dict) -> None:
+    def write(self, splits: dict[str, Iterable[Clip | dict]], *, settings: dict, shard_bytes: int | None = None) -> None:
         """Writes every split and renames the result to the directory, which must not hold a data set.
 
         An interrupted build continues after its last complete shard, and gives the same bytes. Of a
@@ -160,11 +160,13 @@ class Build:
           splits: consumed one after the other, in the given order. Those without clips are left out;
             `train` must have some.
           settings: for the manifest; must fit JSON.
+          shard_bytes: a shard is closed by the clip that takes it to this size, `SHARD_BYTES` when None. Less for clips that are
+            costly to make: what an interruption loses is at most a shard.
         """
         try:
             check_free(self._directory)
             _check_splits(splits)
-            counts, shape = _write_splits(self._partial, splits)
+            counts, shape = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES)
             content = {"settings": settings, "splits": counts, "shape": list(shape)}
             text = json.dumps(content, indent=2, ensure_ascii=False)
             (self._partial / MANIFEST).write_text(text + "\n", "utf-8")
@@ -192,7 +194,7 @@ def _check_splits(splits) -> None:
 
 
 def _write_splits(
-    directory: Path, splits: dict[str, Iterable[Clip | dict]]
+    directory: Path, splits: dict[str, Iterable[Clip | dict]], shard_bytes: int
 ) -> tuple[dict[str, int], tuple[int, ...]]:
     """Writes shards and tfds metadata; returns clips per split and the shape of a clip."""
     template = tfds.core.ShardedFileTemplate(
@@ -206,7 +208,7 @@ def _write_splits(
         if first is None:
             continue
         columns = columns or _Columns.of(first)
-        finished[name] = shards = _write_shards(directory, name, first, rest, columns)
+        finished[name] = shards = _write_shards(directory, name, first, rest, columns, shard_bytes)
         infos.append(
             tfds.core.SplitInfo(
                 name=name,
@@ -315,7 +317,7 @@ def _as_dict(clip: Clip | dict) -> dict:
     return clip if isinstance(clip, dict) else dict(vars(clip))
 
 
-def _write_shards(directory: Path, split: str, first, rest: Callable, columns: _Columns) -> list[tuple[int, int]]:
+def _write_shards(directory: Path, split: str, first, rest: Callable, columns: _Columns, shard_bytes: int) -> list[tuple[int, int]]:
     """Writes the clips in order, shard after shard; returns examples and bytes of each shard.
 
     A shard is complete once it is noted as done; those of an interrupted build are kept.
@@ -331,7 +333,7 @@ def _write_shards(directory: Path, split: str, first, rest: Callable, columns: _
         count, size = 0, 0
         writer = ArrayRecordWriter(str(directory / f"{split}-{len(shards)}"), "group_size:1")
         try:
-            while clip is not None and size < SHARD_BYTES:
+            while clip is not None and size < shard_bytes:
                 example = columns.serialize(clip, split, index)
                 writer.write(example)
                 count, size, index = count + 1, size + len(example), index + 1

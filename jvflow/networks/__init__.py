@@ -4,6 +4,7 @@ A network enters the library through `build` and leaves it as a field, `(x, s, c
 velocities`; no loss and no sampler sees a module.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jvflow.field import Field
 from jvflow.networks import dit
 from jvflow.networks.dit import DiT, DiTConfig
 
-__all__ = ["Network", "as_field", "build", "check"]
+__all__ = ["Network", "as_field", "build", "check", "tokens"]
 
 
 class Network(NamedTuple):
@@ -55,6 +56,11 @@ def build(name: str, **sizes) -> Network:
 def check(network: Network, shape: tuple) -> None:
     """Raises a ValueError when the network does not take latents of shape (f, h, w, c)."""
     dit.grid(network.config, shape)
+
+
+def tokens(network: Network, shape: tuple) -> int:
+    """How many tokens the network makes of latents of shape (f, h, w, c)."""
+    return math.prod(dit.grid(network.config, shape))
 
 
 def as_field(network: Network, params: Any = None) -> Field:

@@ -1,7 +1,7 @@
 """DiT: a diffusion transformer with adaLN-zero (Peebles and Xie, arXiv 2212.09748) over video patches.
 
     tokens = patches(x, context) + positions            a fixed sine table, space and time
-    c      = sum_i MLP_i(sin(time_scale s_i)) + label    one embedder for each coordinate of s
+    c      = sum_i MLP_i(sin(time_scale s_i)) + label    one embedder for each coordinate of s, which may differ by frame
     tokens = block(tokens, c)                            depth times; scale, shift and gate from c
     output = velocities of the shape of x                one for each coordinate, or as many as asked
 
@@ -46,6 +46,7 @@ class DiTConfig:
       mlp_ratio: hidden width of the MLP over `width`.
       time_scale: factor of the coordinates before their sines; 1000 takes [0, 1] to DiT's steps.
       dtype: of the computation; parameters are float32.
+      attention: queries at a time; memory is linear in the number of tokens then. 0: all at once.
       remat: recompute each block in the backward pass.
       scan: one compiled block, scanned over the layers; parameters get a leading layer axis.
     """
@@ -65,6 +66,7 @@ class DiTConfig:
     mlp_ratio: float = 4.0
     time_scale: float = 1000.0
     dtype: str = "float32"
+    attention: int = 0
     remat: bool = False
     scan: bool = False
 
@@ -127,7 +129,7 @@ def _linear(n, m, rngs, dtype, kernel=nnx.initializers.xavier_uniform()):
 
 
 class Embedder(nnx.Module):
-    """A coordinate (b,) or (b, tokens) -> (b, 1 or tokens, width), through its sines and an MLP."""
+    """A coordinate (b,) or (b, frames) -> (b, 1 or frames, width), through its sines and an MLP."""
 
     def __init__(self, width, scale, dtype, rngs):
         normal = nnx.initializers.normal(0.02)
@@ -145,7 +147,16 @@ class Embedder(nnx.Module):
 
 
 def _modulate(x, shift, scale):
-    return x * (1 + scale) + shift
+    """Tokens (b, n, d) under shift and scale (b, m, d), one for each of m groups of n / m tokens that follow one another."""
+    return (_groups(x, scale) * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape)
+
+
+def _gated(x, gate):
+    return (_groups(x, gate) * gate[:, :, None]).reshape(x.shape)
+
+
+def _groups(x, of):
+    return x.reshape(len(x), of.shape[1], -1, x.shape[-1])
 
 
 def _norm(x):
@@ -176,6 +187,7 @@ class Block(nnx.Module):
         self.heads = config.heads
         self.text_width = config.text_width
         self.local = config.local
+        self.at_once = config.attention
 
     def _split_heads(self, x, parts):
         return jnp.split(rearrange(x, "b n (h d) -> b n h d", h=parts * self.heads), parts, axis=2)
@@ -184,8 +196,8 @@ class Block(nnx.Module):
         modulation = jnp.split(self.modulation(nnx.silu(c)), 6, axis=-1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
         q, k, v = self._split_heads(self.qkv(_modulate(_norm(x), shift_a, scale_a)), 3)
-        attended = jax.nn.dot_product_attention(q, k, v)
-        x = x + gate_a * self.proj(rearrange(attended, "b n h d -> b n (h d)"))
+        attended = _attention(q, k, v, self.at_once)
+        x = x + _gated(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
         if self.text_width and text is not None:
             (q,) = self._split_heads(self.text_q(_norm(x)), 1)
             k, v = self._split_heads(self.text_kv(text), 2)
@@ -198,7 +210,19 @@ class Block(nnx.Module):
         y = _modulate(_norm(x), shift_m, scale_m)
         if self.local:
             y = y + _depthwise(y, self.neighbours[...].astype(y.dtype), grid)
-        return x + gate_m * self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True))
+        return x + _gated(self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True)), gate_m)
+
+
+def _attention(q, k, v, at_once: int):
+    """softmax(q k^T / sqrt(d)) v over all tokens (b, n, heads, d), `at_once` queries at a time, each block again in the backward pass."""
+    n = q.shape[1]
+    if not at_once or n <= at_once:
+        return jax.nn.dot_product_attention(q, k, v)
+    blocks = -(-n // at_once)
+    q = jnp.pad(q, ((0, 0), (0, blocks * at_once - n), (0, 0), (0, 0)))
+    block = jax.checkpoint(lambda q: jax.nn.dot_product_attention(q, k, v))
+    attended = jax.lax.map(block, rearrange(q, "b (m n) h d -> m b n h d", m=blocks))
+    return rearrange(attended, "m b n h d -> b (m n) h d")[:, :n]
 
 
 def _depthwise(x, kernel, grid):
@@ -212,7 +236,7 @@ def _depthwise(x, kernel, grid):
 
 
 class DiT(nnx.Module):
-    """See the top of the file. `(x (b, f, h, w, c), s, condition) -> tuple of velocities like x`."""
+    """See the top of the file. `(x (b, f, h, w, c), s, condition) -> tuple of velocities like x`; entries of s are (b,) or (b, f)."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
@@ -241,12 +265,15 @@ class DiT(nnx.Module):
                 f"the network was built for {config.context} context channels, "
                 f"got {'none' if context is None else context.shape[-1]} in condition.context"
             )
+        if x.shape[-1] != config.channels:
+            raise ValueError(f"the network was built for {config.channels} channels, got {x.shape[-1]} in x {x.shape}")
         x_in = x if context is None else jnp.concatenate([x, context], axis=-1)
         (f, h, w), (pf, ph, pw) = grid(config, x.shape[1:]), config.patch
         tokens = rearrange(x_in, "b (f pf) (h ph) (w pw) c -> b (f h w) (pf ph pw c)", pf=pf, ph=ph, pw=pw)
         tokens = self.patch_in(tokens)
         tokens = tokens + jnp.asarray(position_table((f, h, w), config.width), tokens.dtype)[None]
-        c = sum(embed(coordinate) for embed, coordinate in zip(self.embedders, s))
+        # times of their own are one for each frame; a patch over frames takes that of its first
+        c = sum(embed(coordinate[:, ::pf] if coordinate.ndim > 1 else coordinate) for embed, coordinate in zip(self.embedders, s))
         text = mask = None
         if condition is not None:
             text, mask = condition.text, condition.text_mask

@@ -1,0 +1,64 @@
+"""FlowFrames on procedural video, 16 x 16: the observed chunk of 8 frames flows to the next one, from the model of pretrain.py.
+
+    python -m launch.train    --config=configs/flowframes/pretrain.py --workdir=out/pretrained
+    python -m launch.encode   --config=configs/flowframes/procedural.py --config.pretrained=out/pretrained --out=out/inverted
+    python -m launch.train    --config=configs/flowframes/procedural.py --config.pretrained=out/pretrained --config.data.path=out/inverted --workdir=out/flowframes
+    python -m launch.sample   --workdir=out/flowframes --out=out/flowframes/future --frames=32
+    python -m launch.evaluate --workdir=out/flowframes --out=out/flowframes/metrics.json
+
+Algorithm 3 of the paper is --config.inversion.rho=0.0, which needs no launch.encode; algorithm 2 is --config.coupling=independent on
+top of that. --config.objective=conventional trains the design that the paper compares with, --config.pretrained="" from nothing.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config(mode: str = "") -> ml_collections.ConfigDict:
+    """`mode`: "" for the experiment, "debug" for the same code in seconds."""
+    if mode not in ("", "debug"):
+        raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.objective = "flowframes"  # or "conventional": noise beside the observed chunk
+    config.pretrained = ""  # workdir of a run whose parameters training starts from
+    config.codec = dict(name="pixels", weights=(), scale=1.0)
+    config.data = dict(
+        path="procedural:comets", cache="", frames=80, fps=8.0, size=(16, 16), clips=dict(train=256, test=128), seed=0,
+        fit="crop", stride=80, test_fraction=0.2, threads=1, captions="", image_fps=0.0,
+    )
+    config.chunk = dict(frames=(8,))  # lengths of chunks; of several, each batch takes one
+    config.coupling = "consecutive"  # or "independent", "minibatch_ot"
+    config.inversion = dict(
+        rho=0.7, coin="example",  # or "batch": one coin for all of a batch
+        std=0.05, max_error=0.1,  # sigma_0 where the codec has no posterior (its own when empty); inversions above this error are not used
+        steps=25, guidance=1.0, method="rf_solver", back="rf_solver",
+    )
+    config.times = dict(name="uniform", logit_mean=0.0, logit_std=1.0, warp=1.0)
+    config.text = dict(name="bytes", length=256, group=4, width=96, depth=2, heads=4)
+    config.caption_dropout = 0.1  # trained without, for guidance
+    config.network = dict(
+        name="dit", width=192, depth=4, heads=4, patch=(2, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
+        dtype="float32", attention=0, remat=False, scan=False, local=True,
+    )
+    config.optimizer = dict(
+        name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.99, eps=1e-8,
+        weight_decay=0.0, clip=1.0, ema=0.99,
+    )
+    config.train = dict(steps=1000, batch_size=16)
+    config.sample = dict(method="euler", steps=5, warp=1.0, guidance=1.0)
+    config.evaluate = dict(
+        clips=128, starts=4, batch=128, seed=0, frames=(8,), chunks=1, steps=(1, 5, 6, 10, 40), window=8,
+        features="window_pca", dimensions=24, real_clips=256,
+    )
+    config.run = dict(
+        log_every=25, checkpoint_every=500, keep=2, sample_every=1000, progress=True, tensorboard=True,
+    )
+    if mode == "debug":
+        config.data.update(frames=32, clips=dict(train=8, test=4))
+        config.chunk.frames = (4,)
+        config.network.update(width=32, depth=1, heads=2)
+        config.train.update(steps=20, batch_size=4)
+        config.evaluate.update(clips=4, starts=2, batch=4, frames=(4,), window=4, steps=(2,), dimensions=4, real_clips=8)
+        config.run.update(log_every=5, checkpoint_every=10, sample_every=0)
+    return config

@@ -1,0 +1,257 @@
+"""Inversions on disk: through the model that the manifest names, and trained on with that model alone."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import load_config
+
+from jvflow import flowframes, inversion, latents, prediction, run, sample, train
+from jvflow.data import pipeline, records
+from jvflow.evaluate import evaluate
+
+
+def quiet(name, folder, **data):
+    config = load_config(f"flowframes/{name}.py", "debug")
+    config.data.update(cache=str(folder / "data"), **data)
+    config.train.steps = 4
+    config.run.update(progress=False, tensorboard=False)
+    return config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A text-to-video run of four steps, its parameters moved so that it does something, and the inversions through it."""
+    folder = tmp_path_factory.mktemp("flowframes")
+    config = quiet("pretrain", folder)
+    config.optimizer.learning_rate = 0.02
+    train.train(config, folder / "pretrained")
+    inversion.prepare(tuned(folder, path=config.data.path), folder / "set")
+    return folder
+
+
+def tuned(folder, path=None):
+    """Target inversion from the run of `folder`, on the data of `path`, the inverted set when None."""
+    config = quiet("procedural", folder, path=str(folder / "set") if path is None else path)
+    config.pretrained = str(folder / "pretrained")
+    config.chunk.frames = (4, 8)
+    config.inversion.update(steps=10, max_error=None)
+    return config
+
+
+def test_every_chunk_has_its_inversion_and_its_error(folder):
+    model = run.load(folder / "pretrained")
+    before = records.open(folder / "set-latents", "train")
+    for clip, was in zip(records.open(folder / "set", "train"), before, strict=True):
+        assert all(np.array_equal(clip[name], was[name]) for name in was)
+        for length in (4, 8):
+            column = clip[f"inverted_{length}"]
+            assert column.shape == was["latent_mean"].shape and clip[f"inverted_{length}_error"].shape == (32 // length,)
+            chunk = was["latent_mean"][None, length : 2 * length]
+            condition = prediction.condition_of(model, [clip["caption"]])
+            made = flowframes.invert(model.field, jnp.asarray(chunk), condition, steps=10)
+            np.testing.assert_allclose(column[length : 2 * length], made.latents[0], atol=1e-5)
+            np.testing.assert_allclose(clip[f"inverted_{length}_error"][1], made.error[0], atol=1e-5)
+            assert not column[:length].any() and np.isinf(clip[f"inverted_{length}_error"][0])  # never a target
+    assert not any(clip["inverted_4"].any() for clip in records.open(folder / "set", "test"))
+    said = records.manifest(folder / "set")["settings"]["inversion"]
+    assert said == dict(model=run.checksum(model), frames=[4, 8], steps=10, guidance=1.0, method="rf_solver", back="rf_solver")
+    assert latents.are_in(folder / "set")
+    report = inversion.report(folder / "set", 8, most=0.0)
+    assert report["chunks"] == report["above"] == 8 * 3 and 0 < report["median"] <= report["largest"]
+
+
+def test_batches_hold_two_chunks_and_the_inversion_of_the_second(folder):
+    source = records.open(folder / "set", "train")
+    clips = [source[i] for i in range(len(source))]
+    windows = [pipeline.Window(2 * n, chunk=n) for n in (4, 8)]
+    batches = pipeline.batches(folder / "set", windows=windows, batch_size=4, seed=0, latents=True)
+    lengths, starts = set(), set()
+    for batch, _ in zip(batches, range(12)):
+        length = batch.inverted.shape[1]
+        lengths.add(length)
+        assert batch.latent_mean.shape[1] == 2 * length
+        for mean, inverted, error, start in zip(batch.latent_mean, batch.inverted, batch.inverted_error, batch.start):
+            (clip,) = [c for c in clips for at in range(0, 32 - 2 * length + 1, length) if np.array_equal(c["latent_mean"][at : at + 2 * length], mean)]
+            first = round(float(start) * 8)
+            starts.add((length, first // length))
+            np.testing.assert_array_equal(inverted, clip[f"inverted_{length}"][first + length : first + 2 * length])
+            assert error == clip[f"inverted_{length}_error"][first // length + 1]
+    assert lengths == {4, 8} and len(starts) > 4
+
+
+def test_training_starts_from_the_pretrained_parameters_and_uses_the_inversions(folder, tmp_path):
+    config = tuned(folder)
+    config.optimizer.learning_rate = 0.0
+    train.train(config, tmp_path / "run")
+    (before, after) = (run.load(path, ema=False) for path in (folder / "pretrained", tmp_path / "run"))
+    averaged = run.load(folder / "pretrained")
+    for a, b in zip(jax.tree.leaves(averaged.params), jax.tree.leaves(after.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params)))
+    assert loss_of(folder, tmp_path / "other") != loss_of(folder, tmp_path / "same", std=0.0)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["coupling_cost"] > 0 and line["inversion_used"] == 1
+
+
+def loss_of(folder, path, **changes):
+    """The first loss, with inversion in every example."""
+    config = tuned(folder)
+    config.inversion.update(dict(dict(rho=1.0), **changes))
+    config.train.steps = 1
+    return train.train(config, path).losses()[0][1]
+
+
+def test_a_run_that_was_begun_does_not_need_its_pretrained_model_any_more(folder, tmp_path):
+    shutil.copytree(folder / "pretrained", tmp_path / "model")
+    config = tuned(folder)
+    config.inversion.rho, config.pretrained, config.run.checkpoint_every = 0.0, str(tmp_path / "model"), 2
+    config.run.keep = 3
+    whole = train.train(config, tmp_path / "run").losses()
+    shutil.rmtree(tmp_path / "model")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    assert train.train(config, tmp_path / "run").losses() == whole
+    with pytest.raises(ValueError, match="is no workdir"):
+        train.train(config, tmp_path / "new")
+
+
+def test_inversions_that_do_not_come_back_are_not_used(folder, tmp_path):
+    unused = loss_of(folder, tmp_path / "none", max_error=1e-9)
+    assert unused == loss_of(folder, tmp_path / "without", std=0.0) != loss_of(folder, tmp_path / "all", max_error=1e9)
+
+
+def test_a_finished_set_is_left_alone_and_another_models_is_refused(folder, tmp_path):
+    config = tuned(folder, path=str(folder / "set-latents"))
+    assert inversion.prepare(config, folder / "set") == records.manifest(folder / "set")
+    other = quiet("pretrain", folder)
+    other.seed = 1
+    train.train(other, tmp_path / "other")
+    config.pretrained = str(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"set holds inversions .*'model': .* this is inversions .*'model': .* remove it, or choose another name"):
+        inversion.prepare(config, folder / "set")
+    config = tuned(folder)
+    config.pretrained = str(tmp_path / "other")
+    with pytest.raises(ValueError, match="was inverted through a model with parameters .* config.pretrained=.* has .*: invert with that model"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def change(config, **changes):
+    for path, value in changes.items():
+        section = config
+        *parents, name = path.split("__")
+        for parent in parents:
+            section = section[parent]
+        section[name] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(inversion__steps=25), "are not those of config.inversion and config.chunk: steps 10 there and 25 here"),
+        (dict(chunk__frames=(2, 4)), "no chunks of 2 frames there"),
+        (dict(chunk__frames=(32,)), "data.frames is 32, this experiment needs 64"),
+        (dict(chunk__frames=()), "config.chunk.frames lists lengths of chunks"),
+        (dict(chunk__frames=(3,)), "does not divide video"),
+        (dict(inversion__rho=1.2), r"config.inversion.rho is a probability and must be in \[0, 1\], got 1.2"),
+        (dict(inversion__coin="both"), "unknown inversion.coin 'both': use one of example, batch"),
+        (dict(inversion__std=None), "this codec has no sigma_0"),
+        (dict(data__fps=4.0), "8.0 fps"),
+        (dict(network__width=48), "the network of config.pretrained=.* is not that of this config, .* parameters differ: .* there and .* here"),
+        (dict(pretrained="nowhere"), "nowhere is no workdir"),
+        (dict(data__path="procedural:comets"), "has no inverted targets, .* make them once with launch.encode"),
+        (dict(times__name="beta"), "unknown times"),
+    ],
+)
+def test_mistakes_of_a_config(folder, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train.train(change(tuned(folder), **changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(pretrained=""), "give the workdir of a text_to_video run as config.pretrained"),
+        (dict(chunk__frames=(40,)), "chunks of 40 frames are longer than the clips in .*, 32 frames"),
+        (dict(data__path="procedural:comets", data__fps=4.0), "was trained with fps 8.0, this config has 4.0: use the same"),
+    ],
+)
+def test_mistakes_of_an_inversion(folder, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        inversion.prepare(change(tuned(folder, path=str(folder / "set-latents")), **changes), tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_only_a_text_to_video_run_inverts(folder, tmp_path):
+    config = tuned(folder)
+    config.inversion.rho = 0.0
+    train.train(config, tmp_path / "run")
+    config = tuned(folder, path=str(folder / "set-latents"))
+    config.pretrained = str(tmp_path / "run")
+    with pytest.raises(ValueError, match="is a run of 'flowframes': chunks are inverted through a 'text_to_video' run"):
+        inversion.prepare(config, tmp_path / "set")
+    with pytest.raises(ValueError, match="has inversions already"):
+        inversion.prepare(tuned(folder), tmp_path / "set")
+
+
+# --- what a run predicts --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["flowframes", "conventional", "text_to_video"])
+def trained(folder, tmp_path_factory, request):
+    config = tuned(folder)
+    config.objective = request.param
+    path = tmp_path_factory.mktemp("runs") / request.param
+    train.train(config, path)
+    return path
+
+
+def test_samples_and_figures(trained, tmp_path):
+    model = run.load(trained)
+    after = prediction.is_after(model)
+    record = sample.sample(trained, tmp_path / "out", count=2)
+    assert [entry["frames"] for entry in record["samples"]] == [8 * (1 + after)] * 2
+    assert record["samples"][0]["nfe_per_frame"] == 5 / 8
+    record = sample.sample(trained, tmp_path / "long", count=2, observed=4, length=14)
+    assert record["samples"][0]["frames"] == 14 and record["protocol"]["observed"] == 4
+    figures = evaluate(trained)
+    (name,) = [key for key in figures if key != "protocol"]
+    assert name == "frames_4" and set(figures[name]) == {"nfe_2", "controls", "straightness"}
+    assert figures[name]["nfe_2"]["nfe"] == 2
+    controls = figures[name]["controls"]
+    assert controls["repeat_last"]["motion"] == 0 and abs(controls["repeat_observed"]["motion"] - 1) < 0.3
+
+
+def test_evaluating_at_other_lengths_and_chunks(trained):
+    figures = evaluate(trained, overrides=dict(frames=(4, 8), chunks=2, steps=(1, 2), starts=1))
+    assert {key for key in figures if key != "protocol"} == {"frames_4", "frames_8"}
+    assert figures["frames_8"]["nfe_2"]["nfe"] == 4  # two chunks
+    with pytest.raises(ValueError, match="16 observed frames and 32 after them are longer than the clips, 32 frames"):
+        evaluate(trained, overrides=dict(frames=(16,), chunks=2))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(fps=48.0), "leave out fps and extrapolate"),
+        (dict(count=9), "4: use --count=4"),
+        (dict(observed=64), "64 frames"),
+    ],
+)
+def test_mistakes_of_a_sample(trained, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        sample.sample(trained, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_are_what_follows():
+    real = np.arange(2 * 20, dtype=np.uint8).reshape(2, 20, 1, 1, 1)
+    observed, future, clip = prediction.pairs(real, 4, 8, 3)
+    assert observed.shape[:2] == (6, 4) and future.shape[:2] == (6, 8) and clip.tolist() == [0, 1] * 3
+    np.testing.assert_array_equal(future[:, 0] - observed[:, -1], 1)
+    assert observed[:, 0, 0, 0, 0].tolist() == [0, 20, 4, 24, 8, 28]
