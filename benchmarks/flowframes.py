@@ -67,11 +67,30 @@ def main():
         results[variant] = _kept(out / variant / "figures.json", lambda: _figures(load(out / variant)))
         results[variant]["loss_of_last_100_steps"] = sum(losses[-100:]) / len(losses[-100:])
         print(variant, {name: round(value, 4) for name, value in results[variant]["frames_8"]["nfe_5"].items()}, flush=True)
+    _sheet(out, list(results))
     pretrained = load(out / "pretrained")
     report = dict(pretrained=prediction.evaluate(pretrained), round_trips=_round_trips(pretrained, prediction))
     if records.is_dataset(out / "inverted"):
         report |= dict(errors_in_the_cache=inversion.report(out / "inverted", 8, base.inversion.max_error))
     write(NAME.value, dict(variants=results, **report))
+
+
+def _sheet(out: Path, variants: list[str]) -> None:
+    """OUT/sheet.png: two held-out clips of two chunks, each above its first chunk with what each variant makes of it in five steps."""
+    import numpy as np
+
+    from jvflow import prediction
+    from jvflow.data import pipeline, video
+    from jvflow.run import load
+
+    rows = []
+    for number in (0, 2):
+        for row, variant in enumerate(variants):
+            run = load(out / variant)
+            real, captions = pipeline.clips(run.data(), "test", count=3, frames=16)[number:], pipeline.captions(run.data(), "test", count=3)[number:]
+            rows += [real[0]] if row == 0 else []
+            rows.append(np.concatenate([real[0, :8], prediction.predict(run, real[:1, :8], captions[:1])[0][0]]))
+    video.write_png(out / "sheet.png", video.sheet(np.stack(rows)))
 
 
 def _kept(file: Path, make) -> dict:

@@ -1,0 +1,71 @@
+"""From a run of FlowFrames to chunks, samples and figures."""
+
+import numpy as np
+import pytest
+from conftest import load_config
+
+from jvflow import prediction, run, sample, train
+from jvflow.evaluate import evaluate
+
+
+def make(objective, folder):
+    config = load_config("flowframes/procedural.py", "debug")
+    config.data.cache, config.objective = str(folder / "data"), objective
+    config.chunk.frames, config.inversion.rho, config.train.steps = (4, 8), 0.0, 4
+    config.run.update(progress=False, tensorboard=False)
+    train.train(config, folder / objective)
+    return folder / objective
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return make("flowframes", tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("objective", ["flowframes", "conventional", "text_to_video"])
+def test_samples_and_figures(objective, tmp_path):
+    trained = make(objective, tmp_path)
+    model = run.load(trained)
+    after = prediction.is_after(model)
+    record = sample.sample(trained, tmp_path / "out", count=2)
+    assert [entry["frames"] for entry in record["samples"]] == [8 * (1 + after)] * 2
+    assert record["samples"][0]["nfe_per_frame"] == 5 / 8
+    record = sample.sample(trained, tmp_path / "long", count=2, observed=4, length=14)
+    assert record["samples"][0]["frames"] == 14 and record["protocol"]["observed"] == 4
+    assert [(tmp_path / "long" / f"sample_00{i}.mp4").exists() for i in (0, 1)] == [True, True]
+    figures = evaluate(trained)
+    (name,) = [key for key in figures if key != "protocol"]
+    assert name == "frames_4" and set(figures[name]) == {"nfe_2", "controls", "straightness"}
+    assert figures[name]["nfe_2"]["nfe"] == 2
+    controls = figures[name]["controls"]
+    assert controls["repeat_last"]["motion"] == 0 and abs(controls["repeat_observed"]["motion"] - 1) < 0.3
+
+
+def test_evaluating_at_other_lengths_and_chunks(trained):
+    figures = evaluate(trained, overrides=dict(frames=(4, 8), chunks=2, steps=(2,), starts=1))
+    assert {key for key in figures if key != "protocol"} == {"frames_4", "frames_8"}
+    assert figures["frames_8"]["nfe_2"]["nfe"] == 4  # two chunks
+    with pytest.raises(ValueError, match="16 observed frames and 32 after them are longer than the clips, 32 frames"):
+        evaluate(trained, overrides=dict(frames=(16,), chunks=2))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(fps=48.0), "leave out fps and extrapolate"),
+        (dict(count=9), "4: use --count=4"),
+        (dict(observed=64), "64 frames"),
+    ],
+)
+def test_mistakes_of_a_sample(trained, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        sample.sample(trained, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_are_what_follows():
+    real = np.arange(2 * 20, dtype=np.uint8).reshape(2, 20, 1, 1, 1)
+    observed, future, clip = prediction.pairs(real, 4, 8, 3)
+    assert observed.shape[:2] == (6, 4) and future.shape[:2] == (6, 8) and clip.tolist() == [0, 1] * 3
+    np.testing.assert_array_equal(future[:, 0] - observed[:, -1], 1)
+    assert observed[:, 0, 0, 0, 0].tolist() == [0, 20, 4, 24, 8, 28]
