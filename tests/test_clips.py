@@ -12,7 +12,7 @@ from conftest import load_config
 
 from jvflow import clips, evaluate, hippo, run, sample, train, vlfm
 from jvflow.data import pipeline, video
-from jvflow.experiment import assemble
+from jvflow.experiment import Latents, assemble
 from jvflow.networks import as_field
 from jvflow.solver import Solver
 
@@ -166,7 +166,7 @@ def test_captions_that_are_dropped_teach_nothing(tmp_path, objective):
 
         def loss(params):
             condition = experiment.condition(params, *tokens, experiment.given)
-            return experiment.loss(as_field(experiment.network, params), frames, condition, jax.random.split(jax.random.key(3), 4), jax.random.key(4)).mean()
+            return experiment.loss(as_field(experiment.network, params), Latents(frames), condition, jax.random.split(jax.random.key(3), 4), jax.random.key(4))[0].mean()
 
         return float(jnp.abs(jax.grad(loss)(params)["text"]["embed"]["embedding"]).max())
 

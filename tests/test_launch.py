@@ -18,7 +18,7 @@ def test_configs_are_found_from_any_folder_and_a_mistake_is_one_line(tmp_path):
         "launch.train", "--config=configs/biflow/procedural.py:debug", "--config.objective=flwo", "--workdir=run", cwd=tmp_path
     )
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == "error: unknown objective 'flwo': use one of flow, biflow, condiff, vlfm, direct"
+    assert done.stderr.strip().splitlines()[-1] == "error: unknown objective 'flwo': use one of flow, biflow, condiff, vlfm, direct, flowframes, conventional, text_to_video"
     assert not (tmp_path / "run").exists()
 
 
