@@ -88,8 +88,11 @@ def main():
             directory = folder / f"killed_{builds}"
             while not records.is_dataset(directory):
                 process = start(build, source, directory)
+                partial = directory.with_name(f".{directory.name}.partial")
+                while process.poll() is None and len(list(partial.rglob("*"))) < 3:  # what loads first is not what is tested
+                    time.sleep(0.05)
                 try:
-                    process.wait(rng.uniform(0.1, 0.8 * took) if done < kills else None)
+                    process.wait(rng.uniform(0.1, 0.5 * took) if done < kills else None)
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
