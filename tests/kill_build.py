@@ -92,7 +92,7 @@ def main():
                 while process.poll() is None and len(list(partial.rglob("*"))) < 3:  # what loads first is not what is tested
                     time.sleep(0.05)
                 try:
-                    process.wait(rng.uniform(0.1, 0.5 * took) if done < kills else None)
+                    process.wait(rng.uniform(0.1, 0.25 * took) if done < kills else None)
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
