@@ -69,7 +69,7 @@ def main():
         print(variant, {name: round(value, 4) for name, value in results[variant]["frames_8"]["nfe_5"].items()}, flush=True)
     _sheet(out, list(results))
     pretrained = load(out / "pretrained")
-    report = dict(pretrained=prediction.evaluate(pretrained), round_trips=_round_trips(pretrained, prediction))
+    report = dict(pretrained=prediction.evaluate(pretrained), round_trips=_round_trips(pretrained))
     if records.is_dataset(out / "inverted"):
         report |= dict(errors_in_the_cache=inversion.report(out / "inverted", 8, base.inversion.max_error))
     write(NAME.value, dict(variants=results, **report))
@@ -116,7 +116,7 @@ def _figures(run) -> dict:
     return figures | dict(protocol=protocol | run.config.evaluate.to_dict())
 
 
-def _round_trips(run, prediction) -> dict:
+def _round_trips(run) -> dict:
     """The median error of 64 held-out chunks that are inverted and come back, by RF-Solver and by Euler, over the number of steps."""
     import numpy as np
 
@@ -125,7 +125,7 @@ def _round_trips(run, prediction) -> dict:
 
     data = run.data()
     chunk = run.experiment.codec.encode(None, pipeline.clips(data, "test", count=64, frames=8)).mean
-    condition = prediction.condition_of(run, pipeline.captions(data, "test", count=64))
+    condition = run.condition(pipeline.captions(data, "test", count=64))
     found = {}
     for back in ("rf_solver", "euler"):
         errors = [float(np.median(flowframes.invert(run.field, chunk, condition, steps=n, back=back).error)) for n in ROUND_TRIPS]

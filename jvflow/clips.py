@@ -12,10 +12,8 @@ and stands beside what needs no training: the decoded mean mu(t), blending the t
 beyond the clip also the polynomial of order 2, a line.
 """
 
-import json
 import time
 from itertools import cycle, islice
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +22,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from jvflow import hippo, metrics
-from jvflow.data import pipeline, video
-from jvflow.field import Condition
-from jvflow.files import write_text
-from jvflow.run import Run, protocol, solver_protocol
+from jvflow.data import pipeline
+from jvflow.run import Run, protocol, solver_protocol, write_videos
 
 FAR = 1e3  # latents are of about unit size
 Videos = UInt8[np.ndarray, "b f h w c"]
@@ -74,19 +70,12 @@ def generate(run: Run, times: Float[np.ndarray, "m"], captions: list[str], *, se
     given, parts, nfe, clock = experiment.given, [], [], time.perf_counter()
     for group, low in enumerate(range(0, len(captions), batch)):
         some = captions[low : low + batch]
-        condition = condition_of(run, some)
+        condition = run.condition(some)
         key = jax.random.fold_in(jax.random.key(seed), group)
         made = experiment.generate(run.field, key, times, len(some), condition, **options)
         parts.append(np.asarray(codec.decode(given["codec"], made.frames)))
         nfe.append(np.asarray(made.nfe))
     return np.concatenate(parts), np.concatenate(nfe), time.perf_counter() - clock
-
-
-def condition_of(run: Run, captions: list[str]) -> Condition | None:
-    """What the run's field is conditioned on for these captions."""
-    experiment = run.experiment
-    tokens = experiment.text.tokenize(captions) if experiment.text else (None, None)
-    return experiment.condition(run.params, *tokens, experiment.given)
 
 
 def sample(run: Run, out, *, count: int, captions=(), length=None, fps=None, seed=0, extrapolate=False) -> dict:
@@ -95,19 +84,10 @@ def sample(run: Run, out, *, count: int, captions=(), length=None, fps=None, see
     fps = float(fps or run.experiment.path.position.sigma.frame_rate)
     captions = list(captions) or list(islice(cycle(pipeline.captions(run.data(), "train", count=count)), count))
     made, nfe, seconds = generate(run, times, captions, seed=seed)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / f"sample_{i:03d}.mp4" for i in range(len(made))]
-    for file, clip in zip(files, made):
-        video.write(file, clip, fps)
-    video.write_png(out / "sheet.png", video.sheet(made))
-    each = dict(frames=len(times), fps=fps, seconds_per_frame=seconds / (len(times) * len(made)), seed=seed)
-    record = dict(
-        samples=[dict(file=file.name, caption=caption, nfe_per_frame=float(n / len(times)), **each) for file, caption, n in zip(files, captions, nfe)],
+    return write_videos(
+        out, made, captions, fps=fps, nfe_per_frame=nfe / len(times), seconds_per_frame=seconds / (len(times) * len(made)), seed=seed,
         protocol=clip_protocol(run) | dict(times=[float(times[0]), float(times[-1])], seconds="wall time of a frame, compilation included"),
     )
-    write_text(out / "samples.json", json.dumps(record, indent=1) + "\n")
-    return record
 
 
 def clip_protocol(run: Run) -> dict:

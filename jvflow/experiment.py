@@ -293,11 +293,6 @@ def chunk_loss(
     metrics = dict(coupling_cost=squared_error(mean, future).mean())
     observed = mean
     if invert:
-        if latents.inverted is None:
-            raise ValueError(
-                "config.inversion.rho asks for inverted targets, and this data set has none: make them once with launch.encode and take its "
-                "folder as config.data.path, or use rho=0"
-            )
         std = std if invert["std"] is None else invert["std"]
         usable = None if invert["most"] is None else latents.inverted_error <= invert["most"]
         coins = jnp.broadcast_to(jax.random.fold_in(key, 1), keys.shape) if invert["one_coin"] else _apart(keys, 2**31 + 1)

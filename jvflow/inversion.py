@@ -20,7 +20,6 @@ import numpy as np
 from einops import rearrange
 
 from jvflow import flowframes, latents
-from jvflow.clips import condition_of
 from jvflow.data import pipeline, records
 from jvflow.run import Run, checksum, load
 
@@ -93,7 +92,7 @@ def invert(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...],
         make = partial(_with_inversions, run, lengths=lengths, options=options, empty=split != "train")
         return records.Lazy(len(clips[split]), lambda i: make(clips[split][i]))
 
-    records.write(directory, {split: inverted(split) for split in clips}, settings=settings, shard_bytes=min(SHARD_BYTES, records.SHARD_BYTES))
+    records.write(directory, {split: inverted(split) for split in clips}, settings=settings, shard_bytes=SHARD_BYTES)
     for length in lengths:
         LOG.info("%s: chunks of %d frames, %s", directory, length, report(directory, length))
     return records.manifest(directory)
@@ -112,7 +111,7 @@ def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> 
         if whole > 1 and not empty:
             targets = slice(length, whole * length)
             chunks = rearrange(mean[targets], "(n f) ... -> n f ...", f=length)
-            made = flowframes.invert(run.field, jnp.asarray(chunks), condition_of(run, [clip["caption"]] * len(chunks)), **options)
+            made = flowframes.invert(run.field, jnp.asarray(chunks), run.condition([clip["caption"]] * len(chunks)), **options)
             latents[targets], error[1:whole] = rearrange(np.asarray(made.latents), "n f ... -> (n f) ..."), np.asarray(made.error)
         name = pipeline.inverted_column(length)
         clip |= {name: latents, f"{name}_error": error}

@@ -3,9 +3,7 @@
 The same for its conventional twin, and for the text-to-video model that both start from, whose chunks follow nothing but a caption.
 """
 
-import json
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +12,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from jvflow import flowframes, metrics
-from jvflow.clips import condition_of
-from jvflow.data import pipeline, video
-from jvflow.files import write_text
-from jvflow.run import Run, protocol, solver_protocol
+from jvflow.data import pipeline
+from jvflow.run import Run, protocol, solver_protocol, write_videos
 
 Videos = UInt8[np.ndarray, "b f h w c"]
 
@@ -45,7 +41,7 @@ def predict(run: Run, observed: Videos, captions: list[str], *, seed: int = 0, b
         rows = slice(low, low + batch)
         start = codec.encode(given["codec"], jnp.asarray(observed[rows])).mean
         key = jax.random.fold_in(jax.random.key(seed), group)
-        made = experiment.predict(run.field, start, key, condition_of(run, list(captions[rows])), **options)
+        made = experiment.predict(run.field, start, key, run.condition(list(captions[rows])), **options)
         parts.append(np.asarray(codec.decode(given["codec"], made.frames)))
         nfe.append(np.asarray(made.nfe))
     return np.concatenate(parts), np.concatenate(nfe)
@@ -76,19 +72,10 @@ def sample(run: Run, out, observed: Videos, captions: list[str], *, length: int,
     made, nfe = predict(run, observed, captions, seed=seed, chunks=-(-need // given))
     seconds = time.perf_counter() - clock
     whole = np.concatenate([observed, made], axis=1)[:, :length] if after else made[:, :length]
-    out, fps = Path(out), float(run.config.data.fps)
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / f"sample_{i:03d}.mp4" for i in range(len(whole))]
-    for file, clip in zip(files, whole):
-        video.write(file, clip, fps)
-    video.write_png(out / "sheet.png", video.sheet(whole))
-    each = dict(frames=length, fps=fps, seconds_per_frame=seconds / made[:, :, 0, 0, 0].size, seed=seed)
-    record = dict(
-        samples=[dict(file=file.name, caption=caption, nfe_per_frame=float(n / made.shape[1]), **each) for file, caption, n in zip(files, captions, nfe)],
-        protocol=chunk_protocol(run) | dict(observed=given, seconds="wall time of a frame, compilation included"),
+    return write_videos(
+        out, whole, captions, fps=float(run.config.data.fps), nfe_per_frame=nfe / made.shape[1], seconds_per_frame=seconds / made[:, :, 0, 0, 0].size,
+        seed=seed, protocol=chunk_protocol(run) | dict(observed=given, seconds="wall time of a frame, compilation included"),
     )
-    write_text(out / "samples.json", json.dumps(record, indent=1) + "\n")
-    return record
 
 
 def chunk_protocol(run: Run) -> dict:
@@ -167,7 +154,7 @@ def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
     start = experiment.codec.encode(experiment.given["codec"], jnp.asarray(observed)).mean
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(run.config.evaluate.seed), jnp.arange(len(start)))
     options = experiment.predict.keywords
-    values = flowframes.straightness(run.field, start, keys, condition_of(run, captions), design=options["design"], guidance=float(options["guidance"]))
+    values = flowframes.straightness(run.field, start, keys, run.condition(captions), design=options["design"], guidance=float(options["guidance"]))
     return float(values.mean())
 
 

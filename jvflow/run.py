@@ -1,5 +1,6 @@
 """A trained run: its config, what the config means, and its parameters at one checkpoint."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import jax
 from jvflow import mesh as meshes
 from jvflow.biflow import OBJECTIVES
 from jvflow.checkpoint import Checkpoints, abstract_like, checksums
-from jvflow.data import pipeline
+from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble
-from jvflow.field import Field
+from jvflow.field import Condition, Field
+from jvflow.files import write_text
 from jvflow.networks import as_field
 from jvflow.workdir import Workdir, override
 
@@ -30,6 +32,12 @@ class Run:
     def field(self) -> Field:
         """The field that was learned."""
         return as_field(self.experiment.network, self.params)
+
+    def condition(self, captions: list[str]) -> Condition | None:
+        """What the field is conditioned on for these captions; None without a text encoder."""
+        text = self.experiment.text
+        tokens = text.tokenize(captions) if text else (None, None)
+        return self.experiment.condition(self.params, *tokens, self.experiment.given)
 
     def data(self) -> Path:
         """The data set that the run was trained on."""
@@ -112,3 +120,18 @@ def solver_protocol(solver) -> dict:
         method=solver.method, rtol=solver.rtol, atol=solver.atol, fixed_steps=solver.steps, per_sample=solver.per_sample,
         nfe="evaluations of the network that each sample needed, rejected steps included",
     )
+
+
+def write_videos(out, videos, captions: list[str], *, fps: float, nfe_per_frame, seconds_per_frame: float, seed: int, protocol: dict) -> dict:
+    """Writes whole videos, uint8 (b, f, h, w, 3), into the folder `out`: an mp4 for each, `sheet.png`, and `samples.json`, whose content is returned."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / f"sample_{i:03d}.mp4" for i in range(len(videos))]
+    for file, frames in zip(files, videos):
+        video.write(file, frames, fps)
+    video.write_png(out / "sheet.png", video.sheet(videos))
+    each = dict(frames=videos.shape[1], fps=fps, seconds_per_frame=seconds_per_frame, seed=seed)
+    samples = [dict(file=file.name, caption=caption, nfe_per_frame=float(n), **each) for file, caption, n in zip(files, captions, nfe_per_frame)]
+    record = dict(samples=samples, protocol=protocol)
+    write_text(out / "samples.json", json.dumps(record, indent=1) + "\n")
+    return record

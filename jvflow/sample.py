@@ -30,10 +30,10 @@ def frames(run: Run, first: UInt8[np.ndarray, "b n h w c"], key, **options) -> I
     return ((np.asarray(codec.decode(codec.params, latent)), np.asarray(nfe)) for latent, nfe in stream)
 
 
-def first_frames(run: Run, count: int, path=None, frames: int | None = None) -> UInt8[np.ndarray, "b n h w c"]:
-    """Where streams and predictions start: as many frames as the run needs, or `frames`, of held-out clips, or of the image, the video, or the folder of images at `path`
-    (taken at the run's rate where `config.data.image_fps` says none)."""
-    need, data = frames or run.experiment.past_frames, run.config.data
+def first_frames(run: Run, count: int, path=None, need: int | None = None) -> UInt8[np.ndarray, "b n h w c"]:
+    """Where streams and predictions start: `need` frames, or as many as the run needs, of held-out clips, or of the image, the
+    video, or the folder of images at `path` (taken at the run's rate where `config.data.image_fps` says none)."""
+    need, data = need or run.experiment.past_frames, run.config.data
     if path is None:
         found = pipeline.clips(run.data(), "test", count=count, frames=need)
         if len(found) < count:

@@ -31,10 +31,9 @@ folder.build(sys.argv[1], sys.argv[2], frames=16, fps=8, size=(32, 32), stride=8
 import sys
 import jax
 from jvflow import inversion, run
-from jvflow.data import records
 jax.config.update("jax_compilation_cache_dir", sys.argv[1] + "/xla")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-records.SHARD_BYTES = 200_000
+inversion.SHARD_BYTES = 200_000
 inversion.invert(run.load(sys.argv[1] + "/model"), sys.argv[1] + "/latents", sys.argv[2], lengths=(4, 8), steps=50)
 """,
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from jvflow import flowframes, inversion, latents, prediction, run, train
+from jvflow import flowframes, inversion, latents, run, train
 from jvflow.data import pipeline, records
 
 
@@ -50,7 +50,7 @@ def test_every_chunk_has_its_inversion_and_its_error(folder):
             column = clip[f"inverted_{length}"]
             assert column.shape == was["latent_mean"].shape and clip[f"inverted_{length}_error"].shape == (32 // length,)
             chunk = was["latent_mean"][None, length : 2 * length]
-            condition = prediction.condition_of(model, [clip["caption"]])
+            condition = model.condition([clip["caption"]])
             made = flowframes.invert(model.field, jnp.asarray(chunk), condition, steps=10)
             np.testing.assert_allclose(column[length : 2 * length], made.latents[0], atol=1e-5)
             np.testing.assert_allclose(clip[f"inverted_{length}_error"][1], made.error[0], atol=1e-5)
