@@ -1,6 +1,6 @@
 """What a config means: the one place where config keys become functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jvflow import biflow, codecs, coupling, flowframes, hippo, latent_path, networks, optimizer, text, vlfm
 from jvflow.codecs import Codec
@@ -37,6 +37,7 @@ class Experiment:
     Attributes:
       network: `init` and `apply`. Its parameters hold those of a trained text encoder, under "text".
       codec: video to latents and back.
+      shapes: of what the network sees of an example, (f, h, w, c) each.
       windows: which frames of each clip the loss gets; each batch is of one of them.
       loss: `(field, latents, condition, keys (b,), key) -> ((b,), metrics)`, see `Latents`.
       optimizer: of the parameters.
@@ -53,6 +54,7 @@ class Experiment:
 
     network: Network
     codec: Codec
+    shapes: tuple[tuple[int, ...], ...]
     windows: tuple[Window, ...]
     loss: Callable
     optimizer: optax.GradientTransformation
@@ -70,6 +72,11 @@ class Experiment:
     def window(self) -> Window:
         """The longest of `windows`."""
         return max(self.windows, key=lambda window: window.span)
+
+    def check_mesh(self, mesh) -> None:
+        """Raises a ValueError when a mesh cannot split the network's heads, or the tokens of what it sees."""
+        for shape in self.shapes:
+            networks.check_mesh(self.network, shape, mesh)
 
     @property
     def given(self) -> dict:
@@ -98,9 +105,9 @@ def assemble(config) -> Experiment:
     return Experiment(codec=codec, optimizer=update, schedule=rate, **method(config, codec))
 
 
-def example_keys(key: Key[Array, ""], count: int) -> Key[Array, "b"]:
-    """One key per example of the global batch, from its index: independent of the number of devices."""
-    return jax.vmap(partial(jax.random.fold_in, key))(jax.numpy.arange(count))
+def example_keys(key: Key[Array, ""], rows: Int[Array, "b"]) -> Key[Array, "b"]:
+    """One key per example, from its row in the global batch: independent of the number of devices and of microbatches."""
+    return jax.vmap(partial(jax.random.fold_in, key))(rows)
 
 
 # --- Bi-flow --------------------------------------------------------------------------------------
@@ -118,9 +125,9 @@ def _biflow(config, codec) -> dict:
     if objective.coordinates == 2:
         options["alpha_max"] = config.alpha_max
     latent = codec.latent_shape((1, *config.data.size))
-    sizes = dict(config.network)
+    scales = tuple(config.network.scales[config.objective])
     network = _network(
-        dict(sizes, scales=tuple(sizes["scales"][config.objective])), latent,
+        config, [latent], scales=scales,
         context=objective.context(past) * latent[-1], coordinates=objective.coordinates, velocities=objective.coordinates,
     )
     convert = _choose({"velocity": None, "clean": objective.from_clean}, "prediction", config.prediction)
@@ -128,6 +135,7 @@ def _biflow(config, codec) -> dict:
         network = network._replace(apply=partial(_converted, convert, network.apply))
     return dict(
         network=network,
+        shapes=(latent,),
         windows=(Window(past + 1),),
         loss=partial(biflow_loss, partial(objective.loss, **options), couple),
         past_frames=past,
@@ -171,7 +179,7 @@ def _vlfm(config, codec) -> dict:
         raise ValueError(f"config.sample.readout 'mean' reads what prediction 'mean' returns, and it is {config.prediction!r}: use 'noise'")
     encoder = text.build(**config.text)
     latent = codec.latent_shape((1, *config.data.size))
-    network = _network(dict(config.network), latent, coordinates=1, velocities=2 if means else 1, text_width=encoder.width if encoder else 0)
+    network = _network(config, [latent], coordinates=1, velocities=2 if means else 1, text_width=encoder.width if encoder else 0)
     if flows and prediction:
         network = network._replace(apply=partial(_predicting, prediction, path, slope, network.apply))
     if flows:
@@ -181,6 +189,7 @@ def _vlfm(config, codec) -> dict:
         loss, made = partial(vlfm.direct_loss, path=path), dict(make=vlfm.direct)
     return dict(
         network=with_text(network, encoder),
+        shapes=(latent,),
         windows=(window,),
         loss=partial(vlfm_loss, loss, config.caption_dropout),
         text=encoder,
@@ -250,9 +259,7 @@ def _flowframes(config, codec) -> dict:
     if not lengths or min(lengths) < 1:
         raise ValueError(f"config.chunk.frames lists lengths of chunks, each 1 or more, got {lengths}")
     latent = codec.latent_shape((max(lengths), *config.data.size))
-    network = _network(dict(config.network), latent, coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
-    for length in lengths:
-        networks.check(network, (length, *latent[1:]))
+    network = _network(config, [(length, *latent[1:]) for length in lengths], coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
     times = TimeDensity(**config.times)
     loss = partial(design.loss, times=times)
     tokens = partial(networks.tokens, network)
@@ -267,6 +274,7 @@ def _flowframes(config, codec) -> dict:
     solver = Solver(sample.method, steps=grid(sample.steps, sample.warp), per_sample=False)
     return dict(
         network=with_text(network, encoder),
+        shapes=tuple((length * (1 + design.beside), *latent[1:]) for length in lengths),
         windows=windows,
         loss=loss,
         text=encoder,
@@ -311,9 +319,11 @@ def _choose(table: dict, key: str, value: str):
     return table[value]
 
 
-def _network(sizes: dict, latent: tuple, **shape) -> Network:
-    network = networks.build(**sizes, channels=latent[-1], **shape)
-    networks.check(network, latent)
+def _network(config, shapes: Sequence[tuple], **sizes) -> Network:
+    """The network of a config for latents of these shapes."""
+    network = networks.build(**dict(config.network, remat=config.run.remat, channels=shapes[0][-1], **sizes))
+    for shape in shapes:
+        networks.check(network, shape)
     return network
 
 

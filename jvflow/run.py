@@ -69,7 +69,7 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
     restored, step = checkpoints.restore_only({which: abstract}, step)
     checkpoints.close()
-    return Run(config, experiment, restored[which], folder, step)
+    return Run(config, experiment, meshes.local(restored[which]), folder, step)
 
 
 def pretrained(experiment: Experiment) -> Run:

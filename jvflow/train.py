@@ -24,11 +24,11 @@ import optax
 from einops import rearrange
 from tqdm import tqdm
 
-from jvflow import clips, inversion, latents, prediction, sample
+from jvflow import clips, inversion, latents, prediction, processes, sample
 from jvflow import mesh as meshes
 from jvflow import run as runs
 from jvflow import state as states
-from jvflow.checkpoint import Checkpoints, abstract_like
+from jvflow.checkpoint import Checkpoints
 from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble, example_keys
 from jvflow.networks import as_field
@@ -47,24 +47,42 @@ class Stopped(Exception):
 # --- the step -------------------------------------------------------------------------------------
 
 
-def train_step(state: State, batch, key, given=None, *, experiment: Experiment, ema: float) -> tuple[State, dict]:
+def train_step(state: State, batch, key, given=None, *, experiment: Experiment, ema: float, microbatches: int = 1) -> tuple[State, dict]:
     """One step: `(state, batch) -> (state, metrics)`. Pure; `key` is the run's, the step's is folded in.
 
-    `given` is `experiment.given`, an argument so that it is no constant of the compiled step. `ema` is
-    the decay of the moving average, and is ignored when the state holds none.
+    Args:
+      given: `experiment.given`, an argument so that it is no constant of the compiled step.
+      ema: the decay of the moving average; ignored when the state holds none.
+      microbatches: parts of the batch that are computed one after the other, for less memory; the step is the same but
+        for the order of its sums, and for losses that look at the batch as a whole (couplings, one coin for all), which look at a part.
     """
     given = experiment.given if given is None else given
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, state.step))
-    latents = experiment.latents(batch, given)
-    keys = example_keys(key_examples, len(latents.mean))
+    rows = jnp.arange(len(batch.fps))
 
-    def mean_loss(params):
+    def mean_loss(params, batch, rows, key):
         params = merge(state.frozen, params)
         condition = experiment.condition(params, batch.text_tokens, batch.text_mask, given)
-        losses, metrics = experiment.loss(as_field(experiment.network, params), latents, condition, keys, key_coupling)
+        keys = example_keys(key_examples, rows)
+        losses, metrics = experiment.loss(as_field(experiment.network, params), experiment.latents(batch, given), condition, keys, key)
         return losses.mean(), metrics
 
-    (loss, metrics), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+    def gradient(batch, rows, key):
+        (loss, metrics), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params, batch, rows, key)
+        return metrics | {"loss": loss}, gradients
+
+    if microbatches == 1:
+        metrics, gradients = gradient(batch, rows, key_coupling)
+    else:
+        def add(total, part):
+            number, part = part
+            return jax.tree.map(jnp.add, total, gradient(*part, jax.random.fold_in(key_coupling, number))), None
+
+        parts = meshes.microbatched((batch, rows), microbatches)
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), parts)
+        start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradient, *one, key_coupling))
+        total, _ = jax.lax.scan(add, start, (jnp.arange(microbatches), parts))
+        metrics, gradients = jax.tree.map(lambda a: a / microbatches, total)
     updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.ema
@@ -72,11 +90,27 @@ def train_step(state: State, batch, key, given=None, *, experiment: Experiment, 
         decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))  # follows closely at first
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
     metrics |= {
-        "loss": loss,
         "gradient_norm": optax.tree.norm(gradients),
         "learning_rate": jnp.asarray(experiment.schedule(state.step), jnp.float32),
     }
     return State(state.step + 1, params, state.frozen, average, opt_state), metrics
+
+
+def compiled_step(experiment: Experiment, config, shardings: State):
+    """`train_step` of a config as one program: state and metrics come out where `shardings` has them, the state that goes in is given up.
+
+    To be called where the mesh is set (`jax.set_mesh`): the network reads it.
+    """
+    step = partial(train_step, experiment=experiment, ema=config.optimizer.ema, microbatches=config.run.microbatches)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(shardings.step.mesh)))
+
+
+def placed(experiment: Experiment, config, mesh):
+    """`(create, abstract)`: the function that makes the first state from a key, and the shapes of that state with where each array goes."""
+    create = partial(states.create, network=experiment.network, optimizer=experiment.optimizer, ema=config.optimizer.ema > 0)
+    shapes = jax.eval_shape(create, jax.random.key(0))
+    shardings = meshes.shardings(shapes, experiment.network.rules, mesh)
+    return create, jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -95,8 +129,10 @@ def train(config, workdir) -> Workdir:
     folder = Workdir.open(workdir, config)
 
     # mesh and data, then shapes, then arrays
-    mesh = meshes.make()
-    meshes.check_batch(config.train.batch_size, mesh)
+    mesh = meshes.make(run.mesh)
+    meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
+    experiment.check_mesh(mesh)
+    processes.first(lambda: pipeline.prepare(config.data, folder.path, frames=experiment.window.span))
     data = pipeline.prepare(config.data, folder.path, frames=experiment.window.span)
     encoded = latents.are_in(data)
     if encoded:
@@ -104,52 +140,51 @@ def train(config, workdir) -> Workdir:
     initial = runs.pretrained(experiment) if experiment.pretrained and not folder.has_checkpoint else None
     if experiment.inversions:
         inversion.check(data, config, initial and runs.checksum(initial))
-    folder.begin(config)  # whatever is wrong with config, devices or data was said by now
+    processes.first(lambda: folder.begin(config))  # whatever is wrong with config, devices or data was said by now
 
-    everywhere = meshes.replicated(mesh)
     key_init, key_steps = jax.random.split(jax.random.key(config.seed))
-    create = partial(
-        states.create, network=experiment.network, optimizer=experiment.optimizer, ema=config.optimizer.ema > 0
-    )
-    abstract = abstract_like(jax.eval_shape(create, key_init), everywhere)
+    create, abstract = placed(experiment, config, mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, abstract)
     parameters = sum(a.size for a in jax.tree.leaves(abstract.params))
-    LOG.info("%s: %s parameters, replicated on %s", config.objective, f"{parameters:,}", mesh)
+    LOG.info("%s: %s parameters on %s", config.objective, f"{parameters:,}", meshes.describe(mesh))
+    for decision in meshes.decide(abstract.params, experiment.network.rules, mesh) if mesh.size > 1 else ():
+        LOG.debug("%s", decision)
     if initial:
         LOG.info("starts from %s, step %d, parameters %s", experiment.pretrained, initial.step, runs.checksum(initial))
 
     checkpoints = Checkpoints(folder.checkpoints, keep=run.keep)
     begin = checkpoints.latest()
     if begin is None:
-        begin, state = 0, jax.jit(create, out_shardings=everywhere)(key_init, params=initial and initial.params)
+        begin, state = 0, jax.jit(create, out_shardings=shardings)(key_init, params=initial and jax.device_get(initial.params))
     else:
         state, position = checkpoints.restore(abstract)
         begin = int(position["next_index"])
         checkpoints.forget_after(begin)
         LOG.info("continues at step %d of %d", begin, config.train.steps)
-    metrics = Metrics(folder, begin, tensorboard=run.tensorboard)
+    metrics = Metrics(folder, begin, tensorboard=run.tensorboard, write=processes.is_first())
     if begin >= config.train.steps:
         return folder
 
     batches = pipeline.batches(
-        data, windows=experiment.windows, batch_size=config.train.batch_size, seed=config.seed,
-        threads=config.data.threads, step=begin, process=jax.process_index(), processes=jax.process_count(), latents=encoded,
-        tokenize=experiment.text and experiment.text.tokenize,
+        data, windows=experiment.windows, batch_size=config.train.batch_size, seed=config.seed, threads=config.data.threads, step=begin,
+        rows=meshes.rows(config.train.batch_size, mesh), latents=encoded, tokenize=experiment.text and experiment.text.tokenize,
     )
 
     # step
-    given = jax.device_put(experiment.given, everywhere)
-    step_fn = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
-    stop = _StopRequest()
+    given = jax.device_put(experiment.given, meshes.replicated(mesh))
+    step_fn = compiled_step(experiment, config, shardings)
+    stop, agreed = _StopRequest(), processes.Agreement(mesh)
     bar = tqdm(
-        total=config.train.steps, initial=begin, unit="step", disable=not run.progress, dynamic_ncols=True,
+        total=config.train.steps, initial=begin, unit="step", disable=not (run.progress and processes.is_first()), dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 10.0,  # seconds: a log file needs few lines
     )
     with stop, bar:
         clock = time.perf_counter()
         for step in range(begin + 1, config.train.steps + 1):
-            state, values = step_fn(state, meshes.put(next(batches), mesh), key_steps, given)
+            with jax.set_mesh(mesh):
+                state, values = step_fn(state, meshes.put(next(batches), mesh, config.train.batch_size), key_steps, given)
             metrics.add(step, values)
-            stopping = stop.requested  # read once: a signal that comes later in this step stops the next one
+            stopping = agreed(stop.requested)  # read once: a signal that comes later in this step stops the next one
             last = step == config.train.steps or stopping
             saving = step % run.checkpoint_every == 0 or last
             if step % run.log_every == 0 or saving:
@@ -162,7 +197,9 @@ def train(config, workdir) -> Workdir:
             if saving:
                 checkpoints.save(step, state, {"next_index": step})
             if run.sample_every and (step % run.sample_every == 0 or step == config.train.steps):
-                metrics.image("samples", step, sheet(experiment, state, data, config, folder, step))
+                params = meshes.local(merge(state.frozen, state.params if state.ema is None else state.ema))
+                if processes.is_first():
+                    metrics.image("samples", step, sheet(Run(config, experiment, params, folder, step), data))
                 clock = time.perf_counter()
             if stopping:
                 checkpoints.close()
@@ -173,12 +210,11 @@ def train(config, workdir) -> Workdir:
     return folder
 
 
-def sheet(experiment: Experiment, state: State, data, config, folder: Workdir, step: int) -> np.ndarray:
-    """A contact sheet of what the run makes at this step, also written to `samples/`."""
-    run = Run(config, experiment, merge(state.frozen, state.params if state.ema is None else state.ema), folder, step)
-    make = _clips if experiment.generate else prediction.compared if experiment.predict else _streams
+def sheet(run: Run, data) -> np.ndarray:
+    """A contact sheet of what the run makes at its step, also written to `samples/`."""
+    make = _clips if run.experiment.generate else prediction.compared if run.experiment.predict else _streams
     image = video.sheet(make(run, data))
-    video.write_png(Path(folder.samples) / f"step_{step:08d}.png", image)
+    video.write_png(Path(run.folder.samples) / f"step_{run.step:08d}.png", image)
     return image
 
 

@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
@@ -252,10 +253,11 @@ def direct(
 
 
 def _checked(times, dtype) -> Times:
-    times = jnp.asarray(times, dtype)
-    if times.ndim != 1 or not len(times) or not bool(jnp.all(jnp.diff(times) > 0)) or times[0] < 0:
-        raise ValueError(f"times are seconds from 0 on, each after the one before, got {times.tolist()}")
-    return times
+    if not isinstance(times, jax.core.Tracer):  # under jit there are no values to look at
+        given = np.asarray(times)
+        if given.ndim != 1 or not len(given) or not (np.diff(given) > 0).all() or given[0] < 0:
+            raise ValueError(f"times are seconds from 0 on, each after the one before, got {given.tolist()}")
+    return jnp.asarray(times, dtype)
 
 
 def _noise(key, shape, dtype) -> Float[Array, "b 1 h w c"]:

@@ -111,13 +111,15 @@ class Metrics:
     after the restored step go: their steps are run again.
     """
 
-    def __init__(self, folder: Workdir, step: int, *, tensorboard: bool):
+    def __init__(self, folder: Workdir, step: int, *, tensorboard: bool, write: bool = True):
+        """With `write` False nothing is written: values are read and checked alone."""
+        self._write = write
         self._file, self._pending, self.flushed, self._loss = folder.metrics, [], 0, float("nan")
-        if self._file.exists():
+        if write and self._file.exists():
             whole = [line for line in self._file.read_text().splitlines(keepends=True) if line.endswith("\n")]
             write_text(self._file, "".join(line for line in whole if json.loads(line)["step"] <= step))
         self._writer = None
-        if tensorboard:
+        if write and tensorboard:
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
@@ -143,10 +145,11 @@ class Metrics:
                 break
             lines.append(json.dumps({"step": step, **values}) + "\n")
             self._loss = values["loss"]
-        with open(self._file, "a") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        if self._write:
+            with open(self._file, "a") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
         for name, value in (values if lines and not bad else {}).items():
             self.scalar(name, step, value)
         self.flushed, self._pending = ready, self._pending[ready:]

@@ -94,7 +94,7 @@ mesh = meshes.make()
 for n in (16, 80):
     past, future = (np.asarray(jax.random.normal(key, (n, 2, 2, 2, 3))) for key in jax.random.split(jax.random.key(0)))
     rows = slice(jax.process_index() * n // 2, (jax.process_index() + 1) * n // 2)
-    tree, future = meshes.put(((past[rows], np.arange(n)[rows]), future[rows]), mesh)
+    tree, future = meshes.put(((past[rows], np.arange(n)[rows]), future[rows]), mesh, n)
     join = jax.jit(lambda *a: coupling.minibatch_ot(*a)[0][1], out_shardings=meshes.replicated(mesh))
     print(np.asarray(join(tree, future, jax.random.key(1))).tolist(), flush=True)
 """

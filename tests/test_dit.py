@@ -147,7 +147,7 @@ def test_scan_equals_unrolled_and_remat_equals_plain():
     expected = unrolled.apply(params, x, s)[0]
     np.testing.assert_allclose(scanned.apply(stacked, x, s)[0], expected, atol=1e-5)
     loss = lambda network: lambda p: (network.apply(p, x, s)[0] ** 2).mean()
-    plain, remat = jax.grad(loss(unrolled))(params), jax.grad(loss(build(**TINY, remat=True)))(params)
+    plain, remat = jax.grad(loss(unrolled))(params), jax.grad(loss(build(**TINY, remat="full")))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
 
 
@@ -161,7 +161,7 @@ def test_remat_saves_memory_inside_a_scan():
         loss = lambda p: (network.apply(p, x, s)[0] ** 2).mean()
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporaries(remat=True) < 0.6 * temporaries()
+    assert temporaries(remat="full") < 0.6 * temporaries()
 
 
 def test_bfloat16_computes_over_float32_parameters():

@@ -45,7 +45,7 @@ def test_windows_are_consecutive_frames_of_one_clip(data):
 
 def test_rows_do_not_depend_on_the_number_of_processes(data):
     alone = take(data, 3)
-    parts = [take(data, 3, process=p, processes=2) for p in range(2)]
+    parts = [take(data, 3, rows=rows) for rows in ([0, 1], [2, 3])]
     for step, batch in enumerate(alone):
         np.testing.assert_array_equal(batch.video, np.concatenate([p[step].video for p in parts]))
 

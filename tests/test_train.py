@@ -166,9 +166,9 @@ def test_a_folder_with_checkpoints_but_no_config_is_refused(tmp_path):
 
 def one_step(devices, batch_size=8):
     experiment = assemble(debug_config(None))
-    mesh = jax.make_mesh((devices,), (meshes.DATA,), devices=jax.devices()[:devices], axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = meshes.make(devices=jax.devices()[:devices])
     video = np.random.default_rng(0).integers(0, 256, (batch_size, 2, 16, 16, 3), dtype=np.uint8)
-    batch = meshes.put(Batch(video, np.ones(batch_size, np.float32), np.zeros(batch_size, np.float32)), mesh)
+    batch = meshes.put(Batch(video, np.ones(batch_size, np.float32), np.zeros(batch_size, np.float32)), mesh, batch_size)
     state = states.create(jax.random.key(0), experiment.network, optax.sgd(1.0), ema=True)
     state = jax.device_put(state, meshes.replicated(mesh))
     experiment = dataclasses.replace(experiment, optimizer=optax.sgd(1.0))
@@ -190,7 +190,7 @@ def test_ema_follows_and_steps_count():
 
 
 def test_a_batch_that_does_not_divide_is_an_error():
-    with pytest.raises(ValueError, match="batch_size 6 is not a multiple of the 4 devices: use 8"):
+    with pytest.raises(ValueError, match=r"batch_size 6 is not a multiple of the 4 devices \(data 4 x fsdp 1\): use 8"):
         meshes.check_batch(6, meshes.make())
 
 

@@ -27,7 +27,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.network = dict(
         name="dit", width=768, depth=12, heads=12, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
-        dtype="bfloat16", remat=False, scan=True, local=False,
+        dtype="bfloat16", scan=True, local=False,
         scales=dict(flow=(), biflow=(), condiff=()),
     )
     config.prediction = "velocity"  # or "clean": what the network returns where there is noise
@@ -48,6 +48,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         features="window_pca", dimensions=64, real_clips=1024,
     )
     config.run = dict(
+        mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none",  # how steps are computed, not what
         log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, sample_frames=64, progress=True, tensorboard=True,
     )
     if mode == "debug":

@@ -35,7 +35,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.network = dict(
         name="dit", width=96, depth=4, heads=4, patch=(1, 2, 2), mlp_ratio=4.0, time_scale=1000.0,
-        dtype="float32", remat=False, scan=False, local=True,
+        dtype="float32", scan=False, local=True,
         scales=dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,)),
     )
     config.prediction = "velocity"  # or "clean": what the network returns where there is noise
@@ -56,6 +56,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         features="window_pca", dimensions=32, real_clips=256,
     )
     config.run = dict(
+        mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none",  # how steps are computed, not what
         log_every=25, checkpoint_every=500, keep=2, sample_every=0, sample_frames=32, progress=True, tensorboard=True,
     )
     if mode == "debug":

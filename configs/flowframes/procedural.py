@@ -39,7 +39,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.caption_dropout = 0.1  # trained without, for guidance
     config.network = dict(
         name="dit", width=192, depth=4, heads=4, patch=(2, 4, 4), mlp_ratio=4.0, time_scale=1000.0,
-        dtype="float32", attention=0, remat=False, scan=False, local=True,
+        dtype="float32", attention=0, scan=False, local=True,
     )
     config.optimizer = dict(
         name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.99, eps=1e-8,
@@ -52,6 +52,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         features="window_pca", dimensions=24, real_clips=256,
     )
     config.run = dict(
+        mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none",  # how steps are computed, not what
         log_every=25, checkpoint_every=500, keep=2, sample_every=1000, progress=True, tensorboard=True,
     )
     if mode == "debug":

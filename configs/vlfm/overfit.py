@@ -38,7 +38,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.caption_dropout = 0.0
     config.network = dict(
         name="dit", width=192, depth=4, heads=4, patch=(1, 2, 2), mlp_ratio=4.0, time_scale=30.0,
-        dtype="float32", remat=False, scan=False, local=True,
+        dtype="float32", scan=False, local=True,
     )
     config.optimizer = dict(
         name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
@@ -50,6 +50,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     )
     config.evaluate = dict(split="train", clips=1, batch=16, seed=0, text_guidance=(1.0,))
     config.run = dict(
+        mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none",  # how steps are computed, not what
         log_every=25, checkpoint_every=500, keep=2, sample_every=1000, progress=True, tensorboard=True,
     )
     if mode == "debug":

@@ -39,7 +39,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.caption_dropout = 0.1
     config.network = dict(
         name="dit", width=1152, depth=28, heads=16, patch=(1, 2, 2), mlp_ratio=4.0, time_scale=30.0,
-        dtype="bfloat16", remat=True, scan=True, local=False,
+        dtype="bfloat16", scan=True, local=False,
     )
     config.optimizer = dict(
         name="grams", learning_rate=1e-4, schedule="constant", warmup_steps=1000, b1=0.9, b2=0.999, eps=1e-6,
@@ -50,7 +50,10 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         guidance=4.0, readout="mean", method="heun", rtol=1e-2, atol=1e-2, steps=config_dict.placeholder(int), per_sample=True,
     )
     config.evaluate = dict(split="train", clips=64, batch=16, seed=0, text_guidance=(1.0, 4.0))
-    config.run = dict(log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, progress=True, tensorboard=True)
+    config.run = dict(
+        mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="full",  # how steps are computed, not what
+        log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, progress=True, tensorboard=True,
+    )
     if mode == "debug":
         config.codec = dict(name="pixels", weights=(), scale=1.0)
         config.data.update(path="procedural:bouncing", frames=6, size=(16, 16), clips=dict(train=4, test=1))

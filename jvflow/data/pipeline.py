@@ -199,35 +199,35 @@ class _Kept:
 
 
 class _Rows:
-    """The rows of every global batch that belong to one process, in order. Each batch is from one of the examples, of one window each."""
+    """Some rows of every global batch, in order. Each batch is from one of the examples, of one window each."""
 
-    def __init__(self, examples: list, seed: int, batch_size: int, process: int, processes: int):
-        self._examples, self._seed, self._local = examples, seed, batch_size // processes
-        self._batch_size, self._first = batch_size, process * self._local
+    def __init__(self, examples: list, seed: int, batch_size: int, rows: Sequence[int]):
+        self._examples, self._seed, self._batch_size, self._rows = examples, seed, batch_size, rows
 
     def __len__(self) -> int:
         return len(self._examples[0])
 
     def __getitem__(self, index: int):
-        batch, row = divmod(index, self._local)
+        batch, row = divmod(index, len(self._rows))
         some = len(self._examples)
         which = int(np.random.default_rng((self._seed, batch)).integers(some)) if some > 1 else 0
-        return self._examples[which][batch * self._batch_size + self._first + row]
+        return self._examples[which][batch * self._batch_size + self._rows[row]]
 
 
 def batches(
     directory, *, windows: Sequence[Window], batch_size: int, seed: int, threads: int = 1, step: int = 0,
-    process: int = 0, processes: int = 1, latents: bool = False, tokenize: Callable | None = None,
+    rows: Sequence[int] | None = None, latents: bool = False, tokenize: Callable | None = None,
 ) -> Iterator[Batch]:
-    """Endless training batches of one process, from step `step` on.
+    """Endless training batches, or some rows of each, from step `step` on.
 
     Args:
       directory: a data set of `records`.
       windows: what is cut from each clip; of several, each batch takes one at random.
-      batch_size: of the global batch; each process gets its `batch_size / processes` rows.
+      batch_size: of the global batch.
       seed: of order and windows.
       threads: that read ahead; 0 reads when asked.
       step: the data position, batches that were already used.
+      rows: of the global batch, those that this process needs; all when None.
       latents: read the latents of the data set (`jvflow.latents`) and not its video.
       tokenize: of a text encoder, for the captions.
     """
@@ -235,13 +235,12 @@ def batches(
     have, need = clips[0]["video"].shape[0], max(window.span for window in windows)
     if have < need:
         raise ValueError(f"clips have {have} frames, training needs {need}: build them with data.frames >= {need}")
-    if batch_size % processes:
-        raise ValueError(f"batch_size {batch_size} is not a multiple of {processes} processes")
     shuffled = grain.MapDataset.source(_Kept(clips, KEPT)).seed(seed).shuffle().repeat()
     examples = [shuffled.random_map(_Crop(window, latents, tokenize)) for window in windows]
-    rows = grain.MapDataset.source(_Rows(examples, seed, batch_size, process, processes))
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch_size if threads else 0)
-    iterator = iter(rows.batch(batch_size // processes).to_iter_dataset(read))
+    rows = range(batch_size) if rows is None else rows
+    dealt = grain.MapDataset.source(_Rows(examples, seed, batch_size, rows))
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * len(rows) if threads else 0)
+    iterator = iter(dealt.batch(len(rows)).to_iter_dataset(read))
     iterator.set_state({"next_index": step})
     return iterator
 

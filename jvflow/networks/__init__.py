@@ -12,10 +12,11 @@ import jax
 from flax import nnx
 
 from jvflow.field import Field
+from jvflow.mesh import Rules
 from jvflow.networks import dit
 from jvflow.networks.dit import DiT, DiTConfig
 
-__all__ = ["Network", "as_field", "build", "check", "tokens"]
+__all__ = ["Network", "as_field", "build", "check", "check_mesh", "tokens"]
 
 
 class Network(NamedTuple):
@@ -26,12 +27,14 @@ class Network(NamedTuple):
       params: its parameters, where it came with some; else None.
       config: its sizes.
       init: `key -> params`, where it can start from nothing.
+      rules: how its parameters are split over a mesh, see `jvflow.mesh`.
     """
 
     apply: Callable
     params: Any = None
     config: Any = None
     init: Callable | None = None
+    rules: Rules = ()
 
 
 def build(name: str, **sizes) -> Network:
@@ -50,12 +53,17 @@ def build(name: str, **sizes) -> Network:
         nnx.update(abstract, params)
         return abstract(x, s, condition)
 
-    return Network(apply=apply, config=config, init=init)
+    return Network(apply=apply, config=config, init=init, rules=dit.RULES)
 
 
 def check(network: Network, shape: tuple) -> None:
     """Raises a ValueError when the network does not take latents of shape (f, h, w, c)."""
     dit.grid(network.config, shape)
+
+
+def check_mesh(network: Network, shape: tuple, mesh) -> None:
+    """Raises a ValueError when a mesh cannot split the tokens of latents of shape (f, h, w, c), or the network's heads."""
+    dit.check_mesh(network.config, shape, mesh)
 
 
 def tokens(network: Network, shape: tuple) -> int:

@@ -18,6 +18,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, axis_size, constrain
+
 SIZES = {
     "S": dict(width=384, depth=12, heads=6),
     "B": dict(width=768, depth=12, heads=12),
@@ -25,6 +27,18 @@ SIZES = {
     "XL": dict(width=1152, depth=28, heads=16),
 }
 FREQUENCIES = 256  # width of the sine features of a coordinate
+RULES = (
+    (r"(qkv|text_q|text_kv|mlp_in)/kernel$", (FSDP, TENSOR)),
+    (r"(proj|text_proj|mlp_out)/kernel$", (TENSOR, FSDP)),
+    (r"(qkv|text_q|text_kv|mlp_in)/bias$", (TENSOR,)),
+)
+"""How the parameters of a DiT are split, see `jvflow.mesh`; what is not named has no heads and no hidden layer."""
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What the backward pass finds of a block: all, its input alone, or the results of its matrix products but attention's."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class DiTConfig:
       time_scale: factor of the coordinates before their sines; 1000 takes [0, 1] to DiT's steps.
       dtype: of the computation; parameters are float32.
       attention: queries at a time; memory is linear in the number of tokens then. 0: all at once.
-      remat: recompute each block in the backward pass.
+      remat: what the backward pass computes again of each block, a name of `REMAT`.
       scan: one compiled block, scanned over the layers; parameters get a leading layer axis.
     """
 
@@ -67,7 +81,7 @@ class DiTConfig:
     time_scale: float = 1000.0
     dtype: str = "float32"
     attention: int = 0
-    remat: bool = False
+    remat: str = "none"
     scan: bool = False
 
     def __post_init__(self):
@@ -75,6 +89,8 @@ class DiTConfig:
             raise ValueError(f"heads {self.heads} does not divide width {self.width}")
         if self.width % 4:
             raise ValueError(f"width {self.width} must be a multiple of 4 for the sine position table")
+        if self.remat not in REMAT:
+            raise ValueError(f"unknown remat {self.remat!r}: use one of {', '.join(REMAT)}")
 
 
 def preset(name: str) -> dict:
@@ -92,6 +108,24 @@ def grid(config: DiTConfig, shape: tuple) -> tuple[int, int, int]:
         cure = tuple(-(-n // p) * p for n, p in zip(video, config.patch))
         raise ValueError(f"patch {config.patch} does not divide video (frames, height, width) {video}: use {cure}, or another patch")
     return tuple(n // p for n, p in zip(video, config.patch))
+
+
+def check_mesh(config: DiTConfig, shape: tuple, mesh) -> None:
+    """Raises a ValueError when a mesh cannot split the heads, or the tokens of a video of shape (f, h, w, ...)."""
+    tensor, sequence, tokens = mesh.shape[TENSOR], mesh.shape[SEQUENCE], int(np.prod(grid(config, shape)))
+    works = lambda n, size: max(k for k in range(1, size + 1) if n % k == 0 and size % k == 0)
+    if config.heads % tensor:
+        size = works(config.heads, tensor)
+        raise ValueError(
+            f"config.run.mesh.tensor={tensor} does not divide the {config.heads} heads: use "
+            f"--config.run.mesh.tensor={size} --config.run.mesh.sequence={tensor // size * sequence}, which splits the tokens"
+        )
+    if tokens % sequence:
+        size = works(tokens, sequence)
+        raise ValueError(
+            f"config.run.mesh.sequence={sequence} does not divide the {tokens} tokens of a video {tuple(shape[:3])} in patches {config.patch}: "
+            f"use --config.run.mesh.sequence={size} --config.run.mesh.fsdp={sequence // size * mesh.shape[FSDP]}"
+        )
 
 
 def position_table(grid: tuple[int, int, int], width: int) -> np.ndarray:
@@ -190,11 +224,12 @@ class Block(nnx.Module):
         self.at_once = config.attention
 
     def _split_heads(self, x, parts):
-        return jnp.split(rearrange(x, "b n (h d) -> b n h d", h=parts * self.heads), parts, axis=2)
+        """Of each head one after the other: q, k and v of a head stay together where heads are split over devices."""
+        return rearrange(x, "b n (h p d) -> p b n h d", h=self.heads, p=parts)
 
     def __call__(self, x, c, text, text_mask, grid):
-        modulation = jnp.split(self.modulation(nnx.silu(c)), 6, axis=-1)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
+        modulation = constrain(self.modulation(nnx.silu(c)), ROWS, None, None)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
         q, k, v = self._split_heads(self.qkv(_modulate(_norm(x), shift_a, scale_a)), 3)
         attended = _attention(q, k, v, self.at_once)
         x = x + _gated(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
@@ -214,15 +249,23 @@ class Block(nnx.Module):
 
 
 def _attention(q, k, v, at_once: int):
-    """softmax(q k^T / sqrt(d)) v over all tokens (b, n, heads, d), `at_once` queries at a time, each block again in the backward pass."""
-    n = q.shape[1]
+    """softmax(q k^T / sqrt(d)) v over all tokens (b, n, heads, d), `at_once` queries at a time, each block again in the backward pass.
+
+    On a mesh each device has the queries of its part of the sequence, and keys and values of all of it, for any number of heads.
+    """
+    q = constrain(q, ROWS, SEQUENCE, TENSOR)
+    k, v = (constrain(a, ROWS, None, TENSOR) for a in (k, v))
+    n, parts = q.shape[1], axis_size(SEQUENCE)
     if not at_once or n <= at_once:
         return jax.nn.dot_product_attention(q, k, v)
-    blocks = -(-n // at_once)
-    q = jnp.pad(q, ((0, 0), (0, blocks * at_once - n), (0, 0), (0, 0)))
+    parts = parts if n % parts == 0 else 1
+    blocks = -(-n // at_once)  # of each part of the sequence: a device has queries of its own in every block
+    each = -(-n // (parts * blocks))
+    q = rearrange(q, "b (s n) h d -> b s n h d", s=parts)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * each - n // parts), (0, 0), (0, 0)))
     block = jax.checkpoint(lambda q: jax.nn.dot_product_attention(q, k, v))
-    attended = jax.lax.map(block, rearrange(q, "b (m n) h d -> m b n h d", m=blocks))
-    return rearrange(attended, "m b n h d -> b (m n) h d")[:, :n]
+    attended = jax.lax.map(block, rearrange(q, "b s (m n) h d -> m b (s n) h d", m=blocks))
+    return rearrange(attended, "m b (s n) h d -> b s (m n) h d", s=parts)[:, :, : n // parts].reshape(len(q), n, *q.shape[3:])
 
 
 def _depthwise(x, kernel, grid):
@@ -272,6 +315,7 @@ class DiT(nnx.Module):
         tokens = rearrange(x_in, "b (f pf) (h ph) (w pw) c -> b (f h w) (pf ph pw c)", pf=pf, ph=ph, pw=pw)
         tokens = self.patch_in(tokens)
         tokens = tokens + jnp.asarray(position_table((f, h, w), config.width), tokens.dtype)[None]
+        tokens = constrain(tokens, ROWS, SEQUENCE, None)
         # times of their own are one for each frame; a patch over frames takes that of its first
         c = sum(embed(coordinate[:, ::pf] if coordinate.ndim > 1 else coordinate) for embed, coordinate in zip(self.embedders, s))
         text = mask = None
@@ -298,9 +342,10 @@ class DiT(nnx.Module):
             pairs = [nnx.split(block) for block in self.blocks]
 
         def layer(graph, tokens, parameters):
-            return nnx.merge(graph, parameters)(tokens, c, text, mask, grid)
+            return constrain(nnx.merge(graph, parameters)(tokens, c, text, mask, grid), ROWS, SEQUENCE, None)
 
-        layer = jax.checkpoint(layer, static_argnums=0) if self.config.remat else layer
+        policy = REMAT[self.config.remat]
+        layer = jax.checkpoint(layer, static_argnums=0, policy=policy) if policy else layer
         if self.config.scan:
             return jax.lax.scan(lambda x, p: (layer(graph, x, p), None), tokens, layers)[0]
         for graph, parameters in pairs:

@@ -1,0 +1,272 @@
+"""What a config needs on machines that are not there: its real train step and sampler, compiled for them, and read.
+
+    memory       of each device: arrays that stay, and what the compiled step takes for the time it runs
+    time         compute = operations / peak rate; collectives = bytes sent / rate of the chip's links
+    bound        on efficiency: compute / (compute + collectives), when neither waits for the other it is compute / the larger
+
+A TPU slice is compiled for by its own compiler. n GPUs are n simulated host devices: how arrays and collectives are split is what
+a GPU gets, memory is an estimate, since another compiler would schedule them.
+"""
+
+import logging
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+
+from jvflow import clips, hlo
+from jvflow import mesh as meshes
+from jvflow.data.pipeline import Batch
+from jvflow.experiment import Experiment, assemble
+from jvflow.networks import as_field
+from jvflow.run import Run
+from jvflow.train import compiled_step, placed
+
+LOG = logging.getLogger(__name__)
+
+
+class Chip(NamedTuple):
+    """Published figures of one chip: bytes of memory, bfloat16 operations per second, bytes per second to memory and over all its links."""
+
+    memory: float
+    flops: float
+    bandwidth: float
+    links: float
+
+
+CHIPS = {
+    "v4": Chip(32e9, 275e12, 1228e9, 300e9),
+    "v5e": Chip(16e9, 197e12, 819e9, 200e9),
+    "v5p": Chip(95e9, 459e12, 2765e9, 600e9),
+    "v6e": Chip(32e9, 918e12, 1640e9, 448e9),
+    "a100": Chip(80e9, 312e12, 2039e9, 300e9),
+    "h100": Chip(80e9, 989e12, 3350e9, 450e9),
+    "h200": Chip(141e9, 989e12, 4800e9, 450e9),
+}
+"""From the makers' pages: cloud.google.com/tpu/docs (each chip's page), NVIDIA's data sheets (NVLink one way)."""
+TPUS = ("v4", "v5e", "v5p", "v6e")
+
+
+def parse(topology: str) -> tuple[str, int]:
+    """A topology such as "v5e:4x4" or "h100:8" as (chip, devices).
+
+    Raises:
+      ValueError: for a chip that is not known, or a number that is none.
+    """
+    chip, _, sizes = topology.partition(":")
+    if chip not in CHIPS or not re.fullmatch(r"\d+(x\d+)*" if chip in TPUS else r"\d+", sizes):
+        raise ValueError(f"unknown topology {topology!r}: use a TPU slice such as v5e:4x4 or v5p:4x4x4, or GPUs such as h100:8; chips are {', '.join(CHIPS)}")
+    return chip, int(np.prod([int(n) for n in sizes.split("x")]))
+
+
+def devices(topology: str) -> list:
+    """Devices to compile for. GPUs are this process's own host devices, see `launch.dryrun`."""
+    chip, count = parse(topology)
+    if chip in TPUS:
+        try:
+            return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        except Exception as error:  # of the TPU's library: there is none, or it knows no such slice
+            raise ValueError(f"no slice {topology} to compile for ({str(error).partition(chr(10))[0][:200]}): pip install 'jvflow[tpu]', and name a slice that exists") from error
+    if len(jax.devices()) < count:
+        raise ValueError(f"{topology} needs {count} simulated devices, there are {len(jax.devices())}: set XLA_FLAGS=--xla_force_host_platform_device_count={count}")
+    return jax.devices()[:count]
+
+
+def report(config, topology: str, *, sampler: bool = True, largest: bool = True) -> dict:
+    """Compiles a config's train step, and its sampler, for a topology; returns the figures.
+
+    Args:
+      config: an experiment's config. A codec other than pixels is taken to have encoded the data set before (`launch.encode`).
+      topology: see `parse`.
+      sampler: with the sampler.
+      largest: with the largest batch that fits, which takes some more compilations.
+    """
+    chip, count = parse(topology)
+    mesh = meshes.make(config.run.mesh, devices(topology))
+    meshes.check_batch(config.train.batch_size, mesh, config.run.microbatches)
+    experiment = assemble(config)
+    experiment.check_mesh(mesh)
+    create, abstract = placed(experiment, config, mesh)
+    decisions = meshes.decide(abstract.params, experiment.network.rules, mesh)
+    total = sum(a.size for a in jax.tree.leaves(abstract.params))
+    train = _train(experiment, config, mesh, abstract, CHIPS[chip])
+    found = dict(
+        topology=topology, devices=count, mesh={axis: n for axis, n in mesh.shape.items() if n > 1}, objective=config.objective,
+        parameters=total, copied_parameters=sum(int(np.prod(d.shape)) for d in decisions if not any(d.spec)),
+        batch=config.train.batch_size, memory_is="the compiler's" if chip in TPUS else "an estimate",
+        state_bytes={name: _per_device(getattr(abstract, name)) for name in ("params", "ema", "opt_state")},
+        train=train, decisions=[str(d) for d in decisions],
+    )
+    if largest:
+        found["largest_batch"] = _largest(experiment, config, mesh, abstract, CHIPS[chip], train)
+    if sampler:
+        found["sample"] = _sample(experiment, config, mesh, abstract.params, CHIPS[chip])
+    return found
+
+
+# --- programs -------------------------------------------------------------------------------------
+
+
+def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
+    everywhere = meshes.replicated(mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, abstract)
+    batch = batch_shapes(experiment, config, mesh)
+    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    given = jax.tree.map(lambda a: _placed(a, everywhere), experiment.given)
+    step = compiled_step(experiment, config, shardings)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of devices that are not there
+        figures = _compiled(step, (abstract, batch, key, given), mesh, chip)
+    each = jnp.dtype(config.network.dtype).itemsize  # parameters travel as they are computed with
+    sharded = sum(a.size * each for a in jax.tree.leaves(abstract.params) if meshes.FSDP in a.sharding.spec)
+    n = mesh.shape[meshes.FSDP]
+    if n > 1 and "collectives" in figures:
+        figures["minimum_bytes"] = 3 * sharded / mesh.shape[meshes.TENSOR] * (n - 1) / n
+        sent = sum(kind["bytes"] for kind in figures["collectives"].values())
+        figures["bytes_over_minimum"] = sent / figures["minimum_bytes"]
+    return figures
+
+
+def batch_shapes(experiment: Experiment, config, mesh, batch_size: int | None = None) -> Batch:
+    """The shapes of one training batch, and where its rows go."""
+    b = batch_size or config.train.batch_size
+    rows, frames = meshes.batched(mesh), experiment.window.frames
+    of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct((b, *shape), dtype, sharding=rows)
+    pixels = config.codec.name == "pixels"
+    latent = experiment.codec.latent_shape((frames, *config.data.size))
+    tokens = experiment.text.tokenize([""]) if experiment.text else None
+    inverted = frames // 2 if experiment.inversions else 0
+    return Batch(
+        video=of((frames, *config.data.size, 3), jnp.uint8) if pixels and not inverted else None,
+        fps=of(()), start=of(()),
+        latent_mean=None if pixels and not inverted else of(latent),
+        latent_std=of(latent) if experiment.codec.posterior and not pixels else None,
+        inverted=of((inverted, *latent[1:])) if inverted else None,
+        inverted_error=of(()) if inverted else None,
+        text_tokens=tokens and of(tokens[0].shape[1:], tokens[0].dtype),
+        text_mask=tokens and of(tokens[1].shape[1:], bool),
+    )
+
+
+def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
+    """The sampler for one video on each part of the mesh that takes rows: a frame of a stream, a clip, or a chunk."""
+    count = mesh.shape[meshes.DATA] * mesh.shape[meshes.FSDP]
+    rows, everywhere = meshes.batched(mesh), meshes.replicated(mesh)
+    frames = experiment.past_frames or experiment.shapes[0][0]
+    shape = (count, frames, *experiment.codec.latent_shape((1, *config.data.size))[1:])
+    first = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
+    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    given = jax.tree.map(lambda a: _placed(a, everywhere), experiment.given)
+    tokens = experiment.text.tokenize([""] * count) if experiment.text else (None, None)
+    tokens = [None if a is None else jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for a in tokens]
+
+    times = clips.read_times(Run(config, experiment, params, None, 0)) if experiment.generate else None
+
+    def made(params, given, first, key, tokens, mask):
+        field = as_field(experiment.network, params)
+        condition = experiment.condition(params, tokens, mask, given)
+        if experiment.generate:
+            return experiment.generate(field, key, times, count, condition)
+        if experiment.predict:
+            return experiment.predict(field, first, key, condition)
+        return next(experiment.stream(field, first, key))
+
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of devices that are not there
+        return dict(_compiled(jax.jit(made), (params, given, first, key, *tokens), mesh, chip), videos=count)
+
+
+def _compiled(function, args, mesh, chip: Chip) -> dict:
+    """The figures of one program."""
+    operations = hlo.flops(function, *args) / mesh.size
+    try:
+        program = function.lower(*args).compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"(?:Used|Exceeded).*", str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return dict(fits=False, flops=operations, says=used[0][:200] if used else str(error).partition("\n")[0][:200])
+    memory = program.memory_analysis()
+    bytes_ = dict(
+        arguments=memory.argument_size_in_bytes, outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes, program=memory.generated_code_size_in_bytes,
+    )
+    found = hlo.by_kind(hlo.collectives(program.as_text(), mesh.size))
+    sent = sum(kind["bytes"] for kind in found.values())
+    compute, links = operations / chip.flops, sent / chip.links
+    return dict(
+        fits=sum(bytes_.values()) <= chip.memory, bytes=bytes_, peak_bytes=sum(bytes_.values()), flops=operations, collectives=found,
+        seconds=dict(compute=compute, collectives=links), collective_share=links / (compute + links),
+        efficiency_bound=dict(one_after_the_other=compute / (compute + links), at_the_same_time=compute / max(compute, links)),
+    )
+
+
+def _largest(experiment, config, mesh, abstract, chip: Chip, train: dict) -> int:
+    """The largest batch that fits: temporaries grow with it in proportion, so two compilations say where to look, and a third whether it is so."""
+    step = mesh.shape[meshes.DATA] * mesh.shape[meshes.FSDP] * config.run.microbatches
+    config = config.copy_and_resolve_references()
+
+    def needed(batch: int) -> float:
+        config.train.batch_size = batch
+        figures = train if batch == start else _train(experiment, config, mesh, abstract, chip)
+        return figures.get("peak_bytes", np.inf)
+
+    start = config.train.batch_size
+    known = {step: needed(step)}
+    if known[step] > chip.memory:
+        return 0
+    known[2 * step] = needed(2 * step)
+    each = max((known[2 * step] - known[step]) / step, 1.0) if np.isfinite(known[2 * step]) else np.inf
+    guess = int((chip.memory - known[step]) / each) // step * step + step
+    while guess > step:
+        if needed(guess) <= chip.memory:
+            return guess
+        guess = max(int(guess * 0.9) // step * step, step)
+    return step
+
+
+def _placed(array: Any, sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def _per_device(tree) -> int:
+    if tree is None:
+        return 0
+    return sum(int(np.prod(a.sharding.shard_shape(a.shape))) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+# --- to be read -----------------------------------------------------------------------------------
+
+
+def table(found: dict) -> str:
+    """The report as text."""
+    mib = lambda n: f"{n / 2**20:,.0f} MiB"
+    mesh = ", ".join(f"{axis} {n}" for axis, n in found["mesh"].items()) or "one device"
+    lines = [
+        f"{found['objective']} on {found['topology']} ({mesh}), batch {found['batch']}, {found['parameters']:,} parameters, "
+        f"{found['copied_parameters']:,} of them on every device",
+        f"  state of a device   {', '.join(f'{name} {mib(n)}' for name, n in found['state_bytes'].items())}",
+    ]
+    for name in ("train", "sample"):
+        part = found.get(name)
+        if part is None:
+            continue
+        if "bytes" not in part:
+            lines.append(f"  {name:19} DOES NOT FIT: {part['says']}")
+            continue
+        lines.append(
+            f"  {name:19} {'fits' if part['fits'] else 'DOES NOT FIT'}, {mib(part['peak_bytes'])} ({found['memory_is']}): "
+            + ", ".join(f"{key} {mib(n)}" for key, n in part["bytes"].items())
+        )
+        kinds = ", ".join(f"{kind} {mib(of['bytes'])} in {of['count']}" for kind, of in part["collectives"].items()) or "none"
+        over = f", {part['bytes_over_minimum']:.2f} times the least" if "bytes_over_minimum" in part else ""
+        lines.append(f"  {'':19} collectives {kinds}{over}")
+        lines.append(
+            f"  {'':19} {part['flops'] / 1e12:,.2f} TFLOP in {part['seconds']['compute'] * 1e3:,.1f} ms at most, collectives "
+            f"{part['seconds']['collectives'] * 1e3:,.1f} ms: at best {100 * part['efficiency_bound']['at_the_same_time']:.0f} % of the peak, "
+            f"{100 * part['efficiency_bound']['one_after_the_other']:.0f} % without overlap"
+        )
+    if "largest_batch" in found:
+        lines.append(f"  largest batch       {found['largest_batch'] or 'none fits'}")
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Trains an experiment for a few steps on one device and on meshes of eight, and prints how far they are apart.
+
+    python tests/equal_meshes.py biflow|vlfm|flowframes|conventional [--steps=20] [--meshes=fsdp,all]
+
+The devices are simulated. Losses are those of AdamW, parameters those of SGD: AdamW moves parameters without a gradient by rounding alone.
+"""
+
+import json
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+import optax
+from conftest import CACHE, load_config
+
+from jvflow import mesh as meshes
+from jvflow.data import pipeline
+from jvflow.experiment import assemble
+from jvflow.train import compiled_step, placed
+
+FILES = dict(biflow="biflow/procedural.py", vlfm="vlfm/procedural.py", flowframes="flowframes/procedural.py", conventional="flowframes/procedural.py")
+MESHES = {
+    "data": dict(data=8),
+    "fsdp": dict(fsdp=8),
+    "tensor": dict(data=4, tensor=2),
+    "sequence": dict(sequence=8),  # and 6 heads
+    "all": dict(fsdp=2, sequence=2, tensor=2),
+    "microbatches": dict(data=2, fsdp=2, sequence=2),
+}
+
+
+def experiment_of(paper: str, folder):
+    """A config whose arrays are large enough to be split, and small enough for many steps."""
+    config = load_config(FILES[paper], "debug")
+    config.data.cache = str(folder)
+    config.network.update(width=96, depth=2, heads=6, scan=paper == "vlfm")
+    config.optimizer.update(warmup_steps=0)
+    config.train.update(batch_size=16)
+    if paper in ("flowframes", "conventional"):
+        config.objective = paper
+        config.inversion.rho = 0.0
+        config.network.attention = 4
+    return config
+
+
+def trained(config, mesh, batches, optimizer=None, start=None):
+    """Losses and last parameters; the parameters begin at `start`."""
+    experiment = assemble(config)
+    if optimizer:
+        experiment = experiment.__class__(**dict(vars(experiment), optimizer=optimizer))
+    create, abstract = placed(experiment, config, mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, abstract)
+    state = jax.jit(create, out_shardings=shardings)(jax.random.key(0), params=start)
+    step, losses = compiled_step(experiment, config, shardings), []
+    for batch in batches:
+        with jax.set_mesh(mesh):
+            state, metrics = step(state, meshes.put(batch, mesh, config.train.batch_size), jax.random.key(1))
+        losses.append(float(metrics["loss"]))
+    return np.array(losses), jax.device_get(state.params), sum(a.sharding.spec != jax.P() for a in jax.tree.leaves(abstract.params))
+
+
+def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
+    import tempfile
+
+    meshes.SMALL = 2**8
+    with tempfile.TemporaryDirectory() as folder:
+        config = experiment_of(paper, folder)
+        experiment = assemble(config)
+        data = pipeline.prepare(config.data, folder, frames=experiment.window.span)
+        stream = pipeline.batches(
+            data, windows=experiment.windows, batch_size=16, seed=0, threads=0, tokenize=experiment.text and experiment.text.tokenize,
+        )
+        batches = [next(stream) for _ in range(steps)]
+    first = jax.jit(experiment.network.init)(jax.random.key(0))
+    leaves, tree = jax.tree.flatten(first)
+    noise = np.random.default_rng(0)  # adaLN-zero starts as the zero field, of which nothing could differ
+    start = jax.tree.unflatten(tree, [np.asarray(leaf) + 0.05 * noise.normal(size=leaf.shape).astype(np.float32) for leaf in leaves])
+    sgd = optax.sgd(1e-2)
+    one = meshes.make(devices=jax.devices()[:1])
+    losses, _, _ = trained(config, one, batches, start=start)
+    _, params, _ = trained(config, one, batches, sgd, start)
+    moved = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(start)))
+    found = dict(moved=moved, losses=[float(losses[0]), float(losses[-1])])
+    for name in names:
+        mesh = meshes.make(MESHES[name])
+        config.run.microbatches = 2 if name == "microbatches" else 1
+        here, _, split = trained(config, mesh, batches, start=start)
+        _, there, _ = trained(config, mesh, batches, sgd, start)
+        apart = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(there)))
+        found[name] = dict(loss=float(np.abs(here / losses - 1).max()), params=apart, split_arrays=split)
+    return found
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    options = dict(argument.removeprefix("--").split("=") for argument in sys.argv[2:])
+    print(json.dumps(main(sys.argv[1], int(options.get("steps", 20)), options.get("meshes", ",".join(MESHES)).split(",")), indent=1))
