@@ -21,7 +21,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
-from jvflow import hippo, metrics
+from jvflow import hippo, metrics, processes
 from jvflow.data import pipeline
 from jvflow.run import Run, protocol, solver_protocol, write_videos
 
@@ -67,15 +67,16 @@ def generate(run: Run, times: Float[np.ndarray, "m"], captions: list[str], *, se
       video uint8 (b, m, h, w, 3); evaluations of the network for each clip (b,); seconds, compilation included.
     """
     experiment, codec = run.experiment, run.experiment.codec
-    given, parts, nfe, clock = experiment.given, [], [], time.perf_counter()
-    for group, low in enumerate(range(0, len(captions), batch)):
-        some = captions[low : low + batch]
-        condition = run.condition(some)
+    given, clock = experiment.given, time.perf_counter()
+
+    def make(group: int) -> tuple:
+        some = captions[group * batch : (group + 1) * batch]
         key = jax.random.fold_in(jax.random.key(seed), group)
-        made = experiment.generate(run.field, key, times, len(some), condition, **options)
-        parts.append(np.asarray(codec.decode(given["codec"], made.frames)))
-        nfe.append(np.asarray(made.nfe))
-    return np.concatenate(parts), np.concatenate(nfe), time.perf_counter() - clock
+        made = experiment.generate(run.field, key, times, len(some), run.condition(some), **options)
+        return np.asarray(codec.decode(given["codec"], made.frames)), np.asarray(made.nfe)
+
+    videos, nfe = zip(*processes.dealt(-(-len(captions) // batch), make))
+    return np.concatenate(videos), np.concatenate(nfe), time.perf_counter() - clock
 
 
 def sample(run: Run, out, *, count: int, captions=(), length=None, fps=None, seed=0, extrapolate=False) -> dict:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jvflow import clips, metrics, prediction
+from jvflow import clips, metrics, prediction, processes
 from jvflow.biflow import backward, correcting
 from jvflow.data import pipeline
 from jvflow.run import Run, load
@@ -129,19 +129,20 @@ def generate(
       stream (wall time without compilation over frames times streams).
     """
     videos, given = start.shape[:2]
-    video = np.empty((videos, length, *start.shape[2:]), np.uint8)
-    video[:, :given] = start
-    nfe, seconds = np.zeros((videos, length - given)), 0.0
-    for group, low in enumerate(range(0, videos, batch)):
-        rows = slice(low, low + batch)
-        stream = frames(run, start[rows], jax.random.fold_in(jax.random.key(seed), group), **options)
+
+    def make(group: int) -> tuple:
+        first = start[group * batch : (group + 1) * batch]
+        video, nfe = np.empty((len(first), length, *start.shape[2:]), np.uint8), np.zeros((len(first), length - given))
+        video[:, :given] = first
         clock = time.perf_counter()
-        for number, (frame, cost) in zip(range(length - given), stream):
+        for number, (frame, cost) in zip(range(length - given), frames(run, first, jax.random.fold_in(jax.random.key(seed), group), **options)):
             if number == 0:
                 clock = time.perf_counter()  # compiled by now
-            video[rows, given + number], nfe[rows, number] = frame[:, 0], cost
-        seconds += time.perf_counter() - clock
-    return video, nfe, seconds / (max(length - given - 1, 1) * videos)
+            video[:, given + number], nfe[:, number] = frame[:, 0], cost
+        return video, nfe, np.array(time.perf_counter() - clock)
+
+    video, nfe, seconds = zip(*processes.dealt(-(-videos // batch), make))
+    return np.concatenate(video), np.concatenate(nfe), float(sum(seconds)) / (max(length - given - 1, 1) * videos)
 
 
 def truth(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h w c"], given: int = 1) -> dict:

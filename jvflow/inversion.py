@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from jvflow import flowframes, latents
+from jvflow import flowframes, latents, processes
 from jvflow.data import pipeline, records
 from jvflow.run import Run, checksum, load
 
@@ -92,7 +92,9 @@ def invert(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...],
         make = partial(_with_inversions, run, lengths=lengths, options=options, empty=split != "train")
         return records.Lazy(len(clips[split]), lambda i: make(clips[split][i]))
 
-    records.write(directory, {split: inverted(split) for split in clips}, settings=settings, shard_bytes=SHARD_BYTES)
+    processes.served(
+        {split: inverted(split) for split in clips}, lambda splits: records.write(directory, splits, settings=settings, shard_bytes=SHARD_BYTES)
+    )
     for length in lengths:
         LOG.info("%s: chunks of %d frames, %s", directory, length, report(directory, length))
     return records.manifest(directory)

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from jvflow import codecs
+from jvflow import codecs, processes
 from jvflow.codecs import Codec
 from jvflow.data import pipeline, records
 
@@ -40,14 +40,16 @@ def prepare(config, directory) -> dict:
     directory = Path(directory)
     codec = codecs.build(**config.codec)
     codec.latent_shape((config.data.frames, *config.data.size))  # one that cannot be encoded is said before anything is built
-    source = pipeline.prepare(config.data, directory.with_name(f"{directory.name}-clips"))
+    beside = directory.with_name(f"{directory.name}-clips")
+    source = processes.built(lambda: pipeline.prepare(config.data, beside))
     return encode(codec, fingerprint(**config.codec), source, directory)
 
 
 def encode(codec: Codec, described: dict, source: Path, directory: Path) -> dict:
     """Encodes every clip of the data set `source` into the data set `directory`; returns its manifest.
 
-    An interrupted run continues after its last complete shard. With a finished one there is nothing to do.
+    An interrupted run continues after its last complete shard. With a finished one there is nothing to do. Of many
+    processes each encodes some of the clips, and the first one writes.
 
     Args:
       codec: what encodes.
@@ -67,7 +69,7 @@ def encode(codec: Codec, described: dict, source: Path, directory: Path) -> dict
     def encoded(split: str) -> records.Lazy:
         return records.Lazy(len(clips[split]), lambda i: _with_latents(codec, clips[split][i]))
 
-    records.write(directory, {split: encoded(split) for split in clips}, settings=settings)
+    processes.served({split: encoded(split) for split in clips}, lambda splits: records.write(directory, splits, settings=settings))
     manifest = records.manifest(directory)
     LOG.info("%s: %s", directory, ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
     return manifest

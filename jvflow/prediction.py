@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
-from jvflow import flowframes, metrics
+from jvflow import flowframes, metrics, processes
 from jvflow.data import pipeline
 from jvflow.run import Run, protocol, solver_protocol, write_videos
 
@@ -36,15 +36,17 @@ def predict(run: Run, observed: Videos, captions: list[str], *, seed: int = 0, b
       video uint8 (b, chunks f, h, w, 3); evaluations of the network for each (b,).
     """
     experiment, codec = run.experiment, run.experiment.codec
-    given, parts, nfe = experiment.given, [], []
-    for group, low in enumerate(range(0, len(observed), batch)):
-        rows = slice(low, low + batch)
+    given = experiment.given
+
+    def make(group: int) -> tuple:
+        rows = slice(group * batch, (group + 1) * batch)
         start = codec.encode(given["codec"], jnp.asarray(observed[rows])).mean
         key = jax.random.fold_in(jax.random.key(seed), group)
         made = experiment.predict(run.field, start, key, run.condition(list(captions[rows])), **options)
-        parts.append(np.asarray(codec.decode(given["codec"], made.frames)))
-        nfe.append(np.asarray(made.nfe))
-    return np.concatenate(parts), np.concatenate(nfe)
+        return np.asarray(codec.decode(given["codec"], made.frames)), np.asarray(made.nfe)
+
+    videos, nfe = zip(*processes.dealt(-(-len(observed) // batch), make))
+    return np.concatenate(videos), np.concatenate(nfe)
 
 
 def is_after(run: Run) -> bool:

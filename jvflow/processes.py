@@ -100,7 +100,14 @@ def meet(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def first(work: Callable[[], Any]) -> None:
+def built(work: Callable[[], Any]) -> Any:
+    """What `work` gives: on the first process first, so that the others find what it builds."""
+    if jax.process_count() > 1:
+        alone(work)
+    return work()
+
+
+def alone(work: Callable[[], Any]) -> None:
     """Calls `work` on the first process while the others wait. What is wrong with it is an error on all."""
     if jax.process_count() == 1:
         work()

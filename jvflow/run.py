@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jvflow import mesh as meshes
+from jvflow import processes
 from jvflow.biflow import OBJECTIVES
 from jvflow.checkpoint import Checkpoints, abstract_like, checksums
 from jvflow.data import pipeline, video
@@ -41,7 +42,7 @@ class Run:
 
     def data(self) -> Path:
         """The data set that the run was trained on."""
-        return pipeline.prepare(self.config.data, self.folder.path)
+        return processes.built(lambda: pipeline.prepare(self.config.data, self.folder.path))
 
 
 def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
@@ -125,13 +126,17 @@ def solver_protocol(solver) -> dict:
 def write_videos(out, videos, captions: list[str], *, fps: float, nfe_per_frame, seconds_per_frame: float, seed: int, protocol: dict) -> dict:
     """Writes whole videos, uint8 (b, f, h, w, 3), into the folder `out`: an mp4 for each, `sheet.png`, and `samples.json`, whose content is returned."""
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     files = [out / f"sample_{i:03d}.mp4" for i in range(len(videos))]
-    for file, frames in zip(files, videos):
-        video.write(file, frames, fps)
-    video.write_png(out / "sheet.png", video.sheet(videos))
     each = dict(frames=videos.shape[1], fps=fps, seconds_per_frame=seconds_per_frame, seed=seed)
     samples = [dict(file=file.name, caption=caption, nfe_per_frame=float(n), **each) for file, caption, n in zip(files, captions, nfe_per_frame)]
     record = dict(samples=samples, protocol=protocol)
-    write_text(out / "samples.json", json.dumps(record, indent=1) + "\n")
+
+    def write():
+        out.mkdir(parents=True, exist_ok=True)
+        for file, frames in zip(files, videos):
+            video.write(file, frames, fps)
+        video.write_png(out / "sheet.png", video.sheet(videos))
+        write_text(out / "samples.json", json.dumps(record, indent=1) + "\n")
+
+    processes.alone(write)
     return record

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from jvflow import clips, prediction
+from jvflow import clips, prediction, processes
 from jvflow.biflow import CURVES
 from jvflow.data import pipeline, video
 from jvflow.files import write_text
@@ -103,14 +103,20 @@ def _predictions(run: Run, out, *, count, length, seed, first_frame, captions, o
 
 def _streams(run: Run, out, *, count, length, seed, first_frame) -> dict:
     """Streams of `length` frames, the given ones first. They are written as they come: memory does not grow with the
-    length. On the curve "backward" the frames of a file go into the past."""
+    length. On the curve "backward" the frames of a file go into the past. Of many processes the first one makes them."""
     given = run.experiment.past_frames
     if length < given:
         raise ValueError(f"frames is {length}, and a stream of this run starts from {given}: use --frames={given} or more")
     first = first_frames(run, count, first_frame)
+    record = {}
+    processes.alone(lambda: record.update(_written(run, Path(out), first, length, seed, str(first_frame) if first_frame else "held-out clips")))
+    return record
+
+
+def _written(run: Run, out: Path, first, length: int, seed: int, origin: str) -> dict:
+    count, given = first.shape[:2]
     stream = frames(run, first, jax.random.key(seed))
     fps = float(run.config.data.fps)
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     columns = np.unique(np.linspace(0, length - 1, min(length, 8)).round().astype(int))
     kept, nfe, files = [first[:, columns[columns < given]]], np.zeros(count), [out / f"sample_{i:03d}.mp4" for i in range(count)]
@@ -133,7 +139,7 @@ def _streams(run: Run, out, *, count, length, seed, first_frame) -> dict:
             for file, n in zip(files, nfe)
         ],
         "protocol": stream_protocol(run) | dict(
-            first_frame=str(first_frame) if first_frame else "held-out clips",
+            first_frame=origin,
             seconds="wall time of a frame of all streams together, compilation and writing included",
         ),
     }

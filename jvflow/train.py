@@ -132,15 +132,14 @@ def train(config, workdir) -> Workdir:
     mesh = meshes.make(run.mesh)
     meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
     experiment.check_mesh(mesh)
-    processes.first(lambda: pipeline.prepare(config.data, folder.path, frames=experiment.window.span))
-    data = pipeline.prepare(config.data, folder.path, frames=experiment.window.span)
+    data = processes.built(lambda: pipeline.prepare(config.data, folder.path, frames=experiment.window.span))
     encoded = latents.are_in(data)
     if encoded:
         latents.check(data, latents.fingerprint(**config.codec))
     initial = runs.pretrained(experiment) if experiment.pretrained and not folder.has_checkpoint else None
     if experiment.inversions:
         inversion.check(data, config, initial and runs.checksum(initial))
-    processes.first(lambda: folder.begin(config))  # whatever is wrong with config, devices or data was said by now
+    processes.alone(lambda: folder.begin(config))  # whatever is wrong with config, devices or data was said by now
 
     key_init, key_steps = jax.random.split(jax.random.key(config.seed))
     create, abstract = placed(experiment, config, mesh)
@@ -198,8 +197,7 @@ def train(config, workdir) -> Workdir:
                 checkpoints.save(step, state, {"next_index": step})
             if run.sample_every and (step % run.sample_every == 0 or step == config.train.steps):
                 params = meshes.local(merge(state.frozen, state.params if state.ema is None else state.ema))
-                if processes.is_first():
-                    metrics.image("samples", step, sheet(Run(config, experiment, params, folder, step), data))
+                metrics.image("samples", step, sheet(Run(config, experiment, params, folder, step), data))
                 clock = time.perf_counter()
             if stopping:
                 checkpoints.close()
@@ -214,7 +212,8 @@ def sheet(run: Run, data) -> np.ndarray:
     """A contact sheet of what the run makes at its step, also written to `samples/`."""
     make = _clips if run.experiment.generate else prediction.compared if run.experiment.predict else _streams
     image = video.sheet(make(run, data))
-    video.write_png(Path(run.folder.samples) / f"step_{run.step:08d}.png", image)
+    if processes.is_first():
+        video.write_png(Path(run.folder.samples) / f"step_{run.step:08d}.png", image)
     return image
 
 

@@ -257,6 +257,7 @@ def _checked(times, dtype) -> Times:
         given = np.asarray(times)
         if given.ndim != 1 or not len(given) or not (np.diff(given) > 0).all() or given[0] < 0:
             raise ValueError(f"times are seconds from 0 on, each after the one before, got {given.tolist()}")
+        return given.astype(dtype)
     return jnp.asarray(times, dtype)
 
 

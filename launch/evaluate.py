@@ -17,12 +17,15 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main():
+    from jvflow import processes
     from jvflow.evaluate import evaluate
 
     record = evaluate(
         WORKDIR.value, step=STEP.value, ema=EMA.value,
         overrides=launch.entries(PROTOCOL, "videos=64"), sampling=launch.entries(SAMPLE, "epsilon=0.1"),
     )
+    if not processes.is_first():
+        return
     write_text(OUT.value, json.dumps(record, indent=1) + "\n")
     print(json.dumps(_figures(record), indent=1))
 

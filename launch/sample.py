@@ -26,6 +26,7 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main():
+    from jvflow import processes
     from jvflow.sample import sample
 
     record = sample(
@@ -33,6 +34,8 @@ def main():
         ema=EMA.value, first_frame=FIRST_FRAME.value, sampling=launch.entries(SAMPLE, "curve=backward"), captions=CAPTION.value,
         fps=FPS.value, extrapolate=EXTRAPOLATE.value, observed=OBSERVED.value,
     )
+    if not processes.is_first():
+        return
     first = record["samples"][0]
     print(f"{OUT.value}: {len(record['samples'])} x {first['frames']} frames, "
           f"NFE {first['nfe_per_frame']:.1f} and {first['seconds_per_frame']:.3f} s per frame")

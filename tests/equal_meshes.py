@@ -98,4 +98,7 @@ def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
 if __name__ == "__main__":
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     options = dict(argument.removeprefix("--").split("=") for argument in sys.argv[2:])
-    print(json.dumps(main(sys.argv[1], int(options.get("steps", 20)), options.get("meshes", ",".join(MESHES)).split(",")), indent=1))
+    found = main(sys.argv[1], int(options.get("steps", 20)), options.get("meshes", ",".join(MESHES)).split(","))
+    print(sys.argv[1], json.dumps(found, indent=1))
+    far = {name: of for name, of in found.items() if name in MESHES and max(of["loss"], of["params"]) > 1e-5}
+    sys.exit(f"further than 1e-5 from one device: {far}" if far else 0)

@@ -98,5 +98,3 @@ def test_wrong_paths(tmp_path, change, message):
 def test_too_few_frames(data):
     with pytest.raises(ValueError, match="clips have 80 frames, training needs 81"):
         take(data, 1, windows=[pipeline.Window(81)])
-    with pytest.raises(ValueError, match="not a multiple of 3 processes"):
-        take(data, 1, processes=3)

@@ -1,0 +1,141 @@
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, load_config
+from jax import P
+
+from jvflow import mesh as meshes
+from jvflow.data.pipeline import Batch
+from jvflow.experiment import assemble
+from jvflow.networks.dit import RULES
+from jvflow.train import compiled_step, placed, train_step
+
+
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+def test_eight_devices_equal_one_in_microbatches_with_split_tokens():
+    """Losses of AdamW and parameters of SGD; all meshes and papers are in .ci/run."""
+    command = [sys.executable, "tests/equal_meshes.py", "biflow", "--steps=3", "--meshes=microbatches"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "sizes, expected",
+    [(None, (4, 1, 1, 1)), (dict(fsdp=-1), (1, 4, 1, 1)), (dict(data=-1, tensor=2), (2, 1, 1, 2)), (dict(data=2, sequence=2), (2, 1, 2, 1))],
+)
+def test_one_axis_takes_the_devices_that_are_left(sizes, expected):
+    assert tuple(meshes.make(sizes).shape.values()) == expected
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        (dict(data=-1, fsdp=3), "fsdp=3, sequence=1, tensor=1. does not multiply to the 4 devices.*--config.run.mesh.fsdp=2 --config.run.mesh.data=2"),
+        (dict(data=8), "does not multiply to the 4 devices.*--config.run.mesh.data=4"),
+        (dict(data=-1, fsdp=-1), "at most one"),
+        (dict(data=0), "1 or more"),
+        (dict(rows=4), "axes data, fsdp, sequence, tensor"),
+    ],
+)
+def test_wrong_meshes_name_one_that_works(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        meshes.make(sizes)
+
+
+def test_the_state_is_split_by_rules_and_every_decision_says_why():
+    mesh = meshes.make(dict(fsdp=2, tensor=2))
+    tree = {"blocks": {"qkv": {"kernel": shape(28, 128, 384), "bias": shape(384)}, "proj": {"kernel": shape(128, 128)}}, "odd": {"kernel": shape(999, 33)},
+            "free": shape(64, 512)}
+    found = {d.path: d for d in meshes.decide(tree, RULES, mesh)}
+    assert found["blocks/qkv/kernel"].spec == P(None, "fsdp", "tensor")  # of scanned layers: the last axes
+    assert found["blocks/proj/kernel"].spec == P("tensor", "fsdp")
+    assert found["blocks/qkv/bias"].spec == P() and "fewer than" in found["blocks/qkv/bias"].why
+    assert found["odd/kernel"].spec == P() and "divides no axis" in found["odd/kernel"].why
+    assert found["free"].spec == P(None, "fsdp") and "largest axis that it divides, 512" in found["free"].why
+    uneven = meshes.decide({"qkv": {"kernel": shape(1151, 512)}}, RULES, mesh)[0]
+    assert uneven.spec == P(None, "tensor") and "fsdp 2 does not divide 1151" in uneven.why
+
+
+def test_average_and_optimizer_are_split_as_the_parameters(monkeypatch):
+    monkeypatch.setattr(meshes, "SMALL", 2**8)
+    config = load_config("biflow/procedural.py", "debug")
+    config.network.update(width=64)
+    experiment = assemble(config)
+    _, abstract = placed(experiment, config, meshes.make(dict(fsdp=4)))
+    specs = lambda tree: [a.sharding.spec for a in jax.tree.leaves(tree) if a.ndim]
+    assert specs(abstract.params) == specs(abstract.ema) == specs(abstract.opt_state)[: len(specs(abstract.params))]
+    assert sum(any(spec) for spec in specs(abstract.params)) > 5
+
+
+def test_rows_are_those_that_the_devices_of_this_process_hold():
+    assert meshes.rows(8, meshes.make(dict(data=2, fsdp=2))) == list(range(8))
+    batch = meshes.put({"a": np.arange(8)}, meshes.make(dict(fsdp=4)), 8)["a"]
+    assert [np.asarray(s.data).tolist() for s in batch.addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_microbatches_take_their_rows_from_every_device():
+    parts = meshes.microbatched(jnp.arange(8), 2)
+    assert parts.tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
+
+
+@pytest.mark.parametrize(
+    "size, sizes, microbatches, message",
+    [
+        (6, None, 1, r"batch_size 6 is not a multiple of the 4 devices \(data 4 x fsdp 1\): use 8"),
+        (4, dict(data=2, fsdp=2), 2, "in 2 microbatches: use 8"),
+        (4, None, 0, "microbatches must be 1 or more, got 0"),
+    ],
+)
+def test_wrong_batches(size, sizes, microbatches, message):
+    with pytest.raises(ValueError, match=message):
+        meshes.check_batch(size, meshes.make(sizes), microbatches)
+
+
+def test_heads_and_tokens_that_do_not_divide_name_what_does():
+    config = load_config("biflow/procedural.py", "debug")
+    config.network.update(width=96, heads=3)
+    with pytest.raises(ValueError, match="tensor=2 does not divide the 3 heads: use --config.run.mesh.tensor=1 --config.run.mesh.sequence=2"):
+        assemble(config).check_mesh(meshes.make(dict(tensor=2, data=2)))
+    config.data.size = (14, 14)  # 49 tokens
+    with pytest.raises(ValueError, match="sequence=4 does not divide the 49 tokens of a video .*--config.run.mesh.sequence=1"):
+        assemble(config).check_mesh(meshes.make(dict(sequence=4)))
+
+
+def test_no_activation_of_the_whole_batch_is_on_one_device():
+    """By shape: with 24 rows on 4 devices, no array of a device has 24 rows and tokens, or 24 rows and the width of the network."""
+    from jvflow import hlo
+
+    config = load_config("biflow/procedural.py", "debug")
+    config.network.update(width=64, depth=2, heads=2)
+    config.train.batch_size = 24
+    experiment, mesh = assemble(config), meshes.make(dict(fsdp=4))
+    _, abstract = placed(experiment, config, mesh)
+    rows = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((24, *sizes), dtype, sharding=meshes.batched(mesh))
+    batch = Batch(rows(2, 16, 16, 3, dtype=jnp.uint8), rows(), rows())
+    with jax.set_mesh(mesh):
+        step = compiled_step(experiment, config, jax.tree.map(lambda a: a.sharding, abstract))
+        text = step.lower(abstract, batch, jax.random.key(0), None).compile().as_text()
+    seen = hlo.shapes(text)
+    tokens = 16
+    assert any(s[0] == 6 and tokens in s[1:] for s in seen if len(s) > 2), "the batch is split"
+    assert not [s for s in seen if len(s) > 2 and s[0] == 24 and (tokens in s[1:] or 64 in s[1:])]
+
+
+def test_microbatches_need_less_memory_and_give_the_same_step():
+    config = load_config("flowframes/procedural.py", "debug")
+    config.inversion.rho = 0.0
+    experiment, batch = assemble(config), 8
+    _, abstract = placed(experiment, config, meshes.make(devices=jax.devices()[:1]))
+    tokens, mask = experiment.text.tokenize(["a"] * batch)
+    rows = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((batch, *sizes), dtype)
+    arrays = Batch(rows(8, 16, 16, 3, dtype=jnp.uint8), rows(), rows(), text_tokens=rows(*tokens.shape[1:], dtype=jnp.int32), text_mask=rows(*mask.shape[1:], dtype=bool))
+    temporaries = lambda n: jax.jit(lambda s, b: train_step(s, b, jax.random.key(0), experiment=experiment, ema=0.9, microbatches=n)).lower(
+        abstract, arrays).compile().memory_analysis().temp_size_in_bytes
+    assert temporaries(4) < 0.6 * temporaries(1)

@@ -1,0 +1,116 @@
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import CACHE, ROOT
+
+from jvflow import processes
+
+WORK = """
+import sys
+import numpy as np
+from jvflow import mesh as meshes, processes
+processes.start()
+import jax
+me = jax.process_index()
+make = lambda i: dict(latent=np.full((i + 1, 2), i, np.float32), name=f"clip {i}", number=np.float32(i / 2), by=np.int32(me))
+made = processes.dealt(5, make)
+print("dealt", [(m["latent"].shape, m["name"], type(m["name"]).__name__, float(m["number"]), int(m["by"])) for m in made], flush=True)
+print("tuple", [float(a.sum()) + float(b) for a, b in processes.dealt(3, lambda i: (np.arange(i), np.float64(i)))], flush=True)
+
+calls = []
+class Lazy:
+    def __len__(self): return 7
+    def __getitem__(self, i): calls.append(i); return dict(value=np.arange(i))
+from collections.abc import Sequence
+class Lazily(Lazy, Sequence): pass
+seen = []
+processes.served(dict(a=Lazily(), b=Lazily()), lambda s: seen.extend([len(s["b"][i]["value"]) for i in range(7)] + [len(s["a"][3]["value"])]))
+print("served", seen if me == 0 else "nothing", "mine", calls, flush=True)
+try:
+    processes.alone(lambda: 1 / 0)
+except Exception as error:
+    print("alone", type(error).__name__, error, flush=True)
+agreed = processes.Agreement(meshes.make())
+print("agreed", [agreed(me == 1 and step == 2) for step in range(5)], flush=True)
+processes.meet("the end")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def job(count: int, code: str = WORK) -> list[list[str]]:
+    """Lines of each process."""
+    address = f"localhost:{free_port()}"
+
+    def begin(index):
+        environment = dict(
+            os.environ, XLA_FLAGS="", JAX_PLATFORMS="cpu", JAX_COMPILATION_CACHE_DIR=str(CACHE), PYTHONPATH=str(ROOT),
+            JVFLOW_COORDINATOR=address, JVFLOW_PROCESSES=str(count), JVFLOW_PROCESS=str(index),
+        )
+        return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    running = [begin(index) for index in range(count)]
+    outputs = [process.communicate(timeout=240) for process in running]
+    assert not any(process.returncode for process in running), outputs
+    return [[line for line in out.splitlines() if line and not line.startswith("[Gloo]")] for out, _ in outputs]
+
+
+def test_work_is_dealt_out_and_comes_together():
+    first, second, third = job(3)
+    expected = [((i + 1, 2), f"clip {i}", "str", i / 2, i % 3) for i in range(5)]
+    for lines in (first, second, third):
+        assert lines[0] == f"dealt {expected}"
+        assert lines[1] == "tuple [0.0, 1.0, 3.0]"
+        assert lines[4] == "agreed [False, False, False, True, False]"  # a call later, on all, in the same call
+    assert first[2] == "served [0, 1, 2, 3, 4, 5, 6, 3] mine [0, 3, 6, 3]"
+    assert (second[2], third[2]) == ("served nothing mine [1, 4, 4]", "served nothing mine [2, 5, 5]")
+    assert first[3] == "alone ZeroDivisionError division by zero"
+    assert second[3] == third[3] == "alone ValueError the first process could not go on, and says why"
+
+
+def test_one_process_calls_plainly():
+    assert processes.dealt(3, lambda i: i) == [0, 1, 2]
+    sources, seen = dict(a=[1, 2]), []
+    processes.served(sources, seen.append)
+    assert seen == [sources] and processes.is_first()
+    assert processes.built(lambda: 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        processes.alone(lambda: 1 / 0)
+
+
+def test_what_travels_comes_back_as_it_was():
+    item = dict(latent_mean=np.ones((2, 3), np.float32), caption="ä b", fps=np.float32(12.5), source="")
+    back = processes._unpacked(processes._packed(item))
+    assert back["caption"] == "ä b" and back["source"] == "" and isinstance(back["caption"], str)
+    assert back["fps"] == np.float32(12.5) and back["fps"].dtype == np.float32 and np.ndim(back["fps"]) == 0
+    np.testing.assert_array_equal(back["latent_mean"], item["latent_mean"])
+    with pytest.raises(ValueError):  # no pickle: neither way
+        processes._unpacked(processes._packed(dict(a=np.array([object()], object))))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(JVFLOW_COORDINATOR="localhost:1234"), "JVFLOW_COORDINATOR without JVFLOW_PROCESS and JVFLOW_PROCESSES"),
+        (dict(JVFLOW_COORDINATOR="localhost", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="1"), "give HOST:PORT"),
+        (dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="2"), "number of this one from 0 on"),
+        (dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="two", JVFLOW_PROCESS="0"), "JVFLOW_PROCESSES='two' is not a whole number"),
+        (dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="1", JVFLOW_TIMEOUT="1"), "localhost:1 does not answer within 1 s.*process 0 running"),
+        (dict(JVFLOW_DISTRIBUTED="1"), "JVFLOW_DISTRIBUTED=1 asks a scheduler"),
+    ],
+)
+def test_what_is_wrong_with_a_job_is_one_line(monkeypatch, settings, message):
+    for name in ("JVFLOW_COORDINATOR", "JVFLOW_PROCESSES", "JVFLOW_PROCESS", "JVFLOW_TIMEOUT", "JVFLOW_DISTRIBUTED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        processes.start()
