@@ -46,13 +46,14 @@ def measure() -> dict:
     )
 
 
-def loss(path, weights, field, frames, condition, keys, key):
-    """BI-FLOW's loss along `path`, for frames (b, BETWEEN + 2, h, w, c)."""
+def loss(path, weights, field, latents, condition, keys, key):
+    """BI-FLOW's loss along `path`, for latents of frames (b, BETWEEN + 2, h, w, c)."""
     del condition, key
+    frames = latents.mean
     t, alpha = (jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, i)))(keys) for i in range(2))
     x0, between, x1 = frames[:, :1], frames[:, 1:-1, None], frames[:, -1:]
     noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 2), x0.shape[1:]))(keys)
-    return matching_loss(path, field, Ends(x0, x1, noise, between), (t, alpha), None, weights)
+    return matching_loss(path, field, Ends(x0, x1, noise, between), (t, alpha), None, weights), {}
 
 
 def trained(config, data, path, seed: int) -> Run:

@@ -89,9 +89,11 @@ class Checkpoints:
         return self._newest(read, step)
 
     def restore_raw(self, step: int | None = None) -> dict:
-        """The whole state of a step as nested dicts of NumPy arrays, for looking at."""
+        """The whole state of a step as nested dicts of NumPy arrays, for looking at, on whatever devices it was saved."""
         step = self._find(step)
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+        tree = ocp.PyTreeCheckpointHandler().metadata(Path(self._manager.directory) / str(step) / "state").tree
+        arguments = ocp.args.PyTreeRestore(restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree))
+        return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
 
     def forget_after(self, step: int) -> None:
         """Removes the checkpoints of later steps, which a run that went back to `step` writes anew."""

@@ -9,6 +9,7 @@ a GPU gets, memory is an estimate, since another compiler would schedule them.
 """
 
 import logging
+import os
 import re
 from typing import Any, NamedTuple
 
@@ -47,6 +48,8 @@ CHIPS = {
     "h200": Chip(141e9, 989e12, 4800e9, 450e9),
 }
 """From the makers' pages: cloud.google.com/tpu/docs (each chip's page), NVIDIA's data sheets (NVLink one way)."""
+QUIET = dict(TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+"""For the TPU's library, which looks for a machine and locks it: there is none."""
 TPUS = ("v4", "v5e", "v5p", "v6e")
 
 
@@ -66,6 +69,7 @@ def devices(topology: str) -> list:
     """Devices to compile for. GPUs are this process's own host devices, see `launch.dryrun`."""
     chip, count = parse(topology)
     if chip in TPUS:
+        os.environ.update(QUIET | os.environ)
         try:
             return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
         except Exception as error:  # of the TPU's library: there is none, or it knows no such slice

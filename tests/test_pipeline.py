@@ -98,3 +98,9 @@ def test_wrong_paths(tmp_path, change, message):
 def test_too_few_frames(data):
     with pytest.raises(ValueError, match="clips have 80 frames, training needs 81"):
         take(data, 1, windows=[pipeline.Window(81)])
+
+
+def test_a_process_may_have_a_single_row(data):
+    alone, one = take(data, 2), take(data, 2, rows=[2])
+    for a, b in zip(alone, one):
+        np.testing.assert_array_equal(a.video[2:3], b.video)

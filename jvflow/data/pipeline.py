@@ -205,7 +205,7 @@ class _Rows:
         self._examples, self._seed, self._batch_size, self._rows = examples, seed, batch_size, rows
 
     def __len__(self) -> int:
-        return len(self._examples[0])
+        return len(self._examples[0]) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index: int):
         batch, row = divmod(index, len(self._rows))

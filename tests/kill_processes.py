@@ -1,0 +1,107 @@
+"""Trains as 2, then 4, then 1 process, with one of them killed or asked to stop at a random moment each time, and compares with one process alone.
+
+    python tests/kill_processes.py --kills 10
+
+Passes when every kill ends the whole job within 30 seconds (without a launcher that looks after it), the newest complete
+checkpoint is found and read on the next number of processes, no kill cost more than `checkpoint_every` steps, SIGTERM to one
+process saves and ends all with 143, and losses and parameters are those of the uninterrupted process to the order of sums.
+Not collected by pytest: it takes a few minutes.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from kill_and_resume import ROOT, parameters, steps
+
+EVERY = 10
+WITHIN = 30
+
+
+def start(count: int, workdir: Path, data: Path, last: int) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [
+        sys.executable, "-m", "launch.train", "--config=configs/biflow/procedural.py:debug", f"--workdir={workdir}",
+        f"--config.data.cache={data}", f"--config.train.steps={last}", f"--config.run.checkpoint_every={EVERY}",
+        "--config.run.progress=False", "--config.run.tensorboard=False", "--config.run.log_every=1",
+    ]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    of = lambda i: dict(JVFLOW_COORDINATOR=address, JVFLOW_PROCESSES=str(count), JVFLOW_PROCESS=str(i)) if count > 1 else {}
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return [subprocess.Popen(command, cwd=ROOT, env=environment | of(i), **quiet) for i in range(count)]
+
+
+def ends(job: list[subprocess.Popen], within: float) -> list[int]:
+    """The exit codes of a job, which must come in time."""
+    deadline = time.time() + within
+    try:
+        return [process.wait(max(deadline - time.time(), 0.1)) for process in job]
+    except subprocess.TimeoutExpired:
+        for process in job:
+            process.kill()
+        sys.exit(f"a process still ran {within} s after another one was gone")
+
+
+def losses(workdir: Path) -> np.ndarray:
+    return np.array([json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=10)
+    kills = parser.parse_args().kills
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    counts = [2, 4, 1]
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed, data = (Path(folder) / name for name in ("whole", "killed", "data"))
+        steps_in_all = 30 * kills + 30
+        assert ends(start(1, whole, data, steps_in_all), 600) == [0]
+        worst = slowest = 0
+        for number in range(1, kills + 1):
+            target = max(steps(killed), default=0) + rng.randint(4, 24)
+            count = counts[(number - 1) % 3]
+            asked = number % 3 == 2  # the four processes are asked to stop, through one of them
+            job, begun = start(count, killed, data, steps_in_all), time.time()
+            while max(steps(killed), default=0) < target:
+                if any(process.poll() is not None for process in job) or time.time() - begun > 300:
+                    sys.exit(f"the job ended before kill {number}, or never came to step {target}: {[process.poll() for process in job]}")
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.0, 0.3))  # in a step, or while a checkpoint is written
+            clock = time.time()
+            one = rng.randrange(count)
+            job[one].send_signal(signal.SIGTERM if asked else signal.SIGKILL)
+            codes = ends(job, 2 * WITHIN if asked else WITHIN)
+            slowest = max(slowest, 0 if asked else time.time() - clock)
+            if asked and codes != [143] * count:
+                sys.exit(f"asked to stop, the job ended with {codes}")
+            saved = max((int(p.name) for p in (killed / "checkpoints").iterdir() if p.name.isdigit()), default=0)
+            reached = max(steps(killed), default=0)
+            worst = max(worst, reached - saved)
+            what = "SIGTERM" if asked else "SIGKILL"
+            print(f"{what} {number} to process {one} of {count}: reached {reached}, saved {saved}, all ended in {time.time() - clock:.1f} s", flush=True)
+        assert ends(start(2, killed, data, steps_in_all), 600) == [0, 0]
+        apart = float(np.abs(losses(killed) / losses(whole) - 1).max())
+        far = max(float(np.abs(a.astype(np.float64) - b).max()) for a, b in zip(parameters(whole), parameters(killed), strict=True) if a.dtype == np.float32)
+        once = steps(killed) == list(range(1, steps_in_all + 1))
+        print(
+            f"losses within {apart:.1e}, parameters within {far:.1e}; most steps recomputed: {worst} (checkpoint_every {EVERY}); "
+            f"each step once: {once}; slowest end {slowest:.1f} s"
+        )
+        sys.exit(0 if apart < 1e-3 and once and worst <= EVERY and slowest <= WITHIN else 1)
+
+
+if __name__ == "__main__":
+    main()

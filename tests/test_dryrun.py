@@ -1,0 +1,113 @@
+import importlib.util
+import json
+
+import jax
+import pytest
+from conftest import debug_config, load_config
+
+from jvflow import dryrun
+from jvflow import mesh as meshes
+from jvflow.experiment import assemble
+
+
+def config_of(paper):
+    config = load_config(f"{paper}/procedural.py", "debug")
+    config.network.update(width=64, heads=2)
+    config.train.batch_size = 8
+    if paper == "flowframes":
+        config.inversion.rho = 0.0
+    return config
+
+
+@pytest.fixture(scope="module")
+def gpus():
+    config = config_of("biflow")
+    config.run.mesh.update(data=2, fsdp=2)
+    return config, dryrun.report(config, "h100:4", largest=False)
+
+
+def test_the_report_adds_up(gpus, monkeypatch):
+    config, found = gpus
+    experiment = assemble(config)
+    params = jax.eval_shape(experiment.network.init, jax.random.key(0))
+    assert found["parameters"] == sum(a.size for a in jax.tree.leaves(params))
+    assert found["mesh"] == dict(data=2, fsdp=2) and found["memory_is"] == "an estimate"
+    whole = sum(a.size * 4 for a in jax.tree.leaves(params))
+    assert whole / 2 < found["state_bytes"]["params"] < whole  # split in two but for the small ones
+    assert found["state_bytes"]["opt_state"] == pytest.approx(2 * found["state_bytes"]["params"], rel=0.01)
+    train = found["train"]
+    assert train["fits"] and train["peak_bytes"] == sum(train["bytes"].values())
+    assert train["bytes"]["arguments"] > sum(found["state_bytes"].values())
+    assert train["efficiency_bound"]["one_after_the_other"] < train["efficiency_bound"]["at_the_same_time"] <= 1
+    assert found["sample"]["videos"] == 4
+    json.dumps(found)
+
+
+def test_bytes_of_collectives_do_not_rise(gpus):
+    """Against the least: parameters gathered twice, gradients scattered once; small arrays and the batch come on top."""
+    assert gpus[1]["train"]["bytes_over_minimum"] < 6
+
+
+def test_operations_are_those_of_the_network(gpus):
+    from jvflow.networks.dit import forward_flops
+
+    config, found = gpus
+    forward = forward_flops(assemble(config).network.config, (1, 16, 16))
+    assert found["train"]["flops"] == pytest.approx(3 * config.train.batch_size / 4 * forward, rel=0.05)
+
+
+def test_the_table_says_what_fits(gpus):
+    text = dryrun.table(gpus[1])
+    assert "biflow on h100:4 (data 2, fsdp 2), batch 8" in text and "train               fits" in text and "an estimate" in text
+
+
+def test_what_is_too_large_does_not_fit_and_the_largest_batch_does(gpus, monkeypatch):
+    config, small = gpus[0].copy_and_resolve_references(), gpus[1]["train"]["peak_bytes"]
+    config.train.batch_size = 256
+    monkeypatch.setitem(dryrun.CHIPS, "h100", dryrun.CHIPS["h100"]._replace(memory=2.5 * small))
+    found = dryrun.report(config, "h100:4", sampler=False)
+    assert not found["train"]["fits"] and "DOES NOT FIT" in dryrun.table(found)
+    config.train.batch_size = found["largest_batch"]
+    assert 8 < found["largest_batch"] < 256
+    assert dryrun.report(config, "h100:4", sampler=False, largest=False)["train"]["fits"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra `tpu`")
+def test_a_tpu_slice_is_compiled_for():
+    config = config_of("flowframes")
+    config.run.mesh.update(data=2, fsdp=2)
+    found = dryrun.report(config, "v5e:2x2", largest=False)
+    assert found["devices"] == 4 and found["train"]["fits"] and found["sample"]["fits"] and found["memory_is"] == "the compiler's"
+    assert found["train"]["collectives"]["all-gather"]["bytes"] > 0
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v9:4x4", "h100:2x2", "v5e:4xx4", ""])
+def test_wrong_topologies(topology):
+    with pytest.raises(ValueError, match="unknown topology .*v5e:4x4.*h100:8"):
+        dryrun.report(config_of("biflow"), topology)
+
+
+def test_a_mesh_or_batch_that_does_not_fit_is_said_before_compiling():
+    config = config_of("biflow")
+    config.run.mesh.fsdp = 3
+    with pytest.raises(ValueError, match="does not multiply to the 4 devices"):
+        dryrun.report(config, "h100:4")
+    with pytest.raises(ValueError, match="needs 64 simulated devices"):
+        dryrun.report(debug_config(None), "h100:64")
+
+
+def test_batches_have_the_shapes_of_training(tmp_path):
+    """The dry run's batch against one from the pipeline."""
+    from jvflow.data import pipeline
+
+    for paper in ("biflow", "vlfm", "flowframes"):
+        config = config_of(paper)
+        config.data.cache = str(tmp_path)
+        experiment, mesh = assemble(config), meshes.make()
+        data = pipeline.prepare(config.data, tmp_path, frames=experiment.window.span)
+        real = next(pipeline.batches(
+            data, windows=experiment.windows, batch_size=8, seed=0, threads=0, tokenize=experiment.text and experiment.text.tokenize,
+        ))
+        planned = dryrun.batch_shapes(experiment, config, mesh)
+        look = lambda batch: jax.tree.map(lambda a: (a.shape, str(a.dtype)), batch)
+        assert look(real) == look(planned)
