@@ -5,6 +5,7 @@ A run lives in its workdir:
     config.json      what runs; on resume only config.run.* may differ
     metrics.jsonl    one line for each step
     checkpoints/     the state and the data position
+    sharding.txt     how each array of the state is split over the devices, and why
     samples/         sheets of streams or clips, while training
     tensorboard/     the scalars of logged steps, and sheets
 """
@@ -31,6 +32,7 @@ from jvflow import state as states
 from jvflow.checkpoint import Checkpoints
 from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble, example_keys
+from jvflow.files import write_text
 from jvflow.networks import as_field
 from jvflow.run import Run
 from jvflow.state import State, merge
@@ -146,8 +148,8 @@ def train(config, workdir) -> Workdir:
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
     parameters = sum(a.size for a in jax.tree.leaves(abstract.params))
     LOG.info("%s: %s parameters on %s", config.objective, f"{parameters:,}", meshes.describe(mesh))
-    for decision in meshes.decide(abstract.params, experiment.network.rules, mesh) if mesh.size > 1 else ():
-        LOG.debug("%s", decision)
+    decisions = "".join(f"{decision}\n" for decision in meshes.decide(abstract, experiment.network.rules, mesh))
+    processes.alone(lambda: write_text(folder.path / "sharding.txt", f"{meshes.describe(mesh)}\n{decisions}"))
     if initial:
         LOG.info("starts from %s, step %d, parameters %s", experiment.pretrained, initial.step, runs.checksum(initial))
 

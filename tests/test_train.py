@@ -52,6 +52,8 @@ def test_loss_falls_and_every_step_is_written_once(tmp_path):
     losses = [loss for _, loss in train.train(config, tmp_path / "run").losses()]
     assert steps_in(tmp_path / "run") == list(range(1, 61))
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    first, *arrays = (tmp_path / "run" / "sharding.txt").read_text().splitlines()
+    assert first == "4 devices, data 4" and "params/blocks/0/qkv/kernel (32, 96): copied; fewer than 16384 elements" in arrays
 
 
 def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, monkeypatch):
