@@ -54,7 +54,8 @@ def test_every_form_that_xla_writes(line, expected):
 
 def test_a_loop_that_looks_at_data_counts_once():
     def loop(a):
-        return jax.lax.while_loop(lambda x: (x.sum() < 100) & (x[0] < 50), lambda x: x + a.sum(0), jnp.ones(8))
+        go = lambda carry: (carry[0] < 50) & (carry[1].sum() < 100)
+        return jax.lax.while_loop(go, lambda carry: (carry[0] + 1, carry[1] + a.sum(0)), (0, jnp.ones(8)))[1]
 
     assert hlo.by_kind(hlo.collectives(compiled(loop, split(64, 8)), 4))["all-reduce"]["count"] == 1
 
