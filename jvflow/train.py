@@ -134,6 +134,8 @@ def train(config, workdir) -> Workdir:
     mesh = meshes.make(run.mesh)
     meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
     experiment.check_mesh(mesh)
+    if run.microbatches > 1 and config.get("coupling") == "minibatch_ot":
+        raise ValueError(f"coupling 'minibatch_ot' pairs the rows of a whole batch, which config.run.microbatches={run.microbatches} takes apart: use 1, or another coupling")
     data = processes.built(lambda: pipeline.prepare(config.data, folder.path, frames=experiment.window.span))
     encoded = latents.are_in(data)
     if encoded:

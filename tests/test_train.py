@@ -196,6 +196,14 @@ def test_a_batch_that_does_not_divide_is_an_error():
         meshes.check_batch(6, meshes.make())
 
 
+def test_optimal_pairs_and_microbatches_do_not_go_together(tmp_path):
+    config = debug_config(tmp_path)
+    config.coupling, config.run.microbatches, config.train.batch_size = "minibatch_ot", 2, 8
+    with pytest.raises(ValueError, match="pairs the rows of a whole batch, which config.run.microbatches=2 takes apart"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_frozen_parameters_are_merged_and_not_trained():
     merged = states.merge({"a": {"x": 1}}, {"a": {"y": 2}, "b": 3})
     assert merged == {"a": {"x": 1, "y": 2}, "b": 3}
