@@ -14,11 +14,13 @@ flags.mark_flags_as_required(["config", "out"])
 
 
 def main():
-    from jvflow import inversion, latents
+    from jvflow import inversion, latents, processes
 
     out, config = OUT.value.rstrip("/"), CONFIG.value
     inverts = "inversion" in config and config.inversion.rho
     manifest = (inversion if inverts else latents).prepare(config, out)
+    if not processes.is_first():
+        return
     print(f"{out}: latents{' and inversions' if inverts else ''} of " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
 
 

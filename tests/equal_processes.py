@@ -1,0 +1,54 @@
+"""Encodes, inverts, evaluates and samples with one process and with two, and compares what they wrote, byte for byte.
+
+    python tests/equal_processes.py
+
+Not collected by pytest: it takes a few minutes.
+"""
+
+import filecmp
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from kill_and_resume import ROOT
+
+
+def launch(count: int, name: str, *arguments: str) -> None:
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", f"launch.{name}", *arguments]
+    done = subprocess.run(
+        [str(ROOT / "launch" / "local.sh"), str(count), *command] if count > 1 else command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} with {count} processes ended with {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def differing(one: Path, two: Path) -> list[str]:
+    """Files that are not in both folders, or not the same."""
+    names = {str(p.relative_to(folder)) for folder in (one, two) for p in folder.rglob("*") if p.is_file()}
+    return sorted(name for name in names if not ((one / name).exists() and (two / name).exists() and filecmp.cmp(one / name, two / name, shallow=False)))
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        data, pretrained = f"--config.data.cache={folder / 'data'}", folder / "pretrained"
+        launch(1, "train", "--config=configs/flowframes/pretrain.py:debug", data, "--config.run.progress=False", f"--workdir={pretrained}")
+        wrong = []
+        for count in (1, 2):
+            launch(
+                count, "encode", "--config=configs/flowframes/procedural.py:debug", data, f"--config.pretrained={pretrained}",
+                f"--out={folder / str(count) / 'inverted'}",
+            )
+            launch(count, "evaluate", f"--workdir={pretrained}", f"--out={folder / str(count) / 'metrics.json'}")
+            launch(count, "sample", f"--workdir={pretrained}", f"--out={folder / str(count) / 'chunks'}", "--count=3")
+        wrong = [name for name in differing(folder / "1", folder / "2") if not name.endswith("samples.json")]  # which tell seconds
+        files = sum(1 for p in (folder / "1").rglob("*") if p.is_file())
+        print(f"{files} files of latents, inversions, metrics and videos; differing with two processes: {wrong or 'none'}")
+        sys.exit(bool(wrong) or files < 10)
+
+
+if __name__ == "__main__":
+    main()
