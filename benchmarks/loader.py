@@ -29,7 +29,7 @@ def measure() -> dict:
 
     def consume():
         for _ in range(STEPS):
-            held[0], values = step(held[0], held[1], key, ())
+            held[0], values = step(held[0], held[1], key)
         jax.block_until_ready((held[0], values))
 
     seconds = in_turn(dict(load=load, consume=consume), ROUNDS)

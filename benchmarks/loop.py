@@ -59,9 +59,9 @@ def compiled(config, data) -> float:
     batch = jax.tree.map(jax.numpy.asarray, batch)
     step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     key = jax.random.key(0)
-    state, _ = jax.block_until_ready(step(state, batch, key, ()))
+    state, _ = jax.block_until_ready(step(state, batch, key))
     clock = time.perf_counter()
     for _ in range(STEPS // 4):
-        state, values = step(state, batch, key, ())
+        state, values = step(state, batch, key)
     jax.block_until_ready((state, values))
     return (time.perf_counter() - clock) / (STEPS // 4)

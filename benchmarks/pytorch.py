@@ -38,7 +38,7 @@ def measure() -> dict:
 
     def train():
         for _ in range(STEPS):
-            held[0], values = step(held[0], batch, key, ())
+            held[0], values = step(held[0], batch, key)
         jax.block_until_ready((held[0], values))
 
     field = as_field(experiment.network, state.params)
