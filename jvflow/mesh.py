@@ -191,12 +191,8 @@ def _decide(path: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Deci
 
 
 def local(tree):
-    """Every array of a tree whole, on a device of this process: for work that each process does alone. All processes must ask."""
-    def one(array):
-        if not isinstance(array, jax.Array):
-            return array
-        if not array.is_fully_replicated:
-            array = jax.jit(lambda a: a, out_shardings=NamedSharding(array.sharding.mesh, PartitionSpec()))(array)
-        return array.addressable_data(0)
-
-    return jax.tree.map(one, tree)
+    """Arrays on a mesh, each whole on a device of this process: for work that each process does alone. All processes must ask."""
+    if not all(array.is_fully_replicated for array in jax.tree.leaves(tree)):
+        everywhere = jax.tree.map(lambda array: NamedSharding(array.sharding.mesh, PartitionSpec()), tree)
+        tree = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)

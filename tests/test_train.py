@@ -78,6 +78,33 @@ def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, monkeypatch):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
 
 
+def test_a_run_continues_on_another_mesh(tmp_path, uninterrupted, monkeypatch):
+    """Split over four devices, killed after its first checkpoint, continued with rows and heads split: the same losses."""
+    monkeypatch.setattr(meshes, "SMALL", 2**8)
+    config = debug_config(uninterrupted.parent)
+    config.run.update(sample_every=10, sample_frames=3)
+    config.run.mesh.update(data=1, fsdp=4)
+    save = Checkpoints.save
+
+    def save_and_die(self, step, state, position):
+        save(self, step, state, position)
+        assert any(any(a.sharding.spec) for a in jax.tree.leaves(state.opt_state))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, tmp_path / "run")
+    assert "qkv/kernel (32, 96): fsdp; rule" in (tmp_path / "run" / "sharding.txt").read_text()
+    monkeypatch.setattr(Checkpoints, "save", save)
+    config.run.mesh.update(data=2, fsdp=1, tensor=2)
+    here = train.train(config, tmp_path / "run").losses()
+    assert "qkv/kernel (32, 96): None, tensor; rule" in (tmp_path / "run" / "sharding.txt").read_text()
+    there = Workdir(uninterrupted).losses()
+    assert [step for step, _ in here] == list(range(1, 21))
+    np.testing.assert_allclose([loss for _, loss in here], [loss for _, loss in there], rtol=1e-5)
+    assert [p.name for p in sorted((tmp_path / "run" / "samples").iterdir())] == ["step_00000020.png"]
+
+
 def launch(config_flags, workdir):
     command = [sys.executable, "-m", "launch.train", f"--workdir={workdir}", *config_flags]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
