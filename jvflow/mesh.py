@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA, FSDP, SEQUENCE, TENSOR = AXES = ("data", "fsdp", "sequence", "tensor")
@@ -54,7 +55,9 @@ def make(sizes: dict[str, int] | None = None, devices: Sequence | None = None) -
             f"config.run.mesh ({given}) does not multiply to the {len(devices)} devices: use for example "
             + " ".join(f"--config.run.mesh.{axis}={size}" for axis, size in works.items())
         )
-    return jax.make_mesh(tuple(sizes[axis] for axis in AXES), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+    # an axis may be a part of an axis of the slice: 16 of 8 x 8 chips
+    grid = mesh_utils.create_device_mesh(tuple(sizes[axis] for axis in AXES), devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _working(sizes: dict[str, int], devices: int):

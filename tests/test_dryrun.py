@@ -84,6 +84,12 @@ def test_a_tpu_slice_is_compiled_for():
     assert found["train"]["collectives"]["all-gather"]["bytes"] > 0
 
 
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra `tpu`")
+def test_an_axis_may_be_a_part_of_the_slice():
+    mesh = meshes.make(dict(data=4, fsdp=16), dryrun.devices("v6e:8x8"))
+    assert mesh.size == 64 and (mesh.shape["data"], mesh.shape["fsdp"]) == (4, 16)
+
+
 @pytest.mark.parametrize("topology", ["v5e", "v5e:", "v9:4x4", "h100:2x2", "v5e:4xx4", ""])
 def test_wrong_topologies(topology):
     with pytest.raises(ValueError, match="unknown topology .*v5e:4x4.*h100:8"):
