@@ -8,7 +8,6 @@ A TPU slice is compiled for by its own compiler. n GPUs are n simulated host dev
 a GPU gets, memory is an estimate, since another compiler would schedule them.
 """
 
-import logging
 import os
 import re
 from typing import Any, NamedTuple
@@ -25,8 +24,6 @@ from jvflow.experiment import Experiment, assemble
 from jvflow.networks import as_field
 from jvflow.run import Run
 from jvflow.train import compiled_step, placed
-
-LOG = logging.getLogger(__name__)
 
 
 class Chip(NamedTuple):
@@ -93,7 +90,7 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
     meshes.check_batch(config.train.batch_size, mesh, config.run.microbatches)
     experiment = assemble(config)
     experiment.check_mesh(mesh)
-    create, abstract = placed(experiment, config, mesh)
+    _, abstract = placed(experiment, config, mesh)
     decisions = meshes.decide(abstract.params, experiment.network.rules, mesh)
     total = sum(a.size for a in jax.tree.leaves(abstract.params))
     train = _train(experiment, config, mesh, abstract, CHIPS[chip])
@@ -133,9 +130,9 @@ def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
     return figures
 
 
-def batch_shapes(experiment: Experiment, config, mesh, batch_size: int | None = None) -> Batch:
+def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
     """The shapes of one training batch, and where its rows go."""
-    b = batch_size or config.train.batch_size
+    b = config.train.batch_size
     rows, frames = meshes.batched(mesh), experiment.window.frames
     of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct((b, *shape), dtype, sharding=rows)
     pixels = config.codec.name == "pixels"

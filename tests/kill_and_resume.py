@@ -26,14 +26,18 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS, EVERY = 3000, 50
 
 
-def start(workdir: Path, data: Path) -> subprocess.Popen:
-    command = [
+def command(workdir: Path, data: Path, last: int, every: int) -> list[str]:
+    """Training to step `last`, with metrics of each step and a checkpoint at every so many."""
+    return [
         sys.executable, "-m", "launch.train", "--config=configs/biflow/procedural.py:debug", f"--workdir={workdir}",
-        f"--config.data.cache={data}", f"--config.train.steps={STEPS}", f"--config.run.checkpoint_every={EVERY}",
+        f"--config.data.cache={data}", f"--config.train.steps={last}", f"--config.run.checkpoint_every={every}",
         "--config.run.progress=False", "--config.run.tensorboard=False", "--config.run.log_every=1",
     ]
+
+
+def start(workdir: Path, data: Path) -> subprocess.Popen:
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command(workdir, data, STEPS, EVERY), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def steps(workdir: Path) -> list[int]:

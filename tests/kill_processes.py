@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from kill_and_resume import ROOT, parameters, steps
+from kill_and_resume import ROOT, command, parameters, steps
 
 EVERY = 10
 WITHIN = 30
@@ -31,15 +31,10 @@ def start(count: int, workdir: Path, data: Path, last: int) -> list[subprocess.P
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    command = [
-        sys.executable, "-m", "launch.train", "--config=configs/biflow/procedural.py:debug", f"--workdir={workdir}",
-        f"--config.data.cache={data}", f"--config.train.steps={last}", f"--config.run.checkpoint_every={EVERY}",
-        "--config.run.progress=False", "--config.run.tensorboard=False", "--config.run.log_every=1",
-    ]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     of = lambda i: dict(JVFLOW_COORDINATOR=address, JVFLOW_PROCESSES=str(count), JVFLOW_PROCESS=str(i)) if count > 1 else {}
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return [subprocess.Popen(command, cwd=ROOT, env=environment | of(i), **quiet) for i in range(count)]
+    return [subprocess.Popen(command(workdir, data, last, EVERY), cwd=ROOT, env=environment | of(i), **quiet) for i in range(count)]
 
 
 def ends(job: list[subprocess.Popen], within: float) -> list[int]:
