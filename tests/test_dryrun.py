@@ -43,6 +43,18 @@ def test_the_report_adds_up(gpus, monkeypatch):
     json.dumps(found)
 
 
+@pytest.mark.parametrize("paper", ["biflow", "vlfm", "flowframes"])
+def test_only_weights_travel(paper):
+    """Of each config, all on fsdp: parameters gathered twice, gradients scattered once, and no rows of any layer, the text's ones included."""
+    config = config_of(paper)
+    config.run.mesh.update(data=1, fsdp=4)
+    config.network.depth = 1
+    if "text" in config:
+        config.text.update(width=128, depth=1)
+    train = dryrun.report(config, "h100:4", sampler=False, largest=False)["train"]
+    assert 0.8 < train["bytes_over_minimum"] < 1.45
+
+
 def test_bytes_of_collectives_do_not_rise(gpus):
     """Against the least: parameters gathered twice, gradients scattered once; small arrays and sums over `data` come on top."""
     train = gpus[1]["train"]

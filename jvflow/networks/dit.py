@@ -240,7 +240,7 @@ class Block(nnx.Module):
             if text_mask is not None:  # a caption without one real token adds nothing
                 any_text = text_mask.any(-1)[:, None, None].astype(x.dtype)
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
-            attended = jax.nn.dot_product_attention(q, k, v, mask=mask)
+            attended = jax.nn.dot_product_attention(*_placed(q, k, v), mask=mask)
             x = x + any_text * self.text_proj(rearrange(attended, "b n h d -> b n (h d)"))
         y = _modulate(_norm(x), shift_m, scale_m)
         if self.local:
@@ -249,12 +249,8 @@ class Block(nnx.Module):
 
 
 def _attention(q, k, v, at_once: int):
-    """softmax(q k^T / sqrt(d)) v over all tokens (b, n, heads, d), `at_once` queries at a time, each block again in the backward pass.
-
-    On a mesh each device has the queries of its part of the sequence, and keys and values of all of it, for any number of heads.
-    """
-    q = constrain(q, ROWS, SEQUENCE, TENSOR)
-    k, v = (constrain(a, ROWS, None, TENSOR) for a in (k, v))
+    """softmax(q k^T / sqrt(d)) v over all tokens (b, n, heads, d), `at_once` queries at a time, each block again in the backward pass."""
+    q, k, v = _placed(q, k, v)
     n, parts = q.shape[1], axis_size(SEQUENCE)
     if not at_once or n <= at_once:
         return jax.nn.dot_product_attention(q, k, v)
@@ -266,6 +262,11 @@ def _attention(q, k, v, at_once: int):
     block = jax.checkpoint(lambda q: jax.nn.dot_product_attention(q, k, v))
     attended = jax.lax.map(block, rearrange(q, "b s (m n) h d -> m b (s n) h d", m=blocks))
     return rearrange(attended, "m b (s n) h d -> b s (m n) h d", s=parts)[:, :, : n // parts].reshape(len(q), n, *q.shape[3:])
+
+
+def _placed(q, k, v):
+    """On a mesh each device has the queries of its part of the sequence, and all keys and values, for any number of heads."""
+    return constrain(q, ROWS, SEQUENCE, TENSOR), *(constrain(a, ROWS, None, TENSOR) for a in (k, v))
 
 
 def _depthwise(x, kernel, grid):

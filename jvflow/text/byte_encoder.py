@@ -16,6 +16,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jvflow.mesh import ROWS, constrain
 from jvflow.text.base import TextEncoder, Tokens
 
 NOTHING = 256
@@ -60,13 +61,19 @@ class Bytes(nnx.Module):
         self.norm = nnx.LayerNorm(d, rngs=rngs)
 
     def __call__(self, tokens):
-        grouped = rearrange(self.embed(tokens), "b (n g) d -> b n (g d)", g=self.group)
-        x = self.merge(grouped) + self.positions[...][None]
+        table = constrain(self.embed.embedding[...], None, None)  # all of it everywhere, its gradient is of each device's rows then
+        grouped = rearrange(_rows(table[tokens]), "b (n g) d -> b n (g d)", g=self.group)
+        x = _rows(self.merge(grouped) + self.positions[...][None])
         mask = (tokens[:, :: self.group] != NOTHING)[:, None, None]
         mask = mask | ~mask.any(-1, keepdims=True)  # an empty caption attends to nothing real, and is masked out later
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
+
+
+def _rows(x):
+    """Rows stay on their devices and weights travel to them: left to itself, the compiler splits widths and sums all rows over all devices."""
+    return constrain(x, ROWS, None, None)
 
 
 class _Block(nnx.Module):
@@ -77,8 +84,8 @@ class _Block(nnx.Module):
         self.mlp_in, self.mlp_out = nnx.Linear(d, 4 * d, rngs=rngs), nnx.Linear(4 * d, d, rngs=rngs)
 
     def __call__(self, x, mask):
-        x = x + self.attention(self.before_attention(x), mask=mask)
-        return x + self.mlp_out(nnx.gelu(self.mlp_in(self.before_mlp(x))))
+        x = _rows(x + self.attention(self.before_attention(x), mask=mask))
+        return _rows(x + self.mlp_out(nnx.gelu(self.mlp_in(self.before_mlp(x)))))
 
 
 def tokenize(captions: Sequence[str], config: BytesConfig) -> Tokens:
