@@ -27,22 +27,21 @@ from jvflow.train import compiled_step, placed
 
 
 class Chip(NamedTuple):
-    """Published figures of one chip: bytes of memory, bfloat16 operations per second, bytes per second to memory and over all its links."""
+    """Published figures of one chip: bytes of memory, bfloat16 operations per second, bytes per second over all its links."""
 
     memory: float
     flops: float
-    bandwidth: float
     links: float
 
 
 CHIPS = {
-    "v4": Chip(32e9, 275e12, 1228e9, 300e9),
-    "v5e": Chip(16e9, 197e12, 819e9, 200e9),
-    "v5p": Chip(95e9, 459e12, 2765e9, 600e9),
-    "v6e": Chip(32e9, 918e12, 1640e9, 448e9),
-    "a100": Chip(80e9, 312e12, 2039e9, 300e9),
-    "h100": Chip(80e9, 989e12, 3350e9, 450e9),
-    "h200": Chip(141e9, 989e12, 4800e9, 450e9),
+    "v4": Chip(32e9, 275e12, 300e9),
+    "v5e": Chip(16e9, 197e12, 200e9),
+    "v5p": Chip(95e9, 459e12, 600e9),
+    "v6e": Chip(32e9, 918e12, 448e9),
+    "a100": Chip(80e9, 312e12, 300e9),
+    "h100": Chip(80e9, 989e12, 450e9),
+    "h200": Chip(141e9, 989e12, 450e9),
 }
 """From the makers' pages: cloud.google.com/tpu/docs (each chip's page), NVIDIA's data sheets (NVLink one way)."""
 QUIET = dict(TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
@@ -112,11 +111,8 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
 
 
 def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
-    everywhere = meshes.replicated(mesh)
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
-    batch = batch_shapes(experiment, config, mesh)
-    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-    given = jax.tree.map(lambda a: _placed(a, everywhere), experiment.given)
+    batch, (key, given) = batch_shapes(experiment, config, mesh), _everywhere(experiment, mesh)
     step = compiled_step(experiment, config, shardings)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of devices that are not there
         figures = _compiled(step, (abstract, batch, key, given), mesh, chip)
@@ -154,12 +150,10 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
 def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
     """The sampler for one video on each part of the mesh that takes rows: a frame of a stream, a clip, or a chunk."""
     count = mesh.shape[meshes.DATA] * mesh.shape[meshes.FSDP]
-    rows, everywhere = meshes.batched(mesh), meshes.replicated(mesh)
+    rows, (key, given) = meshes.batched(mesh), _everywhere(experiment, mesh)
     frames = experiment.past_frames or experiment.shapes[0][0]
     shape = (count, frames, *experiment.codec.latent_shape((1, *config.data.size))[1:])
     first = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
-    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-    given = jax.tree.map(lambda a: _placed(a, everywhere), experiment.given)
     tokens = experiment.text.tokenize([""] * count) if experiment.text else (None, None)
     tokens = [None if a is None else jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for a in tokens]
 
@@ -227,8 +221,10 @@ def _largest(experiment, config, mesh, abstract, chip: Chip, train: dict) -> int
     return step
 
 
-def _placed(array: Any, sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+def _everywhere(experiment: Experiment, mesh) -> tuple[jax.ShapeDtypeStruct, Any]:
+    """The shapes of a key, and of what the experiment's programs are given besides their state, on every device."""
+    shapes = jax.eval_shape(lambda: (jax.random.key(0), experiment.given))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=meshes.replicated(mesh)), shapes)
 
 
 def _per_device(tree) -> int:

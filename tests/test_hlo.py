@@ -78,3 +78,31 @@ def test_operations_count_loops_in_full():
 def test_shapes_of_a_program():
     assert {(16, 8), (64, 8)} <= hlo.shapes(compiled(lambda a: a, split(64, 8)))
     assert np.prod([s for s in hlo.shapes("f32[] pred[2,3]{1,0}") if s][0]) == 6
+
+
+def looping(root: str) -> str:
+    """A program with a loop whose condition ends in `root`, with a 50 in sight."""
+    return f"""HloModule loop
+%condition (c: (s32[], f32[4])) -> pred[] {{
+  %c = (s32[], f32[4]) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  %n = s32[] constant(50)
+  %less = pred[] compare(%i, %n), direction=LT
+  ROOT %go = {root}
+}}
+%body (c: (s32[], f32[4])) -> (s32[], f32[4]) {{
+  %c = (s32[], f32[4]) parameter(0)
+  %a = f32[4]{{0}} get-tuple-element(%c), index=1
+  %sum = f32[4]{{0}} all-reduce(%a), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
+  ROOT %next = (s32[], f32[4]) tuple(%i, %sum)
+}}
+ENTRY %main (p: (s32[], f32[4])) -> (s32[], f32[4]) {{
+  ROOT %loop = (s32[], f32[4]) while(%p), condition=%condition, body=%body
+}}
+"""
+
+
+@pytest.mark.parametrize("root, times", [("pred[] compare(%i, %n), direction=LT", 50), ("pred[] and(%less, %wide)", 1)])
+def test_a_loop_counts_to_its_number_only_where_nothing_else_ends_it(root, times):
+    (one,) = hlo.collectives(looping(root), 4)
+    assert one.times == times
