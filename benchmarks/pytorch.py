@@ -99,7 +99,7 @@ def _equal(experiment, state, model, frame, epsilon, solver) -> dict:
     key = jax.random.key(4)
     noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (1, *frame.shape[1:])))(jnp.arange(b))
     past, nfe = next_frame(
-        field, jnp.asarray(frame)[:, None], key, jnp.float32(epsilon), jnp.float32(0), None, curve=joint, solver=solver
+        field, jnp.asarray(frame)[:, None], key, jnp.arange(b), jnp.float32(epsilon), jnp.float32(0), None, curve=joint, solver=solver
     )
     x, nfe_torch = torch_biflow.next_frame(model, torch.tensor(frame), torch.tensor(np.asarray(noise[:, 0])), epsilon, solver.rtol, solver.atol)
     solved = float(np.abs(np.asarray(past[:, -1]) - x.numpy()).max())

@@ -37,6 +37,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
@@ -173,14 +174,14 @@ CURVES = {"plain": plain, "joint": joint, "backward": backward, "correcting": co
 
 @partial(jax.jit, static_argnames=("gain", "curve", "solver", "source", "clamp"))
 def next_frame(
-    field, past, key, epsilon, context_noise, condition, *, gain=0.0, curve, solver, source="frame", clamp=(-1.0, 1.0)
+    field, past, key, rows, epsilon, context_noise, condition, *, gain=0.0, curve, solver, source="frame", clamp=(-1.0, 1.0)
 ):
     """One frame of `stream`: `past (b, n, h, w, c) -> (past with the next frame as its last, nfe (b,))`.
 
-    Row i draws its noise from fold_in(key, i), so that a video does not depend on how many others
+    Row i draws its noise from fold_in(key, rows[i]), so that a video does not depend on how many others
     stream beside it.
     """
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(past)))
+    keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
     frame, older = past[:, -1:], past if source == "noise" else past[:, :-1]
     condition = _with(condition, older + context_noise * _noise(_of_context(keys), older))
     noise, level, probes = _noise(keys, frame), jnp.full(len(past), epsilon), 0
@@ -219,6 +220,7 @@ def stream(
     condition: Condition | None = None,
     source: str = "frame",
     clamp: tuple[float, float] | None = (-1.0, 1.0),
+    rows: Int[np.ndarray, "b"] | None = None,
 ) -> Iterator[tuple[Frames, Int[Array, "b"]]]:
     """Streams frames without end, each solved from the last (paper, section 2.2).
 
@@ -240,6 +242,7 @@ def stream(
       source: "frame" starts a solve at the last frame; "noise" at noise, with the last frame among
         the context (CONDIFF).
       clamp: the range each frame is clipped to before it is used again, or None.
+      rows: the number of each stream, which its noise belongs to; 0, 1, ... when None.
 
     Yields:
       `(frame (b, 1, h, w, c), nfe (b,))`: the first is the frame after the given ones (before it,
@@ -263,7 +266,7 @@ def stream(
         )
     solver = Solver(**solver) if isinstance(solver, dict) else solver
     step = partial(
-        next_frame, as_partial(field), epsilon=jnp.float32(epsilon), context_noise=jnp.float32(context_noise),
+        next_frame, as_partial(field), rows=jnp.arange(len(frames)) if rows is None else jnp.asarray(rows), epsilon=jnp.float32(epsilon), context_noise=jnp.float32(context_noise),
         condition=condition, gain=float(gain), curve=curve, solver=solver, source=source, clamp=clamp,
     )
     return _frames(step, jnp.asarray(frames, jnp.float32), key)

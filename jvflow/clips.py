@@ -72,8 +72,9 @@ def generate(run: Run, times: Float[np.ndarray, "m"], captions: list[str], *, se
     def make(group: int) -> tuple:
         some = captions[group * batch : (group + 1) * batch]
         key = jax.random.fold_in(jax.random.key(seed), group)
-        made = experiment.generate(run.field, key, times, len(some), run.condition(some), **options)
-        return np.asarray(codec.decode(given["codec"], made.frames)), np.asarray(made.nfe)
+        with run.on_devices():
+            made = experiment.generate(run.field, key, times, len(some), run.condition(some), **options)
+            return np.asarray(codec.decode(given["codec"], made.frames)), np.asarray(made.nfe)
 
     videos, nfe = zip(*processes.dealt(-(-len(captions) // batch), make))
     return np.concatenate(videos), np.concatenate(nfe), time.perf_counter() - clock

@@ -113,7 +113,8 @@ def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> 
         if whole > 1 and not empty:
             targets = slice(length, whole * length)
             chunks = rearrange(mean[targets], "(n f) ... -> n f ...", f=length)
-            made = flowframes.invert(run.field, jnp.asarray(chunks), run.condition([clip["caption"]] * len(chunks)), **options)
+            with run.on_devices():
+                made = flowframes.invert(run.field, jnp.asarray(chunks), run.condition([clip["caption"]] * len(chunks)), **options)
             latents[targets], error[1:whole] = rearrange(np.asarray(made.latents), "n f ... -> (n f) ..."), np.asarray(made.error)
         name = pipeline.inverted_column(length)
         clip |= {name: latents, f"{name}_error": error}

@@ -193,9 +193,14 @@ def _decide(path: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Deci
     return Decision(path, shape, PartitionSpec(*spec), "; ".join(why))
 
 
+def here() -> Mesh:
+    """The devices of this process, rows split over all of them: for work that each process does alone."""
+    return make(devices=jax.local_devices())
+
+
 def local(tree):
-    """Arrays on a mesh, each whole on a device of this process: for work that each process does alone. All processes must ask."""
+    """Arrays on a mesh, each whole on every device of this process, see `here`. All processes must ask."""
     if not all(array.is_fully_replicated for array in jax.tree.leaves(tree)):
         everywhere = jax.tree.map(lambda array: NamedSharding(array.sharding.mesh, PartitionSpec()), tree)
         tree = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
-    return jax.tree.map(lambda array: array.addressable_data(0), tree)
+    return jax.tree.map(lambda array: jax.device_put(array.addressable_data(0), replicated(here())), tree)

@@ -40,10 +40,11 @@ def predict(run: Run, observed: Videos, captions: list[str], *, seed: int = 0, b
 
     def make(group: int) -> tuple:
         rows = slice(group * batch, (group + 1) * batch)
-        start = codec.encode(given["codec"], jnp.asarray(observed[rows])).mean
         key = jax.random.fold_in(jax.random.key(seed), group)
-        made = experiment.predict(run.field, start, key, run.condition(list(captions[rows])), **options)
-        return np.asarray(codec.decode(given["codec"], made.frames)), np.asarray(made.nfe)
+        with run.on_devices():
+            start = codec.encode(given["codec"], jnp.asarray(observed[rows])).mean
+            made = experiment.predict(run.field, start, key, run.condition(list(captions[rows])), **options)
+            return np.asarray(codec.decode(given["codec"], made.frames)), np.asarray(made.nfe)
 
     videos, nfe = zip(*processes.dealt(-(-len(observed) // batch), make))
     return np.concatenate(videos), np.concatenate(nfe)

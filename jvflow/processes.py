@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import jax
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 LOG = logging.getLogger(__name__)
 COORDINATOR, COUNT, INDEX = "JVFLOW_COORDINATOR", "JVFLOW_PROCESSES", "JVFLOW_PROCESS"
@@ -27,6 +28,8 @@ DETECT = "JVFLOW_DISTRIBUTED"
 """Environment variable: "1" takes those three from the scheduler (Slurm, GKE, TPU virtual machines, MPI)."""
 TIMEOUT = "JVFLOW_TIMEOUT"
 """Environment variable: seconds to wait for the other processes at the start, 300 when absent."""
+DONE, GO_ON, FAILED = range(3)
+OTHER = "the first process could not go on, and says why"
 HEARTBEAT = 15
 """Seconds without a sign of life after which a process counts as dead, and the others end."""
 
@@ -122,7 +125,7 @@ def alone(work: Callable[[], Any]) -> None:
     if error is not None:
         raise error
     if failed:
-        raise ValueError("the first process could not go on, and says why")
+        raise ValueError(OTHER)
 
 
 def dealt(count: int, make: Callable[[int], Any]) -> list:
@@ -165,6 +168,39 @@ def served(sources: dict[str, Sequence], use: Callable[[dict[str, Sequence]], No
     while (asked := ask(-1, -1))[0] >= 0:
         source = sources[names[int(asked[0])]]
         _round(int(asked[1]), len(source), source.__getitem__)
+
+
+def share(count: int) -> Int[np.ndarray, "n"]:
+    """Which of `count` rows are this process's part: as many on each, in order, the last one again where there are no more."""
+    each = -(-count // jax.process_count())
+    return np.minimum(np.arange(each) + each * jax.process_index(), count - 1)
+
+
+def joined(mine: Iterator[tuple], count: int, use: Callable[[Iterator[tuple]], None]) -> None:
+    """Calls `use(items)` on the first process. Each item that it takes, a tuple of arrays of `count` rows, is made by all, see `share`."""
+    if jax.process_count() == 1:
+        use(mine)
+        return
+    said = lambda word: int(multihost_utils.broadcast_one_to_all(np.int32(word)))
+    together = lambda: tuple(multihost_utils.process_allgather(np.asarray(part), tiled=True)[:count] for part in next(mine))
+    if not is_first():
+        while (word := said(0)) == GO_ON:
+            together()
+        if word == FAILED:
+            raise ValueError(OTHER)
+        return
+
+    def items():
+        while True:
+            said(GO_ON)
+            yield together()
+
+    try:
+        use(items())
+    except Exception:  # the others have to know of any
+        said(FAILED)
+        raise
+    said(DONE)
 
 
 class _Served(Sequence):

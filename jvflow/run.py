@@ -21,7 +21,7 @@ from jvflow.workdir import Workdir, override
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run; `params` are those of `experiment.network`."""
+    """A trained run; `params` are those of `experiment.network`, whole on every device of this process."""
 
     config: object
     experiment: Experiment
@@ -39,6 +39,10 @@ class Run:
         text = self.experiment.text
         tokens = text.tokenize(captions) if text else (None, None)
         return self.experiment.condition(self.params, *tokens, self.experiment.given)
+
+    def on_devices(self):
+        """A context: programs called in it split their rows over the devices of this process."""
+        return jax.set_mesh(meshes.here())
 
     def data(self) -> Path:
         """The data set that the run was trained on."""

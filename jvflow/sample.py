@@ -22,12 +22,21 @@ from jvflow.run import Run, load, protocol, solver_protocol
 def frames(run: Run, first: UInt8[np.ndarray, "b n h w c"], key, **options) -> Iterator[tuple]:
     """Streams after the given frames: `(frame uint8 (b, 1, h, w, c), nfe (b,))`, on the host.
 
-    `options` replace those of the run's stream (curve, epsilon, context_noise, solver).
+    `options` replace those of the run's stream (curve, epsilon, context_noise, solver), or number the streams (rows).
     """
     codec = run.experiment.codec
-    start = codec.encode(codec.params, jnp.asarray(first)).mean
-    stream = run.experiment.stream(run.field, start, key, **options)  # wrong options raise here, not at the first frame
-    return ((np.asarray(codec.decode(codec.params, latent)), np.asarray(nfe)) for latent, nfe in stream)
+    with run.on_devices():
+        start = codec.encode(codec.params, jnp.asarray(first)).mean
+        stream = run.experiment.stream(run.field, start, key, **options)  # wrong options raise here, not at the first frame
+
+    def made():
+        while True:
+            with run.on_devices():
+                latent, nfe = next(stream)
+                frame = codec.decode(codec.params, latent)
+            yield np.asarray(frame), np.asarray(nfe)
+
+    return made()
 
 
 def first_frames(run: Run, count: int, path=None, need: int | None = None) -> UInt8[np.ndarray, "b n h w c"]:
@@ -103,19 +112,20 @@ def _predictions(run: Run, out, *, count, length, seed, first_frame, captions, o
 
 def _streams(run: Run, out, *, count, length, seed, first_frame) -> dict:
     """Streams of `length` frames, the given ones first. They are written as they come: memory does not grow with the
-    length. On the curve "backward" the frames of a file go into the past. Of many processes the first one makes them."""
+    length. On the curve "backward" the frames of a file go into the past. Each process makes its share, the first one writes."""
     given = run.experiment.past_frames
     if length < given:
         raise ValueError(f"frames is {length}, and a stream of this run starts from {given}: use --frames={given} or more")
     first = first_frames(run, count, first_frame)
-    record = {}
-    processes.alone(lambda: record.update(_written(run, Path(out), first, length, seed, str(first_frame) if first_frame else "held-out clips")))
+    rows, record = processes.share(count), {}
+    stream = frames(run, first[rows], jax.random.key(seed), rows=rows)
+    origin = str(first_frame) if first_frame else "held-out clips"
+    processes.joined(stream, count, lambda stream: record.update(_written(run, Path(out), first, stream, length, seed, origin)))
     return record
 
 
-def _written(run: Run, out: Path, first, length: int, seed: int, origin: str) -> dict:
+def _written(run: Run, out: Path, first, stream: Iterator[tuple], length: int, seed: int, origin: str) -> dict:
     count, given = first.shape[:2]
-    stream = frames(run, first, jax.random.key(seed))
     fps = float(run.config.data.fps)
     out.mkdir(parents=True, exist_ok=True)
     columns = np.unique(np.linspace(0, length - 1, min(length, 8)).round().astype(int))

@@ -1,4 +1,4 @@
-"""Encodes, inverts, evaluates and samples with one process and with two, and compares what they wrote, byte for byte.
+"""Encodes, inverts, evaluates, samples and streams with one process and with two, and compares what they wrote, byte for byte.
 
     python tests/equal_processes.py
 
@@ -34,9 +34,9 @@ def differing(one: Path, two: Path) -> list[str]:
 def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        data, pretrained = f"--config.data.cache={folder / 'data'}", folder / "pretrained"
-        launch(1, "train", "--config=configs/flowframes/pretrain.py:debug", data, "--config.run.progress=False", f"--workdir={pretrained}")
-        wrong = []
+        data, pretrained, streams = f"--config.data.cache={folder / 'data'}", folder / "pretrained", folder / "streams"
+        for config, workdir in {"flowframes/pretrain": pretrained, "biflow/procedural": streams}.items():
+            launch(1, "train", f"--config=configs/{config}.py:debug", data, "--config.run.progress=False", f"--workdir={workdir}")
         for count in (1, 2):
             launch(
                 count, "encode", "--config=configs/flowframes/procedural.py:debug", data, f"--config.pretrained={pretrained}",
@@ -44,6 +44,7 @@ def main():
             )
             launch(count, "evaluate", f"--workdir={pretrained}", f"--out={folder / str(count) / 'metrics.json'}")
             launch(count, "sample", f"--workdir={pretrained}", f"--out={folder / str(count) / 'chunks'}", "--count=3")
+            launch(count, "sample", f"--workdir={streams}", f"--out={folder / str(count) / 'streams'}", "--count=3", "--frames=12")
         wrong = [name for name in differing(folder / "1", folder / "2") if not name.endswith("samples.json")]  # which tell seconds
         files = sum(1 for p in (folder / "1").rglob("*") if p.is_file())
         print(f"{files} files of latents, inversions, metrics and videos; differing with two processes: {wrong or 'none'}")

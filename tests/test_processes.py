@@ -36,6 +36,15 @@ except Exception as error:
     print("alone", type(error).__name__, error, flush=True)
 agreed = processes.Agreement(meshes.make())
 print("agreed", [agreed(me == 1 and step == 2) for step in range(5)], flush=True)
+rows = processes.share(5)
+stream = ((rows * 10 + frame, np.float32(rows)) for frame in range(100))
+taken = []
+processes.joined(stream, 5, lambda items: taken.extend([next(items) for _ in range(2)]))
+print("joined", rows.tolist(), [[part.tolist() for part in item] for item in taken], flush=True)
+try:
+    processes.joined(stream, 5, lambda items: next(items) and 1 / 0)
+except Exception as error:
+    print("joined", type(error).__name__, error, flush=True)
 processes.meet("the end")
 """
 
@@ -72,6 +81,11 @@ def test_work_is_dealt_out_and_comes_together():
         assert lines[4] == "agreed [False, False, False, True, False]"  # a call later, on all, in the same call
     assert first[2] == "served [0, 1, 2, 3, 4, 5, 6, 3] mine [0, 3, 6, 3]"
     assert (second[2], third[2]) == ("served nothing mine [1, 4, 4]", "served nothing mine [2, 5, 5]")
+    whole = [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert first[5] == f"joined [0, 1] {[[[0, 10, 20, 30, 40], whole], [[1, 11, 21, 31, 41], whole]]}"
+    assert (second[5], third[5]) == ("joined [2, 3] []", "joined [4, 4] []")
+    assert first[6] == "joined ZeroDivisionError division by zero"
+    assert second[6] == third[6] == "joined ValueError the first process could not go on, and says why"
     assert first[3] == "alone ZeroDivisionError division by zero"
     assert second[3] == third[3] == "alone ValueError the first process could not go on, and says why"
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from conftest import debug_config
 
-from jvflow import evaluate, sample, train
+from jvflow import evaluate, hlo, sample, train
+from jvflow import mesh as meshes
 from jvflow.data import pipeline, video
 
 
@@ -26,6 +27,27 @@ def test_sample_writes_videos_a_sheet_and_a_record(workdir, tmp_path):
         assert entry["nfe_per_frame"] >= 2 and entry["seconds_per_frame"] > 0
     assert record["protocol"]["curve"] == "joint" and record["protocol"]["step"] == 20
     assert video.read_image(tmp_path / "sheet.png").shape[0] > 2 * 96
+
+
+def test_streams_are_split_over_the_devices_and_equal_those_of_one(workdir, monkeypatch):
+    """Each of four devices computes its row alone: no array of a device has all rows, and a row is what it is anywhere."""
+    run = sample.load(workdir)
+    first = sample.first_frames(run, 4)
+    split = next(sample.frames(run, first, jax.random.key(0)))[0]
+    with run.on_devices():
+        start = run.experiment.codec.encode(run.experiment.codec.params, first).mean
+        frame = jax.jit(lambda field, start, key: next(run.experiment.stream(field, start, key))[0])
+        made = frame(run.field, start, jax.random.key(0))
+        text = frame.lower(run.field, start, jax.random.key(0)).compile().as_text()
+    assert [shard.data.shape[0] for shard in made.addressable_shards] == [1] * 4
+    width = run.config.network.width
+    assert any(s[0] == 1 and width in s[1:] for s in hlo.shapes(text) if len(s) > 2)
+    assert not [s for s in hlo.shapes(text) if len(s) > 2 and s[0] == 4 and width in s[1:]]
+    monkeypatch.setattr(meshes, "here", lambda: meshes.make(devices=jax.devices()[:1]))
+    alone = next(sample.frames(sample.load(workdir), first, jax.random.key(0)))[0]
+    assert abs(split.astype(int) - alone).max() <= 1
+    some = next(sample.frames(sample.load(workdir), first[2:], jax.random.key(0), rows=np.array([2, 3])))[0]
+    assert abs(alone[2:].astype(int) - some).max() <= 1
 
 
 def test_streams_start_at_held_out_frames_or_at_the_given_one(workdir, tmp_path):
