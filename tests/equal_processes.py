@@ -1,4 +1,5 @@
-"""Encodes, inverts, evaluates, samples and streams with one process and with two, and compares what they wrote, byte for byte.
+"""Encodes, inverts, evaluates, samples and streams with one process and with two, and compares what they wrote, byte for byte; trains VLFM and
+FlowFrames with one, two and four, and compares their losses (Bi-flow's, with kills, are those of kill_processes.py).
 
     python tests/equal_processes.py
 
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from kill_and_resume import ROOT
+from kill_processes import losses
 
 
 def launch(count: int, name: str, *arguments: str) -> None:
@@ -31,6 +33,16 @@ def differing(one: Path, two: Path) -> list[str]:
     return sorted(name for name in names if not ((one / name).exists() and (two / name).exists() and filecmp.cmp(one / name, two / name, shallow=False)))
 
 
+def losses_apart(config: str, folder: Path, *arguments: str) -> float:
+    """The largest relative difference between the losses of one process and those of two and four, over the steps of a debug run."""
+    seen = {}
+    for count in (1, 2, 4):
+        workdir = folder / f"{config.replace('/', '_')}_{count}"
+        launch(count, "train", f"--config=configs/{config}.py:debug", f"--workdir={workdir}", "--config.run.progress=False", "--config.run.log_every=1", *arguments)
+        seen[count] = losses(workdir)
+    return max(float(abs(seen[count] / seen[1] - 1).max()) for count in (2, 4))
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -46,9 +58,14 @@ def main():
             launch(count, "sample", f"--workdir={pretrained}", f"--out={folder / str(count) / 'chunks'}", "--count=3")
             launch(count, "sample", f"--workdir={streams}", f"--out={folder / str(count) / 'streams'}", "--count=3", "--frames=12")
         wrong = [name for name in differing(folder / "1", folder / "2") if not name.endswith("samples.json")]  # which tell seconds
+        apart = {
+            "vlfm/procedural": losses_apart("vlfm/procedural", folder, data),
+            "flowframes/procedural": losses_apart("flowframes/procedural", folder, data, "--config.inversion.rho=0.0", f"--config.pretrained={pretrained}"),
+        }
+        print(f"losses of one, two and four processes are apart by {apart}")
         files = sum(1 for p in (folder / "1").rglob("*") if p.is_file())
         print(f"{files} files of latents, inversions, metrics and videos; differing with two processes: {wrong or 'none'}")
-        sys.exit(bool(wrong) or files < 10)
+        sys.exit(bool(wrong) or files < 10 or max(apart.values()) > 1e-4)
 
 
 if __name__ == "__main__":
