@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from jvflow.networks.dit import FREQUENCIES, position_table
+from jvflow.networks.embedding import FREQUENCIES, position_table
 
 
 def linear(params) -> nn.Linear:
@@ -70,7 +70,7 @@ class DiT(nn.Module):
         self.rows = size[0] // self.patch
         self.patch_in, self.patch_out = linear(params["patch_in"]), linear(params["patch_out"])
         self.modulation = linear(params["modulation"])
-        self.embedders = nn.ModuleList(Embedder(params["embedders"][i], config.time_scale) for i in sorted(params["embedders"]))
+        self.embedders = nn.ModuleList(Embedder(of, config.time_scale) for _, of in sorted(params["conditioning"]["embedders"].items()))
         self.blocks = nn.ModuleList(Block(params["blocks"][i], config.heads) for i in sorted(params["blocks"]))
         table = position_table((1, self.rows, size[1] // self.patch), config.width)
         self.register_buffer("positions", torch.tensor(table))

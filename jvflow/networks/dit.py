@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, axis_size, constrain
+from jvflow.networks.embedding import FREQUENCIES, Conditioning, linear, position_table
 
 SIZES = {
     "S": dict(width=384, depth=12, heads=6),
@@ -26,7 +27,6 @@ SIZES = {
     "L": dict(width=1024, depth=24, heads=16),
     "XL": dict(width=1152, depth=28, heads=16),
 }
-FREQUENCIES = 256  # width of the sine features of a coordinate
 RULES = (
     (r"(qkv|text_q|text_kv|mlp_in)/kernel$", (FSDP, TENSOR)),
     (r"(proj|text_proj|mlp_out)/kernel$", (TENSOR, FSDP)),
@@ -59,6 +59,9 @@ class DiTConfig:
       scales: the size of each velocity, which its output is multiplied by; all 1 when empty.
       mlp_ratio: hidden width of the MLP over `width`.
       time_scale: factor of the coordinates before their sines; 1000 takes [0, 1] to DiT's steps.
+      frequency_shift: 0 as the authors of DiT have it; with 1 the lowest frequency is 1 / 10000, as in the diffusers package.
+      each_embeds: each block embeds coordinates and label itself, and the output by those of the first: diffusers' layout of DiT.
+      mlp_epsilon: of the norm before each MLP; all others have 1e-6.
       dtype: of the computation; parameters are float32.
       attention: queries at a time; memory is linear in the number of tokens then. 0: all at once.
       remat: what the backward pass computes again of each block, a name of `REMAT`.
@@ -79,6 +82,9 @@ class DiTConfig:
     scales: tuple[float, ...] = ()
     mlp_ratio: float = 4.0
     time_scale: float = 1000.0
+    frequency_shift: int = 0
+    each_embeds: bool = False
+    mlp_epsilon: float = 1e-6
     dtype: str = "float32"
     attention: int = 0
     remat: str = "none"
@@ -128,58 +134,6 @@ def check_mesh(config: DiTConfig, shape: tuple, mesh) -> None:
         )
 
 
-def position_table(grid: tuple[int, int, int], width: int) -> np.ndarray:
-    """The fixed sine table (tokens, width): half the width for rows, half for columns; frames are added.
-
-    At one frame it is the table of DiT.
-    """
-
-    def sines(positions, width):
-        omega = 10000.0 ** -(np.arange(width // 2) / (width / 2))
-        angles = positions[:, None] * omega
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-    f, h, w = (np.arange(n, dtype=np.float64) for n in grid)
-    space = np.concatenate(
-        [np.broadcast_to(sines(w, width // 2)[None], (len(h), len(w), width // 2)),
-         np.broadcast_to(sines(h, width // 2)[:, None], (len(h), len(w), width // 2))], axis=-1)
-    table = space[None] + (sines(f, width)[:, None, None] if len(f) > 1 else 0)
-    return table.reshape(-1, width).astype(np.float32)
-
-
-class Linear(nnx.Linear):
-    """A linear layer over the last axis, as one product of two matrices.
-
-    With the leading axes merged the weight's gradient is a plain product too, which XLA on a CPU
-    runs about twice as fast as the same contraction over two axes.
-    """
-
-    def __call__(self, x):
-        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
-
-
-def _linear(n, m, rngs, dtype, kernel=nnx.initializers.xavier_uniform()):
-    return Linear(n, m, rngs=rngs, dtype=dtype, kernel_init=kernel)
-
-
-class Embedder(nnx.Module):
-    """A coordinate (b,) or (b, frames) -> (b, 1 or frames, width), through its sines and an MLP."""
-
-    def __init__(self, width, scale, dtype, rngs):
-        normal = nnx.initializers.normal(0.02)
-        self.hidden = _linear(FREQUENCIES, width, rngs, dtype, normal)
-        self.out = _linear(width, width, rngs, dtype, normal)
-        self.scale = scale
-
-    def __call__(self, s):
-        half = FREQUENCIES // 2
-        omega = jnp.asarray(np.exp(-np.log(10000.0) * np.arange(half) / half), jnp.float32)
-        s = s[:, None] if s.ndim == 1 else s
-        angles = self.scale * s[..., None].astype(jnp.float32) * omega[None, None]
-        sines = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        return self.out(nnx.silu(self.hidden(sines)))
-
-
 def _modulate(x, shift, scale):
     """Tokens (b, n, d) under shift and scale (b, m, d), one for each of m groups of n / m tokens that follow one another."""
     return (_groups(x, scale) * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape)
@@ -193,11 +147,11 @@ def _groups(x, of):
     return x.reshape(len(x), of.shape[1], -1, x.shape[-1])
 
 
-def _norm(x):
+def _norm(x, epsilon: float = 1e-6):
     """LayerNorm without parameters, in float32."""
     y = x.astype(jnp.float32)
     y = y - y.mean(-1, keepdims=True)
-    return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + 1e-6)).astype(x.dtype)
+    return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + epsilon)).astype(x.dtype)
 
 
 class Block(nnx.Module):
@@ -207,27 +161,32 @@ class Block(nnx.Module):
         d, dtype = config.width, jnp.dtype(config.dtype)
         hidden = int(d * config.mlp_ratio)
         zeros = nnx.initializers.zeros
-        self.qkv = _linear(d, 3 * d, rngs, dtype)
-        self.proj = _linear(d, d, rngs, dtype)
-        self.mlp_in = _linear(d, hidden, rngs, dtype)
-        self.mlp_out = _linear(hidden, d, rngs, dtype)
-        self.modulation = _linear(d, 6 * d, rngs, dtype, zeros)
+        self.qkv = linear(d, 3 * d, rngs, dtype)
+        self.proj = linear(d, d, rngs, dtype)
+        self.mlp_in = linear(d, hidden, rngs, dtype)
+        self.mlp_out = linear(hidden, d, rngs, dtype)
+        self.modulation = linear(d, 6 * d, rngs, dtype, zeros)
         if config.text_width:
-            self.text_q = _linear(d, d, rngs, dtype)
-            self.text_kv = _linear(config.text_width, 2 * d, rngs, dtype)
-            self.text_proj = _linear(d, d, rngs, dtype, zeros)
+            self.text_q = linear(d, d, rngs, dtype)
+            self.text_kv = linear(config.text_width, 2 * d, rngs, dtype)
+            self.text_proj = linear(d, d, rngs, dtype, zeros)
+        if config.each_embeds:
+            self.conditioning = Conditioning(config, rngs)
         if config.local:
             self.neighbours = nnx.Param(jnp.zeros((3, 3, d)))
         self.heads = config.heads
         self.text_width = config.text_width
         self.local = config.local
         self.at_once = config.attention
+        self.epsilon = config.mlp_epsilon
+        self.each_embeds = config.each_embeds
 
     def _split_heads(self, x, parts):
         """Of each head one after the other: q, k and v of a head stay together where heads are split over devices."""
         return rearrange(x, "b n (h p d) -> p b n h d", h=self.heads, p=parts)
 
     def __call__(self, x, c, text, text_mask, grid):
+        c = self.conditioning(*c) if self.each_embeds else c
         modulation = constrain(self.modulation(nnx.silu(c)), ROWS, None, None)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
         q, k, v = self._split_heads(self.qkv(_modulate(_norm(x), shift_a, scale_a)), 3)
@@ -242,7 +201,7 @@ class Block(nnx.Module):
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
             attended = jax.nn.dot_product_attention(*_placed(q, k, v), mask=mask)
             x = x + any_text * self.text_proj(rearrange(attended, "b n h d -> b n (h d)"))
-        y = _modulate(_norm(x), shift_m, scale_m)
+        y = _modulate(_norm(x, self.epsilon), shift_m, scale_m)
         if self.local:
             y = y + _depthwise(y, self.neighbours[...].astype(y.dtype), grid)
         return x + _gated(self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True)), gate_m)
@@ -286,18 +245,17 @@ class DiT(nnx.Module):
         d, dtype = config.width, jnp.dtype(config.dtype)
         volume = int(np.prod(config.patch))
         self.config = config
-        self.patch_in = _linear(volume * (config.channels + config.context), d, rngs, dtype)
-        self.embedders = nnx.List([Embedder(d, config.time_scale, dtype, rngs) for _ in range(config.coordinates)])
-        if config.labels:
-            self.labels = nnx.Embed(config.labels + 1, d, rngs=rngs, dtype=dtype, embedding_init=nnx.initializers.normal(0.02))
+        self.patch_in = linear(volume * (config.channels + config.context), d, rngs, dtype)
+        if not config.each_embeds:
+            self.conditioning = Conditioning(config, rngs)
         if config.scan:
             self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.depth))
         else:
             self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
         zeros = nnx.initializers.zeros
-        self.modulation = _linear(d, 2 * d, rngs, dtype, zeros)
+        self.modulation = linear(d, 2 * d, rngs, dtype, zeros)
         out = volume * config.channels * config.velocities
-        self.patch_out = _linear(d, out, rngs, dtype, zeros)
+        self.patch_out = linear(d, out, rngs, dtype, zeros)
 
     def __call__(self, x, s, condition=None):
         config = self.config
@@ -318,15 +276,10 @@ class DiT(nnx.Module):
         tokens = tokens + jnp.asarray(position_table((f, h, w), config.width), tokens.dtype)[None]
         tokens = constrain(tokens, ROWS, SEQUENCE, None)
         # times of their own are one for each frame; a patch over frames takes that of its first
-        c = sum(embed(coordinate[:, ::pf] if coordinate.ndim > 1 else coordinate) for embed, coordinate in zip(self.embedders, s))
-        text = mask = None
-        if condition is not None:
-            text, mask = condition.text, condition.text_mask
-            if config.labels and condition.label is not None:
-                label = jnp.where(condition.label < 0, config.labels, condition.label)
-                c = c + self.labels(label)[:, None]
-
-        tokens = self._layers(tokens, c, text, mask, (f, h, w))
+        given = tuple(coordinate[:, ::pf] if coordinate.ndim > 1 else coordinate for coordinate in s), condition and condition.label
+        text, mask = (None, None) if condition is None else (condition.text, condition.text_mask)
+        tokens = self._layers(tokens, given if config.each_embeds else self.conditioning(*given), text, mask, (f, h, w))
+        c = (self._first_block() if config.each_embeds else self).conditioning(*given)
         shift, scale = jnp.split(self.modulation(nnx.silu(c)), 2, axis=-1)
         tokens = _modulate(_norm(tokens), shift, scale)
         y = self.patch_out(tokens).astype(jnp.float32)
@@ -335,6 +288,12 @@ class DiT(nnx.Module):
             f=f, h=h, w=w, pf=pf, ph=ph, pw=pw, v=config.velocities,
         )
         return tuple(v * scale for v, scale in zip(y, config.scales or (1.0,) * config.velocities, strict=True))
+
+    def _first_block(self) -> Block:
+        if not self.config.scan:
+            return self.blocks[0]
+        graph, layers = nnx.split(self.blocks)
+        return nnx.merge(graph, jax.tree.map(lambda a: a[0], layers))
 
     def _layers(self, tokens, c, text, mask, grid):
         if self.config.scan:

@@ -1,0 +1,80 @@
+"""What the transformers share: linear layers, fixed sine positions, and the embedding of coordinates and labels that modulates their blocks."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+FREQUENCIES = 256  # width of the sine features of a coordinate
+
+
+class Linear(nnx.Linear):
+    """A linear layer over the last axis, as one product of two matrices.
+
+    With the leading axes merged the weight's gradient is a plain product too, which XLA on a CPU
+    runs about twice as fast as the same contraction over two axes.
+    """
+
+    def __call__(self, x):
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def linear(n, m, rngs, dtype, kernel=nnx.initializers.xavier_uniform()):
+    return Linear(n, m, rngs=rngs, dtype=dtype, kernel_init=kernel)
+
+
+class Embedder(nnx.Module):
+    """A coordinate (b,) or (b, frames) -> (b, 1 or frames, width), through its sines and an MLP.
+
+    The frequencies are 10000^(-i / (half - shift)) for i = 0 .. half - 1.
+    """
+
+    def __init__(self, width: int, *, scale: float, shift: int, dtype, rngs):
+        normal = nnx.initializers.normal(0.02)
+        self.hidden = linear(FREQUENCIES, width, rngs, dtype, normal)
+        self.out = linear(width, width, rngs, dtype, normal)
+        self.scale, self.shift = scale, shift
+
+    def __call__(self, s):
+        half = FREQUENCIES // 2
+        omega = jnp.asarray(np.exp(-np.log(10000.0) * np.arange(half) / (half - self.shift)), jnp.float32)
+        s = s[:, None] if s.ndim == 1 else s
+        angles = self.scale * s[..., None].astype(jnp.float32) * omega[None, None]
+        sines = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return self.out(nnx.silu(self.hidden(sines)))
+
+
+class Conditioning(nnx.Module):
+    """Coordinates and labels -> c (b, 1 or frames, width): one embedder for each coordinate, and a table of labels where there are some."""
+
+    def __init__(self, config, rngs):
+        d, dtype = config.width, jnp.dtype(config.dtype)
+        of = dict(scale=config.time_scale, shift=config.frequency_shift, dtype=dtype, rngs=rngs)
+        self.embedders = nnx.List([Embedder(d, **of) for _ in range(config.coordinates)])
+        if config.labels:
+            self.labels = nnx.Embed(config.labels + 1, d, rngs=rngs, dtype=dtype, embedding_init=nnx.initializers.normal(0.02))
+        self.none = config.labels
+
+    def __call__(self, s: tuple, label=None):
+        c = sum(embed(coordinate) for embed, coordinate in zip(self.embedders, s))
+        if self.none and label is not None:
+            c = c + self.labels(jnp.where(label < 0, self.none, label))[:, None]
+        return c
+
+
+def position_table(grid: tuple[int, int, int], width: int) -> np.ndarray:
+    """The fixed sine table (tokens, width): half the width for rows, half for columns; frames are added.
+
+    At one frame it is the table of DiT.
+    """
+
+    def sines(positions, width):
+        omega = 10000.0 ** -(np.arange(width // 2) / (width / 2))
+        angles = positions[:, None] * omega
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    f, h, w = (np.arange(n, dtype=np.float64) for n in grid)
+    space = np.concatenate(
+        [np.broadcast_to(sines(w, width // 2)[None], (len(h), len(w), width // 2)),
+         np.broadcast_to(sines(h, width // 2)[:, None], (len(h), len(w), width // 2))], axis=-1)
+    table = space[None] + (sines(f, width)[:, None, None] if len(f) > 1 else 0)
+    return table.reshape(-1, width).astype(np.float32)
