@@ -1,0 +1,148 @@
+"""Public checkpoints: tensors under the names of other people's code, as our parameters, and back.
+
+    entry       one of our arrays, the tensors that it is made of, and how, both ways (`base.Entry`)
+    kind        a public model: its network, and the entries of each generation of names that is out there; one file each
+
+What is missing, unexpected or of another shape is said for all tensors at once, before one of them is read.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from jvflow import mesh as meshes
+from jvflow.files import write_text
+from jvflow.networks import Network
+from jvflow.weights import dit
+from jvflow.weights.base import Entry, Kind, Model
+from jvflow.weights.files import Files
+
+__all__ = ["Entry", "Files", "Kind", "Model", "export", "import_checkpoint", "load"]
+
+KINDS = {"dit": dit.KIND}
+CLASSES = {"DiTTransformer2DModel": "dit"}
+"""Kinds by the `_class_name` of a config.json; older ones of DiT say Transformer2DModel."""
+CONFIG, SINGLE = "config.json", "diffusion_pytorch_model.safetensors"
+
+
+def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *, mesh=None, dtype=None, **options) -> Network:
+    """A public model with its parameters.
+
+    Args:
+      kind: a name of `KINDS`.
+      config: the dict of the public config.json.
+      tensors: arrays under their public names, any generation of them that is known; `Files` reads each as it is needed.
+      mesh: parameters go onto it as the network's rules say, each as soon as it is read; on the default device when None.
+      dtype: of the parameters; that of the tensors when None.
+      options: of the kind, such as scan.
+
+    Returns:
+      A network whose `apply(params, **inputs)` takes and returns arrays as the public model does.
+
+    Raises:
+      ValueError: for an unknown kind, or a config that is none of it; when tensors are missing, unexpected or of another shape,
+        with all of them in one message.
+    """
+    known = _kind(kind)
+    model = known.model(config, known.generation(tensors), **options)
+    shapes = tensors.shapes if isinstance(tensors, Files) else {name: tuple(np.shape(tensor)) for name, tensor in tensors.items()}
+    check(kind, model, shapes)
+    where = _places(model.network, mesh)
+    params = {}
+    for entry in model.layout:
+        array = np.asarray(entry.read(*(np.asarray(tensors[name]) for name in entry.theirs)))
+        params[entry.ours] = jax.device_put(array if dtype is None else array.astype(dtype), where[entry.ours])
+    return model.network._replace(apply=model.apply, params=_tree(params))
+
+
+def load(folder, *, mesh=None, dtype=None, **options) -> Network:
+    """The model in a folder as the public hubs lay it out, config.json and safetensors, in one file or in many with their index; see `import_checkpoint`."""
+    folder = Path(folder)
+    if not (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds no {CONFIG}: give the folder of one model, such as transformer or vae")
+    config = json.loads((folder / CONFIG).read_text())
+    named = config.get("_class_name")
+    if named not in CLASSES:
+        raise ValueError(f"{folder / CONFIG} is of {named}: known are {', '.join(CLASSES)}")
+    index = sorted(folder.glob("*.safetensors.index.json"))
+    names = set(json.loads(index[0].read_text())["weight_map"].values()) if index else {p.name for p in folder.glob("*.safetensors")}
+    if not names:
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        raise ValueError(f"{folder} holds no safetensors" + (f" but {', '.join(pickles)}: pickles are never read, convert them" if pickles else ""))
+    return import_checkpoint(CLASSES[named], config, Files([folder / name for name in sorted(names)]), mesh=mesh, dtype=dtype, **options)
+
+
+def export(kind: str, config: Mapping, params: Any, folder, *, generation: str | None = None, **options) -> None:
+    """Writes parameters into `folder` as the public hubs lay a model out: config.json and one safetensors file.
+
+    Args:
+      kind, config, options: as of `import_checkpoint`.
+      params: of its network.
+      folder: is made.
+      generation: of the names, one of `KINDS[kind].generations`; the first of them when None.
+    """
+    known = _kind(kind)
+    if generation not in (None, *known.generations):
+        raise ValueError(f"unknown generation {generation!r} of {kind}: use one of {', '.join(known.generations)}")
+    model = known.model(config, generation or known.generations[0], **options)
+    flat, want = _flat(params), _flat(jax.eval_shape(model.network.init, jax.random.key(0)))
+    if {name: np.shape(a) for name, a in flat.items()} != {name: a.shape for name, a in want.items()}:
+        differing = sorted(name for name in flat.keys() | want.keys() if np.shape(flat.get(name)) != np.shape(want.get(name)))
+        raise ValueError(f"these are not the parameters of a {kind} of this config in the {generation or known.generations[0]} layout, {differing[:3]} differ")
+    tensors = {}
+    for entry in model.layout:
+        written = entry.write(np.asarray(flat[entry.ours]))
+        tensors |= {name: np.ascontiguousarray(tensor) for name, tensor in zip(entry.theirs, written, strict=True)}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / SINGLE, metadata=dict(format="pt"))
+    write_text(folder / CONFIG, json.dumps(dict(config), indent=2) + "\n")
+
+
+def check(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
+    """Raises a ValueError that lists all tensors that are missing, unexpected, or of another shape."""
+    arrays = _flat(jax.eval_shape(model.network.init, jax.random.key(0)))
+    if set(arrays) != {entry.ours for entry in model.layout}:
+        raise AssertionError(f"the layout of {kind} is not that of its network: {set(arrays) ^ {entry.ours for entry in model.layout}}")
+    wanted = {}
+    for entry in model.layout:
+        written = jax.eval_shape(entry.write, arrays[entry.ours])
+        wanted |= {name: (entry.ours, tuple(tensor.shape)) for name, tensor in zip(entry.theirs, written, strict=True)}
+    wrong = [f"missing {name} {shape}, for {ours}" for name, (ours, shape) in wanted.items() if name not in shapes]
+    wrong += [f"unexpected {name} {shape}" for name, shape in shapes.items() if name not in wanted and name not in model.ignored]
+    wrong += [f"{name} is {shapes[name]}, not {shape}, for {ours}" for name, (ours, shape) in wanted.items() if shapes.get(name, shape) != shape]
+    if wrong:
+        raise ValueError(f"these are not the {len(wanted)} tensors of a {kind} of this config, {len(wrong)} differ:\n  " + "\n  ".join(wrong))
+
+
+def _kind(name: str) -> Kind:
+    if name not in KINDS:
+        raise ValueError(f"unknown kind {name!r}: use one of {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def _places(network: Network, mesh) -> dict:
+    """Where each parameter goes."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    return dict.fromkeys(_flat(shapes)) if mesh is None else _flat(meshes.shardings(shapes, network.rules, mesh))
+
+
+def _flat(tree) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _tree(flat: Mapping[str, Any]) -> dict:
+    """The nested dict of paths; numbers are keys of lists."""
+    tree = {}
+    for path, leaf in flat.items():
+        *above, last = (int(part) if part.isdigit() else part for part in path.split("/"))
+        at = tree
+        for part in above:
+            at = at.setdefault(part, {})
+        at[last] = leaf
+    return tree

@@ -1,0 +1,90 @@
+"""How parameters and public tensors correspond: a table, read both ways."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from einops import rearrange
+
+from jvflow.networks import Network
+
+
+class Entry(NamedTuple):
+    """One of our arrays and the tensors of a checkpoint that it is made of.
+
+    Attributes:
+      ours: the path of our array, such as "blocks/0/qkv/kernel".
+      theirs: names of the tensors.
+      read: `tensors -> array`.
+      write: `array -> tuple of tensors`; also of shapes, under `jax.eval_shape`.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    read: Callable
+    write: Callable
+
+
+class Model(NamedTuple):
+    """What one generation of a kind makes of a public config.
+
+    Attributes:
+      network: ours, without parameters.
+      layout: of all its arrays.
+      ignored: tensors that hold nothing that was learned.
+      apply: `(params, **inputs)`, in the public model's own layout and argument names.
+    """
+
+    network: Network
+    layout: list[Entry]
+    ignored: frozenset[str]
+    apply: Callable
+
+
+# --- entries --------------------------------------------------------------------------------------
+
+
+def same(ours: str, theirs: str) -> Entry:
+    """An array that is the tensor."""
+    return Entry(ours, (theirs,), lambda a: a, lambda a: (a,))
+
+
+def rearranged(ours: str, theirs: str, pattern: str, **sizes) -> Entry:
+    """An array that is the tensor with its axes in another order; `pattern` is einops' from theirs to ours."""
+    there, _, here = pattern.partition("->")
+    return Entry(ours, (theirs,), lambda a: rearrange(a, pattern, **sizes), lambda a: (rearrange(a, f"{here} -> {there}", **sizes),))
+
+
+def linear(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
+    """A linear layer: kernel (in, out) of weight (out, in)."""
+    kernel = rearranged(f"{ours}/kernel", f"{theirs}.weight", "o i -> i o")
+    return [kernel, same(f"{ours}/bias", f"{theirs}.bias")] if bias else [kernel]
+
+
+def stacked(entries: Sequence[Sequence[Entry]], ours: Callable[[str], str]) -> list[Entry]:
+    """The entries of layers that are alike as one array with a leading layer axis each, named by `ours` from the first layer's name."""
+
+    def one(same_array: Sequence[Entry]) -> Entry:
+        first, count = same_array[0], len(same_array[0].theirs)
+
+        def read(*tensors):
+            return np.stack([entry.read(*tensors[i * count : (i + 1) * count]) for i, entry in enumerate(same_array)])
+
+        write = lambda array: tuple(tensor for i, entry in enumerate(same_array) for tensor in entry.write(array[i]))
+        return Entry(ours(first.ours), tuple(name for entry in same_array for name in entry.theirs), read, write)
+
+    return [one(same_array) for same_array in zip(*entries, strict=True)]
+
+
+class Kind(NamedTuple):
+    """A public model.
+
+    Attributes:
+      model: `(config, generation) -> Model`.
+      generation: which names those are, of `names -> generation`.
+      generations: those that there are, the one that is written first.
+    """
+
+    model: Callable[..., Model]
+    generation: Callable
+    generations: tuple[str, ...]

@@ -1,0 +1,40 @@
+"""Safetensors files, opened and not read. Pickles are never read."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+
+class Files(Mapping):
+    """The tensors of safetensors files, memory-mapped: read when they are asked for.
+
+    Attributes:
+      shapes: of all of them, which costs no reading.
+    """
+
+    def __init__(self, files: Sequence[Path]):
+        self._where, self.shapes, broken = {}, {}, []
+        for file in files:
+            if not Path(file).exists():
+                broken.append(f"{file} is not there")
+                continue
+            try:
+                opened = safe_open(file, framework="np")
+            except (SafetensorError, OSError) as error:
+                broken.append(f"{file} is no whole safetensors file ({error})")
+                continue
+            for name in opened.keys():
+                self._where[name], self.shapes[name] = opened, tuple(opened.get_slice(name).get_shape())
+        if broken:
+            raise ValueError(f"cannot read {'; '.join(broken)}: pickled files (.bin, .pt, .ckpt) are never read, convert them to safetensors")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._where[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)

@@ -1,0 +1,225 @@
+import json
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from jvflow import mesh as meshes
+from jvflow import weights
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def read(file):
+    """Config, weights, and inputs and outputs of a reference model."""
+    with safe_open(file, "np") as opened:
+        config = json.loads(opened.metadata()["meta"])["config"]
+    tensors = load_file(file)
+    part = lambda prefix: {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return config, part("w."), part("io.")
+
+
+@pytest.fixture
+def dit():
+    return read(FIXTURES / "dit_two_layers.safetensors")
+
+
+def outputs(network, io):
+    return np.asarray(jax.jit(network.apply)(network.params, io["hidden_states"], io["timestep"], io["class_labels"]))
+
+
+def assert_same(made, expected):
+    assert made.shape == expected.shape and np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(made, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+# --- DiT ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", ["dit_two_layers", "dit_wide_patch"])
+def test_dit_gives_what_diffusers_gives(name, scan):
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    assert_same(outputs(weights.import_checkpoint("dit", config, tensors, scan=scan), io), io["output"])
+
+
+def test_dit_gives_the_golden_output(shared):
+    config, tensors, io = read(shared / "golden" / "dit_tiny.safetensors")
+    assert_same(outputs(weights.import_checkpoint("dit", config, tensors), io), io["output"])
+
+
+def original(tensors, hidden, timestep, labels, heads):
+    """DiT as its authors wrote it down, one example after the other, in NumPy."""
+    silu = lambda a: a / (1 + np.exp(-a))
+    gelu = lambda a: 0.5 * a * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a**3)))
+    norm = lambda a: (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-6)
+    w = {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
+    affine = lambda a, name: a @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+    kernel = w["x_embedder.proj.weight"]
+    d, c, p, _ = kernel.shape
+    made = []
+    for x, t, label in zip(np.asarray(hidden, np.float64), timestep, labels):
+        side = x.shape[-1] // p
+        patches = [x[:, i * p : (i + 1) * p, j * p : (j + 1) * p] for i in range(side) for j in range(side)]
+        tokens = np.stack([np.einsum("dcpq,cpq->d", kernel, patch) for patch in patches]) + w["x_embedder.proj.bias"] + w["pos_embed"][0]
+        angles = t * np.exp(-np.log(10000) * np.arange(128) / 128)
+        e = affine(silu(affine(np.concatenate([np.cos(angles), np.sin(angles)]), "t_embedder.mlp.0")), "t_embedder.mlp.2")
+        e = silu(e + w["y_embedder.embedding_table.weight"][label])
+        for i in range(sum(name.endswith("attn.qkv.weight") for name in w)):
+            shift, scale, gate, shift_m, scale_m, gate_m = np.split(affine(e, f"blocks.{i}.adaLN_modulation.1"), 6)
+            q, k, v = affine(norm(tokens) * (1 + scale) + shift, f"blocks.{i}.attn.qkv").reshape(-1, 3, heads, d // heads).transpose(1, 2, 0, 3)
+            scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(d // heads))
+            attended = (scores / scores.sum(-1, keepdims=True) @ v).transpose(1, 0, 2).reshape(-1, d)
+            tokens = tokens + gate * affine(attended, f"blocks.{i}.attn.proj")
+            hidden_layer = gelu(affine(norm(tokens) * (1 + scale_m) + shift_m, f"blocks.{i}.mlp.fc1"))
+            tokens = tokens + gate_m * affine(hidden_layer, f"blocks.{i}.mlp.fc2")
+        shift, scale = np.split(affine(e, "final_layer.adaLN_modulation.1"), 2)
+        out = affine(norm(tokens) * (1 + scale) + shift, "final_layer.linear").reshape(side, side, p, p, -1)
+        made.append(np.einsum("hwpqc->chpwq", out).reshape(-1, side * p, side * p))
+    return np.stack(made)
+
+
+def test_dit_as_its_authors_name_it(dit, tmp_path):
+    """One embedding for all blocks, q, k and v in one tensor, other frequencies: against the formulas."""
+    from jvflow.networks.embedding import position_table
+
+    config, _, io = dit
+    rng, d = np.random.default_rng(0), config["num_attention_heads"] * config["attention_head_dim"]
+    shapes = jax.eval_shape(weights.KINDS["dit"].model(config, "original").network.init, jax.random.key(0))
+    params = jax.tree.map(lambda a: (0.2 * rng.normal(size=a.shape)).astype(np.float32), shapes)
+    weights.export("dit", config, params, tmp_path, generation="original")
+    tensors = load_file(tmp_path / weights.SINGLE) | {"pos_embed": position_table((1, 5, 5), d)[None]}
+    expected = original(tensors, io["hidden_states"], io["timestep"], io["class_labels"], config["num_attention_heads"])
+    assert_same(outputs(weights.import_checkpoint("dit", config, tensors), io), expected)
+
+
+def test_full_size_dit_has_the_public_tensors(shared):
+    """Names and shapes one to one, under `eval_shape`, and the counts of both layouts."""
+    manifest = json.loads((shared / "golden" / "manifests" / "dit_xl_2_256.json").read_text())
+    config, shapes = manifest["config"], {name: tuple(shape) for name, shape in manifest["tensors"].items()}
+    model = weights.KINDS["dit"].model(config, "diffusers")
+    weights.check("dit", model, shapes)
+    assert sorted(name for entry in model.layout for name in entry.theirs) == sorted(shapes)
+    count = lambda model: sum(a.size for a in jax.tree.leaves(jax.eval_shape(model.network.init, jax.random.key(0))))
+    assert count(model) == manifest["parameters"] == 749_826_464
+    table = 16 * 16 * 1152
+    assert count(weights.KINDS["dit"].model(config, "original", scan=True)) + table == 675_129_632
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def folder_of(path, config, tensors, files: int = 1):
+    """A model as the hubs lay it out."""
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(dict(config, _class_name="DiTTransformer2DModel")))
+    parts = [{name: tensors[name] for name in sorted(tensors)[i::files]} for i in range(files)]
+    names = [f"diffusion_pytorch_model-{i + 1:05d}-of-{files:05d}.safetensors" for i in range(files)] if files > 1 else [weights.SINGLE]
+    for name, part in zip(names, parts):
+        save_file(part, path / name)
+    if files > 1:
+        index = dict(metadata={}, weight_map={key: name for name, part in zip(names, parts) for key in part})
+        (path / f"{weights.SINGLE}.index.json").write_text(json.dumps(index))
+    return path
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_a_folder_in_one_file_or_in_many_comes_back_from_an_export(dit, tmp_path, files):
+    config, tensors, io = dit
+    network = weights.load(folder_of(tmp_path / "hub", config, tensors, files))
+    assert_same(outputs(network, io), io["output"])
+    weights.export("dit", config, network.params, tmp_path / "again")
+    again = load_file(tmp_path / "again" / weights.SINGLE)
+    assert again.keys() == tensors.keys()
+    for name in tensors:
+        np.testing.assert_array_equal(again[name], tensors[name])
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == config
+
+
+def test_parameters_are_cast_and_split_on_the_way_in(dit, tmp_path, monkeypatch):
+    config, tensors, io = dit
+    monkeypatch.setattr(meshes, "SMALL", 2**8)
+    half = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
+    network = weights.load(folder_of(tmp_path / "hub", config, half), mesh=meshes.make(dict(fsdp=4)), dtype=np.float32)
+    leaves = jax.tree.leaves(network.params)
+    assert all(leaf.dtype == np.float32 for leaf in leaves)
+    qkv = network.params["blocks"][0]["qkv"]["kernel"]
+    assert qkv.sharding.spec == jax.P("fsdp") and qkv.addressable_shards[0].data.shape == (6, 72)
+    assert np.abs(outputs(network, io) - io["output"]).max() < 0.05 * np.abs(io["output"]).max()
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def test_all_that_is_wrong_with_tensors_is_one_message(dit):
+    config, tensors, _ = dit
+    wrong = dict(tensors, extra=np.zeros(3))
+    del wrong["proj_out_1.bias"], wrong["transformer_blocks.1.attn1.to_q.weight"]
+    wrong["proj_out_2.bias"] = np.zeros(7)
+    with pytest.raises(ValueError) as error:
+        weights.import_checkpoint("dit", config, wrong)
+    assert str(error.value).splitlines() == [
+        f"these are not the {len(tensors)} tensors of a dit of this config, 4 differ:",
+        "  missing transformer_blocks.1.attn1.to_q.weight (24, 24), for blocks/1/qkv/kernel",
+        "  missing proj_out_1.bias (48,), for modulation/bias",
+        "  unexpected extra (3,)",
+        "  proj_out_2.bias is (7,), not (32,), for patch_out/bias",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(norm_type="ada_norm"), "this config says {'norm_type': 'ada_norm'}"),
+        (dict(out_channels=6), "out_channels 6 is no multiple of in_channels 4"),
+        (dict(num_layers=3), "missing transformer_blocks.2"),
+    ],
+)
+def test_another_config(dit, change, message):
+    config, tensors, _ = dit
+    with pytest.raises(ValueError, match=message):
+        weights.import_checkpoint("dit", config | change, tensors)
+
+
+def test_unknown_kinds_generations_and_parameters(dit, tmp_path):
+    config, tensors, _ = dit
+    with pytest.raises(ValueError, match="unknown kind 'dot': use one of dit"):
+        weights.import_checkpoint("dot", config, tensors)
+    params = weights.import_checkpoint("dit", config, tensors).params
+    with pytest.raises(ValueError, match="unknown generation 'first' of dit: use one of diffusers, original"):
+        weights.export("dit", config, params, tmp_path, generation="first")
+    with pytest.raises(ValueError, match="not the parameters of a dit .* original layout, .*conditioning"):
+        weights.export("dit", config, params, tmp_path, generation="original")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_hold_no_model(dit, tmp_path):
+    config, tensors, _ = dit
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no config.json"):
+        weights.load(tmp_path / "empty")
+    cut = folder_of(tmp_path / "cut", config, tensors)
+    whole = (cut / weights.SINGLE).read_bytes()
+    (cut / weights.SINGLE).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="is no whole safetensors file"):
+        weights.load(cut)
+    pickled = folder_of(tmp_path / "pickled", config, tensors)
+    (pickled / weights.SINGLE).rename(pickled / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match="no safetensors but diffusion_pytorch_model.bin: pickles are never read"):
+        weights.load(pickled)
+    (pickled / "diffusion_pytorch_model.bin").rename(pickled / weights.SINGLE)
+    (pickled / weights.SINGLE).write_bytes(b"\x80\x04\x95 a pickle under another name")
+    with pytest.raises(ValueError, match="is no whole safetensors file .*pickled files .* are never read"):
+        weights.load(pickled)
+    other = folder_of(tmp_path / "other", config, tensors)
+    (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
+    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel"):
+        weights.load(other)
+    missing = folder_of(tmp_path / "missing", config, tensors, files=2)
+    next(missing.glob("*00001-of*")).unlink()
+    with pytest.raises(ValueError, match="00001-of-00002.safetensors is not there"):
+        weights.load(missing)
