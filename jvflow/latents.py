@@ -24,7 +24,8 @@ LOG = logging.getLogger(__name__)
 
 def fingerprint(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0) -> dict:
     """What tells a codec from another: the keys of `config.codec`, with checksums in place of files."""
-    digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in weights]
+    files = [file for path in map(Path, weights) for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     return dict(name=name, scale=scale, weights=digests)
 
 

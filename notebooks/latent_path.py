@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jvflow import vlfm
-from jvflow.latent_path import Clip, SigmaSchedule, latent
+from jvflow.latent_path import SigmaSchedule, latent
 from jvflow.solver import Solver
 
 RATE, FRAMES = 24.0, 24  # one second

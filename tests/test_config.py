@@ -1,6 +1,5 @@
 """Configs, whole: each is complete, fits itself, and has no key that nothing reads."""
 
-import itertools
 from collections.abc import Iterator
 
 import jax

@@ -10,7 +10,7 @@ import pytest
 from jvflow import flowframes, networks
 from jvflow.field import Condition
 from jvflow.networks import as_field
-from jvflow.solver import Solver, solve
+from jvflow.solver import solve
 
 SHAPE = (2, 4, 4, 3)
 

@@ -262,7 +262,6 @@ def test_one_solve_at_any_frame_rate():
 
 
 def test_guidance_goes_beyond_the_condition():
-    p = path()
     pulled = lambda x, s, c: (jnp.broadcast_to(c.text.mean((1, 2))[:, None, None, None, None], x.shape),)
     text = Condition(text=jnp.ones((2, 3, 4)), text_mask=jnp.ones((2, 3), bool))
     at = lambda weight: vlfm.generate(pulled, jax.random.key(0), [1.0], (2, *SHAPE), text, guidance=weight, readout="none", solver=dict(method="heun", steps=2))

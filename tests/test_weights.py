@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from jvflow import codecs, latents, weights
 from jvflow import mesh as meshes
-from jvflow import weights
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -110,13 +110,75 @@ def test_full_size_dit_has_the_public_tensors(shared):
     assert count(weights.KINDS["dit"].model(config, "original", scan=True)) + table == 675_129_632
 
 
+# --- autoencoder ----------------------------------------------------------------------------------
+
+
+def assert_autoencodes(config, tensors, io):
+    network = weights.import_checkpoint("sd_vae", config, tensors)
+    apply = jax.jit(network.apply, static_argnames="method")
+    mean, log_variance = apply(network.params, method="encode", sample=io["sample"])
+    assert_same(np.asarray(mean), io["mean"])
+    assert_same(np.asarray(log_variance), io["logvar"])
+    assert_same(np.asarray(apply(network.params, method="decode", z=io["mean"])), io["decoded"])
+
+
+@pytest.mark.parametrize("name", ["vae_three_levels", "vae_plain"])
+def test_the_autoencoder_gives_what_diffusers_gives(name):
+    assert_autoencodes(*read(FIXTURES / f"{name}.safetensors"))
+
+
+def test_the_autoencoder_gives_the_golden_output(shared):
+    assert_autoencodes(*read(shared / "golden" / "autoencoder_kl_tiny.safetensors"))
+
+
+def first_names(tensors):
+    """As the files of SD v1.5 have them."""
+    then = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    for now, name in then.items():
+        tensors = {key.replace(now, name): tensor for key, tensor in tensors.items()}
+    return tensors
+
+
+def test_the_autoencoder_under_its_first_names(tmp_path):
+    config, tensors, io = read(FIXTURES / "vae_three_levels.safetensors")
+    assert first_names(tensors).keys() != tensors.keys()
+    assert_autoencodes(config, first_names(tensors), io)
+    weights.export("sd_vae", config, weights.import_checkpoint("sd_vae", config, tensors).params, tmp_path, generation="first")
+    assert load_file(tmp_path / weights.SINGLE).keys() == first_names(tensors).keys()
+
+
+def test_full_size_autoencoder_has_the_public_tensors(shared):
+    manifest = json.loads((shared / "golden" / "manifests" / "sd15_vae.json").read_text())
+    shapes = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
+    for generation, names in dict(current=shapes, first=first_names(shapes)).items():
+        model = weights.KINDS["sd_vae"].model(manifest["config"], generation)
+        weights.check("sd_vae", model, names)
+        assert len(model.layout) == len(names) == 248
+    sizes = jax.eval_shape(model.network.init, jax.random.key(0))
+    assert sum(a.size for a in jax.tree.leaves(sizes)) == manifest["parameters"] == 83_653_863
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(act_fn="relu"), "this config says {'act_fn': 'relu'}"),
+        (dict(use_quant_conv=False), "use_quant_conv and use_post_quant_conv differ"),
+        (dict(up_block_types=["AttnUpDecoderBlock2D"] * 3), "this config says {'up_block_types'"),
+    ],
+)
+def test_another_autoencoder(change, message):
+    config, tensors, _ = read(FIXTURES / "vae_three_levels.safetensors")
+    with pytest.raises(ValueError, match=message):
+        weights.import_checkpoint("sd_vae", config | change, tensors)
+
+
 # --- folders --------------------------------------------------------------------------------------
 
 
-def folder_of(path, config, tensors, files: int = 1):
+def folder_of(path, config, tensors, files: int = 1, named: str = "DiTTransformer2DModel"):
     """A model as the hubs lay it out."""
     path.mkdir()
-    (path / "config.json").write_text(json.dumps(dict(config, _class_name="DiTTransformer2DModel")))
+    (path / "config.json").write_text(json.dumps(dict(config, _class_name=named)))
     parts = [{name: tensors[name] for name in sorted(tensors)[i::files]} for i in range(files)]
     names = [f"diffusion_pytorch_model-{i + 1:05d}-of-{files:05d}.safetensors" for i in range(files)] if files > 1 else [weights.SINGLE]
     for name, part in zip(names, parts):
@@ -150,6 +212,42 @@ def test_parameters_are_cast_and_split_on_the_way_in(dit, tmp_path, monkeypatch)
     qkv = network.params["blocks"][0]["qkv"]["kernel"]
     assert qkv.sharding.spec == jax.P("fsdp") and qkv.addressable_shards[0].data.shape == (6, 72)
     assert np.abs(outputs(network, io) - io["output"]).max() < 0.05 * np.abs(io["output"]).max()
+
+
+def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
+    """Frame by frame as the model itself has it, scaled; as many frames at a time as fit; its files are what tells it from another."""
+    config, tensors, _ = read(FIXTURES / "vae_plain.safetensors")
+    path = folder_of(tmp_path / "vae", config | dict(scaling_factor=0.5), tensors, named="AutoencoderKL")
+    codec = codecs.build("stable_diffusion", weights=(str(path),), scale=2.0)
+    assert codec.latent_shape((3, 6, 10)) == (3, 3, 5, 4) and codec.posterior
+    with pytest.raises(ValueError, match="multiples of 2, got 5 x 10: use 6 x 10"):
+        codec.latent_shape((3, 5, 10))
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 6, 10, 3), dtype=np.uint8)
+    found = codec.encode(codec.params, video)
+    network = weights.load(path)
+    one = video[1, 2].astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+    mean, log_variance = network.apply(network.params, method="encode", sample=one)
+    np.testing.assert_allclose(found.mean[1, 2], 0.25 * np.asarray(mean)[0].transpose(1, 2, 0), atol=1e-5)
+    np.testing.assert_allclose(found.std[1, 2], 0.25 * np.exp(0.5 * np.asarray(log_variance)[0].transpose(1, 2, 0)), rtol=1e-4)
+    shown = codec.decode(codec.params, found.mean)
+    image = np.asarray(network.apply(network.params, method="decode", z=mean))[0].transpose(1, 2, 0)
+    assert shown.shape == video.shape and abs(np.asarray(shown[1, 2], int) - (np.clip(image, -1, 1) + 1) * 127.5).max() < 0.51
+    monkeypatch.setattr(codecs.base, "AT_ONCE", 120)  # two frames
+    jax.clear_caches()
+    again = codec.encode(codec.params, video)
+    np.testing.assert_allclose(again.mean, found.mean, atol=1e-5)
+    np.testing.assert_allclose(again.std, found.std, rtol=1e-4)
+    print_of = latents.fingerprint("stable_diffusion", weights=(str(path),))
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, path / weights.SINGLE)
+    assert latents.fingerprint("stable_diffusion", weights=(str(path),)) != print_of
+
+
+@pytest.mark.parametrize("given, message", [((), "takes one folder as config.codec.weights"), (("{dit}",), "holds no autoencoder")])
+def test_a_codec_of_something_else(dit, tmp_path, given, message):
+    config, tensors, _ = dit
+    path = folder_of(tmp_path / "dit", config, tensors)
+    with pytest.raises(ValueError, match=message):
+        codecs.build("stable_diffusion", weights=tuple(str(path) for _ in given))
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -217,7 +315,7 @@ def test_folders_that_hold_no_model(dit, tmp_path):
         weights.load(pickled)
     other = folder_of(tmp_path / "other", config, tensors)
     (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
-    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel"):
+    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL"):
         weights.load(other)
     missing = folder_of(tmp_path / "missing", config, tensors, files=2)
     next(missing.glob("*00001-of*")).unlink()

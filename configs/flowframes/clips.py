@@ -11,7 +11,6 @@ encode again with --config.pretrained=out/clips_pretrained --config.inversion.rh
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:

@@ -11,7 +11,6 @@ top of that. --config.objective=conventional trains the design that the paper co
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:

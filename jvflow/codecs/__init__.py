@@ -3,16 +3,18 @@
 A codec is four pure functions. Its parameters, where it has any, are the first argument.
 """
 
-from jvflow.codecs import pixels, tiny
+from jvflow.codecs import pixels, stable_diffusion, tiny
 from jvflow.codecs.base import Codec, Posterior
 
 __all__ = ["Codec", "Posterior", "build"]
 
 
 def build(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0) -> Codec:
-    """A codec by its name: "pixels", or "tiny" with the files of its weights and the size of its latents."""
+    """A codec by its name: "pixels"; "tiny" with the files of its weights, or "stable_diffusion" with its folder, and the size of latents."""
     if name == "pixels":
         return pixels.codec()
     if name == "tiny":
         return tiny.codec(*weights, scale=scale)
-    raise ValueError(f"unknown codec {name!r}: use 'pixels' or 'tiny'")
+    if name == "stable_diffusion":
+        return stable_diffusion.codec(*weights, scale=scale)
+    raise ValueError(f"unknown codec {name!r}: use 'pixels', 'tiny' or 'stable_diffusion'")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array, Float
 
 
@@ -35,3 +36,28 @@ class Codec:
     range: tuple[float, float] | None = None
     params: Any = None
     posterior: bool = False
+
+
+AT_ONCE = 2**18
+"""Pixels that are encoded or decoded at a time, unless an image has more: memory does not grow with the length of a video."""
+
+
+def by_image(function: Callable, images: Array, pixels: int) -> Array:
+    """The function of images (n, ...), each of so many pixels, `AT_ONCE` pixels at a time."""
+    some = max(AT_ONCE // pixels, 1)
+    if len(images) <= some:
+        return function(images)
+    return jax.lax.map(lambda image: jax.tree.map(lambda a: a[0], function(image[None])), images, batch_size=some)
+
+
+def divided(factor: int, channels: int) -> Callable[[tuple], tuple]:
+    """The `latent_shape` of a codec of images, whose height and width it divides."""
+
+    def latent_shape(video):
+        f, h, w = video
+        if h % factor or w % factor:
+            cure = tuple(-(-n // factor) * factor for n in (h, w))
+            raise ValueError(f"the codec needs height and width in multiples of {factor}, got {h} x {w}: use {cure[0]} x {cure[1]}")
+        return f, h // factor, w // factor, channels
+
+    return latent_shape

@@ -17,7 +17,7 @@ The parameters are the public tensors under their public names.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import jax
@@ -27,7 +27,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, UInt8
 from safetensors.numpy import load_file
 
-from jvflow.codecs.base import Codec, Posterior
+from jvflow.codecs.base import Codec, Posterior, by_image, divided
 
 GROUPS = 4  # of the group norm in TAEF2's pools
 Tensors = dict[str, Array]
@@ -53,18 +53,10 @@ def codec(*files: str | os.PathLike, scale: float = 1.0) -> Codec:
     if back.shape != image.shape:
         raise ValueError(f"{', '.join(map(str, files))}: the decoder makes {back.shape} of what the encoder made of {image.shape}")
     factor = image.shape[1] // latent.shape[1]
-
-    def latent_shape(video):
-        f, h, w = video
-        if h % factor or w % factor:
-            cure = tuple(-(-n // factor) * factor for n in (h, w))
-            raise ValueError(f"the codec needs height and width in multiples of {factor}, got {h} x {w}: use {cure[0]} x {cure[1]}")
-        return f, h // factor, w // factor, latent.shape[-1]
-
     return Codec(
         encode=jax.jit(partial(_encode_video, scale=scale)),
         decode=jax.jit(partial(_decode_video, scale=scale)),
-        latent_shape=latent_shape,
+        latent_shape=divided(factor, latent.shape[-1]),
         valid_frames=lambda frames: frames >= 1,
         params=params,
     )
@@ -99,28 +91,16 @@ def decode(decoder: Tensors, latents: Float[Array, "n h8 w8 c"]) -> Float[Array,
 # --- video ----------------------------------------------------------------------------------------
 
 
-AT_ONCE = 2**18
-"""Pixels that are encoded or decoded at a time, unless an image has more: memory does not grow with the length of a video."""
-
-
 def _encode_video(params, video: UInt8[Array, "b f h w 3"], *, scale) -> Posterior:
     images, pixels = rearrange(video, "b f h w c -> (b f) h w c"), video.shape[2] * video.shape[3]
-    latents = _by_image(lambda images: encode(params["encoder"], images.astype(jnp.float32) / 255), images, pixels)
+    latents = by_image(lambda images: encode(params["encoder"], images.astype(jnp.float32) / 255), images, pixels)
     return Posterior(rearrange(latents / scale, "(b f) h w c -> b f h w c", b=len(video)))
 
 
 def _decode_video(params, latents: Float[Array, "b f h w c"], *, scale) -> UInt8[Array, "b f h w 3"]:
     shown = lambda latents: jnp.round(jnp.clip(decode(params["decoder"], latents * scale), 0, 1) * 255).astype(jnp.uint8)
     pixels = 64 * latents.shape[2] * latents.shape[3]
-    return rearrange(_by_image(shown, rearrange(latents, "b f h w c -> (b f) h w c"), pixels), "(b f) h w c -> b f h w c", b=len(latents))
-
-
-def _by_image(function: Callable, images: Array, pixels: int) -> Array:
-    """The function of images (n, ...), each of so many pixels, `AT_ONCE` pixels at a time."""
-    some = max(AT_ONCE // pixels, 1)
-    if len(images) <= some:
-        return function(images)
-    return jax.lax.map(lambda image: function(image[None])[0], images, batch_size=some)
+    return rearrange(by_image(shown, rearrange(latents, "b f h w c -> (b f) h w c"), pixels), "(b f) h w c -> b f h w c", b=len(latents))
 
 
 # --- tensors --------------------------------------------------------------------------------------

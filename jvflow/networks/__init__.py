@@ -16,7 +16,7 @@ from jvflow.mesh import Rules
 from jvflow.networks import dit
 from jvflow.networks.dit import DiT, DiTConfig
 
-__all__ = ["Network", "as_field", "build", "check", "check_mesh", "tokens"]
+__all__ = ["Network", "as_field", "build", "check", "check_mesh", "functional", "tokens"]
 
 
 class Network(NamedTuple):
@@ -42,18 +42,21 @@ def build(name: str, **sizes) -> Network:
     if name != "dit":
         raise ValueError(f"unknown network {name!r}: use 'dit'")
     sizes["patch"] = tuple(sizes["patch"])
-    config = DiTConfig(**sizes)
-    graph, _ = nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    return functional(DiT, DiTConfig(**sizes), dit.RULES)
+
+
+def functional(module: type[nnx.Module], config, rules: Rules = ()) -> Network:
+    """A module, `module(config, rngs=...)`, as pure functions; `apply(params, ..., method=NAME)` calls another of its methods."""
 
     def init(key):
-        return nnx.to_pure_dict(nnx.state(DiT(config, rngs=nnx.Rngs(params=key)), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(module(config, rngs=nnx.Rngs(params=key)), nnx.Param))
 
-    def apply(params, x, s, condition=None):
-        abstract = nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0)))
+    def apply(params, *inputs, method="__call__", **named):
+        abstract = nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
         nnx.update(abstract, params)
-        return abstract(x, s, condition)
+        return getattr(abstract, method)(*inputs, **named)
 
-    return Network(apply=apply, config=config, init=init, rules=dit.RULES)
+    return Network(apply=apply, config=config, init=init, rules=rules)
 
 
 def check(network: Network, shape: tuple) -> None:

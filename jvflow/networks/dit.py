@@ -9,14 +9,12 @@ The blocks start as the identity and the output as exactly 0 (adaLN-zero).
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, axis_size, constrain
 from jvflow.networks.embedding import FREQUENCIES, Conditioning, linear, position_table

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx

@@ -18,14 +18,14 @@ from safetensors.numpy import save_file
 from jvflow import mesh as meshes
 from jvflow.files import write_text
 from jvflow.networks import Network
-from jvflow.weights import dit
-from jvflow.weights.base import Entry, Kind, Model
+from jvflow.weights import dit, sd_vae
+from jvflow.weights.base import Entry, Kind, Model, flat
 from jvflow.weights.files import Files
 
 __all__ = ["Entry", "Files", "Kind", "Model", "export", "import_checkpoint", "load"]
 
-KINDS = {"dit": dit.KIND}
-CLASSES = {"DiTTransformer2DModel": "dit"}
+KINDS = {"dit": dit.KIND, "sd_vae": sd_vae.KIND}
+CLASSES = {"DiTTransformer2DModel": "dit", "AutoencoderKL": "sd_vae"}
 """Kinds by the `_class_name` of a config.json; older ones of DiT say Transformer2DModel."""
 CONFIG, SINGLE = "config.json", "diffusion_pytorch_model.safetensors"
 
@@ -90,13 +90,13 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
     if generation not in (None, *known.generations):
         raise ValueError(f"unknown generation {generation!r} of {kind}: use one of {', '.join(known.generations)}")
     model = known.model(config, generation or known.generations[0], **options)
-    flat, want = _flat(params), _flat(jax.eval_shape(model.network.init, jax.random.key(0)))
-    if {name: np.shape(a) for name, a in flat.items()} != {name: a.shape for name, a in want.items()}:
-        differing = sorted(name for name in flat.keys() | want.keys() if np.shape(flat.get(name)) != np.shape(want.get(name)))
+    have, want = flat(params), flat(jax.eval_shape(model.network.init, jax.random.key(0)))
+    if {name: np.shape(a) for name, a in have.items()} != {name: a.shape for name, a in want.items()}:
+        differing = sorted(name for name in have.keys() | want.keys() if np.shape(have.get(name)) != np.shape(want.get(name)))
         raise ValueError(f"these are not the parameters of a {kind} of this config in the {generation or known.generations[0]} layout, {differing[:3]} differ")
     tensors = {}
     for entry in model.layout:
-        written = entry.write(np.asarray(flat[entry.ours]))
+        written = entry.write(np.asarray(have[entry.ours]))
         tensors |= {name: np.ascontiguousarray(tensor) for name, tensor in zip(entry.theirs, written, strict=True)}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
 
 def check(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
     """Raises a ValueError that lists all tensors that are missing, unexpected, or of another shape."""
-    arrays = _flat(jax.eval_shape(model.network.init, jax.random.key(0)))
+    arrays = flat(jax.eval_shape(model.network.init, jax.random.key(0)))
     if set(arrays) != {entry.ours for entry in model.layout}:
         raise AssertionError(f"the layout of {kind} is not that of its network: {set(arrays) ^ {entry.ours for entry in model.layout}}")
     wanted = {}
@@ -129,17 +129,13 @@ def _kind(name: str) -> Kind:
 def _places(network: Network, mesh) -> dict:
     """Where each parameter goes."""
     shapes = jax.eval_shape(network.init, jax.random.key(0))
-    return dict.fromkeys(_flat(shapes)) if mesh is None else _flat(meshes.shardings(shapes, network.rules, mesh))
+    return dict.fromkeys(flat(shapes)) if mesh is None else flat(meshes.shardings(shapes, network.rules, mesh))
 
 
-def _flat(tree) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _tree(flat: Mapping[str, Any]) -> dict:
+def _tree(arrays: Mapping[str, Any]) -> dict:
     """The nested dict of paths; numbers are keys of lists."""
     tree = {}
-    for path, leaf in flat.items():
+    for path, leaf in arrays.items():
         *above, last = (int(part) if part.isdigit() else part for part in path.split("/"))
         at = tree
         for part in above:

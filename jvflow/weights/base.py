@@ -1,8 +1,9 @@
 """How parameters and public tensors correspond: a table, read both ways."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from einops import rearrange
 
@@ -61,6 +62,24 @@ def linear(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
     return [kernel, same(f"{ours}/bias", f"{theirs}.bias")] if bias else [kernel]
 
 
+def mirrored(shapes: Mapping[str, Any], rename: Callable[[str], str] = str) -> list[Entry]:
+    """The entries of a network whose layers have the public names.
+
+    Args:
+      shapes: of our arrays, by path.
+      rename: from the public name as our path has it to the one that is there.
+    """
+    return [_mirrored(path, len(array.shape), rename) for path, array in shapes.items()]
+
+
+def _mirrored(path: str, axes: int, rename: Callable[[str], str]) -> Entry:
+    layer, _, last = path.rpartition("/")
+    theirs = rename(f"{layer.replace('/', '.')}.{dict(kernel='weight', scale='weight', embedding='weight').get(last, last)}")
+    if last != "kernel":
+        return same(path, theirs)
+    return rearranged(path, theirs, "o i -> i o" if axes == 2 else "o i h w -> h w i o")
+
+
 def stacked(entries: Sequence[Sequence[Entry]], ours: Callable[[str], str]) -> list[Entry]:
     """The entries of layers that are alike as one array with a leading layer axis each, named by `ours` from the first layer's name."""
 
@@ -88,3 +107,8 @@ class Kind(NamedTuple):
     model: Callable[..., Model]
     generation: Callable
     generations: tuple[str, ...]
+
+
+def flat(tree) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as "blocks/0/qkv/kernel"."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

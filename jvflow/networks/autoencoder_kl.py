@@ -1,0 +1,142 @@
+"""The autoencoder of Stable Diffusion (Rombach et al., arXiv 2112.10752): images in [-1, 1] to a Gaussian over latents, and back.
+
+    encoder   conv; per level residual blocks, and a halving but at the last; residual, attention, residual; norm, conv
+    decoder   the same the other way, with one block more at each level and doublings
+    moments   mean and log variance, from the encoder through a 1 x 1 convolution
+
+A level is a number of channels. Height and width are divided by 2^(levels - 1).
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jvflow.networks.convolutional import Attention, Downsample, ResnetBlock, Upsample, convolution, group_norm
+
+LOG_VARIANCE = (-30.0, 20.0)
+"""What the log variance is cut to."""
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    """The sizes of an `Autoencoder`; the defaults are those of Stable Diffusion 1.5.
+
+    Attributes:
+      channels: of each level.
+      blocks: residual blocks at each level of the encoder; the decoder has one more.
+      latent: channels of the latents.
+      groups: of each group norm.
+      attention: between the levels and the ends, over all places.
+      moments: 1 x 1 convolutions after the encoder and before the decoder.
+      dtype: of the computation; parameters are float32.
+    """
+
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    blocks: int = 2
+    latent: int = 4
+    groups: int = 32
+    attention: bool = True
+    moments: bool = True
+    dtype: str = "float32"
+
+
+class Autoencoder(nnx.Module):
+    """See the top of the file. `encode (b, h, w, 3) -> (mean, log variance)`, `decode (b, h', w', c) -> (b, h, w, 3)`."""
+
+    def __init__(self, config: KLConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
+        if config.moments:
+            self.quant_conv = convolution(2 * config.latent, 2 * config.latent, rngs, size=1, dtype=dtype)
+            self.post_quant_conv = convolution(config.latent, config.latent, rngs, size=1, dtype=dtype)
+        self.moments = config.moments
+
+    def encode(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b h8 w8 c"], Float[Array, "b h8 w8 c"]]:
+        """Mean and log variance of the latents."""
+        moments = self.encoder(images)
+        mean, log_variance = jnp.split((self.quant_conv(moments) if self.moments else moments).astype(jnp.float32), 2, axis=-1)
+        return mean, jnp.clip(log_variance, *LOG_VARIANCE)
+
+    def decode(self, latents: Float[Array, "b h8 w8 c"]) -> Float[Array, "b h w 3"]:
+        """Images, about [-1, 1] and not clamped."""
+        return self.decoder(self.post_quant_conv(latents) if self.moments else latents).astype(jnp.float32)
+
+
+class Encoder(nnx.Module):
+    """Images to moments."""
+
+    def __init__(self, config: KLConfig, rngs):
+        of = dict(groups=config.groups, dtype=jnp.dtype(config.dtype))
+        first, last = config.channels[0], config.channels[-1]
+        self.conv_in = convolution(3, first, rngs, dtype=of["dtype"])
+        before = (first, *config.channels)
+        self.down_blocks = nnx.List(
+            [Level(before[i], n, config.blocks, rngs, down=i < len(config.channels) - 1, **of) for i, n in enumerate(config.channels)]
+        )
+        self.mid_block = Middle(last, rngs, attention=config.attention, **of)
+        self.conv_norm_out = group_norm(last, config.groups, rngs)
+        self.conv_out = convolution(last, 2 * config.latent, rngs, dtype=of["dtype"])
+
+    def __call__(self, x):
+        x = self.conv_in(x)
+        for level in self.down_blocks:
+            x = level(x)
+        return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nnx.Module):
+    """Latents to images."""
+
+    def __init__(self, config: KLConfig, rngs):
+        of = dict(groups=config.groups, dtype=jnp.dtype(config.dtype))
+        channels = config.channels[::-1]
+        self.conv_in = convolution(config.latent, channels[0], rngs, dtype=of["dtype"])
+        self.mid_block = Middle(channels[0], rngs, attention=config.attention, **of)
+        before = (channels[0], *channels)
+        self.up_blocks = nnx.List(
+            [Level(before[i], n, config.blocks + 1, rngs, up=i < len(channels) - 1, **of) for i, n in enumerate(channels)]
+        )
+        self.conv_norm_out = group_norm(channels[-1], config.groups, rngs)
+        self.conv_out = convolution(channels[-1], 3, rngs, dtype=of["dtype"])
+
+    def __call__(self, x):
+        x = self.mid_block(self.conv_in(x))
+        for level in self.up_blocks:
+            x = level(x)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+
+
+class Level(nnx.Module):
+    """Residual blocks, and a halving or a doubling after them."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, rngs, *, groups: int, dtype, down: bool = False, up: bool = False):
+        sizes = [inputs] + [outputs] * blocks
+        self.resnets = nnx.List([ResnetBlock(a, b, rngs, groups=groups, dtype=dtype) for a, b in zip(sizes, sizes[1:])])
+        if down:
+            self.downsamplers = nnx.List([Downsample(outputs, rngs, around=False, dtype=dtype)])
+        if up:
+            self.upsamplers = nnx.List([Upsample(outputs, rngs, dtype=dtype)])
+        self.down, self.up = down, up
+
+    def __call__(self, x):
+        for block in self.resnets:
+            x = block(x)
+        if self.down:
+            return self.downsamplers[0](x)
+        return self.upsamplers[0](x) if self.up else x
+
+
+class Middle(nnx.Module):
+    """A residual block, attention where there is any, a residual block."""
+
+    def __init__(self, channels: int, rngs, *, groups: int, attention: bool, dtype):
+        self.resnets = nnx.List([ResnetBlock(channels, channels, rngs, groups=groups, dtype=dtype) for _ in range(2)])
+        self.attentions = nnx.List([Attention(channels, rngs, groups=groups, dtype=dtype)] if attention else [])
+
+    def __call__(self, x):
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)

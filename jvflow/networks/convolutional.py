@@ -1,0 +1,80 @@
+"""What convolutional networks on images share: residual blocks, attention over all places, halving and doubling. Images are (b, h, w, c).
+
+Names of layers are those of the diffusers package, so that its tensors fit without a table of names (`jvflow.weights.mirrored`).
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+
+def convolution(inputs: int, outputs: int, rngs, *, size: int = 3, stride: int = 1, padding=None, dtype=None) -> nnx.Conv:
+    """A convolution that keeps height and width, but for its stride."""
+    around = size // 2 if padding is None else padding
+    pads = ((around, around),) * 2 if isinstance(around, int) else around
+    return nnx.Conv(inputs, outputs, (size, size), strides=stride, padding=pads, rngs=rngs, dtype=dtype)
+
+
+def group_norm(channels: int, groups: int, rngs, epsilon: float = 1e-6) -> nnx.GroupNorm:
+    """Group norm in float32; the variance from differences, not from a difference of squares."""
+    return nnx.GroupNorm(channels, num_groups=groups, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+
+class ResnetBlock(nnx.Module):
+    """x + conv(silu(norm(conv(silu(norm(x))) + time))), the first part through a 1 x 1 convolution where channels change."""
+
+    def __init__(self, inputs: int, outputs: int, rngs, *, groups: int, epsilon: float = 1e-6, time_width: int = 0, dtype=None):
+        self.norm1 = group_norm(inputs, groups, rngs, epsilon)
+        self.conv1 = convolution(inputs, outputs, rngs, dtype=dtype)
+        if time_width:
+            self.time_emb_proj = nnx.Linear(time_width, outputs, rngs=rngs, dtype=dtype)
+        self.norm2 = group_norm(outputs, groups, rngs, epsilon)
+        self.conv2 = convolution(outputs, outputs, rngs, dtype=dtype)
+        if inputs != outputs:
+            self.conv_shortcut = convolution(inputs, outputs, rngs, size=1, dtype=dtype)
+        self.changes = inputs != outputs
+
+    def __call__(self, x, time=None):
+        y = self.conv1(nnx.silu(self.norm1(x)))
+        if time is not None:
+            y = y + self.time_emb_proj(nnx.silu(time))[:, None, None]
+        y = self.conv2(nnx.silu(self.norm2(y)))
+        return (self.conv_shortcut(x) if self.changes else x) + y
+
+
+class Attention(nnx.Module):
+    """x + attention of every place to all places of the image."""
+
+    def __init__(self, channels: int, rngs, *, heads: int = 1, groups: int, epsilon: float = 1e-6, dtype=None):
+        line = lambda: nnx.Linear(channels, channels, rngs=rngs, dtype=dtype)
+        self.group_norm = group_norm(channels, groups, rngs, epsilon)
+        self.to_q, self.to_k, self.to_v = line(), line(), line()
+        self.to_out = nnx.List([line()])
+        self.heads = heads
+
+    def __call__(self, x):
+        y = rearrange(self.group_norm(x), "b h w c -> b (h w) c")
+        q, k, v = (rearrange(layer(y), "b n (h d) -> b n h d", h=self.heads) for layer in (self.to_q, self.to_k, self.to_v))
+        y = self.to_out[0](rearrange(jax.nn.dot_product_attention(q, k, v), "b n h d -> b n (h d)"))
+        return x + y.reshape(x.shape)
+
+
+class Downsample(nnx.Module):
+    """Half of height and width by a convolution of stride 2, with a row and a column of zeros after the image, or around it."""
+
+    def __init__(self, channels: int, rngs, *, around: bool, dtype=None):
+        self.conv = convolution(channels, channels, rngs, stride=2, padding=1 if around else ((0, 1), (0, 1)), dtype=dtype)
+
+    def __call__(self, x):
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Twice height and width by nearest neighbours, and a convolution."""
+
+    def __init__(self, channels: int, rngs, *, dtype=None):
+        self.conv = convolution(channels, channels, rngs, dtype=dtype)
+
+    def __call__(self, x):
+        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
