@@ -30,13 +30,42 @@ def warp(sigma, factor: float):
     return factor * sigma / (1 + (factor - 1) * sigma)
 
 
-def grid(steps: int, factor: float = 1.0) -> tuple[float, ...]:
-    """The steps + 1 times from 0 to 1 of a solve, warped (3): dense where the warp draws times."""
-    if steps < 1 or steps != int(steps):
-        raise ValueError(f"steps must be a positive whole number, got {steps}")
+def grid(steps: int, factor: float = 1.0, terminal: float | None = None) -> tuple[float, ...]:
+    """The steps + 1 times from 0 to 1 of a solve, warped (3): dense where the warp draws times.
+
+    Args:
+      steps: of the solve.
+      factor: of the warp; exp(m) where a model's sampler shifts by a logit mean m, as LTX-Video's.
+      terminal: noise level at which the last step begins; all times before are stretched to it (LTX-Video: 0.1). None leaves them.
+    """
+    _check_steps(steps)
     _check_warp(factor)
     times = 1 - warp(1 - np.linspace(0, 1, int(steps) + 1), factor)
+    if terminal is not None:
+        if not 0 < terminal < 1 or steps == 1:
+            raise ValueError(f"terminal is the noise level before the last of 2 or more steps, in (0, 1), got {terminal} for {steps} steps")
+        times[:-1] *= (1 - terminal) / times[-2]
     return tuple(float(t) for t in times)
+
+
+def linear_quadratic(steps: int, threshold: float = 0.025, linear: int | None = None) -> tuple[float, ...]:
+    """The steps + 1 times of a solve that goes to `threshold` in `linear` equal steps, half of all when None, and from there with growing ones to 1.
+
+    The two parts meet with the same slope (the linear-quadratic schedule of Movie Gen, arXiv 2410.13720).
+    """
+    _check_steps(steps)
+    linear = steps // 2 if linear is None else linear
+    if not 0 < linear < steps or not 0 < threshold < linear / steps:
+        raise ValueError(f"{linear} of {steps} steps go to {threshold}: give fewer than all, and a threshold below their part, {linear / steps:g}")
+    rest, slope = steps - linear, threshold / linear
+    after = np.arange(rest + 1)
+    grown = threshold + slope * after + (1 - threshold - slope * rest) * (after / rest) ** 2
+    return tuple(float(t) for t in np.concatenate([slope * np.arange(linear), grown]))
+
+
+def _check_steps(steps):
+    if steps < 1 or steps != int(steps):
+        raise ValueError(f"steps must be a positive whole number, got {steps}")
 
 
 def _check_warp(factor):

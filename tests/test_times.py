@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -42,6 +44,23 @@ def test_the_two_shifts_are_one_for_logit_normal_times():
     np.testing.assert_allclose(quantiles(TimeDensity(warp=3.0)), 3 * LEVELS / (1 + 2 * LEVELS), atol=0.01)
 
 
+def test_grids_are_those_of_public_samplers(shared):
+    """Static and exponential shifts and LTX's terminal, against the flow-match Euler scheduler of the diffusers package."""
+    for name, given in json.loads((shared / "golden" / "flowmatch_euler_sigmas.json").read_text())["schedules"].items():
+        factor = np.exp(given["set"]["mu"]) if given["set"] else given["kw"]["shift"]
+        made = times.grid(len(given["sigmas"]) - 1, factor, given["kw"].get("shift_terminal"))
+        np.testing.assert_allclose(1 - np.array(made), given["sigmas"], atol=2e-7, err_msg=name)
+
+
+def test_linear_then_quadratic():
+    """Four equal steps, then four that grow by the same each time, from the slope of the first ones to 1."""
+    made = times.linear_quadratic(8, 0.025)
+    assert made[:5] == pytest.approx([0, 0.00625, 0.0125, 0.01875, 0.025]) and made[-1] == 1
+    steps = np.diff(made)
+    assert np.allclose(steps[:4], 0.00625) and (np.diff(steps[4:]) > 0).all() and np.allclose(np.diff(steps[4:], 2), 0)
+    assert np.diff(steps)[3] == pytest.approx(np.diff(steps)[4] / 2)  # the same slope where they meet
+
+
 def test_grids():
     np.testing.assert_allclose(times.grid(4), [0, 0.25, 0.5, 0.75, 1], atol=1e-12)
     np.testing.assert_allclose(1 - np.array(times.grid(4, 3.0)), [1, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0], atol=1e-12)
@@ -56,6 +75,8 @@ def test_grids():
         (lambda: TimeDensity(warp=-1.0), "warp is a factor and must be above 0, got -1.0"),
         (lambda: times.grid(0), "steps must be a positive whole number, got 0"),
         (lambda: times.grid(2, 0.0), "warp is a factor"),
+        (lambda: times.grid(5, terminal=1.0), "terminal is the noise level before the last .* got 1.0 for 5 steps"),
+        (lambda: times.linear_quadratic(4, 0.6), "2 of 4 steps go to 0.6: .* threshold below their part, 0.5"),
     ],
 )
 def test_mistakes(call, message):
