@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from jvflow import codecs, latents, weights
+from jvflow import codecs, ddim, latents, weights
 from jvflow import mesh as meshes
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -170,6 +170,26 @@ def test_another_autoencoder(change, message):
     config, tensors, _ = read(FIXTURES / "vae_three_levels.safetensors")
     with pytest.raises(ValueError, match=message):
         weights.import_checkpoint("sd_vae", config | change, tensors)
+
+
+def test_a_published_picture(shared):
+    """DiT, DDIM and the decoder together: the numbers that the diffusers package publishes for its pipeline of DiT (two steps, class 1, guidance 4)."""
+    config, tensors, io = read(shared / "golden" / "dit_pipeline_dummy.safetensors")
+    part = lambda name: {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    dit = weights.import_checkpoint("dit", config, part("transformer"))
+    plain = dict(down_block_types=["DownEncoderBlock2D"], up_block_types=["UpDecoderBlock2D"], block_out_channels=[64], layers_per_block=1, latent_channels=4)
+    vae = weights.import_checkpoint("sd_vae", plain, part("vae"))
+
+    def guided(params, x, t):
+        with_class, without = (dit.apply(params, x, t, np.full(len(x), label))[:, :4] for label in (1, 1000))
+        return without + 4.0 * (with_class - without)
+
+    schedule = ddim.Schedule.of({})
+    latents = ddim.sample(jax.tree_util.Partial(guided, dit.params), io["init_latents"], schedule, steps=2)
+    image = np.asarray(vae.apply(vae.params, method="decode", z=latents / 0.18215))
+    image = np.clip(image / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(image, io["image"], atol=2e-5)
+    np.testing.assert_allclose(image[0, -3:, -3:, -1].flatten(), io["published_expected_slice"], atol=1e-3)
 
 
 # --- folders --------------------------------------------------------------------------------------
