@@ -172,6 +172,40 @@ def test_another_autoencoder(change, message):
         weights.import_checkpoint("sd_vae", config | change, tensors)
 
 
+# --- U-Net ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["unet_biflow", "unet_plain"])
+def test_the_unet_gives_what_diffusers_gives(name):
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    network = weights.import_checkpoint("unet2d", config, tensors)
+    assert_same(np.asarray(jax.jit(network.apply)(network.params, io["sample"], io["timestep"], io.get("class_labels"))), io["output"])
+
+
+def test_full_size_unet_has_the_tensors_that_biflow_released(shared):
+    manifest = json.loads((shared / "golden" / "manifests" / "biflow_unet_c128.json").read_text())
+    model = weights.KINDS["unet2d"].model(manifest["config"], "diffusers")
+    weights.check("unet2d", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    assert sum(a.size for a in jax.tree.leaves(jax.eval_shape(model.network.init, jax.random.key(0)))) == manifest["parameters"] == 123_909_635
+
+
+def test_another_unet_and_images_that_it_does_not_take():
+    config, tensors, io = read(FIXTURES / "unet_biflow.safetensors")
+    for change in (dict(act_fn="relu"), dict(class_embed_type="identity"), dict(up_block_types=["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"])):
+        with pytest.raises(ValueError, match=f"this config says {{.*{next(iter(change))}"):
+            weights.import_checkpoint("unet2d", config | change, tensors)
+    with pytest.raises(ValueError, match="channels .* are no multiples of groups 3"):
+        weights.import_checkpoint("unet2d", config | dict(norm_num_groups=3), tensors)
+    network = weights.import_checkpoint("unet2d", config, tensors)
+    with pytest.raises(ValueError, match="multiples of 4 for 3 levels, got 10 x 8"):
+        network.apply(network.params, np.zeros((1, 3, 10, 8)), 0.5, 0.1)
+    with pytest.raises(ValueError, match="was built with a noise level, and got none"):
+        network.apply(network.params, np.zeros((1, 3, 8, 8)), 0.5)
+
+
+# --- together -------------------------------------------------------------------------------------
+
+
 def test_a_published_picture(shared):
     """DiT, DDIM and the decoder together: the numbers that the diffusers package publishes for its pipeline of DiT (two steps, class 1, guidance 4)."""
     config, tensors, io = read(shared / "golden" / "dit_pipeline_dummy.safetensors")
@@ -305,7 +339,7 @@ def test_another_config(dit, change, message):
 
 def test_unknown_kinds_generations_and_parameters(dit, tmp_path):
     config, tensors, _ = dit
-    with pytest.raises(ValueError, match="unknown kind 'dot': use one of dit"):
+    with pytest.raises(ValueError, match="unknown kind 'dot': use one of dit, sd_vae, unet2d"):
         weights.import_checkpoint("dot", config, tensors)
     params = weights.import_checkpoint("dit", config, tensors).params
     with pytest.raises(ValueError, match="unknown generation 'first' of dit: use one of diffusers, original"):
@@ -335,7 +369,7 @@ def test_folders_that_hold_no_model(dit, tmp_path):
         weights.load(pickled)
     other = folder_of(tmp_path / "other", config, tensors)
     (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
-    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL"):
+    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, UNet2DModel"):
         weights.load(other)
     missing = folder_of(tmp_path / "missing", config, tensors, files=2)
     next(missing.glob("*00001-of*")).unlink()

@@ -22,11 +22,16 @@ def linear(n, m, rngs, dtype, kernel=nnx.initializers.xavier_uniform()):
     return Linear(n, m, rngs=rngs, dtype=dtype, kernel_init=kernel)
 
 
-class Embedder(nnx.Module):
-    """A coordinate (b,) or (b, frames) -> (b, 1 or frames, width), through its sines and an MLP.
+def sines(s, width: int, *, shift: int = 0):
+    """Numbers (...) -> (..., width): half cosines and then half sines, of frequencies 10000^(-i / (half - shift)), i = 0 .. half - 1."""
+    half = width // 2
+    omega = jnp.asarray(np.exp(-np.log(10000.0) * np.arange(half) / (half - shift)), jnp.float32)
+    angles = s[..., None].astype(jnp.float32) * omega.reshape((1,) * s.ndim + (half,))
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
-    The frequencies are 10000^(-i / (half - shift)) for i = 0 .. half - 1.
-    """
+
+class Embedder(nnx.Module):
+    """A coordinate (b,) or (b, frames) -> (b, 1 or frames, width), through its sines and an MLP."""
 
     def __init__(self, width: int, *, scale: float, shift: int, dtype, rngs):
         normal = nnx.initializers.normal(0.02)
@@ -35,12 +40,8 @@ class Embedder(nnx.Module):
         self.scale, self.shift = scale, shift
 
     def __call__(self, s):
-        half = FREQUENCIES // 2
-        omega = jnp.asarray(np.exp(-np.log(10000.0) * np.arange(half) / (half - self.shift)), jnp.float32)
-        s = s[:, None] if s.ndim == 1 else s
-        angles = self.scale * s[..., None].astype(jnp.float32) * omega[None, None]
-        sines = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        return self.out(nnx.silu(self.hidden(sines)))
+        s = self.scale * (s[:, None] if s.ndim == 1 else s).astype(jnp.float32)
+        return self.out(nnx.silu(self.hidden(sines(s, FREQUENCIES, shift=self.shift))))
 
 
 class Conditioning(nnx.Module):

@@ -18,14 +18,14 @@ from safetensors.numpy import save_file
 from jvflow import mesh as meshes
 from jvflow.files import write_text
 from jvflow.networks import Network
-from jvflow.weights import dit, sd_vae
+from jvflow.weights import dit, sd_vae, unet2d
 from jvflow.weights.base import Entry, Kind, Model, flat
 from jvflow.weights.files import Files
 
 __all__ = ["Entry", "Files", "Kind", "Model", "export", "import_checkpoint", "load"]
 
-KINDS = {"dit": dit.KIND, "sd_vae": sd_vae.KIND}
-CLASSES = {"DiTTransformer2DModel": "dit", "AutoencoderKL": "sd_vae"}
+KINDS = {"dit": dit.KIND, "sd_vae": sd_vae.KIND, "unet2d": unet2d.KIND}
+CLASSES = {"DiTTransformer2DModel": "dit", "AutoencoderKL": "sd_vae", "UNet2DModel": "unet2d"}
 """Kinds by the `_class_name` of a config.json; older ones of DiT say Transformer2DModel."""
 CONFIG, SINGLE = "config.json", "diffusion_pytorch_model.safetensors"
 
