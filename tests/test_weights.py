@@ -12,6 +12,7 @@ from jvflow import codecs, ddim, latents, weights
 from jvflow import mesh as meshes
 
 FIXTURES = Path(__file__).parent / "fixtures"
+SINGLE = "diffusion_pytorch_model.safetensors"
 
 
 def read(file):
@@ -92,7 +93,7 @@ def test_dit_as_its_authors_name_it(dit, tmp_path):
     shapes = jax.eval_shape(weights.KINDS["dit"].model(config, "original").network.init, jax.random.key(0))
     params = jax.tree.map(lambda a: (0.2 * rng.normal(size=a.shape)).astype(np.float32), shapes)
     weights.export("dit", config, params, tmp_path, generation="original")
-    tensors = load_file(tmp_path / weights.SINGLE) | {"pos_embed": position_table((1, 5, 5), d)[None]}
+    tensors = load_file(tmp_path / SINGLE) | {"pos_embed": position_table((1, 5, 5), d)[None]}
     expected = original(tensors, io["hidden_states"], io["timestep"], io["class_labels"], config["num_attention_heads"])
     assert_same(outputs(weights.import_checkpoint("dit", config, tensors), io), expected)
 
@@ -144,7 +145,7 @@ def test_the_autoencoder_under_its_first_names(tmp_path):
     assert first_names(tensors).keys() != tensors.keys()
     assert_autoencodes(config, first_names(tensors), io)
     weights.export("sd_vae", config, weights.import_checkpoint("sd_vae", config, tensors).params, tmp_path, generation="first")
-    assert load_file(tmp_path / weights.SINGLE).keys() == first_names(tensors).keys()
+    assert load_file(tmp_path / SINGLE).keys() == first_names(tensors).keys()
 
 
 def test_full_size_autoencoder_has_the_public_tensors(shared):
@@ -203,6 +204,36 @@ def test_another_unet_and_images_that_it_does_not_take():
         network.apply(network.params, np.zeros((1, 3, 8, 8)), 0.5)
 
 
+# --- CLIP -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["clip_quick", "clip_gelu"])
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+def test_clip_gives_what_transformers_gives(name, prefix):
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    network = weights.import_checkpoint("clip_text", config, {prefix + key: tensor for key, tensor in tensors.items()})
+    x, pooled = jax.jit(network.apply)(network.params, io["input_ids"], io.get("attention_mask"))
+    assert_same(np.asarray(x), io["last_hidden_state"])
+    assert_same(np.asarray(pooled), io["pooler_output"])
+
+
+def test_full_size_clip_has_the_public_tensors(shared):
+    manifest = json.loads((shared / "golden" / "manifests" / "clip_vit_l14_text.json").read_text())
+    for generation, prefix in dict(current="", hub="text_model.").items():
+        model = weights.KINDS["clip_text"].model(manifest["config"], generation)
+        weights.check("clip_text", model, {prefix + name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    assert sum(a.size for a in jax.tree.leaves(jax.eval_shape(model.network.init, jax.random.key(0)))) == manifest["parameters"] == 123_060_480
+
+
+def test_another_clip_and_texts_that_it_does_not_take():
+    config, tensors, io = read(FIXTURES / "clip_quick.safetensors")
+    with pytest.raises(ValueError, match="unknown activation 'relu' of a text encoder of CLIP: use quick_gelu, gelu"):
+        weights.import_checkpoint("clip_text", config | dict(hidden_act="relu"), tensors)
+    network = weights.import_checkpoint("clip_text", config, tensors)
+    with pytest.raises(ValueError, match="reads 9 tokens, got 10"):
+        network.apply(network.params, np.zeros((1, 10), int))
+
+
 # --- together -------------------------------------------------------------------------------------
 
 
@@ -234,12 +265,12 @@ def folder_of(path, config, tensors, files: int = 1, named: str = "DiTTransforme
     path.mkdir()
     (path / "config.json").write_text(json.dumps(dict(config, _class_name=named)))
     parts = [{name: tensors[name] for name in sorted(tensors)[i::files]} for i in range(files)]
-    names = [f"diffusion_pytorch_model-{i + 1:05d}-of-{files:05d}.safetensors" for i in range(files)] if files > 1 else [weights.SINGLE]
+    names = [f"diffusion_pytorch_model-{i + 1:05d}-of-{files:05d}.safetensors" for i in range(files)] if files > 1 else [SINGLE]
     for name, part in zip(names, parts):
         save_file(part, path / name)
     if files > 1:
         index = dict(metadata={}, weight_map={key: name for name, part in zip(names, parts) for key in part})
-        (path / f"{weights.SINGLE}.index.json").write_text(json.dumps(index))
+        (path / f"{SINGLE}.index.json").write_text(json.dumps(index))
     return path
 
 
@@ -249,7 +280,7 @@ def test_a_folder_in_one_file_or_in_many_comes_back_from_an_export(dit, tmp_path
     network = weights.load(folder_of(tmp_path / "hub", config, tensors, files))
     assert_same(outputs(network, io), io["output"])
     weights.export("dit", config, network.params, tmp_path / "again")
-    again = load_file(tmp_path / "again" / weights.SINGLE)
+    again = load_file(tmp_path / "again" / SINGLE)
     assert again.keys() == tensors.keys()
     for name in tensors:
         np.testing.assert_array_equal(again[name], tensors[name])
@@ -292,7 +323,7 @@ def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
     np.testing.assert_allclose(again.mean, found.mean, atol=1e-5)
     np.testing.assert_allclose(again.std, found.std, rtol=1e-4)
     print_of = latents.fingerprint("stable_diffusion", weights=(str(path),))
-    save_file({name: tensor + 1 for name, tensor in tensors.items()}, path / weights.SINGLE)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, path / SINGLE)
     assert latents.fingerprint("stable_diffusion", weights=(str(path),)) != print_of
 
 
@@ -339,7 +370,7 @@ def test_another_config(dit, change, message):
 
 def test_unknown_kinds_generations_and_parameters(dit, tmp_path):
     config, tensors, _ = dit
-    with pytest.raises(ValueError, match="unknown kind 'dot': use one of dit, sd_vae, unet2d"):
+    with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, sd_vae, unet2d"):
         weights.import_checkpoint("dot", config, tensors)
     params = weights.import_checkpoint("dit", config, tensors).params
     with pytest.raises(ValueError, match="unknown generation 'first' of dit: use one of diffusers, original"):
@@ -355,21 +386,21 @@ def test_folders_that_hold_no_model(dit, tmp_path):
     with pytest.raises(ValueError, match="holds no config.json"):
         weights.load(tmp_path / "empty")
     cut = folder_of(tmp_path / "cut", config, tensors)
-    whole = (cut / weights.SINGLE).read_bytes()
-    (cut / weights.SINGLE).write_bytes(whole[: len(whole) // 2])
+    whole = (cut / SINGLE).read_bytes()
+    (cut / SINGLE).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="is no whole safetensors file"):
         weights.load(cut)
     pickled = folder_of(tmp_path / "pickled", config, tensors)
-    (pickled / weights.SINGLE).rename(pickled / "diffusion_pytorch_model.bin")
+    (pickled / SINGLE).rename(pickled / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match="no safetensors but diffusion_pytorch_model.bin: pickles are never read"):
         weights.load(pickled)
-    (pickled / "diffusion_pytorch_model.bin").rename(pickled / weights.SINGLE)
-    (pickled / weights.SINGLE).write_bytes(b"\x80\x04\x95 a pickle under another name")
+    (pickled / "diffusion_pytorch_model.bin").rename(pickled / SINGLE)
+    (pickled / SINGLE).write_bytes(b"\x80\x04\x95 a pickle under another name")
     with pytest.raises(ValueError, match="is no whole safetensors file .*pickled files .* are never read"):
         weights.load(pickled)
     other = folder_of(tmp_path / "other", config, tensors)
     (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
-    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, UNet2DModel"):
+    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, UNet2DModel, CLIPTextModel"):
         weights.load(other)
     missing = folder_of(tmp_path / "missing", config, tensors, files=2)
     next(missing.glob("*00001-of*")).unlink()

@@ -18,16 +18,16 @@ from safetensors.numpy import save_file
 from jvflow import mesh as meshes
 from jvflow.files import write_text
 from jvflow.networks import Network
-from jvflow.weights import dit, sd_vae, unet2d
+from jvflow.weights import clip_text, dit, sd_vae, unet2d
 from jvflow.weights.base import Entry, Kind, Model, flat
 from jvflow.weights.files import Files
 
 __all__ = ["Entry", "Files", "Kind", "Model", "export", "import_checkpoint", "load"]
 
-KINDS = {"dit": dit.KIND, "sd_vae": sd_vae.KIND, "unet2d": unet2d.KIND}
-CLASSES = {"DiTTransformer2DModel": "dit", "AutoencoderKL": "sd_vae", "UNet2DModel": "unet2d"}
-"""Kinds by the `_class_name` of a config.json; older ones of DiT say Transformer2DModel."""
-CONFIG, SINGLE = "config.json", "diffusion_pytorch_model.safetensors"
+KINDS = {"clip_text": clip_text.KIND, "dit": dit.KIND, "sd_vae": sd_vae.KIND, "unet2d": unet2d.KIND}
+CLASSES = {"DiTTransformer2DModel": "dit", "AutoencoderKL": "sd_vae", "UNet2DModel": "unet2d", "CLIPTextModel": "clip_text"}
+"""Kinds by what a config.json says of its class, `_class_name` in diffusers, `architectures` in transformers."""
+CONFIG = "config.json"
 
 
 def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *, mesh=None, dtype=None, **options) -> Network:
@@ -66,7 +66,7 @@ def load(folder, *, mesh=None, dtype=None, **options) -> Network:
     if not (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds no {CONFIG}: give the folder of one model, such as transformer or vae")
     config = json.loads((folder / CONFIG).read_text())
-    named = config.get("_class_name")
+    named = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
     if named not in CLASSES:
         raise ValueError(f"{folder / CONFIG} is of {named}: known are {', '.join(CLASSES)}")
     index = sorted(folder.glob("*.safetensors.index.json"))
@@ -100,7 +100,7 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
         tensors |= {name: np.ascontiguousarray(tensor) for name, tensor in zip(entry.theirs, written, strict=True)}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / SINGLE, metadata=dict(format="pt"))
+    save_file(tensors, folder / known.file, metadata=dict(format="pt"))
     write_text(folder / CONFIG, json.dumps(dict(config), indent=2) + "\n")
 
 

@@ -102,11 +102,13 @@ class Kind(NamedTuple):
       model: `(config, generation) -> Model`.
       generation: which names those are, of `names -> generation`.
       generations: those that there are, the one that is written first.
+      file: what its packages call the file.
     """
 
     model: Callable[..., Model]
     generation: Callable
     generations: tuple[str, ...]
+    file: str = "diffusion_pytorch_model.safetensors"
 
 
 def flat(tree) -> dict[str, Any]:

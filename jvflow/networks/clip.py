@@ -1,0 +1,129 @@
+"""The text half of CLIP (Radford et al., arXiv 2103.00020): a transformer in which each token sees those before it.
+
+    x = token embedding + position embedding
+    x = x + attention(norm(x)),  x + mlp(norm(x))      depth times; norm at the end
+
+What Stable Diffusion is conditioned on are all tokens after that norm.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+ACTIVATIONS = {"quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x), "gelu": lambda x: nnx.gelu(x, approximate=False)}
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """The sizes of a `ClipText`; the defaults are those of ViT-L/14.
+
+    Attributes:
+      vocabulary, length: of tokens; tokens that are read.
+      width, depth, heads, hidden: of the transformer and its MLPs.
+      activation: "quick_gelu" or "gelu".
+      epsilon: of each layer norm.
+      dtype: of the computation; parameters are float32.
+    """
+
+    vocabulary: int = 49408
+    length: int = 77
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {self.activation!r} of a text encoder of CLIP: use {', '.join(ACTIVATIONS)}")
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide the width {self.width} of the text encoder")
+
+
+class ClipText(nnx.Module):
+    """See the top of the file. `(tokens (b, n), mask (b, n) or None) -> (b, n, width)`; tokens that the mask leaves out are seen by none."""
+
+    def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embeddings = Embeddings(config, rngs)
+        self.encoder = Layers(config, rngs)
+        self.final_layer_norm = _norm(config, rngs)
+
+    def __call__(self, tokens: Int[Array, "b n"], mask=None) -> Float[Array, "b n d"]:
+        n = tokens.shape[1]
+        if n > self.config.length:
+            raise ValueError(f"the text encoder reads {self.config.length} tokens, got {n}: cut captions there")
+        seen = jnp.asarray(np.tril(np.ones((n, n), bool)))[None, None]
+        seen = seen if mask is None else seen & jnp.asarray(mask, bool)[:, None, None]
+        x = self.embeddings(tokens)
+        for layer in self.encoder.layers:
+            x = layer(x, seen)
+        return self.final_layer_norm(x)
+
+
+class Embeddings(nnx.Module):
+    """Of tokens and of their places."""
+
+    def __init__(self, config: ClipTextConfig, rngs):
+        of = dict(dtype=jnp.dtype(config.dtype), rngs=rngs, embedding_init=nnx.initializers.normal(0.02))
+        self.token_embedding = nnx.Embed(config.vocabulary, config.width, **of)
+        self.position_embedding = nnx.Embed(config.length, config.width, **of)
+
+    def __call__(self, tokens):
+        return self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
+
+
+class Layers(nnx.Module):
+    """The layers under the name that the public checkpoints have for them."""
+
+    def __init__(self, config: ClipTextConfig, rngs):
+        self.layers = nnx.List([Layer(config, rngs) for _ in range(config.depth)])
+
+
+class Layer(nnx.Module):
+    """Attention and an MLP, each after a norm."""
+
+    def __init__(self, config: ClipTextConfig, rngs):
+        self.layer_norm1, self.layer_norm2 = _norm(config, rngs), _norm(config, rngs)
+        self.self_attn, self.mlp = Attention(config, rngs), MLP(config, rngs)
+
+    def __call__(self, x, seen):
+        x = x + self.self_attn(self.layer_norm1(x), seen)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Attention(nnx.Module):
+    """Of each token to those that it sees."""
+
+    def __init__(self, config: ClipTextConfig, rngs):
+        line = lambda: nnx.Linear(config.width, config.width, rngs=rngs, dtype=jnp.dtype(config.dtype))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = line(), line(), line(), line()
+        self.heads = config.heads
+
+    def __call__(self, x, seen):
+        q, k, v = (rearrange(layer(x), "b n (h d) -> b n h d", h=self.heads) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        return self.out_proj(rearrange(jax.nn.dot_product_attention(q, k, v, mask=seen), "b n h d -> b n (h d)"))
+
+
+class MLP(nnx.Module):
+    """Two layers."""
+
+    def __init__(self, config: ClipTextConfig, rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.fc1 = nnx.Linear(config.width, config.hidden, rngs=rngs, dtype=dtype)
+        self.fc2 = nnx.Linear(config.hidden, config.width, rngs=rngs, dtype=dtype)
+        self.activation = config.activation
+
+    def __call__(self, x):
+        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
+
+
+def _norm(config: ClipTextConfig, rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(config.width, epsilon=config.epsilon, use_fast_variance=False, rngs=rngs)
