@@ -105,7 +105,7 @@ def test_full_size_dit_has_the_public_tensors(shared):
     model = weights.KINDS["dit"].model(config, "diffusers")
     weights.check("dit", model, shapes)
     assert sorted(name for entry in model.layout for name in entry.theirs) == sorted(shapes)
-    count = lambda model: sum(a.size for a in jax.tree.leaves(jax.eval_shape(model.network.init, jax.random.key(0))))
+    count = lambda model: sum(a.size for a in model.shapes.values())
     assert count(model) == manifest["parameters"] == 749_826_464
     table = 16 * 16 * 1152
     assert count(weights.KINDS["dit"].model(config, "original", scan=True)) + table == 675_129_632
@@ -155,8 +155,7 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
         model = weights.KINDS["sd_vae"].model(manifest["config"], generation)
         weights.check("sd_vae", model, names)
         assert len(model.layout) == len(names) == 248
-    sizes = jax.eval_shape(model.network.init, jax.random.key(0))
-    assert sum(a.size for a in jax.tree.leaves(sizes)) == manifest["parameters"] == 83_653_863
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 83_653_863
 
 
 @pytest.mark.parametrize(
@@ -187,7 +186,7 @@ def test_full_size_unet_has_the_tensors_that_biflow_released(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "biflow_unet_c128.json").read_text())
     model = weights.KINDS["unet2d"].model(manifest["config"], "diffusers")
     weights.check("unet2d", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
-    assert sum(a.size for a in jax.tree.leaves(jax.eval_shape(model.network.init, jax.random.key(0)))) == manifest["parameters"] == 123_909_635
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 123_909_635
 
 
 def test_another_unet_and_images_that_it_does_not_take():
@@ -202,6 +201,22 @@ def test_another_unet_and_images_that_it_does_not_take():
         network.apply(network.params, np.zeros((1, 3, 10, 8)), 0.5, 0.1)
     with pytest.raises(ValueError, match="was built with a noise level, and got none"):
         network.apply(network.params, np.zeros((1, 3, 8, 8)), 0.5)
+
+
+@pytest.mark.parametrize("name", ["sd_unet_two_levels", "sd_unet_three_levels"])
+def test_the_unet_with_text_gives_what_diffusers_gives(name):
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    network = weights.import_checkpoint("sd_unet", config, tensors)
+    assert_same(np.asarray(jax.jit(network.apply)(network.params, io["sample"], io["timestep"], io["encoder_hidden_states"])), io["output"])
+    with pytest.raises(ValueError, match="this config says {'use_linear_projection': True}"):
+        weights.import_checkpoint("sd_unet", config | dict(use_linear_projection=True), tensors)
+
+
+def test_full_size_unet_with_text_has_the_public_tensors(shared):
+    manifest = json.loads((shared / "golden" / "manifests" / "sd15_unet.json").read_text())
+    model = weights.KINDS["sd_unet"].model(manifest["config"], "diffusers")
+    weights.check("sd_unet", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 859_520_964
 
 
 # --- CLIP -----------------------------------------------------------------------------------------
@@ -222,7 +237,7 @@ def test_full_size_clip_has_the_public_tensors(shared):
     for generation, prefix in dict(current="", hub="text_model.").items():
         model = weights.KINDS["clip_text"].model(manifest["config"], generation)
         weights.check("clip_text", model, {prefix + name: tuple(shape) for name, shape in manifest["tensors"].items()})
-    assert sum(a.size for a in jax.tree.leaves(jax.eval_shape(model.network.init, jax.random.key(0)))) == manifest["parameters"] == 123_060_480
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 123_060_480
 
 
 def test_another_clip_and_texts_that_it_does_not_take():
@@ -370,7 +385,7 @@ def test_another_config(dit, change, message):
 
 def test_unknown_kinds_generations_and_parameters(dit, tmp_path):
     config, tensors, _ = dit
-    with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, sd_vae, unet2d"):
+    with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, sd_unet, sd_vae, unet2d"):
         weights.import_checkpoint("dot", config, tensors)
     params = weights.import_checkpoint("dit", config, tensors).params
     with pytest.raises(ValueError, match="unknown generation 'first' of dit: use one of diffusers, original"):
@@ -400,7 +415,7 @@ def test_folders_that_hold_no_model(dit, tmp_path):
         weights.load(pickled)
     other = folder_of(tmp_path / "other", config, tensors)
     (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
-    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, UNet2DModel, CLIPTextModel"):
+    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, UNet2DModel, UNet2DConditionModel, CLIPTextModel"):
         weights.load(other)
     missing = folder_of(tmp_path / "missing", config, tensors, files=2)
     next(missing.glob("*00001-of*")).unlink()

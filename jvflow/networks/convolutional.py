@@ -53,11 +53,72 @@ class Attention(nnx.Module):
         self.to_out = nnx.List([line()])
         self.heads = heads
 
-    def __call__(self, x):
+    def __call__(self, x, text=None):
+        del text  # for `TextTransformer`
         y = rearrange(self.group_norm(x), "b h w c -> b (h w) c")
         q, k, v = (rearrange(layer(y), "b n (h d) -> b n h d", h=self.heads) for layer in (self.to_q, self.to_k, self.to_v))
         y = self.to_out[0](rearrange(jax.nn.dot_product_attention(q, k, v), "b n h d -> b n (h d)"))
         return x + y.reshape(x.shape)
+
+
+class TextTransformer(nnx.Module):
+    """x + a transformer block over its places, between two 1 x 1 convolutions, which attends to text (b, n, text_width) besides."""
+
+    def __init__(self, channels: int, text_width: int, rngs, *, heads: int, groups: int, dtype=None):
+        self.norm = group_norm(channels, groups, rngs)
+        self.proj_in = convolution(channels, channels, rngs, size=1, dtype=dtype)
+        self.transformer_blocks = nnx.List([TextBlock(channels, text_width, rngs, heads=heads, dtype=dtype)])
+        self.proj_out = convolution(channels, channels, rngs, size=1, dtype=dtype)
+
+    def __call__(self, x, text):
+        y = self.proj_in(self.norm(x))
+        y = self.transformer_blocks[0](rearrange(y, "b h w c -> b (h w) c"), text)
+        return x + self.proj_out(y.reshape(x.shape))
+
+
+class TextBlock(nnx.Module):
+    """Attention to all places, attention to the text, and an MLP with gates, each after a norm."""
+
+    def __init__(self, width: int, text_width: int, rngs, *, heads: int, dtype=None):
+        norm = lambda: nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        self.norm1, self.norm2, self.norm3 = norm(), norm(), norm()
+        self.attn1 = _ToOthers(width, width, rngs, heads=heads, dtype=dtype)
+        self.attn2 = _ToOthers(width, text_width, rngs, heads=heads, dtype=dtype)
+        self.ff = _Gated(width, rngs, dtype=dtype)
+
+    def __call__(self, x, text):
+        y = self.norm1(x)
+        x = x + self.attn1(y, y)
+        x = x + self.attn2(self.norm2(x), text)
+        return x + self.ff(self.norm3(x))
+
+
+class _ToOthers(nnx.Module):
+    def __init__(self, width: int, others: int, rngs, *, heads: int, dtype=None):
+        line = lambda n, bias: nnx.Linear(n, width, use_bias=bias, rngs=rngs, dtype=dtype)
+        self.to_q, self.to_k, self.to_v = line(width, False), line(others, False), line(others, False)
+        self.to_out = nnx.List([line(width, True)])
+        self.heads = heads
+
+    def __call__(self, x, others):
+        q, k, v = (rearrange(layer(y), "b n (h d) -> b n h d", h=self.heads) for layer, y in ((self.to_q, x), (self.to_k, others), (self.to_v, others)))
+        return self.to_out[0](rearrange(jax.nn.dot_product_attention(q, k, v), "b n h d -> b n (h d)"))
+
+
+class _Gated(nnx.Module):
+    """a gelu(b) of one layer that gives both, and a layer."""
+
+    def __init__(self, width: int, rngs, *, dtype=None):
+        self.net = nnx.List([_Both(width, 8 * width, rngs, dtype), nnx.Module(), nnx.Linear(4 * width, width, rngs=rngs, dtype=dtype)])
+
+    def __call__(self, x):
+        a, b = jnp.split(self.net[0].proj(x), 2, axis=-1)
+        return self.net[2](a * nnx.gelu(b, approximate=False))
+
+
+class _Both(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, rngs, dtype):
+        self.proj = nnx.Linear(inputs, outputs, rngs=rngs, dtype=dtype)
 
 
 class Downsample(nnx.Module):

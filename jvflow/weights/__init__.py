@@ -18,14 +18,16 @@ from safetensors.numpy import save_file
 from jvflow import mesh as meshes
 from jvflow.files import write_text
 from jvflow.networks import Network
-from jvflow.weights import clip_text, dit, sd_vae, unet2d
+from jvflow.weights import clip_text, dit, sd_unet, sd_vae, unet2d
 from jvflow.weights.base import Entry, Kind, Model, flat
 from jvflow.weights.files import Files
 
 __all__ = ["Entry", "Files", "Kind", "Model", "export", "import_checkpoint", "load"]
 
-KINDS = {"clip_text": clip_text.KIND, "dit": dit.KIND, "sd_vae": sd_vae.KIND, "unet2d": unet2d.KIND}
-CLASSES = {"DiTTransformer2DModel": "dit", "AutoencoderKL": "sd_vae", "UNet2DModel": "unet2d", "CLIPTextModel": "clip_text"}
+KINDS = {"clip_text": clip_text.KIND, "dit": dit.KIND, "sd_unet": sd_unet.KIND, "sd_vae": sd_vae.KIND, "unet2d": unet2d.KIND}
+CLASSES = {
+    "DiTTransformer2DModel": "dit", "AutoencoderKL": "sd_vae", "UNet2DModel": "unet2d", "UNet2DConditionModel": "sd_unet", "CLIPTextModel": "clip_text",
+}
 """Kinds by what a config.json says of its class, `_class_name` in diffusers, `architectures` in transformers."""
 CONFIG = "config.json"
 
@@ -52,7 +54,7 @@ def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *,
     model = known.model(config, known.generation(tensors), **options)
     shapes = tensors.shapes if isinstance(tensors, Files) else {name: tuple(np.shape(tensor)) for name, tensor in tensors.items()}
     check(kind, model, shapes)
-    where = _places(model.network, mesh)
+    where = dict.fromkeys(model.shapes) if mesh is None else meshes.shardings(model.shapes, model.network.rules, mesh)
     params = {}
     for entry in model.layout:
         array = np.asarray(entry.read(*(np.asarray(tensors[name]) for name in entry.theirs)))
@@ -90,7 +92,7 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
     if generation not in (None, *known.generations):
         raise ValueError(f"unknown generation {generation!r} of {kind}: use one of {', '.join(known.generations)}")
     model = known.model(config, generation or known.generations[0], **options)
-    have, want = flat(params), flat(jax.eval_shape(model.network.init, jax.random.key(0)))
+    have, want = flat(params), model.shapes
     if {name: np.shape(a) for name, a in have.items()} != {name: a.shape for name, a in want.items()}:
         differing = sorted(name for name in have.keys() | want.keys() if np.shape(have.get(name)) != np.shape(want.get(name)))
         raise ValueError(f"these are not the parameters of a {kind} of this config in the {generation or known.generations[0]} layout, {differing[:3]} differ")
@@ -106,12 +108,11 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
 
 def check(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
     """Raises a ValueError that lists all tensors that are missing, unexpected, or of another shape."""
-    arrays = flat(jax.eval_shape(model.network.init, jax.random.key(0)))
-    if set(arrays) != {entry.ours for entry in model.layout}:
-        raise AssertionError(f"the layout of {kind} is not that of its network: {set(arrays) ^ {entry.ours for entry in model.layout}}")
+    if set(model.shapes) != {entry.ours for entry in model.layout}:
+        raise AssertionError(f"the layout of {kind} is not that of its network: {set(model.shapes) ^ {entry.ours for entry in model.layout}}")
     wanted = {}
     for entry in model.layout:
-        written = jax.eval_shape(entry.write, arrays[entry.ours])
+        written = entry.write(np.broadcast_to(False, model.shapes[entry.ours].shape))  # an array of that shape, in one byte
         wanted |= {name: (entry.ours, tuple(tensor.shape)) for name, tensor in zip(entry.theirs, written, strict=True)}
     wrong = [f"missing {name} {shape}, for {ours}" for name, (ours, shape) in wanted.items() if name not in shapes]
     wrong += [f"unexpected {name} {shape}" for name, shape in shapes.items() if name not in wanted and name not in model.ignored]
@@ -124,12 +125,6 @@ def _kind(name: str) -> Kind:
     if name not in KINDS:
         raise ValueError(f"unknown kind {name!r}: use one of {', '.join(KINDS)}")
     return KINDS[name]
-
-
-def _places(network: Network, mesh) -> dict:
-    """Where each parameter goes."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    return dict.fromkeys(flat(shapes)) if mesh is None else flat(meshes.shardings(shapes, network.rules, mesh))
 
 
 def _tree(arrays: Mapping[str, Any]) -> dict:

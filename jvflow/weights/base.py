@@ -17,7 +17,7 @@ class Entry(NamedTuple):
       ours: the path of our array, such as "blocks/0/qkv/kernel".
       theirs: names of the tensors.
       read: `tensors -> array`.
-      write: `array -> tuple of tensors`; also of shapes, under `jax.eval_shape`.
+      write: `array -> tuple of tensors`.
     """
 
     ours: str
@@ -31,12 +31,14 @@ class Model(NamedTuple):
 
     Attributes:
       network: ours, without parameters.
+      shapes: of its arrays, by path.
       layout: of all its arrays.
       ignored: tensors that hold nothing that was learned.
       apply: `(params, **inputs)`, in the public model's own layout and argument names.
     """
 
     network: Network
+    shapes: dict[str, jax.ShapeDtypeStruct]
     layout: list[Entry]
     ignored: frozenset[str]
     apply: Callable
@@ -109,6 +111,11 @@ class Kind(NamedTuple):
     generation: Callable
     generations: tuple[str, ...]
     file: str = "diffusion_pytorch_model.safetensors"
+
+
+def shapes_of(network: Network) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of all arrays of a network, by path."""
+    return flat(jax.eval_shape(network.init, jax.random.key(0)))
 
 
 def flat(tree) -> dict[str, Any]:

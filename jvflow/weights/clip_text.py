@@ -7,12 +7,11 @@
 from collections.abc import Mapping
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 
 from jvflow import networks
 from jvflow.networks.clip import ClipText, ClipTextConfig
-from jvflow.weights.base import Kind, Model, flat, mirrored
+from jvflow.weights.base import Kind, Model, mirrored, shapes_of
 
 PREFIX = "text_model."
 LAST = 2
@@ -33,9 +32,9 @@ def model(config: Mapping, generation: str) -> Model:
         epsilon=config.get("layer_norm_eps", 1e-5),
     )
     network, prefix = networks.functional(ClipText, sizes), PREFIX if generation == "hub" else ""
-    layout = mirrored(flat(jax.eval_shape(network.init, jax.random.key(0))), lambda name: prefix + name)
+    shapes = shapes_of(network)
     apply = partial(_public, network, config.get("eos_token_id", 49407))
-    return Model(network, layout, frozenset({f"{prefix}embeddings.position_ids"}), apply)
+    return Model(network, shapes, mirrored(shapes, lambda name: prefix + name), frozenset({f"{prefix}embeddings.position_ids"}), apply)
 
 
 def _public(network: networks.Network, last: int, params, input_ids, attention_mask=None):

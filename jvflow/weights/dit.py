@@ -13,7 +13,7 @@ from einops import rearrange
 
 from jvflow import networks
 from jvflow.field import Condition
-from jvflow.weights.base import Entry, Kind, Model, linear, rearranged, same, stacked
+from jvflow.weights.base import Entry, Kind, Model, linear, rearranged, same, shapes_of, stacked
 
 EXPECTED = dict(norm_type="ada_norm_zero", activation_fn="gelu-approximate", attention_bias=True, norm_elementwise_affine=False)
 
@@ -44,7 +44,7 @@ def model(config: Mapping, generation: str, *, scan: bool = False) -> Model:
     blocks = stacked(blocks, lambda name: name.replace("blocks/0/", "blocks/")) if scan else sum(blocks, [])
     ends = _original_ends(**sizes) if original else _diffusers_ends(**sizes)
     apply = lambda params, hidden_states, timestep, class_labels: _public(network, params, hidden_states, timestep, class_labels)
-    return Model(network, blocks + ends, frozenset({"pos_embed", "pos_embed.pos_embed"}), apply)
+    return Model(network, shapes_of(network), blocks + ends, frozenset({"pos_embed", "pos_embed.pos_embed"}), apply)
 
 
 def _public(network, params, hidden_states, timestep, class_labels):

@@ -13,7 +13,7 @@ from einops import rearrange
 
 from jvflow import networks
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
-from jvflow.weights.base import Kind, Model, flat, mirrored
+from jvflow.weights.base import Kind, Model, mirrored, shapes_of
 
 FIRST = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 EXPECTED = dict(in_channels=3, out_channels=3, act_fn="silu", shift_factor=None, latents_mean=None, latents_std=None)
@@ -38,8 +38,8 @@ def model(config: Mapping, generation: str) -> Model:
         groups=config.get("norm_num_groups", 32), attention=config.get("mid_block_add_attention", True), moments=config.get("use_quant_conv", True),
     )
     network = networks.functional(Autoencoder, sizes)
-    layout = mirrored(flat(jax.eval_shape(network.init, jax.random.key(0))), _first if generation == "first" else str)
-    return Model(network, layout, frozenset(), partial(_public, network))
+    shapes = shapes_of(network)
+    return Model(network, shapes, mirrored(shapes, _first if generation == "first" else str), frozenset(), partial(_public, network))
 
 
 def _public(network: networks.Network, params, *, method: str, sample=None, z=None):

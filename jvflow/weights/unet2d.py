@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 
 from jvflow import networks
 from jvflow.networks.unet import UNet, UNetConfig
-from jvflow.weights.base import Kind, Model, flat, mirrored
+from jvflow.weights.base import Kind, Model, mirrored, shapes_of
 
 EXPECTED = dict(
     center_input_sample=False, time_embedding_type="positional", time_embedding_dim=None, flip_sin_to_cos=True, mid_block_type="UNetMidBlock2D",
@@ -37,7 +36,8 @@ def model(config: Mapping, generation: str) -> Model:
         head=config.get("attention_head_dim", 8), level=config.get("class_embed_type") == "timestep", frequency_shift=config.get("freq_shift", 0),
     )
     network = networks.functional(UNet, sizes)
-    return Model(network, mirrored(flat(jax.eval_shape(network.init, jax.random.key(0)))), frozenset(), partial(_public, network))
+    shapes = shapes_of(network)
+    return Model(network, shapes, mirrored(shapes), frozenset(), partial(_public, network))
 
 
 def _public(network: networks.Network, params, sample, timestep, class_labels=None):
