@@ -1,0 +1,244 @@
+"""Our models with public weights give what the packages that published them give."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from public_models import FIXTURES, SINGLE, assert_same, outputs, read
+from safetensors.numpy import load_file
+
+from jvflow import ddim, weights
+
+# --- DiT ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", ["dit_two_layers", "dit_wide_patch"])
+def test_dit_gives_what_diffusers_gives(name, scan):
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    assert_same(outputs(weights.import_checkpoint("dit", config, tensors, scan=scan), io), io["output"])
+
+
+def test_dit_gives_the_golden_output(shared):
+    config, tensors, io = read(shared / "golden" / "dit_tiny.safetensors")
+    assert_same(outputs(weights.import_checkpoint("dit", config, tensors), io), io["output"])
+
+
+def original(tensors, hidden, timestep, labels, heads):
+    """DiT as its authors wrote it down, one example after the other, in NumPy."""
+    silu = lambda a: a / (1 + np.exp(-a))
+    gelu = lambda a: 0.5 * a * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a**3)))
+    norm = lambda a: (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-6)
+    w = {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
+    affine = lambda a, name: a @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+    kernel = w["x_embedder.proj.weight"]
+    d, c, p, _ = kernel.shape
+    made = []
+    for x, t, label in zip(np.asarray(hidden, np.float64), timestep, labels):
+        side = x.shape[-1] // p
+        patches = [x[:, i * p : (i + 1) * p, j * p : (j + 1) * p] for i in range(side) for j in range(side)]
+        tokens = np.stack([np.einsum("dcpq,cpq->d", kernel, patch) for patch in patches]) + w["x_embedder.proj.bias"] + w["pos_embed"][0]
+        angles = t * np.exp(-np.log(10000) * np.arange(128) / 128)
+        e = affine(silu(affine(np.concatenate([np.cos(angles), np.sin(angles)]), "t_embedder.mlp.0")), "t_embedder.mlp.2")
+        e = silu(e + w["y_embedder.embedding_table.weight"][label])
+        for i in range(sum(name.endswith("attn.qkv.weight") for name in w)):
+            shift, scale, gate, shift_m, scale_m, gate_m = np.split(affine(e, f"blocks.{i}.adaLN_modulation.1"), 6)
+            q, k, v = affine(norm(tokens) * (1 + scale) + shift, f"blocks.{i}.attn.qkv").reshape(-1, 3, heads, d // heads).transpose(1, 2, 0, 3)
+            scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(d // heads))
+            attended = (scores / scores.sum(-1, keepdims=True) @ v).transpose(1, 0, 2).reshape(-1, d)
+            tokens = tokens + gate * affine(attended, f"blocks.{i}.attn.proj")
+            hidden_layer = gelu(affine(norm(tokens) * (1 + scale_m) + shift_m, f"blocks.{i}.mlp.fc1"))
+            tokens = tokens + gate_m * affine(hidden_layer, f"blocks.{i}.mlp.fc2")
+        shift, scale = np.split(affine(e, "final_layer.adaLN_modulation.1"), 2)
+        out = affine(norm(tokens) * (1 + scale) + shift, "final_layer.linear").reshape(side, side, p, p, -1)
+        made.append(np.einsum("hwpqc->chpwq", out).reshape(-1, side * p, side * p))
+    return np.stack(made)
+
+
+def test_dit_as_its_authors_name_it(tmp_path):
+    """One embedding for all blocks, q, k and v in one tensor, other frequencies: against the formulas."""
+    from jvflow.networks.embedding import position_table
+
+    config, _, io = read(FIXTURES / "dit_two_layers.safetensors")
+    rng, d = np.random.default_rng(0), config["num_attention_heads"] * config["attention_head_dim"]
+    shapes = jax.eval_shape(weights.KINDS["dit"].model(config, "original").network.init, jax.random.key(0))
+    params = jax.tree.map(lambda a: (0.2 * rng.normal(size=a.shape)).astype(np.float32), shapes)
+    weights.export("dit", config, params, tmp_path, generation="original")
+    tensors = load_file(tmp_path / SINGLE) | {"pos_embed": position_table((1, 5, 5), d)[None]}
+    expected = original(tensors, io["hidden_states"], io["timestep"], io["class_labels"], config["num_attention_heads"])
+    assert_same(outputs(weights.import_checkpoint("dit", config, tensors), io), expected)
+
+
+def test_full_size_dit_has_the_public_tensors(shared):
+    """Names and shapes one to one, under `eval_shape`, and the counts of both layouts."""
+    manifest = json.loads((shared / "golden" / "manifests" / "dit_xl_2_256.json").read_text())
+    config, shapes = manifest["config"], {name: tuple(shape) for name, shape in manifest["tensors"].items()}
+    model = weights.KINDS["dit"].model(config, "diffusers")
+    weights.check("dit", model, shapes)
+    assert sorted(name for entry in model.layout for name in entry.theirs) == sorted(shapes)
+    count = lambda model: sum(a.size for a in model.shapes.values())
+    assert count(model) == manifest["parameters"] == 749_826_464
+    table = 16 * 16 * 1152
+    assert count(weights.KINDS["dit"].model(config, "original", scan=True)) + table == 675_129_632
+
+
+# --- autoencoder ----------------------------------------------------------------------------------
+
+
+def assert_autoencodes(config, tensors, io):
+    network = weights.import_checkpoint("sd_vae", config, tensors)
+    apply = jax.jit(network.apply, static_argnames="method")
+    mean, log_variance = apply(network.params, method="encode", sample=io["sample"])
+    assert_same(np.asarray(mean), io["mean"])
+    assert_same(np.asarray(log_variance), io["logvar"])
+    assert_same(np.asarray(apply(network.params, method="decode", z=io["mean"])), io["decoded"])
+
+
+@pytest.mark.parametrize("name", ["vae_three_levels", "vae_plain"])
+def test_the_autoencoder_gives_what_diffusers_gives(name):
+    assert_autoencodes(*read(FIXTURES / f"{name}.safetensors"))
+
+
+def test_the_autoencoder_gives_the_golden_output(shared):
+    assert_autoencodes(*read(shared / "golden" / "autoencoder_kl_tiny.safetensors"))
+
+
+def first_names(tensors):
+    """As the files of SD v1.5 have them."""
+    then = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    for now, name in then.items():
+        tensors = {key.replace(now, name): tensor for key, tensor in tensors.items()}
+    return tensors
+
+
+def test_the_autoencoder_under_its_first_names(tmp_path):
+    config, tensors, io = read(FIXTURES / "vae_three_levels.safetensors")
+    assert first_names(tensors).keys() != tensors.keys()
+    assert_autoencodes(config, first_names(tensors), io)
+    weights.export("sd_vae", config, weights.import_checkpoint("sd_vae", config, tensors).params, tmp_path, generation="first")
+    assert load_file(tmp_path / SINGLE).keys() == first_names(tensors).keys()
+
+
+def test_full_size_autoencoder_has_the_public_tensors(shared):
+    manifest = json.loads((shared / "golden" / "manifests" / "sd15_vae.json").read_text())
+    shapes = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
+    for generation, names in dict(current=shapes, first=first_names(shapes)).items():
+        model = weights.KINDS["sd_vae"].model(manifest["config"], generation)
+        weights.check("sd_vae", model, names)
+        assert len(model.layout) == len(names) == 248
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 83_653_863
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(act_fn="relu"), "this config says {'act_fn': 'relu'}"),
+        (dict(use_quant_conv=False), "use_quant_conv and use_post_quant_conv differ"),
+        (dict(up_block_types=["AttnUpDecoderBlock2D"] * 3), "this config says {'up_block_types'"),
+    ],
+)
+def test_another_autoencoder(change, message):
+    config, tensors, _ = read(FIXTURES / "vae_three_levels.safetensors")
+    with pytest.raises(ValueError, match=message):
+        weights.import_checkpoint("sd_vae", config | change, tensors)
+
+
+# --- U-Net ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["unet_biflow", "unet_plain"])
+def test_the_unet_gives_what_diffusers_gives(name):
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    network = weights.import_checkpoint("unet2d", config, tensors)
+    assert_same(np.asarray(jax.jit(network.apply)(network.params, io["sample"], io["timestep"], io.get("class_labels"))), io["output"])
+
+
+def test_full_size_unet_has_the_tensors_that_biflow_released(shared):
+    manifest = json.loads((shared / "golden" / "manifests" / "biflow_unet_c128.json").read_text())
+    model = weights.KINDS["unet2d"].model(manifest["config"], "diffusers")
+    weights.check("unet2d", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 123_909_635
+
+
+def test_another_unet_and_images_that_it_does_not_take():
+    config, tensors, io = read(FIXTURES / "unet_biflow.safetensors")
+    for change in (dict(act_fn="relu"), dict(class_embed_type="identity"), dict(up_block_types=["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"])):
+        with pytest.raises(ValueError, match=f"this config says {{.*{next(iter(change))}"):
+            weights.import_checkpoint("unet2d", config | change, tensors)
+    with pytest.raises(ValueError, match="channels .* are no multiples of groups 3"):
+        weights.import_checkpoint("unet2d", config | dict(norm_num_groups=3), tensors)
+    network = weights.import_checkpoint("unet2d", config, tensors)
+    with pytest.raises(ValueError, match="multiples of 4 for 3 levels, got 10 x 8"):
+        network.apply(network.params, np.zeros((1, 3, 10, 8)), 0.5, 0.1)
+    with pytest.raises(ValueError, match="was built with a noise level, and got none"):
+        network.apply(network.params, np.zeros((1, 3, 8, 8)), 0.5)
+
+
+@pytest.mark.parametrize("name", ["sd_unet_two_levels", "sd_unet_three_levels"])
+def test_the_unet_with_text_gives_what_diffusers_gives(name):
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    network = weights.import_checkpoint("sd_unet", config, tensors)
+    assert_same(np.asarray(jax.jit(network.apply)(network.params, io["sample"], io["timestep"], io["encoder_hidden_states"])), io["output"])
+    with pytest.raises(ValueError, match="this config says {'use_linear_projection': True}"):
+        weights.import_checkpoint("sd_unet", config | dict(use_linear_projection=True), tensors)
+
+
+def test_full_size_unet_with_text_has_the_public_tensors(shared):
+    manifest = json.loads((shared / "golden" / "manifests" / "sd15_unet.json").read_text())
+    model = weights.KINDS["sd_unet"].model(manifest["config"], "diffusers")
+    weights.check("sd_unet", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 859_520_964
+
+
+# --- CLIP -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["clip_quick", "clip_gelu"])
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+def test_clip_gives_what_transformers_gives(name, prefix):
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    network = weights.import_checkpoint("clip_text", config, {prefix + key: tensor for key, tensor in tensors.items()})
+    x, pooled = jax.jit(network.apply)(network.params, io["input_ids"], io.get("attention_mask"))
+    assert_same(np.asarray(x), io["last_hidden_state"])
+    assert_same(np.asarray(pooled), io["pooler_output"])
+
+
+def test_full_size_clip_has_the_public_tensors(shared):
+    manifest = json.loads((shared / "golden" / "manifests" / "clip_vit_l14_text.json").read_text())
+    for generation, prefix in dict(current="", hub="text_model.").items():
+        model = weights.KINDS["clip_text"].model(manifest["config"], generation)
+        weights.check("clip_text", model, {prefix + name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 123_060_480
+
+
+def test_another_clip_and_texts_that_it_does_not_take():
+    config, tensors, io = read(FIXTURES / "clip_quick.safetensors")
+    with pytest.raises(ValueError, match="unknown activation 'relu' of a text encoder of CLIP: use quick_gelu, gelu"):
+        weights.import_checkpoint("clip_text", config | dict(hidden_act="relu"), tensors)
+    network = weights.import_checkpoint("clip_text", config, tensors)
+    with pytest.raises(ValueError, match="reads 9 tokens, got 10"):
+        network.apply(network.params, np.zeros((1, 10), int))
+
+
+# --- together -------------------------------------------------------------------------------------
+
+
+def test_a_published_picture(shared):
+    """DiT, DDIM and the decoder together: the numbers that the diffusers package publishes for its pipeline of DiT (two steps, class 1, guidance 4)."""
+    config, tensors, io = read(shared / "golden" / "dit_pipeline_dummy.safetensors")
+    part = lambda name: {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    dit = weights.import_checkpoint("dit", config, part("transformer"))
+    plain = dict(down_block_types=["DownEncoderBlock2D"], up_block_types=["UpDecoderBlock2D"], block_out_channels=[64], layers_per_block=1, latent_channels=4)
+    vae = weights.import_checkpoint("sd_vae", plain, part("vae"))
+
+    def guided(params, x, t):
+        with_class, without = (dit.apply(params, x, t, np.full(len(x), label))[:, :4] for label in (1, 1000))
+        return without + 4.0 * (with_class - without)
+
+    schedule = ddim.Schedule.of({})
+    latents = ddim.sample(jax.tree_util.Partial(guided, dit.params), io["init_latents"], schedule, steps=2)
+    image = np.asarray(vae.apply(vae.params, method="decode", z=latents / 0.18215))
+    image = np.clip(image / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(image, io["image"], atol=2e-5)
+    np.testing.assert_allclose(image[0, -3:, -3:, -1].flatten(), io["published_expected_slice"], atol=1e-3)
