@@ -1,0 +1,44 @@
+"""Stable Diffusion 1.5 at full size with random weights: decoding one frame of 512 x 512, and one step of DDIM, on the machine that is there."""
+
+import resource
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jvflow import ddim, networks
+from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
+from jvflow.networks.unet import UNet, UNetConfig
+
+UNET = UNetConfig((320, 640, 1280, 1280), (True, True, True, False), inputs=4, outputs=4, heads=8, text_width=768)
+LATENT = (1, 64, 64, 4)
+
+
+def measure() -> dict:
+    autoencoder, unet = networks.functional(Autoencoder, KLConfig()), networks.functional(UNet, UNET)
+    text = jnp.ones((1, 77, 768))
+
+    def step(params, x):
+        predict = lambda params, x, t: unet.apply(params, x, t.astype(jnp.float32), text=text)
+        return ddim.sample(jax.tree_util.Partial(predict, params), x, ddim.Schedule(), steps=1)
+
+    decode = lambda params, latents: autoencoder.apply(params, latents, method="decode")
+    return {name: _of(network, function) for name, network, function in (("decode", autoencoder, decode), ("ddim_step", unet, step))}
+
+
+def _of(network, function) -> dict:
+    params = jax.jit(network.init)(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), LATENT)
+    clock = time.perf_counter()
+    program = jax.jit(function).lower(params, x).compile()
+    compiled, clock = time.perf_counter() - clock, time.perf_counter()
+    made = np.asarray(program(params, x))
+    ran = time.perf_counter() - clock
+    assert np.isfinite(made).all()
+    memory = program.memory_analysis()
+    return dict(
+        parameters=sum(a.size for a in jax.tree.leaves(params)), output=list(made.shape), seconds=ran, seconds_of_compilation=compiled,
+        temporary_bytes=memory.temp_size_in_bytes, parameter_bytes=memory.argument_size_in_bytes,
+        peak_resident_bytes_of_the_process=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
