@@ -276,8 +276,9 @@ class DiT(nnx.Module):
         # times of their own are one for each frame; a patch over frames takes that of its first
         given = tuple(coordinate[:, ::pf] if coordinate.ndim > 1 else coordinate for coordinate in s), condition and condition.label
         text, mask = (None, None) if condition is None else (condition.text, condition.text_mask)
-        tokens = self._layers(tokens, given if config.each_embeds else self.conditioning(*given), text, mask, (f, h, w))
-        c = (self._first_block() if config.each_embeds else self).conditioning(*given)
+        c = None if config.each_embeds else self.conditioning(*given)
+        tokens = self._layers(tokens, given if config.each_embeds else c, text, mask, (f, h, w))
+        c = self._first_block().conditioning(*given) if config.each_embeds else c
         shift, scale = jnp.split(self.modulation(nnx.silu(c)), 2, axis=-1)
         tokens = _modulate(_norm(tokens), shift, scale)
         y = self.patch_out(tokens).astype(jnp.float32)
