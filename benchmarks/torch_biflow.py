@@ -52,7 +52,7 @@ class Block(nn.Module):
 
     def forward(self, x, c, h):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(F.silu(c)).chunk(6, -1)
-        q, k, v = rearrange(self.qkv(norm(x) * (1 + scale_a) + shift_a), "b n (p h d) -> p b h n d", p=3, h=self.heads)
+        q, k, v = rearrange(self.qkv(norm(x) * (1 + scale_a) + shift_a), "b n (h p d) -> p b h n d", p=3, h=self.heads)
         attended = F.scaled_dot_product_attention(q, k, v)
         x = x + gate_a * self.proj(rearrange(attended, "b h n d -> b n (h d)"))
         y = norm(x) * (1 + scale_m) + shift_m
