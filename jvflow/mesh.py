@@ -203,4 +203,5 @@ def local(tree):
     if not all(array.is_fully_replicated for array in jax.tree.leaves(tree)):
         everywhere = jax.tree.map(lambda array: NamedSharding(array.sharding.mesh, PartitionSpec()), tree)
         tree = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
-    return jax.tree.map(lambda array: jax.device_put(array.addressable_data(0), replicated(here())), tree)
+    everywhere = replicated(here())
+    return jax.tree.map(lambda array: jax.device_put(array.addressable_data(0), everywhere), tree)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jvflow.networks.convolutional import Attention, Downsample, ResnetBlock, Upsample, convolution, group_norm
+from jvflow.networks.convolutional import Attention, Level, Middle, convolution, group_norm
 
 LOG_VARIANCE = (-30.0, 20.0)
 """What the log variance is cut to."""
@@ -68,21 +68,24 @@ class Encoder(nnx.Module):
     """Images to moments."""
 
     def __init__(self, config: KLConfig, rngs):
-        of = dict(groups=config.groups, dtype=jnp.dtype(config.dtype))
+        of, attention = _parts(config, rngs)
         first, last = config.channels[0], config.channels[-1]
         self.conv_in = convolution(3, first, rngs, dtype=of["dtype"])
         before = (first, *config.channels)
         self.down_blocks = nnx.List(
-            [Level(before[i], n, config.blocks, rngs, down=i < len(config.channels) - 1, **of) for i, n in enumerate(config.channels)]
+            [
+                Level([before[i]] + [n] * (config.blocks - 1), n, None, down=i < len(config.channels) - 1, around=False, **of)
+                for i, n in enumerate(config.channels)
+            ]
         )
-        self.mid_block = Middle(last, rngs, attention=config.attention, **of)
+        self.mid_block = Middle(last, attention, **of)
         self.conv_norm_out = group_norm(last, config.groups, rngs)
         self.conv_out = convolution(last, 2 * config.latent, rngs, dtype=of["dtype"])
 
     def __call__(self, x):
         x = self.conv_in(x)
         for level in self.down_blocks:
-            x = level(x)
+            x, _ = level(x)
         return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
 
 
@@ -90,13 +93,13 @@ class Decoder(nnx.Module):
     """Latents to images."""
 
     def __init__(self, config: KLConfig, rngs):
-        of = dict(groups=config.groups, dtype=jnp.dtype(config.dtype))
+        of, attention = _parts(config, rngs)
         channels = config.channels[::-1]
         self.conv_in = convolution(config.latent, channels[0], rngs, dtype=of["dtype"])
-        self.mid_block = Middle(channels[0], rngs, attention=config.attention, **of)
+        self.mid_block = Middle(channels[0], attention, **of)
         before = (channels[0], *channels)
         self.up_blocks = nnx.List(
-            [Level(before[i], n, config.blocks + 1, rngs, up=i < len(channels) - 1, **of) for i, n in enumerate(channels)]
+            [Level([before[i]] + [n] * config.blocks, n, None, up=i < len(channels) - 1, **of) for i, n in enumerate(channels)]
         )
         self.conv_norm_out = group_norm(channels[-1], config.groups, rngs)
         self.conv_out = convolution(channels[-1], 3, rngs, dtype=of["dtype"])
@@ -104,39 +107,11 @@ class Decoder(nnx.Module):
     def __call__(self, x):
         x = self.mid_block(self.conv_in(x))
         for level in self.up_blocks:
-            x = level(x)
+            x, _ = level(x)
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
 
 
-class Level(nnx.Module):
-    """Residual blocks, and a halving or a doubling after them."""
-
-    def __init__(self, inputs: int, outputs: int, blocks: int, rngs, *, groups: int, dtype, down: bool = False, up: bool = False):
-        sizes = [inputs] + [outputs] * blocks
-        self.resnets = nnx.List([ResnetBlock(a, b, rngs, groups=groups, dtype=dtype) for a, b in zip(sizes, sizes[1:])])
-        if down:
-            self.downsamplers = nnx.List([Downsample(outputs, rngs, around=False, dtype=dtype)])
-        if up:
-            self.upsamplers = nnx.List([Upsample(outputs, rngs, dtype=dtype)])
-        self.down, self.up = down, up
-
-    def __call__(self, x):
-        for block in self.resnets:
-            x = block(x)
-        if self.down:
-            return self.downsamplers[0](x)
-        return self.upsamplers[0](x) if self.up else x
-
-
-class Middle(nnx.Module):
-    """A residual block, attention where there is any, a residual block."""
-
-    def __init__(self, channels: int, rngs, *, groups: int, attention: bool, dtype):
-        self.resnets = nnx.List([ResnetBlock(channels, channels, rngs, groups=groups, dtype=dtype) for _ in range(2)])
-        self.attentions = nnx.List([Attention(channels, rngs, groups=groups, dtype=dtype)] if attention else [])
-
-    def __call__(self, x):
-        x = self.resnets[0](x)
-        for attention in self.attentions:
-            x = attention(x)
-        return self.resnets[1](x)
+def _parts(config: KLConfig, rngs):
+    """What all levels are built with, and what makes the attention between them."""
+    of = dict(groups=config.groups, dtype=jnp.dtype(config.dtype))
+    return of | dict(rngs=rngs), (lambda channels: Attention(channels, rngs, **of)) if config.attention else None

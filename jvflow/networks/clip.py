@@ -8,12 +8,12 @@ What Stable Diffusion is conditioned on are all tokens after that norm.
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
+
+from jvflow.networks.embedding import attended
 
 ACTIVATIONS = {"quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x), "gelu": lambda x: nnx.gelu(x, approximate=False)}
 
@@ -108,8 +108,7 @@ class Attention(nnx.Module):
         self.heads = config.heads
 
     def __call__(self, x, seen):
-        q, k, v = (rearrange(layer(x), "b n (h d) -> b n h d", h=self.heads) for layer in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(rearrange(jax.nn.dot_product_attention(q, k, v, mask=seen), "b n h d -> b n (h d)"))
+        return self.out_proj(attended(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, seen))
 
 
 class MLP(nnx.Module):

@@ -3,10 +3,13 @@
 Names of layers are those of the diffusers package, so that its tensors fit without a table of names (`jvflow.weights.mirrored`).
 """
 
-import jax
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+
+from jvflow.networks.embedding import attended
 
 
 def convolution(inputs: int, outputs: int, rngs, *, size: int = 3, stride: int = 1, padding=None, dtype=None) -> nnx.Conv:
@@ -56,8 +59,7 @@ class Attention(nnx.Module):
     def __call__(self, x, text=None):
         del text  # for `TextTransformer`
         y = rearrange(self.group_norm(x), "b h w c -> b (h w) c")
-        q, k, v = (rearrange(layer(y), "b n (h d) -> b n h d", h=self.heads) for layer in (self.to_q, self.to_k, self.to_v))
-        y = self.to_out[0](rearrange(jax.nn.dot_product_attention(q, k, v), "b n h d -> b n (h d)"))
+        y = self.to_out[0](attended(self.to_q(y), self.to_k(y), self.to_v(y), self.heads))
         return x + y.reshape(x.shape)
 
 
@@ -101,8 +103,7 @@ class _ToOthers(nnx.Module):
         self.heads = heads
 
     def __call__(self, x, others):
-        q, k, v = (rearrange(layer(y), "b n (h d) -> b n h d", h=self.heads) for layer, y in ((self.to_q, x), (self.to_k, others), (self.to_v, others)))
-        return self.to_out[0](rearrange(jax.nn.dot_product_attention(q, k, v), "b n h d -> b n (h d)"))
+        return self.to_out[0](attended(self.to_q(x), self.to_k(others), self.to_v(others), self.heads))
 
 
 class _Gated(nnx.Module):
@@ -139,3 +140,49 @@ class Upsample(nnx.Module):
 
     def __call__(self, x):
         return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+
+
+class Level(nnx.Module):
+    """Residual blocks of so many input channels each, attention after each where there is any, and a halving or a doubling.
+
+    `attention` makes one of a number of channels.
+    """
+
+    def __init__(
+        self, inputs: list[int], outputs: int, attention: Callable | None, *, rngs, groups: int, dtype, epsilon: float = 1e-6, time_width: int = 0,
+        down: bool = False, around: bool = True, up: bool = False,
+    ):
+        self.resnets = nnx.List([ResnetBlock(n, outputs, rngs, groups=groups, epsilon=epsilon, time_width=time_width, dtype=dtype) for n in inputs])
+        self.attentions = nnx.List([attention(outputs) for _ in inputs] if attention else [])
+        if down:
+            self.downsamplers = nnx.List([Downsample(outputs, rngs, around=around, dtype=dtype)])
+        if up:
+            self.upsamplers = nnx.List([Upsample(outputs, rngs, dtype=dtype)])
+        self.down, self.up = down, up
+
+    def __call__(self, x, c=None, text=None, kept: list | None = None):
+        """The image, and all that was on the way; each block has the last one of `kept` beside it, which is taken from there."""
+        seen = []
+        for i, block in enumerate(self.resnets):
+            x = block(x if kept is None else jnp.concatenate([x, kept.pop()], axis=-1), c)
+            x = self.attentions[i](x, text) if len(self.attentions) else x
+            seen.append(x)
+        if self.down:
+            x = self.downsamplers[0](x)
+            seen.append(x)
+        return (self.upsamplers[0](x) if self.up else x), seen
+
+
+class Middle(nnx.Module):
+    """A residual block, attention where there is any, a residual block."""
+
+    def __init__(self, channels: int, attention: Callable | None, *, rngs, groups: int, dtype, epsilon: float = 1e-6, time_width: int = 0):
+        block = lambda: ResnetBlock(channels, channels, rngs, groups=groups, epsilon=epsilon, time_width=time_width, dtype=dtype)
+        self.resnets = nnx.List([block(), block()])
+        self.attentions = nnx.List([attention(channels)] if attention else [])
+
+    def __call__(self, x, c=None, text=None):
+        x = self.resnets[0](x, c)
+        for attention in self.attentions:
+            x = attention(x, text)
+        return self.resnets[1](x, c)

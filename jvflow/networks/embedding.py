@@ -1,7 +1,9 @@
-"""What the transformers share: linear layers, fixed sine positions, and the embedding of coordinates and labels that modulates their blocks."""
+"""What networks share: linear layers, attention by heads, sines of numbers and places, and the embedding of coordinates and labels."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 
 FREQUENCIES = 256  # width of the sine features of a coordinate
@@ -20,6 +22,12 @@ class Linear(nnx.Linear):
 
 def linear(n, m, rngs, dtype, kernel=nnx.initializers.xavier_uniform()):
     return Linear(n, m, rngs=rngs, dtype=dtype, kernel_init=kernel)
+
+
+def attended(q, k, v, heads: int, mask=None):
+    """Queries (b, n, d) to keys and values (b, m, d), heads one after the other, where the mask (b or 1, 1, n or 1, m) lets them: (b, n, d)."""
+    q, k, v = (rearrange(a, "b n (h d) -> b n h d", h=heads) for a in (q, k, v))
+    return rearrange(jax.nn.dot_product_attention(q, k, v, mask=mask), "b n h d -> b n (h d)")
 
 
 def sines(s, width: int, *, shift: int = 0):

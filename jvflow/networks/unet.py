@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jvflow.networks.convolutional import Attention, Downsample, ResnetBlock, TextTransformer, Upsample, convolution, group_norm
+from jvflow.networks.convolutional import Attention, Level, Middle, TextTransformer, convolution, group_norm
 from jvflow.networks.embedding import sines
 
 
@@ -132,41 +132,3 @@ class TimeMLP(nnx.Module):
 
     def __call__(self, x):
         return self.linear_2(nnx.silu(self.linear_1(x)))
-
-
-class Level(nnx.Module):
-    """Residual blocks of so many input channels each, attention after each where there is any, and a halving or a doubling."""
-
-    def __init__(self, inputs: list[int], outputs: int, attention, *, rngs, groups, epsilon, time_width, dtype, down: bool = False, up: bool = False):
-        of = dict(groups=groups, epsilon=epsilon, dtype=dtype)
-        self.resnets = nnx.List([ResnetBlock(n, outputs, rngs, time_width=time_width, **of) for n in inputs])
-        self.attentions = nnx.List([attention(outputs) for _ in inputs] if attention else [])
-        if down:
-            self.downsamplers = nnx.List([Downsample(outputs, rngs, around=True, dtype=dtype)])
-        if up:
-            self.upsamplers = nnx.List([Upsample(outputs, rngs, dtype=dtype)])
-        self.down, self.up = down, up
-
-    def __call__(self, x, c, text=None, kept: list | None = None):
-        """The image, and all that was on the way; of `kept` the last ones are taken, from its end on."""
-        seen = []
-        for i, block in enumerate(self.resnets):
-            x = block(x if kept is None else jnp.concatenate([x, kept.pop()], axis=-1), c)
-            x = self.attentions[i](x, text) if len(self.attentions) else x
-            seen.append(x)
-        if self.down:
-            x = self.downsamplers[0](x)
-            seen.append(x)
-        return (self.upsamplers[0](x) if self.up else x), seen
-
-
-class Middle(nnx.Module):
-    """A residual block, attention, a residual block."""
-
-    def __init__(self, channels: int, attention, *, rngs, groups, epsilon, time_width, dtype):
-        of = dict(groups=groups, epsilon=epsilon, dtype=dtype)
-        self.resnets = nnx.List([ResnetBlock(channels, channels, rngs, time_width=time_width, **of) for _ in range(2)])
-        self.attentions = nnx.List([attention(channels)])
-
-    def __call__(self, x, c, text=None):
-        return self.resnets[1](self.attentions[0](self.resnets[0](x, c), text), c)

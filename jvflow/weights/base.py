@@ -44,6 +44,27 @@ class Model(NamedTuple):
     apply: Callable
 
 
+class Kind(NamedTuple):
+    """A public model.
+
+    Attributes:
+      model: `(config, generation) -> Model`.
+      generation: which names those are, of `names -> generation`.
+      generations: those that there are, the one that is written first.
+      file: what its packages call the file.
+    """
+
+    model: Callable[..., Model]
+    generation: Callable
+    generations: tuple[str, ...]
+    file: str = "diffusion_pytorch_model.safetensors"
+
+
+def unlike(config: Mapping, expected: Mapping) -> dict:
+    """The entries of a public config that are not as expected; one that is left out is."""
+    return {key: config[key] for key, value in expected.items() if config.get(key, value) != value}
+
+
 # --- entries --------------------------------------------------------------------------------------
 
 
@@ -58,10 +79,9 @@ def rearranged(ours: str, theirs: str, pattern: str, **sizes) -> Entry:
     return Entry(ours, (theirs,), lambda a: rearrange(a, pattern, **sizes), lambda a: (rearrange(a, f"{here} -> {there}", **sizes),))
 
 
-def linear(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
-    """A linear layer: kernel (in, out) of weight (out, in)."""
-    kernel = rearranged(f"{ours}/kernel", f"{theirs}.weight", "o i -> i o")
-    return [kernel, same(f"{ours}/bias", f"{theirs}.bias")] if bias else [kernel]
+def linear(ours: str, theirs: str) -> list[Entry]:
+    """A linear layer: kernel (in, out) of weight (out, in), and its bias."""
+    return [rearranged(f"{ours}/kernel", f"{theirs}.weight", "o i -> i o"), same(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def mirrored(shapes: Mapping[str, Any], rename: Callable[[str], str] = str) -> list[Entry]:
@@ -95,22 +115,6 @@ def stacked(entries: Sequence[Sequence[Entry]], ours: Callable[[str], str]) -> l
         return Entry(ours(first.ours), tuple(name for entry in same_array for name in entry.theirs), read, write)
 
     return [one(same_array) for same_array in zip(*entries, strict=True)]
-
-
-class Kind(NamedTuple):
-    """A public model.
-
-    Attributes:
-      model: `(config, generation) -> Model`.
-      generation: which names those are, of `names -> generation`.
-      generations: those that there are, the one that is written first.
-      file: what its packages call the file.
-    """
-
-    model: Callable[..., Model]
-    generation: Callable
-    generations: tuple[str, ...]
-    file: str = "diffusion_pytorch_model.safetensors"
 
 
 def shapes_of(network: Network) -> dict[str, jax.ShapeDtypeStruct]:

@@ -13,7 +13,7 @@ from einops import rearrange
 
 from jvflow import networks
 from jvflow.field import Condition
-from jvflow.weights.base import Entry, Kind, Model, linear, rearranged, same, shapes_of, stacked
+from jvflow.weights.base import Entry, Kind, Model, linear, rearranged, same, shapes_of, stacked, unlike
 
 EXPECTED = dict(norm_type="ada_norm_zero", activation_fn="gelu-approximate", attention_bias=True, norm_elementwise_affine=False)
 
@@ -25,7 +25,7 @@ def generation(names) -> str:
 
 def model(config: Mapping, generation: str, *, scan: bool = False) -> Model:
     """The network and layout of a config of the diffusers package; the original has none and takes the same. With `scan` its layers are scanned."""
-    other = {key: config[key] for key, value in EXPECTED.items() if config.get(key, value) != value}
+    other = unlike(config, EXPECTED)
     if other:
         raise ValueError(f"a DiT has {EXPECTED}, this config says {other}")
     original = generation == "original"

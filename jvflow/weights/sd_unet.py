@@ -8,7 +8,7 @@ from einops import rearrange
 
 from jvflow import networks
 from jvflow.networks.unet import UNet, UNetConfig
-from jvflow.weights.base import Kind, Model, mirrored, shapes_of
+from jvflow.weights.base import Kind, Model, mirrored, shapes_of, unlike
 
 EXPECTED = dict(
     center_input_sample=False, flip_sin_to_cos=True, mid_block_type="UNetMidBlock2DCrossAttn", only_cross_attention=False, downsample_padding=1,
@@ -23,7 +23,7 @@ BLOCKS = dict(down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block
 def model(config: Mapping, generation: str) -> Model:
     """The network and layout of a config of the diffusers package. What it calls `attention_head_dim` is the number of heads."""
     del generation
-    other = {key: config[key] for key, value in EXPECTED.items() if config.get(key, value) != value}
+    other = unlike(config, EXPECTED)
     other |= {key: config[key] for key, known in BLOCKS.items() if set(config[key]) - set(known)}
     attends = tuple(name.startswith("Cross") for name in config["down_block_types"])
     if attends != tuple(name.startswith("Cross") for name in config["up_block_types"])[::-1]:

@@ -13,7 +13,7 @@ from einops import rearrange
 
 from jvflow import networks
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
-from jvflow.weights.base import Kind, Model, mirrored, shapes_of
+from jvflow.weights.base import Kind, Model, mirrored, shapes_of, unlike
 
 FIRST = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 EXPECTED = dict(in_channels=3, out_channels=3, act_fn="silu", shift_factor=None, latents_mean=None, latents_std=None)
@@ -26,7 +26,7 @@ def generation(names) -> str:
 
 def model(config: Mapping, generation: str) -> Model:
     """The network and layout of a config of the diffusers package."""
-    other = {key: config[key] for key, value in EXPECTED.items() if config.get(key, value) != value}
+    other = unlike(config, EXPECTED)
     kinds = dict(down_block_types="DownEncoderBlock2D", up_block_types="UpDecoderBlock2D")
     other |= {key: config[key] for key, kind in kinds.items() if set(config[key]) != {kind}}
     if other:

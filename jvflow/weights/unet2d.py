@@ -8,7 +8,7 @@ from einops import rearrange
 
 from jvflow import networks
 from jvflow.networks.unet import UNet, UNetConfig
-from jvflow.weights.base import Kind, Model, mirrored, shapes_of
+from jvflow.weights.base import Kind, Model, mirrored, shapes_of, unlike
 
 EXPECTED = dict(
     center_input_sample=False, time_embedding_type="positional", time_embedding_dim=None, flip_sin_to_cos=True, mid_block_type="UNetMidBlock2D",
@@ -21,7 +21,7 @@ BLOCKS = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 def model(config: Mapping, generation: str) -> Model:
     """The network and layout of a config of the diffusers package."""
     del generation
-    other = {key: config[key] for key, value in EXPECTED.items() if config.get(key, value) != value}
+    other = unlike(config, EXPECTED)
     for key, known in zip(("down_block_types", "up_block_types"), BLOCKS):
         other |= {key: config[key]} if set(config[key]) - set(known) else {}
     other |= {"class_embed_type": config["class_embed_type"]} if config.get("class_embed_type") not in (None, "timestep") else {}
