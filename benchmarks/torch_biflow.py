@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from jvflow.networks.embedding import FREQUENCIES, position_table
+from jvflow.networks.layers import FREQUENCIES, position_table
 
 
 def linear(params) -> nn.Linear:

@@ -8,7 +8,7 @@ import pytest
 from jvflow.field import Condition, guide, null
 from jvflow.networks import as_field, build
 from jvflow.networks.dit import DiTConfig, forward_flops, grid, parameter_count, preset
-from jvflow.networks.embedding import position_table
+from jvflow.networks.layers import position_table
 
 TINY = dict(name="dit", width=32, depth=2, heads=2, patch=(1, 4, 4), channels=3)
 

@@ -58,7 +58,7 @@ def original(tensors, hidden, timestep, labels, heads):
 
 def test_dit_as_its_authors_name_it(tmp_path):
     """One embedding for all blocks, q, k and v in one tensor, other frequencies: against the formulas."""
-    from jvflow.networks.embedding import position_table
+    from jvflow.networks.layers import position_table
 
     config, _, io = read(FIXTURES / "dit_two_layers.safetensors")
     rng, d = np.random.default_rng(0), config["num_attention_heads"] * config["attention_head_dim"]

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jvflow.networks.embedding import attended
+from jvflow.networks.layers import attended
 
 ACTIVATIONS = {"quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x), "gelu": lambda x: nnx.gelu(x, approximate=False)}
 

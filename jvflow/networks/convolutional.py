@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from jvflow.networks.embedding import attended
+from jvflow.networks.layers import attended
 
 
 def convolution(inputs: int, outputs: int, rngs, *, size: int = 3, stride: int = 1, padding=None, dtype=None) -> nnx.Conv:

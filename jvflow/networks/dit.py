@@ -17,7 +17,7 @@ from einops import rearrange
 from flax import nnx
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, axis_size, constrain
-from jvflow.networks.embedding import FREQUENCIES, Conditioning, linear, position_table
+from jvflow.networks.layers import FREQUENCIES, Conditioning, linear, position_table
 
 SIZES = {
     "S": dict(width=384, depth=12, heads=6),

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jvflow.networks.convolutional import Attention, Level, Middle, TextTransformer, convolution, group_norm
-from jvflow.networks.embedding import sines
+from jvflow.networks.layers import sines
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class UNetConfig:
       heads: of each attention; 0 goes by `head`.
       text_width: of the text's tokens, 0 without.
       level: whether there is a second coordinate beside time, Bi-flow's noise level.
-      frequency_shift: of the sines, see `embedding.sines`.
+      frequency_shift: of the sines, see `layers.sines`.
       dtype: of the computation; parameters are float32.
     """
 

@@ -1,4 +1,4 @@
-"""What networks share: linear layers, attention by heads, sines of numbers and places, and the embedding of coordinates and labels."""
+"""Layers that networks share: linear ones, attention by heads, sines of numbers and places, and what coordinates and labels become."""
 
 import jax
 import jax.numpy as jnp
