@@ -4,7 +4,7 @@
     x'   = sqrt(a') x0(x, t) + sqrt(1 - a') e(x, t)         a step from a to a' with what the model says at t    (1)
 
 Sampling goes from large t to small ones; inversion takes the same steps the other way, with what the model says at the
-end of each, so that both undo each other to the accuracy of a step.
+end of each, so that both undo each other to the accuracy of a step. `flow` makes a diffusion model a field of flow matching.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jvflow.field import as_partial
+from jvflow.field import Field, as_partial, column
 
 Predict = Callable[[Float[Array, "b ..."], Int[Array, "b"]], Float[Array, "b ..."]]
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -116,6 +116,33 @@ def invert(predict: Predict, x: Float[Array, "b ..."], schedule: Schedule, *, st
         raise ValueError("a model that predicts x_0 says nothing about the noise in data without any: invert with ends_at_one=False")
     at, before, after = schedule.moves(steps)
     return _moved(as_partial(predict), x, at[::-1], after[::-1], before[::-1], schedule=schedule)
+
+
+def flow(field: Field, schedule: Schedule) -> Field:
+    """A diffusion model as a field of velocities on the straight path from noise at t = 0 to data at t = 1.
+
+        x = t x_0 + (1 - t) e = r (sqrt(a) x_0 + sqrt(1 - a) e)      r^2 = t^2 + (1 - t)^2,  sqrt(a) = t / r            (2)
+        v = x_0 - e
+
+    The timestep is the one, between those of training, whose a is that of t (linearly in log(a / (1 - a))); before the noisiest of them and after the
+    cleanest one it stays there.
+
+    Args:
+      field: of the model at timesteps, s = (timestep,), see `jvflow.networks.as_field`; its first output is what `schedule.prediction` says.
+      schedule: of the model's training.
+    """
+    return jax.tree_util.Partial(partial(_velocity, schedule), as_partial(field))
+
+
+def _velocity(schedule: Schedule, field, x, s, condition=None):
+    t = jnp.clip(s[0], 0.0, 1.0)
+    alphas = schedule.alphas()
+    odds = np.log(alphas / (1 - alphas))  # falls over the timesteps
+    wanted = jnp.clip(2 * (jnp.log(t) - jnp.log1p(-t)), odds[-1], odds[0])
+    timestep = jnp.interp(wanted, odds[::-1], np.arange(schedule.train_steps)[::-1].astype(float))
+    a, r = column(jax.nn.sigmoid(wanted), x), column(jnp.sqrt(t**2 + (1 - t) ** 2), x)
+    clean, noise = _read(field(x / r, (timestep,), condition)[0], x / r, a, schedule)
+    return (clean - noise,)
 
 
 @partial(jax.jit, static_argnames="schedule")

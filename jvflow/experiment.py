@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
 
 from jvflow import biflow, codecs, coupling, flowframes, hippo, latent_path, networks, optimizer, text, vlfm
 from jvflow.codecs import Codec
@@ -125,9 +126,8 @@ def _biflow(config, codec) -> dict:
     if objective.coordinates == 2:
         options["alpha_max"] = config.alpha_max
     latent = codec.latent_shape((1, *config.data.size))
-    scales = tuple(config.network.scales[config.objective])
     network = _network(
-        config, [latent], scales=scales,
+        config, [latent],
         context=objective.context(past) * latent[-1], coordinates=objective.coordinates, velocities=objective.coordinates,
     )
     convert = _choose({"velocity": None, "clean": objective.from_clean}, "prediction", config.prediction)
@@ -320,8 +320,9 @@ def _choose(table: dict, key: str, value: str):
 
 
 def _network(config, shapes: Sequence[tuple], **sizes) -> Network:
-    """The network of a config for latents of these shapes."""
-    network = networks.build(**dict(config.network, remat=config.run.remat, channels=shapes[0][-1], **sizes))
+    """The network of a config for latents of these shapes. An entry of `config.network` that is a dict has a value for each objective."""
+    given = {key: value[config.objective] if isinstance(value, ConfigDict) else value for key, value in config.network.items()}
+    network = networks.build(**dict(given, remat=config.run.remat, channels=shapes[0][-1], **sizes))
     for shape in shapes:
         networks.check(network, shape)
     return network

@@ -89,6 +89,15 @@ def guide(field: Field, weight: float) -> Field:
     return jax.tree_util.Partial(_guided, as_partial(field), weight)
 
 
+def _together(fields, x, s, condition=None):
+    return tuple(velocity for field in fields for velocity in field(x, s, condition))
+
+
+def together(*fields: Field) -> Field:
+    """The velocities of several fields, one after the other: networks that were trained apart as one field."""
+    return jax.tree_util.Partial(_together, tuple(as_partial(field) for field in fields))
+
+
 def along(field: Field, curve: Callable, condition: Condition | None, *, each: tuple = (), moving: int | None = None) -> Callable:
     """The ordinary differential equation (1) of a field along a curve.
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from jvflow import ddim
 from jvflow.ddim import Schedule
+from jvflow.solver import solve
 
 FILE = Path(__file__).parent / "fixtures" / "ddim.safetensors"
 TENSORS = load_file(FILE)
@@ -78,3 +79,26 @@ def test_one_program_for_all_steps():
 def test_mistakes(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("prediction", ddim.PREDICTIONS)
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
+def test_a_diffusion_model_is_a_flow(prediction, betas):
+    """The exact model of Gaussian data is the exact velocity field and takes noise to data."""
+    schedule, size = Schedule(betas=betas, prediction=prediction), 0.7
+    alphas = jnp.asarray(schedule.alphas())
+
+    def exact(x, s, condition=None):
+        a = jnp.exp(jnp.interp(s[0], np.arange(1000), jnp.log(alphas)))[:, None]
+        noise = jnp.sqrt(1 - a) * x / (a * size**2 + 1 - a)
+        clean = jnp.sqrt(a) * size**2 * x / (a * size**2 + 1 - a)
+        return (dict(epsilon=noise, sample=clean, v_prediction=jnp.sqrt(a) * noise - jnp.sqrt(1 - a) * clean)[prediction],)
+
+    field = ddim.flow(exact, schedule)
+    x, t = jax.random.normal(jax.random.key(0), (7, 5)), jnp.linspace(0.1, 0.95, 7)
+    factor = (t * size**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * size**2)
+    np.testing.assert_allclose(field(x, (t,))[0], factor[:, None] * x, atol=3e-3)
+    ends = field(x, (jnp.array([0.0, 1.0, 0, 0, 0, 0, 0]),))[0]
+    assert jnp.isfinite(ends).all()
+    solved = solve(lambda t, x: field(x, (t,))[0], x, method="heun", steps=100).x
+    np.testing.assert_allclose(solved, size * x, atol=0.02)

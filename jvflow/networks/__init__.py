@@ -5,78 +5,58 @@ velocities`; no loss and no sampler sees a module.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from flax import nnx
 
 from jvflow.field import Field
-from jvflow.mesh import Rules
-from jvflow.networks import dit
+from jvflow.networks import dit, unet_field
+from jvflow.networks.base import Network, functional
 from jvflow.networks.dit import DiT, DiTConfig
+from jvflow.networks.unet_field import UNetField, UNetFieldConfig
 
 __all__ = ["Network", "as_field", "build", "check", "check_mesh", "functional", "tokens"]
 
 
-class Network(NamedTuple):
-    """A network as pure functions.
-
-    Attributes:
-      apply: `(params, x, s, condition) -> velocities`.
-      params: its parameters, where it came with some; else None.
-      config: its sizes.
-      init: `key -> params`, where it can start from nothing.
-      rules: how its parameters are split over a mesh, see `jvflow.mesh`.
-    """
-
-    apply: Callable
-    params: Any = None
-    config: Any = None
-    init: Callable | None = None
-    rules: Rules = ()
+NETWORKS = {"dit": (DiT, DiTConfig, dit.RULES), "unet": (UNetField, UNetFieldConfig, ())}
 
 
 def build(name: str, **sizes) -> Network:
-    """A network by its name ("dit") and the fields of its config, without parameters."""
-    if name != "dit":
-        raise ValueError(f"unknown network {name!r}: use 'dit'")
-    sizes["patch"] = tuple(sizes["patch"])
-    return functional(DiT, DiTConfig(**sizes), dit.RULES)
+    """A network by its name ("dit", "unet") and the fields of its config, without parameters."""
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network {name!r}: use one of {', '.join(NETWORKS)}")
+    module, config, rules = NETWORKS[name]
+    return functional(module, config(**{key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()}), rules)
 
 
-def functional(module: type[nnx.Module], config, rules: Rules = ()) -> Network:
-    """A module, `module(config, rngs=...)`, as pure functions; `apply(params, ..., method=NAME)` calls another of its methods."""
-
-    def init(key):
-        return nnx.to_pure_dict(nnx.state(module(config, rngs=nnx.Rngs(params=key)), nnx.Param))
-
-    def apply(params, *inputs, method="__call__", **named):
-        abstract = nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
-        nnx.update(abstract, params)
-        return getattr(abstract, method)(*inputs, **named)
-
-    return Network(apply=apply, config=config, init=init, rules=rules)
+def _of(network: Network):
+    """The file of a network of `NETWORKS`."""
+    return {DiTConfig: dit, UNetFieldConfig: unet_field}[type(network.config)]
 
 
 def check(network: Network, shape: tuple) -> None:
     """Raises a ValueError when the network does not take latents of shape (f, h, w, c)."""
-    dit.grid(network.config, shape)
+    _of(network).grid(network.config, shape)
 
 
 def check_mesh(network: Network, shape: tuple, mesh) -> None:
-    """Raises a ValueError when a mesh cannot split the tokens of latents of shape (f, h, w, c), or the network's heads."""
-    dit.check_mesh(network.config, shape, mesh)
+    """Raises a ValueError when a mesh cannot split the network for latents of shape (f, h, w, c): its tokens, or its heads."""
+    _of(network).check_mesh(network.config, shape, mesh)
 
 
 def tokens(network: Network, shape: tuple) -> int:
     """How many tokens the network makes of latents of shape (f, h, w, c)."""
-    return math.prod(dit.grid(network.config, shape))
+    return math.prod(_of(network).grid(network.config, shape))
 
 
 def as_field(network: Network, params: Any = None) -> Field:
-    """The network as a field: a pytree whose leaves are its parameters."""
+    """The network as a field: a pytree whose leaves are its parameters.
+
+    Of a public model it is what the model says of our latents (b, f, h, w, c), at s in the model's own time: the U-Nets of Bi-flow's
+    authors give a velocity each at (t, alpha), see `jvflow.field.together`; a diffusion model gives its prediction at timesteps (t,), see
+    `jvflow.ddim.flow`.
+    """
     params = network.params if params is None else params
     if params is None:
         raise ValueError("this network has no parameters: give params=, for example network.init(key)")
-    return jax.tree_util.Partial(network.apply, params)
+    return jax.tree_util.Partial(network.field or network.apply, params)

@@ -161,10 +161,10 @@ class Level(nnx.Module):
         self.down, self.up = down, up
 
     def __call__(self, x, c=None, text=None, kept: list | None = None):
-        """The image, and all that was on the way; each block has the last one of `kept` beside it, which is taken from there."""
-        seen = []
+        """The image, and all that was on the way; each block has one of `kept` beside it, the last one first."""
+        seen, kept = [], kept and kept[::-1]
         for i, block in enumerate(self.resnets):
-            x = block(x if kept is None else jnp.concatenate([x, kept.pop()], axis=-1), c)
+            x = block(x if kept is None else jnp.concatenate([x, kept[i]], axis=-1), c)
             x = self.attentions[i](x, text) if len(self.attentions) else x
             seen.append(x)
         if self.down:

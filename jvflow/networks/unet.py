@@ -11,10 +11,12 @@ Attention is over all places of the image; with text it is a transformer block, 
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jvflow.mesh import ROWS, constrain
 from jvflow.networks.convolutional import Attention, Level, Middle, TextTransformer, convolution, group_norm
 from jvflow.networks.layers import sines
 
@@ -35,6 +37,7 @@ class UNetConfig:
       level: whether there is a second coordinate beside time, Bi-flow's noise level.
       frequency_shift: of the sines, see `layers.sines`.
       dtype: of the computation; parameters are float32.
+      remat: "none", or "full": the backward pass computes the inside of each level again.
     """
 
     channels: tuple[int, ...]
@@ -50,8 +53,11 @@ class UNetConfig:
     level: bool = False
     frequency_shift: int = 0
     dtype: str = "float32"
+    remat: str = "none"
 
     def __post_init__(self):
+        if self.remat not in ("none", "full"):
+            raise ValueError(f"unknown remat {self.remat!r} of a U-Net: use none or full")
         if len(self.channels) != len(self.attends):
             raise ValueError(f"a U-Net of {len(self.channels)} levels has as many answers on attention, got {len(self.attends)}")
         uneven = [n for n in self.channels if n % self.groups or n % (self.heads or self.head)]
@@ -105,14 +111,18 @@ class UNet(nnx.Module):
         features = lambda s: sines(s, config.channels[0], shift=config.frequency_shift)
         c = self.time_embedding(features(time))
         c = c + self.class_embedding(features(level)) if config.level else c
-        x = self.conv_in(x)
+        again = jax.checkpoint if config.remat == "full" else lambda function: function
+        rows = lambda x: constrain(x, ROWS, None, None, None)
+        x = rows(self.conv_in(x))
         kept = [x]
         for down in self.down_blocks:
-            x, seen = down(x, c, text)
-            kept += seen
-        x = self.mid_block(x, c, text)
+            x, seen = again(down)(x, c, text)
+            x, kept = rows(x), kept + seen
+        x = rows(again(self.mid_block)(x, c, text))
         for up in self.up_blocks:
-            x, _ = up(x, c, text, kept)
+            count = len(up.resnets)
+            (x, _), kept = again(up)(x, c, text, kept[-count:]), kept[:-count]
+            x = rows(x)
         return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)
 
 

@@ -8,6 +8,7 @@ What is missing, unexpected or of another shape is said for all tensors at once,
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *,
       options: of the kind, such as scan.
 
     Returns:
-      A network whose `apply(params, **inputs)` takes and returns arrays as the public model does.
+      A network whose `apply(params, **inputs)` takes and returns arrays as the public model does; see `jvflow.networks.as_field` for ours.
 
     Raises:
       ValueError: for an unknown kind, or a config that is none of it; when tensors are missing, unexpected or of another shape,
@@ -59,7 +60,7 @@ def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *,
     for entry in model.layout:
         array = np.asarray(entry.read(*(np.asarray(tensors[name]) for name in entry.theirs)))
         params[entry.ours] = jax.device_put(array if dtype is None else array.astype(dtype), where[entry.ours])
-    return model.network._replace(apply=model.apply, params=_tree(params))
+    return model.network._replace(apply=model.apply, params=_tree(params), field=model.field or partial(_no_field, kind))
 
 
 def load(folder, *, mesh=None, dtype=None, **options) -> Network:
@@ -119,6 +120,10 @@ def check(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
     wrong += [f"{name} is {shapes[name]}, not {shape}, for {ours}" for name, (ours, shape) in wanted.items() if shapes.get(name, shape) != shape]
     if wrong:
         raise ValueError(f"these are not the {len(wanted)} tensors of a {kind} of this config, {len(wrong)} differ:\n  " + "\n  ".join(wrong))
+
+
+def _no_field(kind: str, *args):
+    raise ValueError(f"a {kind} is no field: call its apply")
 
 
 def _kind(name: str) -> Kind:

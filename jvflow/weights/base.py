@@ -35,6 +35,7 @@ class Model(NamedTuple):
       layout: of all its arrays.
       ignored: tensors that hold nothing that was learned.
       apply: `(params, **inputs)`, in the public model's own layout and argument names.
+      field: `(params, x, s, condition)` in our layout, of a model that is a field; s in the model's own time.
     """
 
     network: Network
@@ -42,6 +43,7 @@ class Model(NamedTuple):
     layout: list[Entry]
     ignored: frozenset[str]
     apply: Callable
+    field: Callable | None = None
 
 
 class Kind(NamedTuple):

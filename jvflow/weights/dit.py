@@ -44,7 +44,7 @@ def model(config: Mapping, generation: str, *, scan: bool = False) -> Model:
     blocks = stacked(blocks, lambda name: name.replace("blocks/0/", "blocks/")) if scan else sum(blocks, [])
     ends = _original_ends(**sizes) if original else _diffusers_ends(**sizes)
     apply = lambda params, hidden_states, timestep, class_labels: _public(network, params, hidden_states, timestep, class_labels)
-    return Model(network, shapes_of(network), blocks + ends, frozenset({"pos_embed", "pos_embed.pos_embed"}), apply)
+    return Model(network, shapes_of(network), blocks + ends, frozenset({"pos_embed", "pos_embed.pos_embed"}), apply, network.apply)
 
 
 def _public(network, params, hidden_states, timestep, class_labels):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from jvflow import networks
+from jvflow.networks import unet_field
 from jvflow.networks.unet import UNet, UNetConfig
 from jvflow.weights.base import Kind, Model, mirrored, shapes_of, unlike
 
@@ -38,7 +39,7 @@ def model(config: Mapping, generation: str) -> Model:
     )
     network = networks.functional(UNet, sizes)
     shapes = shapes_of(network)
-    return Model(network, shapes, mirrored(shapes), frozenset(), partial(_public, network))
+    return Model(network, shapes, mirrored(shapes), frozenset(), partial(_public, network), unet_field.of(network))
 
 
 def _public(network: networks.Network, params, sample, timestep, encoder_hidden_states):

@@ -1,0 +1,67 @@
+"""What a network is."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Key
+
+from jvflow.mesh import Rules
+
+
+class Network(NamedTuple):
+    """A network as pure functions.
+
+    Attributes:
+      apply: `(params, x, s, condition) -> velocities`; of a public model (`jvflow.weights`), in that model's own layout.
+      params: its parameters, where it came with some; else None.
+      config: its sizes.
+      init: `key -> params`, where it can start from nothing.
+      rules: how its parameters are split over a mesh, see `jvflow.mesh`.
+      field: of a public model that is a field: the same function as `apply` of one of ours.
+    """
+
+    apply: Callable
+    params: Any = None
+    config: Any = None
+    init: Callable | None = None
+    rules: Rules = ()
+    field: Callable | None = None
+
+
+class Keys:
+    """The keys of a module's layers, those that `nnx.Rngs(params=key)` gives.
+
+    That one counts in an array, and looks at each count again: inside a trace its time is quadratic in the number of layers, half a minute for the two
+    U-Nets of Bi-flow.
+    """
+
+    def __init__(self, key: Key[Array, ""]):
+        self._key, self._count = key, 0
+
+    def params(self) -> Key[Array, ""]:
+        """The next key."""
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count - 1)
+
+    def split(self, count: int) -> nnx.Rngs:
+        """Of so many layers that are made at once."""
+        return nnx.Rngs(params=jax.random.split(self.params(), count))
+
+
+def functional(module: type[nnx.Module], config, rules: Rules = ()) -> Network:
+    """A module, `module(config, rngs=...)`, as pure functions; `apply(params, ..., method=NAME)` calls another of its methods."""
+
+    def init(key):
+        return nnx.to_pure_dict(nnx.state(module(config, rngs=Keys(key)), nnx.Param))
+
+    @cache
+    def structure():
+        return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=Keys(jax.random.key(0)))))
+
+    def apply(params, *inputs, method="__call__", **named):
+        return getattr(nnx.merge(structure(), params), method)(*inputs, **named)
+
+    return Network(apply=apply, config=config, init=init, rules=rules)

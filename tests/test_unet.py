@@ -1,0 +1,120 @@
+"""The U-Net as Bi-flow's network: one for each velocity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from public_models import FIXTURES, read
+
+from jvflow import biflow, networks, weights
+from jvflow import mesh as meshes
+from jvflow.field import Condition, together
+
+SMALL = dict(width=8, levels=(1, 2), attends=(False, True), groups=4, head=4, channels=3, blocks=1)
+
+
+def filled(network, seed=0):
+    """Parameters of a network, all of them drawn: to compile `init` takes longer than all else here."""
+    rng = np.random.default_rng(seed)
+    draw = lambda a: jnp.asarray(rng.normal(size=a.shape) / np.sqrt(max(np.prod(a.shape[:-1]), 4)), jnp.float32)
+    return jax.tree.map(draw, jax.eval_shape(network.init, jax.random.key(0)))
+
+
+def frames(channels=3, seed=1, size=8, count=2):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(count, 1, size, size, channels)), jnp.float32)
+
+
+def test_each_velocity_has_a_network_of_its_own():
+    network = networks.build("unet", **SMALL, coordinates=2, velocities=2, scales=(0.5, 2.0))
+    params = filled(network)
+    s = jnp.array([0.2, 0.7]), jnp.array([0.1, 0.0])
+    apply = jax.jit(network.apply)
+    v, d = apply(params, frames(), s)
+    assert v.shape == d.shape == (2, 1, 8, 8, 3)
+    other = jax.tree.map(lambda a: a, params)
+    other["velocities"][1] = jax.tree.map(jnp.zeros_like, params["velocities"][1])
+    same, none = apply(other, frames(), s)
+    assert (same == v).all() and not none.any() and d.any()
+    alone = networks.build("unet", **SMALL, coordinates=2)
+    np.testing.assert_allclose(2.0 * jax.jit(alone.apply)(dict(velocities={0: params["velocities"][1]}), frames(), s)[0], d, rtol=1e-5)
+
+
+def test_context_text_and_both_coordinates_are_seen():
+    network = networks.build("unet", **SMALL, context=6, coordinates=2, text_width=5, time_scale=3.0)
+    params = filled(network)
+    condition = dict(context=frames(6, seed=2), text=frames(5, size=2)[:, 0].reshape(2, 4, 5), text_mask=jnp.arange(4)[None] < jnp.array([[3], [2]]))
+    s = jnp.array([0.2, 0.7]), jnp.array([0.1, 0.5])
+    apply = jax.jit(network.apply)
+    say = lambda s=s, **changed: apply(params, frames(), s, Condition(**condition | changed))[0]
+    usual = say()
+    for changed in (say((s[0] + 0.1, s[1])), say((s[0], s[1] + 0.1)), say(context=condition["context"] + 0.1), say(text=condition["text"] + 0.1)):
+        assert float(jnp.abs(changed - usual).max()) > 1e-3
+    padded = condition["text"].at[:, 3].set(7.0)
+    np.testing.assert_array_equal(say(text=padded), usual)  # what the mask leaves out says nothing
+
+
+def test_what_is_computed_again_is_the_same():
+    """With remat the gradient is the same, and the backward pass keeps less."""
+    network = {remat: networks.build("unet", **SMALL, remat=remat) for remat in ("none", "full")}
+    params, x = filled(network["none"]), frames(size=16, count=8)
+
+    def gradient(remat):
+        loss = lambda params: jnp.square(network[remat].apply(params, x, (jnp.linspace(0, 1, 8),))[0]).mean()
+        return jax.jit(jax.grad(loss)).lower(params).compile()
+
+    compiled = {remat: gradient(remat) for remat in network}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), *(c(params) for c in compiled.values()))
+    flops = {remat: c.cost_analysis()["flops"] for remat, c in compiled.items()}
+    assert 1.2 < flops["full"] / flops["none"] < 1.45
+
+
+def test_the_networks_of_biflows_authors_are_its_field():
+    """Two public networks, imported, stream as the field of BI-FLOW; and are what `network.name="unet"` builds."""
+    config, tensors, io = read(FIXTURES / "unet_biflow.safetensors")
+    video = weights.import_checkpoint("unet2d", config, tensors)
+    noise = weights.import_checkpoint("unet2d", config, {name: 0.9 * a for name, a in tensors.items()})
+    field = together(networks.as_field(video), networks.as_field(noise))
+    x, s = jnp.moveaxis(io["sample"], 1, -1)[:, None], (jnp.asarray(io["timestep"]), jnp.asarray(io["class_labels"]))
+    v, d = jax.jit(lambda x, s: field(x, s, None))(x, s)
+    np.testing.assert_allclose(jnp.moveaxis(v[:, 0], -1, 1), io["output"], atol=2e-5 * np.abs(io["output"]).max())
+    first, channels = config["block_out_channels"][0], config["block_out_channels"]
+    ours = networks.build(
+        "unet", width=first, levels=tuple(n // first for n in channels), attends=tuple("Attn" in name for name in config["down_block_types"]),
+        blocks=config["layers_per_block"], groups=config["norm_num_groups"], head=config["attention_head_dim"], channels=config["in_channels"],
+        coordinates=2, velocities=2,
+    )
+    both = jax.jit(ours.apply)(dict(velocities={0: video.params, 1: noise.params}), x, s)
+    for a, b in zip(both, (v, d)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    streamed, nfe = next(biflow.stream(field, jnp.clip(x, -1, 1), jax.random.key(0), solver=dict(method="euler", steps=2)))
+    assert streamed.shape == x.shape and nfe.tolist() == [2] * len(x)
+
+
+def test_autoencoders_are_no_field():
+    config, tensors, _ = read(FIXTURES / "vae_plain.safetensors")
+    with pytest.raises(ValueError, match="a sd_vae is no field: call its apply"):
+        networks.as_field(weights.import_checkpoint("sd_vae", config, tensors))(frames(), (jnp.zeros(2),), None)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda n: networks.check(n, (2, 8, 8, 3)), "takes one frame at a time, and these latents have 2: use the network dit"),
+        (lambda n: networks.check(n, (1, 9, 8, 3)), "2 levels of the U-Net need height and width in multiples of 2, got 9 x 8"),
+        (lambda n: n.apply(jax.eval_shape(n.init, jax.random.key(0)), frames(), ()), "conditioned on 1 coordinates, got 0"),
+        (lambda n: n.apply(jax.eval_shape(n.init, jax.random.key(0)), jnp.zeros((2, 2, 8, 8, 3)), (jnp.zeros(2),)), "takes one frame"),
+        (lambda n: networks.build("unet", **SMALL, coordinates=3), "not on 3 coordinates"),
+        (lambda n: networks.build("unet", **SMALL, remat="dots").init(jax.random.key(0)), "unknown remat 'dots' of a U-Net"),
+    ],
+)
+def test_what_does_not_fit_is_said(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(networks.build("unet", **SMALL))
+
+
+def test_only_rows_and_parameters_are_split():
+    network = networks.build("unet", **SMALL)
+    networks.check_mesh(network, (1, 8, 8, 3), meshes.make(dict(data=1, fsdp=-1)))
+    for axis in ("sequence", "tensor"):
+        with pytest.raises(ValueError, match=f"has no {axis} axis to split, config.run.mesh.{axis} is {len(jax.devices())}"):
+            networks.check_mesh(network, (1, 8, 8, 3), meshes.make({"data": 1, axis: -1}))
