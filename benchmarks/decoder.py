@@ -27,11 +27,11 @@ flags.mark_flags_as_required(["data", "weights"])
 
 def main():
     from jvflow import codecs, hippo
-    from jvflow.codecs import tiny
+    from jvflow.networks import taesd
     from jvflow.data import video
 
     codec = codecs.build("tiny", weights=tuple(WEIGHTS.value))
-    decode = jax.jit(lambda z: tiny.decode(codec.params["decoder"], z))
+    decode = jax.jit(lambda z: taesd.decode(codec.params["decoder"], z))
     results = {}
     for path in sorted(p for p in Path(DATA.value).iterdir() if p.suffix in video.FILES):
         frames = [frame for _, frame in islice(video.frames(path), FIRST, FIRST + 2 * FRAMES - 1)]

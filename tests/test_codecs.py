@@ -9,6 +9,7 @@ from conftest import debug_config
 
 from jvflow import codecs, metrics, sample, train
 from jvflow.codecs import tiny
+from jvflow.networks import taesd
 from jvflow.data import video
 from jvflow.experiment import assemble
 
@@ -41,9 +42,9 @@ def test_pixels_return_exactly():
 def test_taef2_equals_the_original(shared, taef2):
     golden = np.load(shared / "golden" / "taef2_roundtrip.npz")
     images = golden["frames_u8"] / np.float32(255)
-    latents = tiny.encode(taef2.params["encoder"], images)
+    latents = taesd.encode(taef2.params["encoder"], images)
     np.testing.assert_allclose(np.moveaxis(latents, -1, 1), golden["latents"], atol=1e-4)
-    decoded = tiny.decode(taef2.params["decoder"], np.moveaxis(golden["latents"], 1, -1))
+    decoded = taesd.decode(taef2.params["decoder"], np.moveaxis(golden["latents"], 1, -1))
     np.testing.assert_allclose(np.moveaxis(decoded, -1, 1), golden["decoded"], atol=1e-4)
 
 
@@ -132,7 +133,7 @@ def test_layers_are_what_their_names_say():
     x = relu(reference(3 * np.tanh(latents / 3), layer(1)))
     x = reference(double(run_block(x, layer(3))), layer(5))
     x = reference(double(run_block(x, layer(6))), layer(8))
-    np.testing.assert_allclose(tiny.decode(tensors, latents[None])[0], reference(x, layer(9)), atol=1e-5)
+    np.testing.assert_allclose(taesd.decode(tensors, latents[None])[0], reference(x, layer(9)), atol=1e-5)
 
 
 def test_a_convolution_before_a_left_out_number_halves_and_rectifies(tmp_path):
@@ -142,8 +143,8 @@ def test_a_convolution_before_a_left_out_number_halves_and_rectifies(tmp_path):
     relu = lambda x: np.maximum(x, 0)
     x = relu(reference(relu(reference(image, conv(3, 8), stride=2)), conv(8, 8), stride=2))
     head = {name: t for name, t in tensors.items() if name[0] in "02"} | {"4.weight": np.eye(8, dtype=np.float32)[..., None, None], "4.bias": np.zeros(8, np.float32)}
-    np.testing.assert_allclose(tiny.encode(head, image[None])[0], x, atol=1e-5)
-    assert tiny.encode(tensors, image[None]).shape == (1, 2, 3, 4)
+    np.testing.assert_allclose(taesd.encode(head, image[None])[0], x, atol=1e-5)
+    assert taesd.encode(tensors, image[None]).shape == (1, 2, 3, 4)
 
 
 def test_training_and_streaming_in_latents(files, tmp_path):

@@ -9,6 +9,7 @@ from public_models import FIXTURES, SINGLE, assert_same, outputs, read
 from safetensors.numpy import load_file
 
 from jvflow import ddim, weights
+from jvflow.codecs import tiny
 
 # --- DiT ------------------------------------------------------------------------------------------
 
@@ -142,6 +143,37 @@ def test_another_autoencoder(change, message):
     config, tensors, _ = read(FIXTURES / "vae_three_levels.safetensors")
     with pytest.raises(ValueError, match=message):
         weights.import_checkpoint("sd_vae", config | change, tensors)
+
+
+# --- tiny autoencoder -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["taesd_three_levels", "taesd_two_levels"])
+def test_the_tiny_autoencoder_gives_what_diffusers_gives(name, tmp_path):
+    """Both ways, from diffusers' names and from those of the authors; and the codec of the family reads the same tensors."""
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    network = weights.import_checkpoint("taesd", config, tensors)
+    weights.export("taesd", config, network.params, tmp_path, generation="original")
+    original = load_file(tmp_path / SINGLE)
+    assert {"encoder.0.weight", "decoder.1.weight", "decoder.3.conv.0.weight"} <= original.keys() and not original.keys() & tensors.keys()
+    for params in (network.params, weights.import_checkpoint("taesd", config, original).params):
+        assert_same(np.asarray(network.apply(params, method="encode", x=io["sample"])), io["latents"])
+        assert_same(np.asarray(network.apply(params, method="decode", x=io["latents"])), io["decoded"])
+    codec = tiny.codec(tmp_path / SINGLE)
+    decoded = codec.decode(codec.params, np.moveaxis(io["latents"], 1, -1)[None])[0]
+    expected = np.round(np.clip(np.moveaxis(io["decoded"], 1, -1) / 2 + 0.5, 0, 1) * 255)
+    assert np.abs(decoded - expected).max() <= 1 and (decoded == expected).mean() > 0.99
+
+
+def test_full_size_tiny_autoencoder_has_the_public_tensors():
+    """The size of diffusers' AutoencoderTiny(), and an encoder or decoder whose last layer is left out is said."""
+    model = weights.KINDS["taesd"].model({}, "diffusers")
+    assert sum(a.size for a in model.shapes.values()) == 2_445_063 and len(model.layout) == 134
+    shapes = {entry.theirs[0]: model.shapes[entry.ours].shape for entry in model.layout}
+    with pytest.raises(ValueError, match="1 differ:\n  missing decoder.layers.18.bias \\(3,\\)"):
+        weights.check("taesd", model, {name: shape for name, shape in shapes.items() if name != "decoder.layers.18.bias"})
+    with pytest.raises(ValueError, match="one width in all its layers, this config says {'encoder_block_out_channels': \\[32, 64\\]}"):
+        weights.KINDS["taesd"].model(dict(encoder_block_out_channels=[32, 64, 64, 64]), "diffusers")
 
 
 # --- U-Net ----------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def test_another_config(dit, change, message):
 
 def test_unknown_kinds_generations_and_parameters(dit, tmp_path):
     config, tensors, _ = dit
-    with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, sd_unet, sd_vae, unet2d"):
+    with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, sd_unet, sd_vae, taesd, unet2d"):
         weights.import_checkpoint("dot", config, tensors)
     params = weights.import_checkpoint("dit", config, tensors).params
     with pytest.raises(ValueError, match="unknown generation 'first' of dit: use one of diffusers, original"):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
@@ -60,6 +61,21 @@ class Kind(NamedTuple):
     generation: Callable
     generations: tuple[str, ...]
     file: str = "diffusion_pytorch_model.safetensors"
+
+
+def both_ways(encode: Callable, decode: Callable) -> Callable:
+    """The `apply` of an autoencoder with the arguments of its package, of functions `(params, images)` and `(params, latents)` of arrays (b, h, w, c)."""
+
+    def apply(params, *, method: str, x=None, z=None, sample=None):
+        """method="encode", x or sample (b, 3, h, w) -> latents, or their (mean, logvar); method="decode", z or x (b, c, h', w') -> (b, 3, h, w)."""
+        ways = dict(encode=(encode, x if sample is None else sample), decode=(decode, x if z is None else z))
+        function, given = ways.get(method, (None, None))
+        if given is None:
+            raise ValueError(f"method is {method!r}: use 'encode' with x, or 'decode' with z")
+        made = function(params, rearrange(jnp.asarray(given), "b c h w -> b h w c"))
+        return jax.tree.map(lambda a: rearrange(a, "b h w c -> b c h w"), made)
+
+    return apply
 
 
 def unlike(config: Mapping, expected: Mapping) -> dict:

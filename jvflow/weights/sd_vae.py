@@ -7,13 +7,9 @@
 from collections.abc import Mapping
 from functools import partial
 
-import jax
-import jax.numpy as jnp
-from einops import rearrange
-
 from jvflow import networks
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
-from jvflow.weights.base import Kind, Model, mirrored, shapes_of, unlike
+from jvflow.weights.base import Kind, Model, both_ways, mirrored, shapes_of, unlike
 
 FIRST = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 EXPECTED = dict(in_channels=3, out_channels=3, act_fn="silu", shift_factor=None, latents_mean=None, latents_std=None)
@@ -39,16 +35,7 @@ def model(config: Mapping, generation: str) -> Model:
     )
     network = networks.functional(Autoencoder, sizes)
     shapes = shapes_of(network)
-    return Model(network, shapes, mirrored(shapes, _first if generation == "first" else str), frozenset(), partial(_public, network))
-
-
-def _public(network: networks.Network, params, *, method: str, sample=None, z=None):
-    """method="encode", sample (b, 3, h, w) -> (mean, logvar); method="decode", z (b, c, h', w') -> (b, 3, h, w)."""
-    given = dict(encode=sample, decode=z)
-    if given.get(method) is None:
-        raise ValueError(f"method is {method!r}: use 'encode' with sample, or 'decode' with z")
-    made = network.apply(params, rearrange(jnp.asarray(given[method]), "b c h w -> b h w c"), method=method)
-    return jax.tree.map(lambda a: rearrange(a, "b h w c -> b c h w"), made)
+    return Model(network, shapes, mirrored(shapes, _first if generation == "first" else str), frozenset(), both_ways(*(partial(network.apply, method=name) for name in ("encode", "decode"))))
 
 
 def _first(name: str) -> str:
