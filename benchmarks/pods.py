@@ -4,8 +4,8 @@
 
 The networks are DiT-XL/2 (28 layers, width 1152, 16 heads) and a DiT of LTX-Video's size (28 layers, width 2048, 32 heads). Inputs have
 the shapes of latents: 64 x 64 for Bi-flow and VLFM (512 x 512 pixels through an autoencoder of 8 x 8), chunks of 6 x 16 x 24 for
-FlowFrames (41 frames of 512 x 768 through LTX's). Each mesh of `MESHES` that the devices allow is tried; the one with the best bound
-on efficiency among those that fit is recommended. What is in the results already is not compiled again. A compilation takes about
+FlowFrames (41 frames of 512 x 768 through LTX's). Each mesh of `MESHES` that the devices allow is tried, with as few of `MICROBATCHES` as
+fit; the one with the best bound on efficiency among those that fit is recommended. What is in the results already is not compiled again. A compilation takes about
 a minute, and nothing here needs a device.
 """
 
@@ -21,6 +21,7 @@ from benchmarks.record import RESULTS, write
 
 SIZES = dict(dit_xl=dict(width=1152, depth=28, heads=16), ltx=dict(width=2048, depth=28, heads=32))
 MESHES = {8: [dict(fsdp=8)], 64: [dict(fsdp=64), dict(data=4, fsdp=16)], 256: [dict(data=16, fsdp=16), dict(data=8, fsdp=32)]}
+MICROBATCHES = (1, 4, 16)
 BATCH = 256
 PAPERS = flags.DEFINE_list("papers", ["biflow", "vlfm", "flowframes"], "Whose train steps.")
 NETWORKS = flags.DEFINE_list("sizes", list(SIZES), "Of networks.")
@@ -52,14 +53,19 @@ def main():
             for topology in TOPOLOGIES.value:
                 _, count = dryrun.parse(topology)
                 for sizes in MESHES[count]:
-                    name = f"{paper} {size} {topology} " + " ".join(f"{axis}={n}" for axis, n in sizes.items())
-                    if name not in results:
-                        config = config_of(paper, size)
-                        config.run.mesh.update(dict(data=1) | sizes)
-                        found = dryrun.report(config, topology, sampler=False, largest=False)
-                        results[name] = {key: value for key, value in found.items() if key != "decisions"}
-                        print(dryrun.table(found), flush=True)
-                        write("pods", dict(results=results, recommended=_recommended(results)))
+                    for parts in MICROBATCHES:
+                        name = f"{paper} {size} {topology} " + " ".join(f"{axis}={n}" for axis, n in sizes.items())
+                        name += f" microbatches={parts}" if parts > 1 else ""
+                        if name not in results:
+                            config = config_of(paper, size)
+                            config.run.mesh.update(dict(data=1) | sizes)
+                            config.run.microbatches = parts
+                            found = dryrun.report(config, topology, sampler=False, largest=False)
+                            results[name] = {key: value for key, value in found.items() if key != "decisions"}
+                            print(dryrun.table(found), flush=True)
+                            write("pods", dict(results=results, recommended=_recommended(results)))
+                        if results[name]["train"]["fits"]:
+                            break
 
 
 def _recommended(results: dict) -> dict:

@@ -134,6 +134,7 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
     pixels = config.codec.name == "pixels"
     latent = experiment.codec.latent_shape((frames, *config.data.size))
     tokens = experiment.text.tokenize([""]) if experiment.text else None
+    embedded = tokens and experiment.text.params is not None  # by `launch.encode`, as the latents
     inverted = frames // 2 if experiment.inversions else 0
     return Batch(
         video=of((frames, *config.data.size, 3), jnp.uint8) if pixels and not inverted else None,
@@ -142,8 +143,9 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
         latent_std=of(latent) if experiment.codec.posterior and not pixels else None,
         inverted=of((inverted, *latent[1:])) if inverted else None,
         inverted_error=of(()) if inverted else None,
-        text_tokens=tokens and of(tokens[0].shape[1:], tokens[0].dtype),
+        text_tokens=of(tokens[0].shape[1:], tokens[0].dtype) if tokens and not embedded else None,
         text_mask=tokens and of(tokens[1].shape[1:], bool),
+        text_embedding=of((*tokens[1].shape[1:], experiment.text.width)) if embedded else None,
     )
 
 

@@ -90,10 +90,12 @@ class Experiment:
             return Latents(*self.codec.encode(given["codec"], batch.video))
         return Latents(batch.latent_mean, batch.latent_std, batch.inverted, batch.inverted_error)
 
-    def condition(self, params: Any, tokens, mask, given: dict) -> Condition | None:
-        """The captions, embedded; None without a text encoder. `params` are those of `network`."""
+    def condition(self, params: Any, tokens, mask, given: dict, embedding=None) -> Condition | None:
+        """The captions, embedded if they are not yet; None without a text encoder. `params` are those of `network`."""
         if self.text is None:
             return None
+        if embedding is not None:
+            return Condition(text=embedding, text_mask=mask)
         return Condition(text=self.text.apply(params["text"] if self.text.init else given["text"], tokens), text_mask=mask)
 
 

@@ -3,30 +3,46 @@
     video, fps, start, caption, source     the clip, as in the data set that was encoded
     latent_mean                            float32 (f, h, w, c), in the units that a flow sees
     latent_std                             the same shape, where the codec has a posterior
+    text_embedding, text_mask              float32 (m, d) and bool (m,) of the caption, where the config has a pretrained text encoder
 
-Training reads the latents and runs no codec; streams start from the video, and are compared with it.
-`manifest.json` names the codec by a checksum of its weights, so that latents never meet another one.
+Training reads the latents and the embeddings and runs neither codec nor text encoder; streams start from the video, and are compared with it.
+`manifest.json` names codec and text encoder by checksums of their weights, so that neither meets the latents of another one.
 """
 
 import hashlib
 import logging
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from jvflow import codecs, processes
+from jvflow import codecs, processes, text
 from jvflow.codecs import Codec
 from jvflow.data import pipeline, records
+from jvflow.text import TextEncoder
 
 LOG = logging.getLogger(__name__)
 
 
-def fingerprint(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0) -> dict:
-    """What tells a codec from another: the keys of `config.codec`, with checksums in place of files."""
-    files = [file for path in map(Path, weights) for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
+def fingerprint(name: str, *, weights: tuple[str, ...] = (), **options) -> dict:
+    """What tells a codec from another, or a text encoder: the keys of its config, with checksums in place of files."""
+    files = [file for path in map(Path, weights) for file in (_read_of(path) if path.is_dir() else [path])]
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    return dict(name=name, scale=scale, weights=digests)
+    return dict(name=name, weights=digests, **options)
+
+
+def _read_of(folder: Path) -> list[Path]:
+    """What decides a model in a folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
+
+
+def of_text(config) -> dict | None:
+    """The `fingerprint` of a config's text encoder, where it is a pretrained one, whose embeddings are kept."""
+    if not config.get("text", {}).get("weights"):
+        return None
+    return fingerprint(**config.text)
 
 
 def prepare(config, directory) -> dict:
@@ -35,7 +51,7 @@ def prepare(config, directory) -> dict:
     Clips that have to be built lie beside it, in `directory` + "-clips". What was interrupted continues.
 
     Args:
-      config: an experiment's config; `data` and `codec` are read.
+      config: an experiment's config; `data`, `codec` and `text` are read.
       directory: where the result goes; what `config.data.path` takes afterwards.
     """
     directory = Path(directory)
@@ -43,10 +59,11 @@ def prepare(config, directory) -> dict:
     codec.latent_shape((config.data.frames, *config.data.size))  # one that cannot be encoded is said before anything is built
     beside = directory.with_name(f"{directory.name}-clips")
     source = processes.built(lambda: pipeline.prepare(config.data, beside))
-    return encode(codec, fingerprint(**config.codec), source, directory)
+    described = of_text(config)
+    return encode(codec, fingerprint(**config.codec), source, directory, (text.build(**config.text), described) if described else None)
 
 
-def encode(codec: Codec, described: dict, source: Path, directory: Path) -> dict:
+def encode(codec: Codec, described: dict, source: Path, directory: Path, captions: tuple[TextEncoder, dict] | None = None) -> dict:
     """Encodes every clip of the data set `source` into the data set `directory`; returns its manifest.
 
     An interrupted run continues after its last complete shard. With a finished one there is nothing to do. Of many
@@ -55,20 +72,22 @@ def encode(codec: Codec, described: dict, source: Path, directory: Path) -> dict
     Args:
       codec: what encodes.
       described: its `fingerprint`.
+      captions: the text encoder of the captions, and its `fingerprint`; None leaves them as they are.
       source: a data set of clips.
       directory: where the result goes.
     """
     of = records.manifest(source)
-    settings = dict(kind="latents", codec=described, of=of["settings"])
+    settings = dict(kind="latents", codec=described, of=of["settings"]) | (dict(text=captions[1]) if captions else {})
+    embed = _embedder(captions[0]) if captions else lambda caption: {}
     if records.is_dataset(directory):
         check(directory, described)
         if records.manifest(directory)["settings"] != settings:
-            raise ValueError(f"{directory} holds the latents of other clips: remove it, or choose another name")
+            raise ValueError(f"{directory} holds the latents of other clips, or embeddings of another text encoder: remove it, or choose another name")
         return records.manifest(directory)
     clips = {split: records.open(source, split) for split in of["splits"]}
 
     def encoded(split: str) -> records.Lazy:
-        return records.Lazy(len(clips[split]), lambda i: _with_latents(codec, clips[split][i]))
+        return records.Lazy(len(clips[split]), lambda i: _with_latents(codec, embed, clips[split][i]))
 
     processes.served({split: encoded(split) for split in clips}, lambda splits: records.write(directory, splits, settings=settings))
     manifest = records.manifest(directory)
@@ -76,12 +95,28 @@ def encode(codec: Codec, described: dict, source: Path, directory: Path) -> dict
     return manifest
 
 
-def _with_latents(codec: Codec, clip: dict) -> dict:
+def _embedder(encoder: TextEncoder) -> Callable[[str], dict]:
+    @cache
+    def embed(caption: str) -> dict:
+        tokens, mask = encoder.tokenize([caption])
+        return dict(text_embedding=np.asarray(encoder.apply(encoder.params, tokens)[0], np.float32), text_mask=mask[0])
+
+    return embed
+
+
+def _with_latents(codec: Codec, embed: Callable, clip: dict) -> dict:
     posterior = codec.encode(codec.params, jnp.asarray(clip["video"])[None])
     clip["latent_mean"] = np.asarray(posterior.mean[0], np.float32)
     if posterior.std is not None:
         clip["latent_std"] = np.asarray(posterior.std[0], np.float32)
-    return clip
+    return clip | embed(clip["caption"])
+
+
+def motion(directory: Path, *, every: int = 1, clips: int = 64) -> float:
+    """How much the latents of a data set change from a frame to the `every`-th after it, root mean square over its first training clips: what `config.path.motion` takes."""
+    source = records.open(directory, "train")
+    means = [source[i]["latent_mean"][::every] for i in range(min(clips, len(source)))]
+    return float(np.sqrt(np.mean([np.square(np.diff(mean, axis=0)).mean() for mean in means])))
 
 
 def are_in(directory: Path) -> bool:
@@ -97,3 +132,11 @@ def check(directory: Path, described: dict) -> None:
             f"the latents in {directory} were made with {made_with}, config.codec is {described}: "
             "take that codec, or encode into another folder"
         )
+
+
+def has_text(directory: Path, described: dict | None) -> bool:
+    """Whether a data set holds the embeddings of the text encoder with this fingerprint; a ValueError when it holds those of another one."""
+    made_with = records.manifest(directory)["settings"].get("text")
+    if described and made_with not in (None, described):
+        raise ValueError(f"the captions in {directory} were embedded with {made_with}, config.text is {described}: take that encoder, or encode into another folder")
+    return bool(described) and made_with is not None

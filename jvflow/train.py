@@ -64,7 +64,7 @@ def train_step(state: State, batch, key, given=None, *, experiment: Experiment, 
 
     def mean_loss(params, batch, rows, key):
         params = merge(state.frozen, params)
-        condition = experiment.condition(params, batch.text_tokens, batch.text_mask, given)
+        condition = experiment.condition(params, batch.text_tokens, batch.text_mask, given, batch.text_embedding)
         keys = example_keys(key_examples, rows)
         losses, metrics = experiment.loss(as_field(experiment.network, params), experiment.latents(batch, given), condition, keys, key)
         return losses.mean(), metrics
@@ -140,6 +140,7 @@ def train(config, workdir) -> Workdir:
     encoded = latents.are_in(data)
     if encoded:
         latents.check(data, latents.fingerprint(**config.codec))
+    embedded = latents.has_text(data, latents.of_text(config))
     initial = runs.pretrained(experiment) if experiment.pretrained and not folder.has_checkpoint else None
     if experiment.inversions:
         inversion.check(data, config, initial and runs.checksum(initial))
@@ -171,10 +172,12 @@ def train(config, workdir) -> Workdir:
     batches = pipeline.batches(
         data, windows=experiment.windows, batch_size=config.train.batch_size, seed=config.seed, threads=config.data.threads, step=begin,
         rows=meshes.rows(config.train.batch_size, mesh), latents=encoded, tokenize=experiment.text and experiment.text.tokenize,
+        embedded=embedded,
     )
 
     # step
-    given = jax.device_put(experiment.given, meshes.replicated(mesh))
+    needed = dict(codec=not encoded, text=not embedded)
+    given = jax.device_put({name: params if needed[name] else None for name, params in experiment.given.items()}, meshes.replicated(mesh))
     step_fn = compiled_step(experiment, config, shardings)
     stop, agreed = _StopRequest(), processes.Agreement(mesh)
     bar = tqdm(

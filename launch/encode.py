@@ -1,6 +1,6 @@
 """Encodes a data set once, for training in latents: python -m launch.encode --config=configs/biflow/video_folder.py --out=DIR ...
 
-A config of FlowFrames with target inversion (config.inversion.rho above 0) gets the inverted chunks too. `DIR` is then what `--config.data.path` takes. Stop it at any time and give the same command again.
+A config of FlowFrames with target inversion (config.inversion.rho above 0) gets the inverted chunks too, one with a pretrained text encoder the embedded captions. `DIR` is then what `--config.data.path` takes. Stop it at any time and give the same command again.
 """
 
 from absl import flags
@@ -21,7 +21,10 @@ def main():
     manifest = (inversion if inverts else latents).prepare(config, out)
     if not processes.is_first():
         return
-    print(f"{out}: latents{' and inversions' if inverts else ''} of " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+    captions = ", embedded captions" if "text" in manifest["settings"] else ""
+    print(f"{out}: latents{' and inversions' if inverts else ''}{captions} of " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+    if "path" in config:
+        print(f"they change by {latents.motion(out, every=config.clip.every):.3f} from a frame to the next: --config.path.motion takes it")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Reference models of the fixtures, and what the tests of public checkpoints share."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file
+
+from jvflow import weights
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SINGLE = "diffusion_pytorch_model.safetensors"
@@ -28,3 +31,27 @@ def outputs(network, io):
 def assert_same(made, expected):
     assert made.shape == expected.shape and np.abs(expected).max() > 0.1
     np.testing.assert_allclose(made, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def exported(kind, config, folder, *, named=None, size=1.0, seed=0):
+    """A public model of this config in a folder of its own, with random weights."""
+    rng = np.random.default_rng(seed)
+    draw = lambda a: (size * rng.normal(size=a.shape) / np.sqrt(max(np.prod(a.shape[:-1]), 1))).astype(np.float32)
+    params = jax.tree.map(draw, jax.eval_shape(weights.KINDS[kind].model(config, weights.KINDS[kind].generations[0]).network.init, jax.random.key(0)))
+    weights.export(kind, dict(config, _class_name=named or {k: c for c, k in weights.CLASSES.items()}[kind]), params, folder)
+    return folder
+
+
+def stable_diffusion(folder):
+    """The folder of a very small whole model: 8 x 8 pixels to a latent of 2 x 2."""
+    latent = dict(read(FIXTURES / "vae_three_levels.safetensors")[0])
+    unet = dict(read(FIXTURES / "sd_unet_two_levels.safetensors")[0], cross_attention_dim=12)
+    text = dict(read(FIXTURES / "clip_quick.safetensors")[0], vocab_size=700, max_position_embeddings=12)
+    exported("sd_vae", latent, folder / "vae", seed=1)
+    exported("sd_unet", unet, folder / "unet", seed=2)
+    exported("clip_text", text, folder / "text_encoder", seed=3)
+    shutil.copytree(FIXTURES / "clip_tokenizer", folder / "tokenizer")
+    (folder / "scheduler").mkdir()
+    settings = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, set_alpha_to_one=False, clip_sample=False)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
+    return folder

@@ -29,8 +29,10 @@ def test_a_whole_train_step_fits(file, objective, past):
     config.objective = objective
     if past:
         config.context.frames = past
-    if config.codec.name == "tiny":
+    if config.codec.name != "pixels":
         config.codec = dict(name="pixels", weights=(), scale=1.0)  # the weights are somebody's files
+    if config.get("text", {}).get("name") == "clip":
+        config.text = dict(name="bytes", length=308, width=768, depth=1)  # likewise
     experiment = assemble(config)
     size = config.train.batch_size
     tokens, mask = experiment.text.tokenize([""] * size) if experiment.text else (None, None)
@@ -54,7 +56,8 @@ def test_configs_say_how_to_run_them_and_have_a_debug_mode(file):
     text = (ROOT / "configs" / file).read_text()
     assert f"python -m launch.train --config=configs/{file}" in " ".join(text.split())
     full, debug = load_config(file), load_config(file, "debug")
-    assert set(leaves(full)) == set(leaves(debug))
+    keys = lambda config: {key for key in leaves(config) if not key.startswith(("codec.", "text."))}  # those have options of their own
+    assert keys(full) == keys(debug)
     assert debug.train.steps <= 50
     with pytest.raises(ValueError, match="unknown mode"):
         load_config(file, "debgu")

@@ -55,6 +55,15 @@ def test_only_weights_travel(paper):
     assert 0.8 < train["bytes_over_minimum"] < 1.45
 
 
+def test_only_weights_of_u_nets_travel():
+    config = load_config("biflow/unet.py", "debug")
+    config.network.update(width=dict(biflow=64), groups=8, dtype="float32")
+    config.train.batch_size = 16
+    config.run.mesh.update(data=1, fsdp=4)
+    train = dryrun.report(config, "h100:4", sampler=False, largest=False)["train"]
+    assert 0.8 < train["bytes_over_minimum"] < 1.45
+
+
 def test_bytes_of_collectives_do_not_rise(gpus):
     """Against the least: parameters gathered twice, gradients scattered once; small arrays and sums over `data` come on top."""
     train = gpus[1]["train"]

@@ -71,7 +71,7 @@ def test_encoding_again_does_nothing_and_another_codec_is_refused(config, encode
         train.train(other, tmp_path / "run")
     config = config.copy_and_resolve_references()
     config.data.seed = 1
-    with pytest.raises(ValueError, match="holds the latents of other clips: remove it"):
+    with pytest.raises(ValueError, match="holds the latents of other clips, or embeddings of another text encoder: remove it"):
         latents.encode(codec, described, pipeline.prepare(config.data, encoded.parent), encoded)
 
 

@@ -8,8 +8,9 @@ import pytest
 from public_models import FIXTURES, SINGLE, assert_same, outputs, read
 from safetensors.numpy import load_file
 
-from jvflow import ddim, weights
+from jvflow import ddim, networks, weights
 from jvflow.codecs import tiny
+from jvflow.field import Condition
 
 # --- DiT ------------------------------------------------------------------------------------------
 
@@ -69,6 +70,23 @@ def test_dit_as_its_authors_name_it(tmp_path):
     tensors = load_file(tmp_path / SINGLE) | {"pos_embed": position_table((1, 5, 5), d)[None]}
     expected = original(tensors, io["hidden_states"], io["timestep"], io["class_labels"], config["num_attention_heads"])
     assert_same(outputs(weights.import_checkpoint("dit", config, tensors), io), expected)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_dit_with_captions_is_the_public_one_until_it_is_trained(scan, tmp_path):
+    config, tensors, io = read(FIXTURES / "dit_two_layers.safetensors")
+    network = weights.import_checkpoint("dit", config, tensors, scan=scan, text_width=6)
+    assert_same(outputs(network, io), io["output"])
+    field = jax.jit(lambda params, x, t, condition: networks.as_field(network, params)(x, (t,), condition)[0])
+    x, t = np.moveaxis(io["hidden_states"], 1, -1)[:, None], np.asarray(io["timestep"], np.float32)
+    label, text = np.asarray(io["class_labels"]), np.random.default_rng(0).normal(size=(len(x), 5, 6)).astype(np.float32)
+    said = field(network.params, x, t, Condition(label=label, text=text))
+    assert_same(np.moveaxis(np.asarray(said)[:, 0], -1, 1), io["output"][:, : x.shape[-1]])
+    rows = np.linspace(-0.3, 0.3, config["num_attention_heads"] * config["attention_head_dim"], dtype=np.float32)
+    trained = jax.tree_util.tree_map_with_path(lambda path, a: a + rows if "text_proj" in jax.tree_util.keystr(path) else a, network.params)
+    assert np.abs(field(trained, x, t, Condition(label=label, text=text)) - said).max() > 0.01
+    with pytest.raises(ValueError, match="has no place for .*text_.* export without scan, text_width" if scan else "has no place for"):
+        weights.export("dit", config, network.params, tmp_path, scan=scan, text_width=6)
 
 
 def test_full_size_dit_has_the_public_tensors(shared):

@@ -1,4 +1,4 @@
-"""The paper's setting: DiT-XL/2 on the latents of Stable Diffusion v1.5, trained with Grams.
+"""The paper's setting with small ends: DiT-XL/2 on the latents of Stable Diffusion v1.5 by TAESD, captions by an encoder that is trained with it.
 
     python -m launch.encode --config=configs/vlfm/paper.py --config.codec.weights="('TAESD',)" --config.data.path=FOLDER --out=out/latents
     python -m launch.train  --config=configs/vlfm/paper.py --config.codec.weights="('TAESD',)" --config.data.path=out/latents --workdir=out/paper

@@ -3,18 +3,24 @@
 A codec is four pure functions. Its parameters, where it has any, are the first argument.
 """
 
+import inspect
+
 from jvflow.codecs import pixels, stable_diffusion, tiny
 from jvflow.codecs.base import Codec, Posterior
 
 __all__ = ["Codec", "Posterior", "build"]
 
+CODECS = {"pixels": pixels.codec, "tiny": tiny.codec, "stable_diffusion": stable_diffusion.codec, "stable_diffusion_ddim": stable_diffusion.inverting}
 
-def build(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0) -> Codec:
-    """A codec by its name: "pixels"; "tiny" with the files of its weights, or "stable_diffusion" with its folder, and the size of latents."""
+
+def build(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0, **options) -> Codec:
+    """A codec by its name: a key of `CODECS`, with the files or the folder of its weights, the size of latents, and options of its own."""
+    if name not in CODECS:
+        raise ValueError(f"unknown codec {name!r}: use one of {', '.join(CODECS)}")
     if name == "pixels":
         return pixels.codec()
-    if name == "tiny":
-        return tiny.codec(*weights, scale=scale)
-    if name == "stable_diffusion":
-        return stable_diffusion.codec(*weights, scale=scale)
-    raise ValueError(f"unknown codec {name!r}: use 'pixels', 'tiny' or 'stable_diffusion'")
+    known = inspect.signature(CODECS[name]).parameters
+    unknown = sorted(options.keys() - known.keys())
+    if unknown:
+        raise ValueError(f"the codec {name} has no {', '.join(unknown)}: take config.codec.{unknown[0]} out")
+    return CODECS[name](*weights, scale=scale, **options)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -48,6 +50,43 @@ def by_image(function: Callable, images: Array, pixels: int) -> Array:
     if len(images) <= some:
         return function(images)
     return jax.lax.map(lambda image: jax.tree.map(lambda a: a[0], function(image[None])), images, batch_size=some)
+
+
+def tiled(function: Callable, images: Array, tile: int, factor: float) -> Array:
+    """A function of images (n, h, w, c) that changes height and width by `factor`, on tiles of `tile` x `tile`: memory does not grow with the image.
+
+    Neighbouring tiles share a quarter of a tile, across which one fades into the other. What the function does over the whole of an image
+    (attention, group norm) it does over a tile. An image that is no larger than a tile is taken whole.
+    """
+    n, h, w, _ = images.shape
+    if not tile or max(h, w) <= tile:
+        return function(images)
+    (rows, height), (columns, width) = (_starts(size, tile) for size in (h, w))
+    corners = jnp.asarray([(row, column) for row in rows for column in columns])
+    some = lambda corner: function(jax.lax.dynamic_slice(images, (0, *corner, 0), (n, height, width, images.shape[3])))
+    made = jax.lax.map(some, corners)
+    scaled = lambda size: int(round(size * factor))
+    fade = jnp.asarray(np.outer(_fade(scaled(height)), _fade(scaled(width))), made.dtype)[None, :, :, None]
+    total, weight = jnp.zeros((n, scaled(h), scaled(w), made.shape[-1]), made.dtype), jnp.zeros((1, scaled(h), scaled(w), 1), made.dtype)
+    for part, (row, column) in zip(made, [(row, column) for row in rows for column in columns]):
+        at = (slice(None), slice(scaled(row), scaled(row) + part.shape[1]), slice(scaled(column), scaled(column) + part.shape[2]))
+        total, weight = total.at[at].add(fade * part), weight.at[at].add(fade)
+    return total / weight
+
+
+def _starts(size: int, tile: int) -> tuple[list[int], int]:
+    """Where the tiles along an axis begin, and how long they are."""
+    if size <= tile:
+        return [0], size
+    step = tile - tile // 4
+    return [*range(0, size - tile, step), size - tile], tile
+
+
+def _fade(size: int) -> np.ndarray:
+    """The weight of a tile along an axis, 1 in its middle half."""
+    quarter = max(size // 4, 1)
+    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1
+    return np.minimum(distance / quarter, 1.0)
 
 
 def divided(factor: int, channels: int) -> Callable[[tuple], tuple]:

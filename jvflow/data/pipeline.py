@@ -37,6 +37,7 @@ class Batch:
       inverted, inverted_error: the window's second chunk inverted to noise, (b, f / 2, h, w, c), and its error (b,);
         of a data set with inversions (`jvflow.inversion`), where the window asks for them.
       text_tokens, text_mask: of the captions, as a text encoder's `tokenize` returns them, where one was given.
+      text_embedding: in place of the tokens, of a data set that has them (b, m, d).
     """
 
     video: Array | None
@@ -48,6 +49,7 @@ class Batch:
     inverted_error: Float[Array, "b"] | None = None
     text_tokens: Int[Array, "b n"] | None = None
     text_mask: Bool[Array, "b m"] | None = None
+    text_embedding: Float[Array, "b m d"] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,12 @@ def _render(kind, split, settings) -> records.Lazy:
 
 @dataclass(frozen=True)
 class _Crop:
-    """A window of a clip, of its latents where they are wanted, with the tokens of its caption where there is a tokenizer."""
+    """A window of a clip, of its latents where they are wanted, with its embedded caption, or the tokens of it where there is a tokenizer."""
 
     window: Window
     latents: bool
     tokenize: Callable | None
+    embedded: bool = False
 
     def __call__(self, clip: dict, rng: np.random.Generator) -> Batch:
         span, chunk = self.window.span, self.window.chunk
@@ -161,7 +164,7 @@ class _Crop:
         first = step * int(rng.integers((len(clip["video"]) - span) // step + 1)) if self.window.anywhere else 0
         window = slice(first, first + span, self.window.every)
         column = inverted_column(chunk)
-        tokens, mask = (a[0] for a in self.tokenize([clip["caption"]])) if self.tokenize else (None, None)
+        tokens, mask = (a[0] for a in self.tokenize([clip["caption"]])) if self.tokenize and not self.embedded else (None, None)
         return Batch(
             video=None if self.latents else clip["video"][window],
             fps=np.float32(clip["fps"] / self.window.every),
@@ -171,7 +174,8 @@ class _Crop:
             inverted=clip[column][first + chunk : first + 2 * chunk] if chunk else None,
             inverted_error=np.float32(clip[f"{column}_error"][first // chunk + 1]) if chunk else None,
             text_tokens=tokens,
-            text_mask=mask,
+            text_mask=clip["text_mask"] if self.embedded else mask,
+            text_embedding=clip["text_embedding"] if self.embedded else None,
         )
 
 
@@ -216,7 +220,7 @@ class _Rows:
 
 def batches(
     directory, *, windows: Sequence[Window], batch_size: int, seed: int, threads: int = 1, step: int = 0,
-    rows: Sequence[int] | None = None, latents: bool = False, tokenize: Callable | None = None,
+    rows: Sequence[int] | None = None, latents: bool = False, tokenize: Callable | None = None, embedded: bool = False,
 ) -> Iterator[Batch]:
     """Endless training batches, or some rows of each, from step `step` on.
 
@@ -230,13 +234,14 @@ def batches(
       rows: of the global batch, those that this process needs; all when None.
       latents: read the latents of the data set (`jvflow.latents`) and not its video.
       tokenize: of a text encoder, for the captions.
+      embedded: take the embedded captions of the data set (`jvflow.latents`) and not their tokens.
     """
     clips = records.open(directory, "train")
     have, need = clips[0]["video"].shape[0], max(window.span for window in windows)
     if have < need:
         raise ValueError(f"clips have {have} frames, training needs {need}: build them with data.frames >= {need}")
     shuffled = grain.MapDataset.source(_Kept(clips, KEPT)).seed(seed).shuffle().repeat()
-    examples = [shuffled.random_map(_Crop(window, latents, tokenize)) for window in windows]
+    examples = [shuffled.random_map(_Crop(window, latents, tokenize, embedded)) for window in windows]
     rows = range(batch_size) if rows is None else rows
     dealt = grain.MapDataset.source(_Rows(examples, seed, batch_size, rows))
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * len(rows) if threads else 0)

@@ -3,16 +3,18 @@
 Strings end on the host: `tokenize` makes arrays of them while batches are read, `apply` embeds those inside a compiled step.
 """
 
-from jvflow.text import byte_encoder
+from jvflow.text import byte_encoder, clip
 from jvflow.text.base import TextEncoder
 
 __all__ = ["TextEncoder", "build"]
 
 
-def build(name: str, **sizes) -> TextEncoder | None:
-    """A text encoder by its name: "bytes" with the sizes of `byte_encoder.BytesConfig`, or "none"."""
+def build(name: str, *, weights: tuple[str, ...] = (), **sizes) -> TextEncoder | None:
+    """A text encoder by its name: "bytes" with the sizes of `byte_encoder.BytesConfig`, "clip" with its two folders, or "none"."""
     if name == "none":
         return None
     if name == "bytes":
         return byte_encoder.encoder(byte_encoder.BytesConfig(**sizes))
-    raise ValueError(f"unknown text encoder {name!r}: use 'bytes' or 'none'")
+    if name == "clip":
+        return clip.encoder(*weights)
+    raise ValueError(f"unknown text encoder {name!r}: use 'bytes', 'clip' or 'none'")

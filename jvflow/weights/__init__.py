@@ -46,7 +46,7 @@ def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *,
       tensors: arrays under their public names, any generation of them that is known; `Files` reads each as it is needed.
       mesh: parameters go onto it as the network's rules say, each as soon as it is read; on the default device when None.
       dtype: of the parameters; that of the tensors when None.
-      options: of the kind, such as scan.
+      options: of the kind: of a dit scan, and text_width for captions beside its classes.
 
     Returns:
       A network whose `apply(params, **inputs)` takes and returns arrays as the public model does; see `jvflow.networks.as_field` for ours.
@@ -64,6 +64,9 @@ def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *,
     for entry in model.layout:
         array = np.asarray(entry.read(*(np.asarray(tensors[name]) for name in entry.theirs)))
         params[entry.ours] = jax.device_put(array if dtype is None else array.astype(dtype), where[entry.ours])
+    if model.fresh:
+        started = jax.jit(lambda key: {name: a for name, a in flat(model.network.init(key)).items() if name in model.fresh})(jax.random.key(0))
+        params |= {name: jax.device_put(a if dtype is None else a.astype(dtype), where[name]) for name, a in started.items()}
     return model.network._replace(apply=model.apply, params=_tree(params), field=model.field or partial(_no_field, kind))
 
 
@@ -97,6 +100,8 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
     if generation not in (None, *known.generations):
         raise ValueError(f"unknown generation {generation!r} of {kind}: use one of {', '.join(known.generations)}")
     model = known.model(config, generation or known.generations[0], **options)
+    if model.fresh:
+        raise ValueError(f"the public layout of {kind} has no place for {sorted(model.fresh)[0]} and {len(model.fresh) - 1} more: export without {', '.join(options)}")
     have, want = flat(params), model.shapes
     if {name: np.shape(a) for name, a in have.items()} != {name: a.shape for name, a in want.items()}:
         differing = sorted(name for name in have.keys() | want.keys() if np.shape(have.get(name)) != np.shape(want.get(name)))
@@ -113,8 +118,9 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
 
 def check(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
     """Raises a ValueError that lists all tensors that are missing, unexpected, or of another shape."""
-    if set(model.shapes) != {entry.ours for entry in model.layout}:
-        raise AssertionError(f"the layout of {kind} is not that of its network: {set(model.shapes) ^ {entry.ours for entry in model.layout}}")
+    unlike = set(model.shapes) ^ ({entry.ours for entry in model.layout} | model.fresh)
+    if unlike:
+        raise AssertionError(f"the layout of {kind} is not that of its network: {unlike}")
     wanted = {}
     for entry in model.layout:
         written = entry.write(np.broadcast_to(False, model.shapes[entry.ours].shape))  # an array of that shape, in one byte

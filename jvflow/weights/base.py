@@ -37,6 +37,7 @@ class Model(NamedTuple):
       ignored: tensors that hold nothing that was learned.
       apply: `(params, **inputs)`, in the public model's own layout and argument names.
       field: `(params, x, s, condition)` in our layout, of a model that is a field; s in the model's own time.
+      fresh: our arrays that no tensor holds, of what we add to the model; they start as they start in a network of ours.
     """
 
     network: Network
@@ -45,6 +46,7 @@ class Model(NamedTuple):
     ignored: frozenset[str]
     apply: Callable
     field: Callable | None = None
+    fresh: frozenset[str] = frozenset()
 
 
 class Kind(NamedTuple):

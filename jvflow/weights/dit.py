@@ -6,6 +6,7 @@
 Both give noise and its variance for noisy latents at a timestep; our velocities are these two, in this order.
 """
 
+import re
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -23,8 +24,11 @@ def generation(names) -> str:
     return "original" if any(name.startswith("x_embedder.") for name in names) else "diffusers"
 
 
-def model(config: Mapping, generation: str, *, scan: bool = False) -> Model:
-    """The network and layout of a config of the diffusers package; the original has none and takes the same. With `scan` its layers are scanned."""
+def model(config: Mapping, generation: str, *, scan: bool = False, text_width: int = 0) -> Model:
+    """The network and layout of a config of the diffusers package; the original has none and takes the same.
+
+    With `scan` its layers are scanned. With `text_width` each block attends to text of that width besides, which changes nothing until it is trained.
+    """
     other = unlike(config, EXPECTED)
     if other:
         raise ValueError(f"a DiT has {EXPECTED}, this config says {other}")
@@ -35,7 +39,7 @@ def model(config: Mapping, generation: str, *, scan: bool = False) -> Model:
         raise ValueError(f"out_channels {out} is no multiple of in_channels {channels}: noise, and its variance beside it")
     network = networks.build(
         "dit", width=heads * config["attention_head_dim"], depth=config["num_layers"], heads=heads, patch=(1, patch, patch), channels=channels,
-        velocities=out // channels, labels=config["num_embeds_ada_norm"], time_scale=1.0, scan=scan, each_embeds=not original,
+        velocities=out // channels, labels=config["num_embeds_ada_norm"], time_scale=1.0, text_width=text_width, scan=scan, each_embeds=not original,
         frequency_shift=0 if original else 1, mlp_epsilon=1e-6 if original else config.get("norm_eps", 1e-5),
     )
     sizes = dict(heads=heads, patch=patch, velocities=out // channels)
@@ -44,7 +48,9 @@ def model(config: Mapping, generation: str, *, scan: bool = False) -> Model:
     blocks = stacked(blocks, lambda name: name.replace("blocks/0/", "blocks/")) if scan else sum(blocks, [])
     ends = _original_ends(**sizes) if original else _diffusers_ends(**sizes)
     apply = lambda params, hidden_states, timestep, class_labels: _public(network, params, hidden_states, timestep, class_labels)
-    return Model(network, shapes_of(network), blocks + ends, frozenset({"pos_embed", "pos_embed.pos_embed"}), apply, network.apply)
+    shapes = shapes_of(network)
+    fresh = frozenset(name for name in shapes if re.search(r"/text_(q|kv|proj)/", name))
+    return Model(network, shapes, blocks + ends, frozenset({"pos_embed", "pos_embed.pos_embed"}), apply, network.apply, fresh)
 
 
 def _public(network, params, hidden_states, timestep, class_labels):

@@ -1,0 +1,176 @@
+"""A whole public model as codec and text encoder: DDIM both ways, captions embedded once, large frames in tiles."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import load_config
+from public_models import FIXTURES, exported, stable_diffusion
+
+from jvflow import codecs, ddim, latents, text, train, weights
+from jvflow.codecs.base import tiled
+from jvflow.data import pipeline, records
+from jvflow.experiment import assemble
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return stable_diffusion(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture(scope="module")
+def video():
+    ramp = np.linspace(0, 255, 2 * 2 * 8 * 16 * 3).reshape(2, 2, 8, 16, 3)
+    return (ramp + 20 * np.random.default_rng(0).normal(size=ramp.shape)).clip(0, 255).astype(np.uint8)
+
+
+# --- DDIM as a codec ------------------------------------------------------------------------------
+
+
+def built(model, **options):
+    return codecs.build("stable_diffusion_ddim", weights=(str(model),), **dict(steps=8) | options)
+
+
+@pytest.mark.parametrize("options", [{}, dict(guidance=2.5, prompt="a photo of a cat", scale=2.0)])
+def test_each_frame_is_the_noise_that_sampling_makes_it_of(model, video, options):
+    """Against the parts of the model put together by hand."""
+    codec = built(model, **options)
+    found = codec.encode(codec.params, video)
+    assert found.std is None and found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 2, 2, 4, 4)
+    vae, unet, clip = (weights.load(model / part) for part in ("vae", "unet", "text_encoder"))
+    tokens = text.build("clip", weights=(model / "text_encoder", model / "tokenizer")).tokenize(["", options.get("prompt", "")])[0]
+    empty, prompted = clip.apply(clip.params, tokens)[0]
+    weight, scale = options.get("guidance", 1.0), options.get("scale", 1.0)
+
+    def predict(x, t):
+        said = [unet.apply(unet.params, jnp.moveaxis(x, -1, 1), t, jnp.tile(c, (len(x), 1, 1))) for c in (empty, prompted)]
+        return jnp.moveaxis(said[0] + weight * (said[1] - said[0]), 1, -1)
+
+    frame = video[1:, 0].astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1
+    encode, decode = (jax.jit(lambda a, method=method, name=name: vae.apply(vae.params, method=method, **{name: a})) for method, name in (("encode", "x"), ("decode", "z")))
+    clean = 0.18215 * jnp.moveaxis(encode(frame)[0], 1, -1)
+    noise = jax.jit(lambda x: ddim.invert(predict, x, ddim.Schedule(), steps=8))(clean)
+    np.testing.assert_allclose(found.mean[1, 0], noise[0] / scale, atol=2e-4 * np.abs(noise).max())
+    assert np.abs(noise - clean).max() > 0.1
+    sampled = jax.jit(lambda x: ddim.sample(predict, x, ddim.Schedule(), steps=8))(noise)
+    image = (np.clip(np.asarray(decode(jnp.moveaxis(sampled, -1, 1) / 0.18215)), -1, 1) + 1) * 127.5
+    shown = codec.decode(codec.params, found.mean)
+    assert shown.shape == video.shape and np.abs(shown[1, 0] - image[0].transpose(1, 2, 0)).max() < 0.75
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(weights=()), "takes the folder of a whole model as config.codec.weights, with scheduler/scheduler_config.json in it"),
+        (dict(steps=2000), "steps must be a whole number from 1 to the 1000"),
+        (dict(tile=6), "config.codec.tile is 6: tiles are multiples of 16 pixels"),
+        (dict(eta=1.0), "the codec stable_diffusion_ddim has no eta: take config.codec.eta out"),
+    ],
+)
+def test_what_does_not_fit_is_said(model, change, message):
+    with pytest.raises(ValueError, match=message):
+        codecs.build("stable_diffusion_ddim", **dict(weights=(str(model),)) | change)
+
+
+def test_parts_of_two_models_are_said(model, tmp_path):
+    for part in model.iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    (tmp_path / "text_encoder").unlink()
+    config = json.loads((model / "text_encoder" / "config.json").read_text())
+    exported("clip_text", dict(config, hidden_size=6), tmp_path / "text_encoder")
+    with pytest.raises(ValueError, match="has width 6, its U-Net takes 12: they are of two models"):
+        built(tmp_path)
+    exported("clip_text", dict(config, vocab_size=500), tmp_path / "text_encoder")
+    with pytest.raises(ValueError, match="has tokens up to 602, the model knows 500: they are of two models"):
+        built(tmp_path)
+
+
+# --- tiles ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 23), (31, 17)])
+def test_tiles_fit_together(size):
+    """A function that looks at each place alone gives the same in tiles, upwards and downwards; one that looks around does in their middle."""
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(2, *size, 3)), jnp.float32)
+    up = lambda x: jnp.repeat(jnp.repeat(jnp.tanh(x), 2, axis=1), 2, axis=2)
+    np.testing.assert_allclose(tiled(up, images, 8, 2), up(images), atol=1e-5)
+    even = images[:, : size[0] // 4 * 4, : size[1] // 4 * 4]
+    down = lambda x: x[:, ::2, ::2] ** 2
+    np.testing.assert_allclose(tiled(down, even, 8, 0.5), down(even), atol=1e-5)
+    assert tiled(up, images, 0, 2).shape == up(images).shape
+    mean = lambda x: x - x.mean((1, 2), keepdims=True)
+    seams = np.abs(np.diff(np.asarray(tiled(mean, 0 * images + jnp.arange(size[1], dtype=jnp.float32)[None, None, :, None], 8, 1))[0, 0, :, 0]))
+    assert seams.max() <= 2.0 if size[1] > 8 else True  # tiles fade into each other
+
+
+def test_tiles_bound_the_memory(model):
+    """The decoder's temporary memory for an image 16 times as large grows far less than 16 times."""
+    def temporary(side, tile):
+        codec = codecs.build("stable_diffusion", weights=(str(model / "vae"),), tile=tile)
+        latent = jax.ShapeDtypeStruct((1, 1, side, side, 4), jnp.float32)
+        return codec.decode.lower(codec.params, latent).compile().memory_analysis().temp_size_in_bytes
+
+    whole, some = temporary(64, 0), temporary(64, 64)
+    assert some < 0.2 * whole
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def test_tokens_are_those_of_transformers():
+    expected = json.loads((FIXTURES / "clip_tokenizer" / "expected.json").read_text())
+    tokens, mask = text.clip.tokenize_with(FIXTURES / "clip_tokenizer", 20)(expected["captions"])
+    assert tokens.tolist() == expected["tokens"]
+    assert mask.sum(1).tolist()[:4] == [0, 0, 7, 8] and mask[-1].all()
+
+
+def test_captions_are_embedded_once(model, tmp_path):
+    """`latents.prepare` keeps the embeddings; training takes them, gives the same losses as from the tokens, and no other encoder's."""
+    config = load_config("vlfm/procedural.py", "debug")
+    config.text = dict(name="clip", weights=(str(model / "text_encoder"), str(model / "tokenizer")))
+    config.run.update(progress=False)
+    config.train.update(steps=2, batch_size=4)
+    config.data.update(cache=str(tmp_path / "clips"))
+    data = tmp_path / "latents"
+    assert latents.prepare(config, data)["settings"]["text"]["name"] == "clip"
+    means = [records.open(data, "train")[i]["latent_mean"][::2] for i in range(len(records.open(data, "train")))]
+    assert latents.motion(data, every=2) == pytest.approx(np.sqrt(np.square(np.diff(means, axis=1)).mean()))
+    experiment, clip = assemble(config), records.open(data, "train")[0]
+    tokens, mask = experiment.text.tokenize([clip["caption"]])
+    np.testing.assert_allclose(clip["text_embedding"], experiment.text.apply(experiment.text.params, tokens)[0], atol=1e-6)
+    assert clip["text_mask"].dtype == bool and (clip["text_mask"] == mask[0]).all() and mask.any()
+    batch = next(pipeline.batches(data, windows=experiment.windows, batch_size=2, seed=0, latents=True, embedded=True))
+    assert batch.text_tokens is None and batch.text_embedding.shape == (2, 12, 12) and batch.text_mask.shape == (2, 12)
+    from_tokens = list(train.train(config, tmp_path / "tokens").losses())
+    config.data.path = str(data)
+    np.testing.assert_allclose(np.asarray(train.train(config, tmp_path / "embedded").losses()), from_tokens, rtol=1e-5)
+    other = json.loads((model / "text_encoder" / "config.json").read_text())
+    config.text.weights = (str(exported("clip_text", other, tmp_path / "other", seed=9)), str(model / "tokenizer"))
+    with pytest.raises(ValueError, match="the captions in .* were embedded with .*: take that encoder, or encode into another folder"):
+        train.train(config, tmp_path / "refused")
+    with pytest.raises(ValueError, match="embeddings of another text encoder"):
+        config.data.path = "procedural:bouncing"
+        latents.prepare(config, data)
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    "folders, message",
+    [
+        (("{model}/text_encoder",), "takes two folders as config.text.weights"),
+        (("{model}/unet", "{model}/tokenizer"), "holds no text model of CLIP"),
+        (("{model}/text_encoder", "{model}/unet"), "holds no vocab.json and no merges.txt"),
+    ],
+)
+def test_another_text_encoder(model, folders, message):
+    with pytest.raises(ValueError, match=message):
+        text.build("clip", weights=tuple(folder.format(model=model) for folder in folders))
+
+
+def test_the_package_of_tokens_is_named(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r"pip install 'jvflow\[text\]'"):
+        text.build("clip", weights=(model / "text_encoder", model / "tokenizer"))
