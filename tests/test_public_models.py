@@ -83,7 +83,7 @@ def test_a_dit_with_captions_is_the_public_one_until_it_is_trained(scan, tmp_pat
     said = field(network.params, x, t, Condition(label=label, text=text))
     assert_same(np.moveaxis(np.asarray(said)[:, 0], -1, 1), io["output"][:, : x.shape[-1]])
     rows = np.linspace(-0.3, 0.3, config["num_attention_heads"] * config["attention_head_dim"], dtype=np.float32)
-    trained = jax.tree_util.tree_map_with_path(lambda path, a: a + rows if "text_proj" in jax.tree_util.keystr(path) else a, network.params)
+    trained = jax.tree_util.tree_map_with_path(lambda path, a: a + np.broadcast_to(rows, a.shape) if "text_proj" in jax.tree_util.keystr(path) else a, network.params)
     assert np.abs(field(trained, x, t, Condition(label=label, text=text)) - said).max() > 0.01
     with pytest.raises(ValueError, match="has no place for .*text_.* export without scan, text_width" if scan else "has no place for"):
         weights.export("dit", config, network.params, tmp_path, scan=scan, text_width=6)
