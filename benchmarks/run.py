@@ -7,9 +7,10 @@
     python -m benchmarks.run context    BI-FLOW and CONDIFF with one and two known frames, where one does not show the motion
     python -m benchmarks.run curved     an experiment: a path through the true frames between two, against the straight one
     python -m benchmarks.run stable_diffusion    its decoder and its U-Net at full size, random weights: seconds and memory
+    python -m benchmarks.run public     exported models in the packages that published them (needs the extra `dev`)
 
 Each writes `benchmarks/results/NAME.json`: the figures, the date, the machine and the versions. All
-but the last use the experiment of `make demo`, at its size. `benchmarks.biflow` is the comparison at length.
+but the last two use the experiment of `make demo`, at its size. `benchmarks.biflow` is the comparison at length.
 """
 
 import importlib
@@ -17,7 +18,7 @@ import sys
 
 from benchmarks.record import RESULTS, write
 
-NAMES = ("pytorch", "loop", "loader", "solver", "context", "curved", "stable_diffusion")
+NAMES = ("pytorch", "loop", "loader", "solver", "context", "curved", "stable_diffusion", "public")
 
 
 def main():
