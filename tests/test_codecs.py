@@ -3,15 +3,14 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
-
 from conftest import debug_config
+from safetensors.numpy import save_file
 
 from jvflow import codecs, metrics, sample, train
 from jvflow.codecs import tiny
-from jvflow.networks import taesd
 from jvflow.data import video
 from jvflow.experiment import assemble
+from jvflow.networks import taesd
 
 HALVES = ("encoder", "decoder")
 

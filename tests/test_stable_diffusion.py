@@ -103,7 +103,7 @@ def test_tiles_fit_together(size):
     assert tiled(up, images, 0, 2).shape == up(images).shape
     mean = lambda x: x - x.mean((1, 2), keepdims=True)
     seams = np.abs(np.diff(np.asarray(tiled(mean, 0 * images + jnp.arange(size[1], dtype=jnp.float32)[None, None, :, None], 8, 1))[0, 0, :, 0]))
-    assert seams.max() <= 2.0 if size[1] > 8 else True  # tiles fade into each other
+    assert seams.max() < 1.1  # tiles that differ by 6 fade into each other over their two common places
 
 
 def test_tiles_bound_the_memory(model):

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from public_models import FIXTURES, read
 
 from jvflow import biflow, networks, weights
 from jvflow import mesh as meshes
 from jvflow.field import Condition, together
+from jvflow.networks.base import Keys
 
 SMALL = dict(width=8, levels=(1, 2), attends=(False, True), groups=4, head=4, channels=3, blocks=1)
 
@@ -49,6 +51,8 @@ def test_context_text_and_both_coordinates_are_seen():
     usual = say()
     for changed in (say((s[0] + 0.1, s[1])), say((s[0], s[1] + 0.1)), say(context=condition["context"] + 0.1), say(text=condition["text"] + 0.1)):
         assert float(jnp.abs(changed - usual).max()) > 1e-3
+    plain = networks.build("unet", **SMALL, context=6, coordinates=2, text_width=5)
+    np.testing.assert_allclose(jax.jit(plain.apply)(params, frames(), (3 * s[0], 3 * s[1]), Condition(**condition))[0], usual, rtol=1e-5)
     padded = condition["text"].at[:, 3].set(7.0)
     np.testing.assert_array_equal(say(text=padded), usual)  # what the mask leaves out says nothing
 
@@ -118,3 +122,15 @@ def test_only_rows_and_parameters_are_split():
     for axis in ("sequence", "tensor"):
         with pytest.raises(ValueError, match=f"has no {axis} axis to split, config.run.mesh.{axis} is {len(jax.devices())}"):
             networks.check_mesh(network, (1, 8, 8, 3), meshes.make({"data": 1, axis: -1}))
+
+
+def test_layers_get_the_keys_of_nnx():
+    """One after the other, and those of layers that are made at once."""
+    ours, theirs = Keys(jax.random.key(3)), nnx.Rngs(params=jax.random.key(3))
+    same = lambda a, b: np.testing.assert_array_equal(jax.random.key_data(a), jax.random.key_data(b))
+    for _ in range(3):
+        same(ours.params(), theirs.params())
+    a, b = ours.split(4), theirs.split(4)
+    make = nnx.vmap(lambda rngs: nnx.Linear(2, 3, rngs=rngs))
+    np.testing.assert_array_equal(make(a).kernel[...], make(b).kernel[...])
+    same(ours.params(), theirs.params())

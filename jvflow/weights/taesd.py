@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 import jax
 import jax.numpy as jnp
