@@ -134,7 +134,7 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
     pixels = config.codec.name == "pixels"
     latent = experiment.codec.latent_shape((frames, *config.data.size))
     tokens = experiment.text.tokenize([""]) if experiment.text else None
-    embedded = tokens and experiment.text.params is not None  # by `launch.encode`, as the latents
+    embedded = tokens and experiment.text.init is None  # by `launch.encode`, as the latents
     inverted = frames // 2 if experiment.inversions else 0
     return Batch(
         video=of((frames, *config.data.size, 3), jnp.uint8) if pixels and not inverted else None,

@@ -141,6 +141,8 @@ def train(config, workdir) -> Workdir:
     if encoded:
         latents.check(data, latents.fingerprint(**config.codec))
     embedded = latents.has_text(data, latents.of_text(config))
+    if experiment.text and not experiment.text.pure and not embedded:
+        raise ValueError("config.text.by_layer embeds captions before training: make the data set with launch.encode, or set it to False")
     initial = runs.pretrained(experiment) if experiment.pretrained and not folder.has_checkpoint else None
     if experiment.inversions:
         inversion.check(data, config, initial and runs.checksum(initial))

@@ -1,4 +1,4 @@
-"""The encoders of T5 and UMT5 give what transformers gives."""
+"""The encoders of T5 and UMT5 give what transformers gives, and embed captions, whole or layer by layer."""
 
 import json
 
@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_models import FIXTURES, assert_same, read
+from conftest import load_config
+from public_models import FIXTURES, assert_same, exported, read
 
-from jvflow import networks, weights
+from jvflow import latents, networks, text, train, weights
 from jvflow.networks.t5 import T5, buckets
 
 
@@ -58,3 +59,71 @@ def test_another_encoder(change, message):
     config, tensors, _ = read(FIXTURES / "t5_shared.safetensors")
     with pytest.raises(ValueError, match=message):
         weights.import_checkpoint("t5_encoder", config | change, tensors)
+
+
+# --- captions -------------------------------------------------------------------------------------
+
+TOKENIZER = FIXTURES / "t5_tokenizer"
+CAPTIONS = ["a photo of a cat", "", "three 3 1234 discs"]
+
+
+@pytest.fixture(scope="module", params=["t5_shared", "umt5_own"])
+def model(request, tmp_path_factory):
+    config = dict(read(FIXTURES / f"{request.param}.safetensors")[0], vocab_size=90)
+    return exported("t5_encoder", config, tmp_path_factory.mktemp("t5") / "text_encoder")
+
+
+def test_tokens_are_those_of_transformers():
+    expected = json.loads((TOKENIZER / "expected.json").read_text())
+    tokens, mask = text.t5.tokenize_with(TOKENIZER, 20)(expected["captions"])
+    assert tokens.tolist() == expected["tokens"]
+    assert not mask[:2].any() and (mask[2:] == (tokens[2:] != 0)).all() and mask[-1].all()
+
+
+def test_layer_by_layer_is_the_whole_in_the_memory_of_one(model, monkeypatch):
+    whole = text.build("t5", weights=(model, TOKENIZER), length=11, dtype="float32")
+    some = text.build("t5", weights=(model, TOKENIZER), length=11, dtype="float32", by_layer=True)
+    assert whole.pure and not some.pure and some.params is None and some.width == whole.width == 12
+    tokens, mask = whole.tokenize(CAPTIONS)
+    expected = whole.apply(whole.params, tokens)
+    longer = whole.apply(whole.params, np.pad(tokens, ((0, 0), (0, 3))))
+    np.testing.assert_allclose(longer[:, :11][mask], expected[mask], atol=1e-5)  # padding is seen by none
+    held, read_layer = [], text.t5.ByLayer._read
+    before = {id(a) for a in jax.live_arrays()}
+
+    def reading(self, prefix):
+        found = read_layer(self, prefix)
+        held.append(sum(a.size for a in jax.live_arrays() if id(a) not in before and a.ndim == 2))
+        return found
+
+    monkeypatch.setattr(text.t5.ByLayer, "_read", reading)
+    np.testing.assert_allclose(some.apply(None, tokens), expected, atol=1e-5 * np.abs(expected).max())
+    layers = [sum(a.size for a in jax.tree.leaves(layer) if a.ndim == 2) for layer in whole.params["encoder"]["block"].values()]
+    assert max(held) <= 2 * max(layers) and len(held) == len(layers) + 1  # the next is read while the last is still named
+
+
+def test_captions_are_embedded_before_training(model, tmp_path):
+    config = load_config("vlfm/procedural.py", "debug")
+    config.text = dict(name="t5", weights=(str(model), str(TOKENIZER)), length=16, dtype="float32", by_layer=True)
+    config.run.update(progress=False)
+    config.train.update(steps=1, batch_size=4)
+    with pytest.raises(ValueError, match="config.text.by_layer embeds captions before training: make the data set with launch.encode"):
+        train.train(config, tmp_path / "refused")
+    latents.prepare(config, tmp_path / "latents")
+    config.data.path = str(tmp_path / "latents")
+    assert len(list(train.train(config, tmp_path / "run").losses())) == 1
+
+
+@pytest.mark.parametrize(
+    "folders, message",
+    [
+        (("{model}",), "takes two folders as config.text.weights"),
+        (("{model}", "{model}"), "holds no spiece.model"),
+        (("{clip}", "{tokenizer}"), "holds no encoder of T5"),
+    ],
+)
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_another_text_encoder(model, tmp_path, folders, message, by_layer):
+    clip = exported("clip_text", read(FIXTURES / "clip_quick.safetensors")[0], tmp_path)
+    with pytest.raises(ValueError, match=message):
+        text.build("t5", weights=tuple(f.format(model=model, clip=clip, tokenizer=TOKENIZER) for f in folders), by_layer=by_layer)

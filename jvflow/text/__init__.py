@@ -3,18 +3,20 @@
 Strings end on the host: `tokenize` makes arrays of them while batches are read, `apply` embeds those inside a compiled step.
 """
 
-from jvflow.text import byte_encoder, clip
+from jvflow.text import byte_encoder, clip, t5
 from jvflow.text.base import TextEncoder
 
 __all__ = ["TextEncoder", "build"]
 
 
 def build(name: str, *, weights: tuple[str, ...] = (), **sizes) -> TextEncoder | None:
-    """A text encoder by its name: "bytes" with the sizes of `byte_encoder.BytesConfig`, "clip" with its two folders, or "none"."""
+    """A text encoder by its name: "bytes" with the sizes of `byte_encoder.BytesConfig`, "clip" or "t5" with two folders, or "none"."""
     if name == "none":
         return None
     if name == "bytes":
         return byte_encoder.encoder(byte_encoder.BytesConfig(**sizes))
     if name == "clip":
         return clip.encoder(*weights)
-    raise ValueError(f"unknown text encoder {name!r}: use 'bytes', 'clip' or 'none'")
+    if name == "t5":
+        return t5.encoder(*weights, **sizes)
+    raise ValueError(f"unknown text encoder {name!r}: use 'bytes', 'clip', 't5' or 'none'")

@@ -1,10 +1,14 @@
 """What a text encoder is."""
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+LOG = logging.getLogger(__name__)
 
 Tokens = tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b m"]]
 
@@ -19,6 +23,7 @@ class TextEncoder(NamedTuple):
       width: of an embedding.
       init: `key -> params` of an encoder that is trained with its network; None for a pretrained one.
       params: of a pretrained encoder, which stays as it is; else None.
+      pure: whether `apply` can be compiled; one that cannot embeds captions before training, see `jvflow.latents`.
     """
 
     tokenize: Callable[[Sequence[str]], Tokens]
@@ -26,3 +31,10 @@ class TextEncoder(NamedTuple):
     width: int
     init: Callable | None = None
     params: Any = None
+    pure: bool = True
+
+
+@cache
+def say_cut(length: int):
+    """Logs once that captions are longer than what is read."""
+    LOG.warning("captions are cut to the %d tokens that the text encoder reads", length)

@@ -6,9 +6,7 @@
 The weights stay as they are, so a caption has to be embedded once: `jvflow.latents` keeps embeddings beside the latents.
 """
 
-import logging
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
 import jax
@@ -17,9 +15,8 @@ import numpy as np
 
 from jvflow import networks, weights
 from jvflow.networks.clip import ClipText, ClipTextConfig
-from jvflow.text.base import TextEncoder, Tokens
+from jvflow.text.base import TextEncoder, Tokens, say_cut
 
-LOG = logging.getLogger(__name__)
 START, END = "<|startoftext|>", "<|endoftext|>"
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 """What byte pairs never cross (Radford et al., arXiv 2103.00020, and the authors' released tokenizer): words, single digits, runs of signs."""
@@ -58,18 +55,13 @@ def tokenize_with(folder: str | Path, length: int, vocabulary: int | None = None
         for row, real, caption in zip(tokens, mask, captions):
             pieces = encode(caption)
             if len(pieces) > length - 2:
-                _say_cut(length)
+                say_cut(length)
                 pieces = pieces[: length - 2]
             row[0], row[1 : len(pieces) + 1] = start, pieces
             real[: len(pieces) + 2] = bool(caption.strip())
         return tokens, mask
 
     return tokenize
-
-
-@cache
-def _say_cut(length: int):
-    LOG.warning("captions are cut to the %d tokens that the text encoder reads", length)
 
 
 def _byte_pairs(folder: str | Path):

@@ -55,10 +55,7 @@ def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *,
       ValueError: for an unknown kind, or a config that is none of it; when tensors are missing, unexpected or of another shape,
         with all of them in one message.
     """
-    known = _kind(kind)
-    model = known.model(config, known.generation(tensors), **options)
-    shapes = tensors.shapes if isinstance(tensors, Files) else {name: tuple(np.shape(tensor)) for name, tensor in tensors.items()}
-    check(kind, model, shapes)
+    model = checked(kind, config, tensors, **options)
     where = dict.fromkeys(model.shapes) if mesh is None else meshes.shardings(model.shapes, model.network.rules, mesh)
     params = {}
     for entry in model.layout:
@@ -67,11 +64,25 @@ def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *,
     if model.fresh:
         started = jax.jit(lambda key: {name: a for name, a in flat(model.network.init(key)).items() if name in model.fresh})(jax.random.key(0))
         params |= {name: jax.device_put(a if dtype is None else a.astype(dtype), where[name]) for name, a in started.items()}
-    return model.network._replace(apply=model.apply, params=_tree(params), field=model.field or partial(_no_field, kind))
+    return model.network._replace(apply=model.apply, params=tree(params), field=model.field or partial(_no_field, kind))
 
 
 def load(folder, *, mesh=None, dtype=None, **options) -> Network:
     """The model in a folder as the public hubs lay it out, config.json and safetensors, in one file or in many with their index; see `import_checkpoint`."""
+    kind, config, files = opened(folder)
+    return import_checkpoint(kind, config, files, mesh=mesh, dtype=dtype, **options)
+
+
+def checked(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -> Model:
+    """The model that these tensors are of, see `import_checkpoint`, before one of them is read."""
+    known = _kind(kind)
+    model = known.model(config, known.generation(tensors), **options)
+    check(kind, model, tensors.shapes if isinstance(tensors, Files) else {name: tuple(np.shape(tensor)) for name, tensor in tensors.items()})
+    return model
+
+
+def opened(folder) -> tuple[str, dict, Files]:
+    """Kind, config and tensors of a folder as `load` reads them, no tensor of them read."""
     folder = Path(folder)
     if not (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds no {CONFIG}: give the folder of one model, such as transformer or vae")
@@ -84,7 +95,7 @@ def load(folder, *, mesh=None, dtype=None, **options) -> Network:
     if not names:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         raise ValueError(f"{folder} holds no safetensors" + (f" but {', '.join(pickles)}: pickles are never read, convert them" if pickles else ""))
-    return import_checkpoint(CLASSES[named], config, Files([folder / name for name in sorted(names)]), mesh=mesh, dtype=dtype, **options)
+    return CLASSES[named], config, Files([folder / name for name in sorted(names)])
 
 
 def export(kind: str, config: Mapping, params: Any, folder, *, generation: str | None = None, **options) -> None:
@@ -142,7 +153,7 @@ def _kind(name: str) -> Kind:
     return KINDS[name]
 
 
-def _tree(arrays: Mapping[str, Any]) -> dict:
+def tree(arrays: Mapping[str, Any]) -> dict:
     """The nested dict of paths; numbers are keys of lists."""
     tree = {}
     for path, leaf in arrays.items():

@@ -33,6 +33,12 @@ class Files(Mapping):
     def __getitem__(self, name: str) -> np.ndarray:
         return self._where[name].get_tensor(name)
 
+    def rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        """Rows of a tensor, (..., width) for numbers (...): of a large table only what is asked for is read."""
+        some, where = np.unique(numbers, return_inverse=True)
+        table = self._where[name].get_slice(name)
+        return np.concatenate([table[int(i) : int(i) + 1] for i in some])[where.reshape(np.shape(numbers))]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 
