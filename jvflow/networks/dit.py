@@ -16,8 +16,8 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, axis_size, constrain
-from jvflow.networks.layers import FREQUENCIES, Conditioning, linear, position_table
+from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.networks.layers import FREQUENCIES, REMAT, Conditioning, attention, linear, placed, position_table
 
 SIZES = {
     "S": dict(width=384, depth=12, heads=6),
@@ -31,12 +31,6 @@ RULES = (
     (r"(qkv|text_q|text_kv|mlp_in)/bias$", (TENSOR,)),
 )
 """How the parameters of a DiT are split, see `jvflow.mesh`; what is not named has no heads and no hidden layer."""
-REMAT = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-"""What the backward pass finds of a block: all, its input alone, or the results of its matrix products but attention's."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +182,7 @@ class Block(nnx.Module):
         modulation = constrain(self.modulation(nnx.silu(c)), ROWS, None, None)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
         q, k, v = self._split_heads(self.qkv(_modulate(_norm(x), shift_a, scale_a)), 3)
-        attended = _attention(q, k, v, self.at_once)
+        attended = attention(q, k, v, self.at_once)
         x = x + _gated(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
         if self.text_width and text is not None:
             (q,) = self._split_heads(self.text_q(_norm(x)), 1)
@@ -197,33 +191,12 @@ class Block(nnx.Module):
             if text_mask is not None:  # a caption without one real token adds nothing
                 any_text = text_mask.any(-1)[:, None, None].astype(x.dtype)
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
-            attended = jax.nn.dot_product_attention(*_placed(q, k, v), mask=mask)
+            attended = jax.nn.dot_product_attention(*placed(q, k, v), mask=mask)
             x = x + any_text * self.text_proj(rearrange(attended, "b n h d -> b n (h d)"))
         y = _modulate(_norm(x, self.epsilon), shift_m, scale_m)
         if self.local:
             y = y + _depthwise(y, self.neighbours[...].astype(y.dtype), grid)
         return x + _gated(self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True)), gate_m)
-
-
-def _attention(q, k, v, at_once: int):
-    """softmax(q k^T / sqrt(d)) v over all tokens (b, n, heads, d), `at_once` queries at a time, each block again in the backward pass."""
-    q, k, v = _placed(q, k, v)
-    n, parts = q.shape[1], axis_size(SEQUENCE)
-    if not at_once or n <= at_once:
-        return jax.nn.dot_product_attention(q, k, v)
-    parts = parts if n % parts == 0 else 1
-    blocks = -(-n // at_once)  # of each part of the sequence: a device has queries of its own in every block
-    each = -(-n // (parts * blocks))
-    q = rearrange(q, "b (s n) h d -> b s n h d", s=parts)
-    q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * each - n // parts), (0, 0), (0, 0)))
-    block = jax.checkpoint(lambda q: jax.nn.dot_product_attention(q, k, v))
-    attended = jax.lax.map(block, rearrange(q, "b s (m n) h d -> m b (s n) h d", m=blocks))
-    return rearrange(attended, "m b (s n) h d -> b s (m n) h d", s=parts)[:, :, : n // parts].reshape(len(q), n, *q.shape[3:])
-
-
-def _placed(q, k, v):
-    """On a mesh each device has the queries of its part of the sequence, and all keys and values, for any number of heads."""
-    return constrain(q, ROWS, SEQUENCE, TENSOR), *(constrain(a, ROWS, None, TENSOR) for a in (k, v))
 
 
 def _depthwise(x, kernel, grid):

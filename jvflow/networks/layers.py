@@ -6,7 +6,15 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from jvflow.mesh import ROWS, SEQUENCE, TENSOR, axis_size, constrain
+
 FREQUENCIES = 256  # width of the sine features of a coordinate
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What the backward pass finds of a block: all, its input alone, or the results of its matrix products but attention's."""
 
 
 class Linear(nnx.Linear):
@@ -28,6 +36,30 @@ def attended(q, k, v, heads: int, mask=None):
     """Queries (b, n, d) to keys and values (b, m, d), heads one after the other, where the mask (b or 1, 1, n or 1, m) lets them: (b, n, d)."""
     q, k, v = (rearrange(a, "b n (h d) -> b n h d", h=heads) for a in (q, k, v))
     return rearrange(jax.nn.dot_product_attention(q, k, v, mask=mask), "b n h d -> b n (h d)")
+
+
+def attention(q, k, v, at_once: int = 0, seen=None):
+    """softmax(q k^T / sqrt(d)) v of queries (b, n, heads, d), `at_once` of them at a time, each block again in the backward pass.
+
+    The mask `seen` (b, 1, 1, m) says which keys are seen; all of them when None.
+    """
+    q, k, v = placed(q, k, v)
+    n, parts = q.shape[1], axis_size(SEQUENCE)
+    if not at_once or n <= at_once:
+        return jax.nn.dot_product_attention(q, k, v, mask=seen)
+    parts = parts if n % parts == 0 else 1
+    blocks = -(-n // at_once)  # of each part of the sequence: a device has queries of its own in every block
+    each = -(-n // (parts * blocks))
+    q = rearrange(q, "b (s n) h d -> b s n h d", s=parts)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * each - n // parts), (0, 0), (0, 0)))
+    block = jax.checkpoint(lambda q: jax.nn.dot_product_attention(q, k, v, mask=seen))
+    attended = jax.lax.map(block, rearrange(q, "b s (m n) h d -> m b (s n) h d", m=blocks))
+    return rearrange(attended, "m b (s n) h d -> b s (m n) h d", s=parts)[:, :, : n // parts].reshape(len(q), n, *q.shape[3:])
+
+
+def placed(q, k, v):
+    """On a mesh each device has the queries of its part of the sequence, and all keys and values, for any number of heads."""
+    return constrain(q, ROWS, SEQUENCE, TENSOR), *(constrain(a, ROWS, None, TENSOR) for a in (k, v))
 
 
 def sines(s, width: int, *, shift: int = 0):

@@ -116,7 +116,7 @@ def mirrored(shapes: Mapping[str, Any], rename: Callable[[str], str] = str) -> l
 
 def _mirrored(path: str, axes: int, rename: Callable[[str], str]) -> Entry:
     layer, _, last = path.rpartition("/")
-    theirs = rename(f"{layer.replace('/', '.')}.{dict(kernel='weight', scale='weight', embedding='weight').get(last, last)}")
+    theirs = rename(f"{layer.replace('/', '.')}.{dict(kernel='weight', scale='weight', embedding='weight').get(last, last)}".removeprefix("."))
     if last != "kernel":
         return same(path, theirs)
     return rearranged(path, theirs, "o i -> i o" if axes == 2 else "o i h w -> h w i o")

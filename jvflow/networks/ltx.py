@@ -1,0 +1,235 @@
+"""The transformer of LTX-Video (HaCohen et al., arXiv 2501.00103): every place of the latents is a token.
+
+    tokens = W x                                      c = MLP(sines(timestep)), one for each token or for all
+    tokens = tokens + gate attention(...), + attention to text, + gate mlp(...)      depth times; scale, shift and gate from c and a table of each layer
+    output = W' ((1 + scale) norm(tokens) + shift)    noise - data
+
+Queries and keys are normed over their full width, heads together, and rotated by where their token is in seconds and pixels:
+
+    angle_i = pi / 2 theta^(i / (m - 1)) (2 p - 1)    p seconds / 20, or pixels / 2048; i = 0 .. m - 1 for each of the three axes
+
+Of m = width // 6 frequencies each axis has all; the first channels that are left over are not rotated. A latent frame stands for 8 frames of video: by one
+public convention it is at 8 f / fps seconds, by the other, which knows that the first one stands for one frame, at max(8 f - 7, 0) / fps.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.networks.layers import FREQUENCIES, REMAT, attention, sines
+
+RULES = (
+    (r"(to_q|to_k|to_v|net/0/proj)/kernel$", (FSDP, TENSOR)),
+    (r"(to_out/0|net/2)/kernel$", (TENSOR, FSDP)),
+    (r"(to_q|to_k|to_v|net/0/proj)/bias$", (TENSOR,)),
+)
+"""How its parameters are split, see `jvflow.mesh`."""
+SPAN = (20.0, 2048.0, 2048.0)
+"""Seconds and pixels that p is a fraction of."""
+SPACE, TIME = 32, 8
+"""Pixels and frames to a place of the latents."""
+
+
+@dataclass(frozen=True)
+class LTXConfig:
+    """The sizes of an `LTX`; the defaults are those of LTX-Video 2B.
+
+    Attributes:
+      depth, heads, head: of the transformer; its width is heads x head.
+      channels, outputs: of the latents, and of what is said of them.
+      captions: width of the text's tokens.
+      epsilon: of the norms before attention and MLP.
+      causal: the first latent frame stands for one frame of video, see the top of the file.
+      dtype: of the computation; parameters are float32.
+      attention: queries at a time, 0 for all at once.
+      remat: what the backward pass computes again of each layer, see `layers.REMAT`.
+      scan: one compiled layer, scanned; parameters get a leading layer axis.
+    """
+
+    depth: int = 28
+    heads: int = 32
+    head: int = 64
+    channels: int = 128
+    outputs: int = 128
+    captions: int = 4096
+    epsilon: float = 1e-6
+    causal: bool = True
+    dtype: str = "float32"
+    attention: int = 0
+    remat: str = "none"
+    scan: bool = False
+
+    def __post_init__(self):
+        if self.remat not in REMAT:
+            raise ValueError(f"unknown remat {self.remat!r}: use one of {', '.join(REMAT)}")
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head
+
+
+class LTX(nnx.Module):
+    """See the top of the file.
+
+    `(tokens (b, n, channels), places (b or 1, n, 3) as p, timestep (b, 1 or n) of 0 .. 1000, text (b, m, captions), mask (b, m)) -> (b, n, outputs)`.
+    """
+
+    def __init__(self, config: LTXConfig, *, rngs: nnx.Rngs):
+        d, dtype = config.width, jnp.dtype(config.dtype)
+        self.config = config
+        self.proj_in = _line(config.channels, d, rngs, dtype)
+        self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (2, d)) / d**0.5)
+        self.time_embed = TimeEmbed(d, rngs, dtype)
+        self.caption_projection = Captions(config.captions, d, rngs, dtype)
+        if config.scan:
+            self.transformer_blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.depth))
+        else:
+            self.transformer_blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
+        self.proj_out = _line(d, config.outputs, rngs, dtype)
+
+    def __call__(self, tokens, places, timestep, text, mask=None):
+        x = constrain(self.proj_in(tokens), ROWS, SEQUENCE, None)
+        c, embedded = self.time_embed(timestep)
+        text = self.caption_projection(text)
+        x = self._layers(x, c, text, mask, rotation(places, self.config.width))
+        shift, scale = jnp.moveaxis(self.scale_shift_table[...][None, None] + embedded[:, :, None], 2, 0)
+        return self.proj_out(_normed(x, 1e-6, centre=True) * (1 + scale).astype(x.dtype) + shift.astype(x.dtype)).astype(jnp.float32)
+
+    def _layers(self, x, c, text, mask, angles):
+        def layer(graph, x, parameters):
+            return constrain(nnx.merge(graph, parameters)(x, c, text, mask, angles), ROWS, SEQUENCE, None)
+
+        policy = REMAT[self.config.remat]
+        layer = jax.checkpoint(layer, static_argnums=0, policy=policy) if policy else layer
+        if self.config.scan:
+            graph, layers = nnx.split(self.transformer_blocks)
+            return jax.lax.scan(lambda x, p: (layer(graph, x, p), None), x, layers)[0]
+        for block in self.transformer_blocks:
+            x = layer(*_swapped(x, *nnx.split(block)))
+        return x
+
+
+def _swapped(x, graph, parameters):
+    return graph, x, parameters
+
+
+class TimeEmbed(nnx.Module):
+    """The timestep, embedded, and what modulates all layers, under the names of the public checkpoints."""
+
+    def __init__(self, width: int, rngs, dtype):
+        self.emb = nnx.Module()
+        self.emb.timestep_embedder = nnx.Module()
+        self.emb.timestep_embedder.linear_1 = _line(FREQUENCIES, width, rngs, dtype)
+        self.emb.timestep_embedder.linear_2 = _line(width, width, rngs, dtype)
+        self.linear = _line(width, 6 * width, rngs, dtype)
+
+    def __call__(self, timestep):
+        embedder = self.emb.timestep_embedder
+        embedded = embedder.linear_2(nnx.silu(embedder.linear_1(sines(timestep, FREQUENCIES))))
+        return self.linear(nnx.silu(embedded)), embedded
+
+
+class Captions(nnx.Module):
+    """The text's tokens to the width of the transformer."""
+
+    def __init__(self, inputs: int, width: int, rngs, dtype):
+        self.linear_1, self.linear_2 = _line(inputs, width, rngs, dtype), _line(width, width, rngs, dtype)
+
+    def __call__(self, text):
+        return self.linear_2(nnx.gelu(self.linear_1(text), approximate=True))
+
+
+class Block(nnx.Module):
+    """A layer: attention of all tokens to all, to the text, and an MLP."""
+
+    def __init__(self, config: LTXConfig, rngs):
+        d, dtype = config.width, jnp.dtype(config.dtype)
+        self.attn1, self.attn2 = Attention(config, rngs), Attention(config, rngs)
+        self.ff = MLP(d, rngs, dtype)
+        self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (6, d)) / d**0.5)
+        self.epsilon = config.epsilon
+
+    def __call__(self, x, c, text, mask, angles):
+        values = self.scale_shift_table[...][None, None] + rearrange(c, "b n (k d) -> b n k d", k=6)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.moveaxis(values.astype(x.dtype), 2, 0)
+        y = _normed(x, self.epsilon) * (1 + scale_a) + shift_a
+        x = x + self.attn1(y, y, None, angles) * gate_a
+        x = x + self.attn2(x, text, mask)
+        return x + self.ff(_normed(x, self.epsilon) * (1 + scale_m) + shift_m) * gate_m
+
+
+class Attention(nnx.Module):
+    """Of tokens to others; those that the mask (b, m) leaves out are seen by none."""
+
+    def __init__(self, config: LTXConfig, rngs):
+        d, dtype = config.width, jnp.dtype(config.dtype)
+        self.to_q, self.to_k, self.to_v = _line(d, d, rngs, dtype), _line(d, d, rngs, dtype), _line(d, d, rngs, dtype)
+        self.norm_q, self.norm_k = nnx.RMSNorm(d, epsilon=1e-5, rngs=rngs), nnx.RMSNorm(d, epsilon=1e-5, rngs=rngs)
+        self.to_out = nnx.List([_line(d, d, rngs, dtype)])
+        self.heads, self.at_once = config.heads, config.attention
+
+    def __call__(self, x, others, mask=None, angles=None):
+        q, k, v = self.norm_q(self.to_q(x)), self.norm_k(self.to_k(others)), self.to_v(others)
+        if angles is not None:
+            q, k = rotated(q, angles), rotated(k, angles)
+        q, k, v = (rearrange(a.astype(x.dtype), "b n (h d) -> b n h d", h=self.heads) for a in (q, k, v))
+        seen = None if mask is None else (jnp.asarray(mask, bool) | ~jnp.asarray(mask, bool).any(-1, keepdims=True))[:, None, None]
+        return self.to_out[0](rearrange(attention(q, k, v, self.at_once, seen), "b n h d -> b n (h d)"))
+
+
+class MLP(nnx.Module):
+    """Two layers under the names of the public checkpoints."""
+
+    def __init__(self, width: int, rngs, dtype):
+        first = nnx.Module()
+        first.proj = _line(width, 4 * width, rngs, dtype)
+        self.net = nnx.List([first, nnx.Module(), _line(4 * width, width, rngs, dtype)])
+
+    def __call__(self, x):
+        return self.net[2](nnx.gelu(self.net[0].proj(x), approximate=True))
+
+
+def _line(inputs: int, outputs: int, rngs, dtype) -> nnx.Linear:
+    return nnx.Linear(inputs, outputs, rngs=rngs, dtype=dtype)
+
+
+def _normed(x, epsilon: float, centre: bool = False):
+    y = x.astype(jnp.float32)
+    y = y - y.mean(-1, keepdims=True) if centre else y
+    return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + epsilon)).astype(x.dtype)
+
+
+# --- places ---------------------------------------------------------------------------------------
+
+
+def places(shape: tuple[int, int, int], fps: Float[Array, "b"], causal: bool) -> Float[Array, "b n 3"]:
+    """p of all tokens of latents of shape (f, h, w), of videos at these rates."""
+    frames, rows, columns = (axis.reshape(-1) for axis in np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
+    frames = np.maximum(TIME * frames - (TIME - 1), 0) if causal else TIME * frames
+    seconds = jnp.asarray(frames)[None] / jnp.asarray(fps, jnp.float32)[:, None] / SPAN[0]
+    still = [jnp.broadcast_to(jnp.asarray(SPACE * axis / span)[None], seconds.shape) for axis, span in ((rows, SPAN[1]), (columns, SPAN[2]))]
+    return jnp.stack([seconds, *still], axis=-1)
+
+
+def rotation(places: Float[Array, "b n 3"], width: int) -> tuple[Array, Array]:
+    """Cosine and sine (b, n, width / 2) of the angle of each pair of channels."""
+    count = width // 6
+    powers = np.linspace(0, 1, count, dtype=np.float32).astype(float)  # rounded as the original has them: angles reach thousands
+    frequencies = jnp.asarray((10000.0**powers).astype(np.float32) * np.float32(np.pi / 2))
+    angles = (2 * jnp.asarray(places, jnp.float32) - 1)[..., None, :] * frequencies[None, None, :, None]
+    angles = rearrange(angles, "b n m i -> b n (m i)")
+    angles = jnp.pad(angles, ((0, 0), (0, 0), (width // 2 - angles.shape[-1], 0)))
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotated(x: Float[Array, "b n d"], angles: tuple[Array, Array]) -> Float[Array, "b n d"]:
+    """Neighbouring channels as a point in the plane, turned by its angle."""
+    cosine, sine = angles
+    a, b = jnp.moveaxis(rearrange(x.astype(jnp.float32), "b n (m two) -> b n m two", two=2), -1, 0)
+    return rearrange(jnp.stack([a * cosine - b * sine, a * sine + b * cosine], axis=-1), "b n m two -> b n (m two)")

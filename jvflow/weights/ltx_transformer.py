@@ -1,0 +1,77 @@
+"""The transformer of LTX-Video under its public names, those of the diffusers package."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from jvflow import networks
+from jvflow.networks import ltx
+from jvflow.networks.ltx import LTX, LTXConfig
+from jvflow.weights.base import Kind, Model, mirrored, shapes_of, stacked, unlike
+
+EXPECTED = dict(
+    patch_size=1, patch_size_t=1, activation_fn="gelu-approximate", qk_norm="rms_norm_across_heads", norm_elementwise_affine=False, attention_bias=True,
+    attention_out_bias=True,
+)
+BLOCKS = "transformer_blocks/"
+
+
+def model(config: Mapping, generation: str, *, scan: bool = False, **options) -> Model:
+    """The network and layout of a config of the diffusers package. With `scan` its layers are scanned; options are those of `LTXConfig`."""
+    del generation
+    other = unlike(config, EXPECTED)
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    other |= {"cross_attention_dim": config["cross_attention_dim"]} if config.get("cross_attention_dim", width) != width else {}
+    if other:
+        raise ValueError(f"a transformer of LTX-Video has {EXPECTED} and attends to text of its own width {width}, this config says {other}")
+    sizes = LTXConfig(
+        depth=config["num_layers"], heads=config["num_attention_heads"], head=config["attention_head_dim"], channels=config["in_channels"],
+        outputs=config.get("out_channels") or config["in_channels"], captions=config["caption_channels"], epsilon=config.get("norm_eps", 1e-6),
+        scan=scan, **options,
+    )
+    network = networks.functional(LTX, sizes, ltx.RULES)
+    shapes = shapes_of(network)
+    return Model(network, shapes, _layout(shapes, sizes), frozenset(), partial(_public, network), partial(_field, network))
+
+
+def _layout(shapes, sizes: LTXConfig):
+    if not sizes.scan:
+        return mirrored(shapes)
+    one = {name.removeprefix(BLOCKS): jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for name, a in shapes.items() if name.startswith(BLOCKS)}
+    blocks = [mirrored({f"{BLOCKS}{i}/{name}": a for name, a in one.items()}) for i in range(sizes.depth)]
+    return mirrored({name: a for name, a in shapes.items() if not name.startswith(BLOCKS)}) + stacked(blocks, lambda name: name.replace(f"{BLOCKS}0/", BLOCKS))
+
+
+def _public(
+    network, params, hidden_states, encoder_hidden_states, timestep, encoder_attention_mask=None, num_frames=None, height=None, width=None,
+    rope_interpolation_scale=None, video_coords=None,
+):
+    """Tokens (b, n, c) in the order of frames, rows and columns, at timesteps (b,) or (b, n) -> (b, n, c).
+
+    Places are `video_coords` (b, 3, n) in seconds and pixels, or the numbers of frames, rows and columns times `rope_interpolation_scale`.
+    """
+    tokens = jnp.asarray(hidden_states)
+    if video_coords is None:
+        axes = jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in (num_frames, height, width)), indexing="ij")
+        scale = jnp.asarray(ltx.SPAN if rope_interpolation_scale is None else rope_interpolation_scale, jnp.float32)
+        video_coords = (jnp.stack([axis.reshape(-1) for axis in axes]) * scale[:, None])[None]
+    places = jnp.moveaxis(jnp.asarray(video_coords, jnp.float32), 1, 2) / jnp.asarray(ltx.SPAN)[None, None]
+    timestep = jnp.asarray(timestep, jnp.float32)
+    return network.apply(params, tokens, places, timestep.reshape(len(tokens), -1), jnp.asarray(encoder_hidden_states), encoder_attention_mask)
+
+
+def _field(network, params, x, s, condition):
+    """(b, f, h, w, c) at t (b,), (b, f) or one for each token: data - noise. The condition has text, its mask, and the rate of each video."""
+    if condition is None or condition.text is None or condition.fps is None:
+        raise ValueError("LTX-Video is conditioned on captions and frame rates: give condition.text and condition.fps")
+    (f, h, w), t = x.shape[1:4], s[0]
+    t = jnp.repeat(t, h * w, axis=1) if t.ndim == 2 and t.shape[1] == f != f * h * w else t.reshape(len(x), -1)
+    places = ltx.places((f, h, w), condition.fps, network.config.causal)
+    said = network.apply(params, rearrange(x, "b f h w c -> b (f h w) c"), places, 1000 * (1 - t), condition.text, condition.text_mask)
+    return (-rearrange(said, "b (f h w) c -> b f h w c", f=f, h=h, w=w),)
+
+
+KIND = Kind(model, lambda names: "diffusers", ("diffusers",))

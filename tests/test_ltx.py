@@ -1,0 +1,80 @@
+"""The transformer of LTX-Video gives what diffusers gives, and is a field in our layout and time."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from public_models import FIXTURES, assert_same, read
+
+from jvflow import networks, weights
+from jvflow.field import Condition
+from jvflow.networks import ltx
+
+NAMES = ("ltx_padded", "ltx_tokens")
+
+
+def said(network, io, shape):
+    io = dict(io)
+    expected = io.pop("output")
+    sizes = dict(zip(("num_frames", "height", "width"), shape)) if "video_coords" not in io else {}
+    return np.asarray(jax.jit(lambda params, io: network.apply(params, **io, **sizes))(network.params, io)), expected
+
+
+@pytest.mark.parametrize("options", [{}, dict(scan=True, remat="full", attention=5)])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_transformer_gives_what_diffusers_gives(name, options):
+    """A timestep for all tokens and one for each, places by their numbers and given, widths that rotations fill and do not."""
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    assert_same(*said(weights.import_checkpoint("ltx_transformer", config, tensors, **options), io, config["shape"]))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_full_size_transformer_has_the_public_tensors(shared, scan):
+    manifest = json.loads((shared / "golden" / "manifests" / "ltx_2b_transformer.json").read_text())
+    model = weights.KINDS["ltx_transformer"].model(manifest["config"], "diffusers", scan=scan)
+    weights.check("ltx_transformer", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 1_923_385_472
+    assert len(model.layout) == (40 if scan else len(manifest["tensors"]))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_it_is_a_field_in_our_time(causal):
+    """Data - noise at t = 1 - timestep / 1000, with one t for all, for each frame and for each token; frames in seconds by either convention."""
+    config, tensors, io = read(FIXTURES / "ltx_padded.safetensors")
+    network = weights.import_checkpoint("ltx_transformer", config, tensors, causal=causal)
+    (f, h, w), c = config["shape"], config["in_channels"]
+    x, t = io["hidden_states"].reshape(2, f, h, w, c), 1 - io["timestep"] / 1000
+    condition = Condition(text=io["encoder_hidden_states"], text_mask=io["encoder_attention_mask"].astype(bool), fps=jnp.array([25.0, 25.0]))
+    field = jax.jit(lambda params, t, condition: networks.as_field(network, params)(x, (t,), condition)[0])
+    made = field(network.params, t, condition)
+    if not causal:
+        np.testing.assert_allclose(-made.reshape(2, f * h * w, c), io["output"], atol=1e-4 * np.abs(io["output"]).max())
+    for each in (np.repeat(t[:, None], f, 1), np.repeat(t[:, None], f * h * w, 1)):
+        np.testing.assert_allclose(field(network.params, each, condition), made, atol=1e-4)
+    later = np.repeat(t[:, None], f, 1)
+    later[:, -1] = 0.99
+    assert np.abs(field(network.params, later, condition) - made).max() > 1e-3
+    rate = Condition(text=condition.text, text_mask=condition.text_mask, fps=jnp.array([25.0, 8.0]))
+    faster = field(network.params, t, rate)
+    np.testing.assert_allclose(faster[0], made[0], atol=1e-5)
+    assert np.abs(faster[1] - made[1]).max() > 1e-3
+    seconds = 20 * np.asarray(ltx.places((3, 1, 1), jnp.array([24.0]), causal))[0, :, 0]
+    np.testing.assert_allclose(24 * seconds, [0, 1, 9] if causal else [0, 8, 16], atol=1e-4)
+
+
+@pytest.mark.parametrize("change, message", [(dict(patch_size=2), "this config says {'patch_size': 2}"), (dict(cross_attention_dim=5), "'cross_attention_dim': 5")])
+def test_another_transformer(change, message):
+    config, tensors, _ = read(FIXTURES / "ltx_padded.safetensors")
+    with pytest.raises(ValueError, match=message):
+        weights.import_checkpoint("ltx_transformer", config | change, tensors)
+
+
+def test_captions_and_rates_are_asked_for():
+    config, tensors, _ = read(FIXTURES / "ltx_padded.safetensors")
+    network = weights.import_checkpoint("ltx_transformer", config, tensors)
+    with pytest.raises(ValueError, match="give condition.text and condition.fps"):
+        networks.as_field(network)(jnp.zeros((1, 1, 1, 1, 4)), (jnp.zeros(1),), Condition(text=jnp.zeros((1, 2, 6))))
+    with pytest.raises(ValueError, match="unknown remat 'some'"):
+        weights.import_checkpoint("ltx_transformer", config, tensors, remat="some")
