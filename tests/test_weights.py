@@ -131,7 +131,7 @@ def test_another_config(dit, change, message):
 
 def test_unknown_kinds_generations_and_parameters(dit, tmp_path):
     config, tensors, _ = dit
-    with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, ltx_transformer, sd_unet, sd_vae, t5_encoder, taesd, unet2d"):
+    with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d"):
         weights.import_checkpoint("dot", config, tensors)
     params = weights.import_checkpoint("dit", config, tensors).params
     with pytest.raises(ValueError, match="unknown generation 'first' of dit: use one of diffusers, original"):
@@ -161,7 +161,7 @@ def test_folders_that_hold_no_model(dit, tmp_path):
         weights.load(pickled)
     other = folder_of(tmp_path / "other", config, tensors)
     (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
-    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, LTXVideoTransformer3DModel, UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel"):
+    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, LTXVideoTransformer3DModel, AutoencoderKLLTXVideo, UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel"):
         weights.load(other)
     missing = folder_of(tmp_path / "missing", config, tensors, files=2)
     next(missing.glob("*00001-of*")).unlink()

@@ -19,19 +19,20 @@ from safetensors.numpy import save_file
 from jvflow import mesh as meshes
 from jvflow.files import write_text
 from jvflow.networks import Network
-from jvflow.weights import clip_text, dit, ltx_transformer, sd_unet, sd_vae, t5_encoder, taesd, unet2d
+from jvflow.weights import clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d
 from jvflow.weights.base import Entry, Kind, Model, flat
 from jvflow.weights.files import Files
 
 __all__ = ["Entry", "Files", "Kind", "Model", "export", "import_checkpoint", "load"]
 
 KINDS = {
-    "clip_text": clip_text.KIND, "dit": dit.KIND, "ltx_transformer": ltx_transformer.KIND, "sd_unet": sd_unet.KIND, "sd_vae": sd_vae.KIND, "t5_encoder": t5_encoder.KIND, "taesd": taesd.KIND,
+    "clip_text": clip_text.KIND, "dit": dit.KIND, "ltx_transformer": ltx_transformer.KIND, "ltx_vae": ltx_vae.KIND,
+    "sd_unet": sd_unet.KIND, "sd_vae": sd_vae.KIND, "t5_encoder": t5_encoder.KIND, "taesd": taesd.KIND,
     "unet2d": unet2d.KIND,
 }
 CLASSES = {
     "DiTTransformer2DModel": "dit", "AutoencoderKL": "sd_vae", "AutoencoderTiny": "taesd", "UNet2DModel": "unet2d",
-    "LTXVideoTransformer3DModel": "ltx_transformer", "UNet2DConditionModel": "sd_unet", "CLIPTextModel": "clip_text", "T5EncoderModel": "t5_encoder", "UMT5EncoderModel": "t5_encoder",
+    "LTXVideoTransformer3DModel": "ltx_transformer", "AutoencoderKLLTXVideo": "ltx_vae", "UNet2DConditionModel": "sd_unet", "CLIPTextModel": "clip_text", "T5EncoderModel": "t5_encoder", "UMT5EncoderModel": "t5_encoder",
 }
 """Kinds by what a config.json says of its class, `_class_name` in diffusers, `architectures` in transformers."""
 CONFIG = "config.json"

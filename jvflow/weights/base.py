@@ -119,7 +119,7 @@ def _mirrored(path: str, axes: int, rename: Callable[[str], str]) -> Entry:
     theirs = rename(f"{layer.replace('/', '.')}.{dict(kernel='weight', scale='weight', embedding='weight').get(last, last)}".removeprefix("."))
     if last != "kernel":
         return same(path, theirs)
-    return rearranged(path, theirs, "o i -> i o" if axes == 2 else "o i h w -> h w i o")
+    return rearranged(path, theirs, {2: "o i -> i o", 4: "o i h w -> h w i o", 5: "o i f h w -> f h w i o"}[axes])
 
 
 def stacked(entries: Sequence[Sequence[Entry]], ours: Callable[[str], str]) -> list[Entry]:
