@@ -15,10 +15,13 @@ FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
 INPUTS = dict(
     dit=("hidden_states", "timestep", "class_labels"), unet2d=("sample", "timestep", "class_labels"),
     sd_unet=("sample", "timestep", "encoder_hidden_states"), clip_text=("input_ids", "attention_mask"),
-    sd_vae=("mean",), taesd=("latents",),
+    ltx_transformer=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "rope_interpolation_scale", "video_coords"),
+    t5_encoder=("input_ids", "attention_mask"), sd_vae=("mean",), taesd=("latents",), ltx_vae=("mean", "temb"),
 )
 """Of the public models, autoencoders their latents."""
-PREFIXES = dict(dit="dit", unet2d="unet", sd_unet="sd_unet", sd_vae="vae", clip_text="clip", taesd="taesd")
+PREFIXES = dict(
+    dit="dit_", unet2d="unet_", sd_unet="sd_unet_", sd_vae="vae_", clip_text="clip_", taesd="taesd_", t5_encoder="*t5_", ltx_vae="ltx_vae_", ltx_transformer="ltx_[!v]",
+)
 """Of the fixtures of each kind."""
 
 
@@ -26,7 +29,7 @@ def measure() -> dict:
     """The largest difference over the largest output, of every kind in every layout that its package reads."""
     found = {}
     for kind, prefix in PREFIXES.items():
-        for file in sorted(FIXTURES.glob(f"{prefix}_*.safetensors")):
+        for file in sorted(FIXTURES.glob(f"{prefix}*.safetensors")):
             for generation in _readable(kind):
                 with tempfile.TemporaryDirectory() as folder:
                     found[f"{kind} {file.stem} {generation}"] = _difference(kind, file, generation, Path(folder))
@@ -43,23 +46,28 @@ def _difference(kind: str, file: Path, generation: str, folder: Path) -> float:
     tensors = load_file(file)
     network = weights.import_checkpoint(kind, config, {name.removeprefix("w."): a for name, a in tensors.items() if name.startswith("w.")})
     params = jax.tree.map(lambda a: 1.1 * a + 0.01, network.params)  # not what was read
-    named = {known: name for name, known in weights.CLASSES.items()}[kind]
+    named = {known: name for name, known in weights.CLASSES.items()}[kind] if kind != "t5_encoder" else f"{config['model_type'].upper()}EncoderModel"
     weights.export(kind, dict(config, _class_name=named), params, folder, generation=generation)
     inputs = {name: tensors[f"io.{name}"] for name in INPUTS[kind] if f"io.{name}" in tensors}
-    decodes = kind in ("sd_vae", "taesd")
-    ours = network.apply(params, method="decode", z=inputs.popitem()[1]) if decodes else network.apply(params, **inputs)
+    if "rope_interpolation_scale" in inputs:
+        inputs |= dict(zip(("num_frames", "height", "width"), config["shape"]))
+    latents = inputs.pop("mean", inputs.pop("latents", None))
+    ours = network.apply(params, **inputs) if latents is None else network.apply(params, method="decode", z=latents, **inputs)
     ours = np.asarray(ours[0] if isinstance(ours, tuple) else ours)
-    theirs = _theirs(named, folder, {name: tensors[f"io.{name}"] for name in INPUTS[kind] if f"io.{name}" in tensors}, decodes)
+    theirs = _theirs(named, folder, inputs, latents)
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def _theirs(named: str, folder: Path, inputs: dict, decodes: bool) -> np.ndarray:
+def _theirs(named: str, folder: Path, inputs: dict, latents) -> np.ndarray:
     import diffusers
     import torch
     import transformers
 
-    model = getattr(transformers if named.startswith("CLIP") else diffusers, named).from_pretrained(folder).eval()
-    given = {name: torch.tensor(a) for name, a in inputs.items()}
+    text = hasattr(transformers, named)
+    model = getattr(transformers if text else diffusers, named).from_pretrained(folder).eval()
+    given = {name: torch.tensor(a) if np.ndim(a) else a for name, a in inputs.items()}
+    if "rope_interpolation_scale" in given:
+        given["rope_interpolation_scale"] = tuple(given["rope_interpolation_scale"].tolist())
     with torch.no_grad():
-        made = model.decode(*given.values()) if decodes else model(**given)
-    return (made.last_hidden_state if named.startswith("CLIP") else made.sample).numpy()
+        made = model(**given) if latents is None else model.decode(torch.tensor(latents), **given)
+    return (made.last_hidden_state if text else made.sample).numpy()
