@@ -52,9 +52,9 @@ def tokens(network: Network, shape: tuple) -> int:
 def as_field(network: Network, params: Any = None) -> Field:
     """The network as a field: a pytree whose leaves are its parameters.
 
-    Of a public model it is what the model says of our latents (b, f, h, w, c), at s in the model's own time: the U-Nets of Bi-flow's
-    authors give a velocity each at (t, alpha), see `jvflow.field.together`; a diffusion model gives its prediction at timesteps (t,), see
-    `jvflow.ddim.flow`.
+    Of a public model it is what the model says of our latents (b, f, h, w, c). The U-Nets of Bi-flow's authors give a velocity each at
+    (t, alpha), see `jvflow.field.together`. LTX-Video gives data - noise at our t. A diffusion model gives its prediction at timesteps
+    (t,), which `jvflow.ddim.flow` makes such a velocity.
     """
     params = network.params if params is None else params
     if params is None:

@@ -29,7 +29,7 @@ def encoder(*folders: str | Path) -> TextEncoder:
       folders: of the model, with config.json and safetensors, and of its tokenizer, with vocab.json and merges.txt.
     """
     if len(folders) != 2:
-        raise ValueError(f"the text encoder clip takes two folders as config.text.weights, such as ('stable-diffusion-v1-5/text_encoder', 'stable-diffusion-v1-5/tokenizer'), got {folders}")
+        raise ValueError(f"the text encoder clip takes two folders as config.text.weights, such as ('SD15/text_encoder', 'SD15/tokenizer'), got {folders}")
     model, tokenizer = folders
     loaded = weights.load(model, dtype=jnp.float32)
     if not isinstance(loaded.config, ClipTextConfig):
@@ -80,7 +80,8 @@ def _byte_pairs(folder: str | Path):
         raise ValueError(f"{folder} holds no byte pairs: {error}") from error
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    pieces, letters = pre_tokenizers.Split(Regex(PIECES), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, letters])
     vocabulary = tokenizer.get_vocab()
     if START not in vocabulary or END not in vocabulary:
         raise ValueError(f"the vocabulary in {folder} lacks {START} or {END}: it is none of CLIP")

@@ -23,16 +23,21 @@ from jvflow.weights import clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd
 from jvflow.weights.base import Entry, Kind, Model, flat
 from jvflow.weights.files import Files
 
-__all__ = ["Entry", "Files", "Kind", "Model", "export", "import_checkpoint", "load"]
+__all__ = ["Entry", "Files", "Kind", "Model", "checked", "export", "import_checkpoint", "load", "opened", "tree"]
 
-KINDS = {
-    "clip_text": clip_text.KIND, "dit": dit.KIND, "ltx_transformer": ltx_transformer.KIND, "ltx_vae": ltx_vae.KIND,
-    "sd_unet": sd_unet.KIND, "sd_vae": sd_vae.KIND, "t5_encoder": t5_encoder.KIND, "taesd": taesd.KIND,
-    "unet2d": unet2d.KIND,
-}
+_FILES = (clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d)
+KINDS = {file.__name__.rpartition(".")[2]: file.KIND for file in _FILES}
 CLASSES = {
-    "DiTTransformer2DModel": "dit", "AutoencoderKL": "sd_vae", "AutoencoderTiny": "taesd", "UNet2DModel": "unet2d",
-    "LTXVideoTransformer3DModel": "ltx_transformer", "AutoencoderKLLTXVideo": "ltx_vae", "UNet2DConditionModel": "sd_unet", "CLIPTextModel": "clip_text", "T5EncoderModel": "t5_encoder", "UMT5EncoderModel": "t5_encoder",
+    "DiTTransformer2DModel": "dit",
+    "AutoencoderKL": "sd_vae",
+    "AutoencoderTiny": "taesd",
+    "UNet2DModel": "unet2d",
+    "LTXVideoTransformer3DModel": "ltx_transformer",
+    "AutoencoderKLLTXVideo": "ltx_vae",
+    "UNet2DConditionModel": "sd_unet",
+    "CLIPTextModel": "clip_text",
+    "T5EncoderModel": "t5_encoder",
+    "UMT5EncoderModel": "t5_encoder",
 }
 """Kinds by what a config.json says of its class, `_class_name` in diffusers, `architectures` in transformers."""
 CONFIG = "config.json"
@@ -113,7 +118,8 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
         raise ValueError(f"unknown generation {generation!r} of {kind}: use one of {', '.join(known.generations)}")
     model = known.model(config, generation or known.generations[0], **options)
     if model.fresh:
-        raise ValueError(f"the public layout of {kind} has no place for {sorted(model.fresh)[0]} and {len(model.fresh) - 1} more: export without {', '.join(options)}")
+        some = f"{sorted(model.fresh)[0]} and {len(model.fresh) - 1} more"
+        raise ValueError(f"the public layout of {kind} has no place for {some}: export without {', '.join(options)}")
     have, want = flat(params), model.shapes
     if {name: np.shape(a) for name, a in have.items()} != {name: a.shape for name, a in want.items()}:
         differing = sorted(name for name in have.keys() | want.keys() if np.shape(have.get(name)) != np.shape(want.get(name)))
