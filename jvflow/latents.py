@@ -12,7 +12,7 @@ Training reads the latents and the embeddings and runs neither codec nor text en
 import hashlib
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -29,7 +29,10 @@ LOG = logging.getLogger(__name__)
 def fingerprint(name: str, *, weights: tuple[str, ...] = (), **options) -> dict:
     """What tells a codec from another, or a text encoder: the keys of its config, with checksums in place of files."""
     files = [file for path in map(Path, weights) for file in (_read_of(path) if path.is_dir() else [path])]
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    digests = []
+    for file in files:
+        with file.open("rb") as opened:  # of many gigabytes, some
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
     return dict(name=name, weights=digests, **options)
 
 
@@ -42,7 +45,7 @@ def of_text(config) -> dict | None:
     """The `fingerprint` of a config's text encoder, where it is a pretrained one, whose embeddings are kept."""
     if not config.get("text", {}).get("weights"):
         return None
-    return fingerprint(**config.text)
+    return fingerprint(**{key: value for key, value in config.text.items() if key != "by_layer"})  # how, not what
 
 
 def prepare(config, directory) -> dict:
@@ -96,7 +99,7 @@ def encode(codec: Codec, described: dict, source: Path, directory: Path, caption
 
 
 def _embedder(encoder: TextEncoder) -> Callable[[str], dict]:
-    @cache
+    @lru_cache(maxsize=64)  # clips of one video come one after the other
     def embed(caption: str) -> dict:
         tokens, mask = encoder.tokenize([caption])
         return dict(text_embedding=np.asarray(encoder.apply(encoder.params, tokens)[0], np.float32), text_mask=mask[0])

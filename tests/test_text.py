@@ -94,7 +94,7 @@ def test_a_trained_encoder_gets_gradients_and_a_pretrained_one_is_given(monkeypa
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: text.build("t5"), "unknown text encoder 't5': use 'bytes', 'clip', 't5' or 'none'"),
+        (lambda: text.build("words"), "unknown text encoder 'words': use 'bytes', 'clip', 't5' or 'none'"),
         (lambda: text.build("bytes", length=30, group=4), "the group has to divide the length"),
         (lambda: text.build("bytes", width=30, heads=4), "heads 4 does not divide the width 30"),
         (lambda: pipeline.Window(0), "at least 1 frame"),
