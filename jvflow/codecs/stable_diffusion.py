@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, UInt8
 from jvflow import ddim, networks, text, weights
 from jvflow.codecs.base import Codec, Posterior, by_image, divided, tiled
 from jvflow.ddim import Schedule
-from jvflow.field import Condition, guide
+from jvflow.field import Condition
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
 from jvflow.networks.unet import UNetConfig
 
@@ -123,15 +123,17 @@ def _sampled(decode: Callable, solve: Callable, params, latents: Float[Array, "b
 
 def _solved(apply: Callable, way: Callable, params, latents, *, schedule: Schedule, steps: int, guidance: float):
     """`ddim.sample` or `ddim.invert` of each frame, some frames at a time."""
-    field = guide(jax.tree_util.Partial(partial(_said, apply), params["unet"], params["text"]), guidance)
-    condition = lambda x: Condition(text=jnp.ones((len(x), 1, 1)), text_mask=jnp.ones((len(x), 1), bool))
-    predict = jax.tree_util.Partial(lambda field, x, t: field(x[:, None], (t,), condition(x))[0][:, 0], field)
+    predict = jax.tree_util.Partial(partial(_said, apply, guidance), params["unet"], params["text"])
     frames = rearrange(latents, "b f h w c -> (b f) h w c")
     made = by_image(lambda some: way(predict, some, schedule, steps=steps), frames, 64 * latents.shape[2] * latents.shape[3])
     return rearrange(made, "(b f) h w c -> b f h w c", b=len(latents))
 
 
-def _said(apply, params, embedded, x, s, condition):
-    """The prompt where the condition's mask is set, else the empty one: `field.null` clears the mask, and the U-Net itself takes no mask."""
-    chosen = jnp.where(condition.text_mask[:, :1, None], embedded[1], embedded[0])
-    return apply(params, x, s, Condition(text=chosen))
+def _said(apply, guidance: float, unet, texts, x, t):
+    """What the U-Net says of latents under the prompt, guided away from what it says under the empty one; `texts` are those two, embedded."""
+    under = lambda text: apply(unet, x[:, None], (t,), Condition(text=jnp.broadcast_to(text[None], (len(x), *text.shape))))[0][:, 0]
+    empty, prompt = texts
+    if guidance == 1:
+        return under(prompt)
+    away = under(empty)
+    return away + guidance * (under(prompt) - away)

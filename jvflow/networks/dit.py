@@ -17,7 +17,7 @@ from einops import rearrange
 from flax import nnx
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
-from jvflow.networks.layers import FREQUENCIES, REMAT, Conditioning, attention, linear, placed, position_table
+from jvflow.networks.layers import FREQUENCIES, REMAT, Conditioning, attention, linear, normed, placed, position_table, through
 
 SIZES = {
     "S": dict(width=384, depth=12, heads=6),
@@ -139,13 +139,6 @@ def _groups(x, of):
     return x.reshape(len(x), of.shape[1], -1, x.shape[-1])
 
 
-def _norm(x, epsilon: float = 1e-6):
-    """LayerNorm without parameters, in float32."""
-    y = x.astype(jnp.float32)
-    y = y - y.mean(-1, keepdims=True)
-    return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + epsilon)).astype(x.dtype)
-
-
 class Block(nnx.Module):
     """Self-attention, cross-attention to text where there is any, and an MLP, each gated by c."""
 
@@ -181,11 +174,11 @@ class Block(nnx.Module):
         c = self.conditioning(*c) if self.each_embeds else c
         modulation = constrain(self.modulation(nnx.silu(c)), ROWS, None, None)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
-        q, k, v = self._split_heads(self.qkv(_modulate(_norm(x), shift_a, scale_a)), 3)
+        q, k, v = self._split_heads(self.qkv(_modulate(normed(x), shift_a, scale_a)), 3)
         attended = attention(q, k, v, self.at_once)
         x = x + _gated(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
         if self.text_width and text is not None:
-            (q,) = self._split_heads(self.text_q(_norm(x)), 1)
+            (q,) = self._split_heads(self.text_q(normed(x)), 1)
             k, v = self._split_heads(self.text_kv(text), 2)
             any_text, mask = 1.0, None
             if text_mask is not None:  # a caption without one real token adds nothing
@@ -193,7 +186,7 @@ class Block(nnx.Module):
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
             attended = jax.nn.dot_product_attention(*placed(q, k, v), mask=mask)
             x = x + any_text * self.text_proj(rearrange(attended, "b n h d -> b n (h d)"))
-        y = _modulate(_norm(x, self.epsilon), shift_m, scale_m)
+        y = _modulate(normed(x, self.epsilon), shift_m, scale_m)
         if self.local:
             y = y + _depthwise(y, self.neighbours[...].astype(y.dtype), grid)
         return x + _gated(self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True)), gate_m)
@@ -253,7 +246,7 @@ class DiT(nnx.Module):
         tokens = self._layers(tokens, given if config.each_embeds else c, text, mask, (f, h, w))
         c = self._first_block().conditioning(*given) if config.each_embeds else c
         shift, scale = jnp.split(self.modulation(nnx.silu(c)), 2, axis=-1)
-        tokens = _modulate(_norm(tokens), shift, scale)
+        tokens = _modulate(normed(tokens), shift, scale)
         y = self.patch_out(tokens).astype(jnp.float32)
         y = rearrange(
             y, "b (f h w) (pf ph pw c v) -> v b (f pf) (h ph) (w pw) c",
@@ -268,21 +261,8 @@ class DiT(nnx.Module):
         return nnx.merge(graph, jax.tree.map(lambda a: a[0], layers))
 
     def _layers(self, tokens, c, text, mask, grid):
-        if self.config.scan:
-            graph, layers = nnx.split(self.blocks)
-        else:
-            pairs = [nnx.split(block) for block in self.blocks]
-
-        def layer(graph, tokens, parameters):
-            return constrain(nnx.merge(graph, parameters)(tokens, c, text, mask, grid), ROWS, SEQUENCE, None)
-
-        policy = REMAT[self.config.remat]
-        layer = jax.checkpoint(layer, static_argnums=0, policy=policy) if policy else layer
-        if self.config.scan:
-            return jax.lax.scan(lambda x, p: (layer(graph, x, p), None), tokens, layers)[0]
-        for graph, parameters in pairs:
-            tokens = layer(graph, tokens, parameters)
-        return tokens
+        layer = lambda block, tokens: constrain(block(tokens, c, text, mask, grid), ROWS, SEQUENCE, None)
+        return through(self.blocks, tokens, layer, scan=self.config.scan, remat=self.config.remat)
 
 
 def parameter_count(config: DiTConfig, shape: tuple | None = None) -> int:

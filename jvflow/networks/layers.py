@@ -62,6 +62,44 @@ def placed(q, k, v):
     return constrain(q, ROWS, SEQUENCE, TENSOR), *(constrain(a, ROWS, None, TENSOR) for a in (k, v))
 
 
+def normed(x, epsilon: float = 1e-6, *, centre: bool = True):
+    """The last axis over its deviation, or over its root mean square; in float32, and nothing in it is learned."""
+    y = x.astype(jnp.float32)
+    y = y - y.mean(-1, keepdims=True) if centre else y
+    return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + epsilon)).astype(x.dtype)
+
+
+def through(blocks, x, layer, *, scan: bool, remat: str):
+    """`x` through layers that are alike, one after the other: `layer(block, x)`.
+
+    Args:
+      blocks: a list of modules, or with `scan` one whose parameters have a leading layer axis; it is compiled once then.
+      remat: a name of `REMAT`.
+    """
+
+    def step(graph, x, parameters):
+        return layer(nnx.merge(graph, parameters), x)
+
+    step = jax.checkpoint(step, static_argnums=0, policy=REMAT[remat]) if REMAT[remat] else step
+    if scan:
+        graph, layers = nnx.split(blocks)
+        return jax.lax.scan(lambda x, parameters: (step(graph, x, parameters), None), x, layers)[0]
+    for graph, parameters in [nnx.split(block) for block in blocks]:
+        x = step(graph, x, parameters)
+    return x
+
+
+class TimeMLP(nnx.Module):
+    """Sines of a time to what modulates the layers, under the names that the public checkpoints have for it."""
+
+    def __init__(self, inputs: int, width: int, rngs, dtype=None):
+        self.linear_1 = nnx.Linear(inputs, width, rngs=rngs, dtype=dtype)
+        self.linear_2 = nnx.Linear(width, width, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x):
+        return self.linear_2(nnx.silu(self.linear_1(x)))
+
+
 def sines(s, width: int, *, shift: int = 0):
     """Numbers (...) -> (..., width): half cosines and then half sines, of frequencies 10000^(-i / (half - shift)), i = 0 .. half - 1."""
     half = width // 2

@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
-from jvflow.networks.layers import FREQUENCIES, REMAT, attention, sines
+from jvflow.networks.layers import FREQUENCIES, REMAT, TimeMLP, attention, normed, sines, through
 
 RULES = (
     (r"(to_q|to_k|to_v|net/0/proj)/kernel$", (FSDP, TENSOR)),
@@ -97,26 +97,11 @@ class LTX(nnx.Module):
         x = constrain(self.proj_in(tokens), ROWS, SEQUENCE, None)
         c, embedded = self.time_embed(timestep)
         text = self.caption_projection(text)
-        x = self._layers(x, c, text, mask, rotation(places, self.config.width))
+        angles = rotation(places, self.config.width)
+        layer = lambda block, x: constrain(block(x, c, text, mask, angles), ROWS, SEQUENCE, None)
+        x = through(self.transformer_blocks, x, layer, scan=self.config.scan, remat=self.config.remat)
         shift, scale = jnp.moveaxis(self.scale_shift_table[...][None, None] + embedded[:, :, None], 2, 0)
-        return self.proj_out(_normed(x, 1e-6, centre=True) * (1 + scale).astype(x.dtype) + shift.astype(x.dtype)).astype(jnp.float32)
-
-    def _layers(self, x, c, text, mask, angles):
-        def layer(graph, x, parameters):
-            return constrain(nnx.merge(graph, parameters)(x, c, text, mask, angles), ROWS, SEQUENCE, None)
-
-        policy = REMAT[self.config.remat]
-        layer = jax.checkpoint(layer, static_argnums=0, policy=policy) if policy else layer
-        if self.config.scan:
-            graph, layers = nnx.split(self.transformer_blocks)
-            return jax.lax.scan(lambda x, p: (layer(graph, x, p), None), x, layers)[0]
-        for block in self.transformer_blocks:
-            x = layer(*_swapped(x, *nnx.split(block)))
-        return x
-
-
-def _swapped(x, graph, parameters):
-    return graph, x, parameters
+        return self.proj_out(normed(x) * (1 + scale).astype(x.dtype) + shift.astype(x.dtype)).astype(jnp.float32)
 
 
 class TimeEmbed(nnx.Module):
@@ -124,14 +109,11 @@ class TimeEmbed(nnx.Module):
 
     def __init__(self, width: int, rngs, dtype):
         self.emb = nnx.Module()
-        self.emb.timestep_embedder = nnx.Module()
-        self.emb.timestep_embedder.linear_1 = _line(FREQUENCIES, width, rngs, dtype)
-        self.emb.timestep_embedder.linear_2 = _line(width, width, rngs, dtype)
+        self.emb.timestep_embedder = TimeMLP(FREQUENCIES, width, rngs, dtype)
         self.linear = _line(width, 6 * width, rngs, dtype)
 
     def __call__(self, timestep):
-        embedder = self.emb.timestep_embedder
-        embedded = embedder.linear_2(nnx.silu(embedder.linear_1(sines(timestep, FREQUENCIES))))
+        embedded = self.emb.timestep_embedder(sines(timestep, FREQUENCIES))
         return self.linear(nnx.silu(embedded)), embedded
 
 
@@ -158,10 +140,10 @@ class Block(nnx.Module):
     def __call__(self, x, c, text, mask, angles):
         values = self.scale_shift_table[...][None, None] + rearrange(c, "b n (k d) -> b n k d", k=6)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.moveaxis(values.astype(x.dtype), 2, 0)
-        y = _normed(x, self.epsilon) * (1 + scale_a) + shift_a
+        y = normed(x, self.epsilon, centre=False) * (1 + scale_a) + shift_a
         x = x + self.attn1(y, y, None, angles) * gate_a
         x = x + self.attn2(x, text, mask)
-        return x + self.ff(_normed(x, self.epsilon) * (1 + scale_m) + shift_m) * gate_m
+        return x + self.ff(normed(x, self.epsilon, centre=False) * (1 + scale_m) + shift_m) * gate_m
 
 
 class Attention(nnx.Module):
@@ -197,12 +179,6 @@ class MLP(nnx.Module):
 
 def _line(inputs: int, outputs: int, rngs, dtype) -> nnx.Linear:
     return nnx.Linear(inputs, outputs, rngs=rngs, dtype=dtype)
-
-
-def _normed(x, epsilon: float, centre: bool = False):
-    y = x.astype(jnp.float32)
-    y = y - y.mean(-1, keepdims=True) if centre else y
-    return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + epsilon)).astype(x.dtype)
 
 
 # --- places ---------------------------------------------------------------------------------------

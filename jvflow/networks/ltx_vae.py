@@ -9,6 +9,7 @@ convolutions of stride 2. Frames are padded by repeating the first one, or both 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from einops import rearrange, reduce, repeat
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jvflow.networks.layers import FREQUENCIES, sines
+from jvflow.networks import layers
+from jvflow.networks.layers import FREQUENCIES, TimeMLP, sines
 
 Video = Float[Array, "b f h w c"]
 STRIDES = dict(spatial=(1, 2, 2), temporal=(2, 1, 1), spatiotemporal=(2, 2, 2))
@@ -260,12 +262,10 @@ class TimeEmbedder(nnx.Module):
     """A time to what modulates blocks."""
 
     def __init__(self, width: int, rngs):
-        self.timestep_embedder = nnx.Module()
-        self.timestep_embedder.linear_1 = nnx.Linear(FREQUENCIES, width, rngs=rngs)
-        self.timestep_embedder.linear_2 = nnx.Linear(width, width, rngs=rngs)
+        self.timestep_embedder = TimeMLP(FREQUENCIES, width, rngs)
 
     def __call__(self, time):
-        return self.timestep_embedder.linear_2(nnx.silu(self.timestep_embedder.linear_1(sines(time, FREQUENCIES))))
+        return self.timestep_embedder(sines(time, FREQUENCIES))
 
 
 def modulation(c: Float[Array, "b kd"], table: Float[Array, "k d"]) -> Float[Array, "k b 1 1 1 d"]:
@@ -273,6 +273,5 @@ def modulation(c: Float[Array, "b kd"], table: Float[Array, "k d"]) -> Float[Arr
     return rearrange(rearrange(c, "b (k d) -> k b d", k=len(table)) + table[:, None], "k b d -> k b 1 1 1 d")
 
 
-def normed(x):
-    """Over the root mean square of the channels."""
-    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-8)
+normed = partial(layers.normed, epsilon=1e-8, centre=False)
+"""Over the root mean square of the channels."""

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from jvflow.mesh import ROWS, constrain
 from jvflow.networks.convolutional import Attention, Level, Middle, TextTransformer, convolution, group_norm
-from jvflow.networks.layers import sines
+from jvflow.networks.layers import TimeMLP, sines
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,3 @@ def _attention(config: UNetConfig, channels: int, rngs) -> nnx.Module:
     if config.text_width:
         return TextTransformer(channels, config.text_width, rngs, **of)
     return Attention(channels, rngs, epsilon=config.epsilon, **of)
-
-
-class TimeMLP(nnx.Module):
-    """Sines to what modulates the residual blocks."""
-
-    def __init__(self, inputs: int, width: int, rngs, dtype):
-        self.linear_1 = nnx.Linear(inputs, width, rngs=rngs, dtype=dtype)
-        self.linear_2 = nnx.Linear(width, width, rngs=rngs, dtype=dtype)
-
-    def __call__(self, x):
-        return self.linear_2(nnx.silu(self.linear_1(x)))
