@@ -5,12 +5,15 @@ A codec is four pure functions. Its parameters, where it has any, are the first 
 
 import inspect
 
-from jvflow.codecs import pixels, stable_diffusion, tiny
+from jvflow.codecs import ltx_vae, pixels, stable_diffusion, tiny
 from jvflow.codecs.base import Codec, Posterior
 
 __all__ = ["Codec", "Posterior", "build"]
 
-CODECS = {"pixels": pixels.codec, "tiny": tiny.codec, "stable_diffusion": stable_diffusion.codec, "stable_diffusion_ddim": stable_diffusion.inverting}
+CODECS = {
+    "pixels": pixels.codec, "tiny": tiny.codec, "stable_diffusion": stable_diffusion.codec, "stable_diffusion_ddim": stable_diffusion.inverting,
+    "ltx_vae": ltx_vae.codec,
+}
 
 
 def build(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0, **options) -> Codec:

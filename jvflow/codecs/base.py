@@ -53,25 +53,26 @@ def by_image(function: Callable, images: Array, pixels: int) -> Array:
 
 
 def tiled(function: Callable, images: Array, tile: int, factor: float) -> Array:
-    """A function of images (n, h, w, c) that changes height and width by `factor`, on tiles of `tile` x `tile`: memory does not grow with the image.
+    """A function of images or videos (n, ..., h, w, c) that changes height and width by `factor`, on tiles of `tile` x `tile`: memory does not grow with the image.
 
     Neighbouring tiles share a quarter of a tile, across which one fades into the other. What the function does over the whole of an image
     (attention, group norm) it does over a tile. An image that is no larger than a tile is taken whole.
     """
-    n, h, w, _ = images.shape
+    *n, h, w, c = images.shape
     if not tile or max(h, w) <= tile:
         return function(images)
     (rows, height), (columns, width) = (_starts(size, tile) for size in (h, w))
     corners = jnp.asarray([(row, column) for row in rows for column in columns])
-    some = lambda corner: function(jax.lax.dynamic_slice(images, (0, *corner, 0), (n, height, width, images.shape[3])))
+    some = lambda corner: function(jax.lax.dynamic_slice(images, (*[0] * len(n), *corner, 0), (*n, height, width, c)))
     made = jax.lax.map(some, corners)
     scaled = lambda size: int(round(size * factor))
-    fade = jnp.asarray(np.outer(_fade(scaled(height)), _fade(scaled(width))), made.dtype)[None, :, :, None]
-    total, weight = jnp.zeros((n, scaled(h), scaled(w), made.shape[-1]), made.dtype), jnp.zeros((1, scaled(h), scaled(w), 1), made.dtype)
+    fade = jnp.asarray(np.outer(_fade(scaled(height)), _fade(scaled(width))), made.dtype)[..., None]
+    size = (scaled(h), scaled(w))
+    total, weight = jnp.zeros((*made.shape[1:-3], *size, made.shape[-1]), made.dtype), jnp.zeros((*size, 1), made.dtype)
     for part, (row, column) in zip(made, [(row, column) for row in rows for column in columns]):
-        at = (slice(None), slice(scaled(row), scaled(row) + part.shape[1]), slice(scaled(column), scaled(column) + part.shape[2]))
-        total, weight = total.at[at].add(fade * part), weight.at[at].add(fade)
-    return total / weight
+        at = (slice(scaled(row), scaled(row) + part.shape[-3]), slice(scaled(column), scaled(column) + part.shape[-2]))
+        total, weight = total.at[(..., *at, slice(None))].add(jnp.expand_dims(fade, tuple(range(part.ndim - 3))) * part), weight.at[at].add(fade)
+    return total / jnp.expand_dims(weight, tuple(range(total.ndim - 3)))
 
 
 def _starts(size: int, tile: int) -> tuple[list[int], int]:

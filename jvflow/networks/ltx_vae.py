@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from jvflow.networks import layers
 from jvflow.networks.layers import FREQUENCIES, TimeMLP, sines
+from jvflow.networks.streaming import WHOLE
 
 Video = Float[Array, "b f h w c"]
 STRIDES = dict(spatial=(1, 2, 2), temporal=(2, 1, 1), spatiotemporal=(2, 2, 2))
@@ -65,13 +66,13 @@ class LTXVAE(nnx.Module):
         self.latents_mean, self.latents_std = nnx.Param(jnp.zeros(config.latent)), nnx.Param(jnp.ones(config.latent))
         self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
 
-    def encode(self, video: Video) -> tuple[Video, Video]:
-        """Video (b, 8 k + 1, h, w, 3) in [-1, 1] -> mean and log variance (b, k + 1, h / 32, w / 32, latent)."""
-        return self.encoder(video)
+    def encode(self, video: Video, frames=WHOLE) -> tuple[Video, Video]:
+        """Video (b, 8 k + 1, h, w, 3) in [-1, 1], or a piece of it -> mean and log variance (b, k + 1, h / 32, w / 32, latent)."""
+        return self.encoder(video, frames)
 
-    def decode(self, latents: Video, time: Float[Array, "b"] | None = None) -> Video:
-        """Latents, and how much noise there is in them where the decoder is told so -> video in about [-1, 1]."""
-        return self.decoder(latents, time)
+    def decode(self, latents: Video, time: Float[Array, "b"] | None = None, frames=WHOLE) -> Video:
+        """Latents or a piece of them, and how much noise there is in them where the decoder is told so -> video in about [-1, 1]."""
+        return self.decoder(latents, time, frames)
 
 
 class Encoder(nnx.Module):
@@ -91,12 +92,12 @@ class Encoder(nnx.Module):
         self.conv_out = Convolution(before, config.latent + 1, **of)
         self.patch = config.patch
 
-    def __call__(self, video):
+    def __call__(self, video, frames=WHOLE):
         x = rearrange(video, "b f (h p) (w q) c -> b f h w (c q p)", p=self.patch, q=self.patch)
-        x = self.conv_in(x)
+        x = self.conv_in(x, frames)
         for level in self.down_blocks:
-            x = level(x)
-        x = self.conv_out(nnx.silu(normed(self.mid_block(x))))
+            x = level(x, frames)
+        x = self.conv_out(nnx.silu(normed(self.mid_block(x, frames))), frames)
         mean, log_variance = x[..., :-1], x[..., -1:]
         return mean, jnp.broadcast_to(log_variance, mean.shape)
 
@@ -122,18 +123,19 @@ class Decoder(nnx.Module):
             self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (2, before)) / before**0.5)
         self.timed, self.patch = config.timed, config.patch
 
-    def __call__(self, latents, time=None):
+    def __call__(self, latents, time=None, frames=WHOLE):
         if (time is not None) != self.timed:
             raise ValueError(f"this decoder is {'' if self.timed else 'not '}told a time, and got {'one' if time is not None else 'none'}")
         time = self.timestep_scale_multiplier[...] * time if self.timed else None
-        x = self.mid_block(self.conv_in(latents), time)
+        x = self.mid_block(frames.through(self.conv_in, latents), frames, time)
         for level in self.up_blocks:
-            x = level(x, time)
+            x = level(x, frames, time)
         x = normed(x)
         if self.timed:
             shift, scale = modulation(self.time_embedder(time), self.scale_shift_table[...])
             x = x * (1 + scale) + shift
-        return rearrange(self.conv_out(nnx.silu(x)), "b f h w (c q p) -> b f (h p) (w q) c", p=self.patch, q=self.patch)
+        x = frames.through(self.conv_out, nnx.silu(x))
+        return rearrange(x, "b f h w (c q p) -> b f (h p) (w q) c", p=self.patch, q=self.patch)
 
 
 class DownLevel(nnx.Module):
@@ -150,11 +152,11 @@ class DownLevel(nnx.Module):
             self.conv_out = Block(inputs, outputs, rngs=rngs, causal=causal, epsilon=epsilon)
         self.down = bool(down)
 
-    def __call__(self, x):
+    def __call__(self, x, frames):
         for block in self.resnets:
-            x = block(x)
-        x = self.downsamplers[0](x) if self.down else x
-        return self.conv_out(x) if self.changes else x
+            x = block(x, frames)
+        x = self.downsamplers[0](x, frames) if self.down else x
+        return self.conv_out(x, frames) if self.changes else x
 
 
 class Middle(nnx.Module):
@@ -166,10 +168,10 @@ class Middle(nnx.Module):
         self.resnets = nnx.List([Block(channels, channels, rngs=rngs, causal=causal, timed=timed) for _ in range(blocks)])
         self.timed = timed
 
-    def __call__(self, x, time=None):
+    def __call__(self, x, frames, time=None):
         c = self.time_embedder(time) if self.timed else None
         for block in self.resnets:
-            x = block(x, c)
+            x = frames.through(partial(block, c=c), x)
         return x
 
 
@@ -187,12 +189,12 @@ class UpLevel(nnx.Module):
         self.resnets = nnx.List([Block(outputs, outputs, rngs=rngs, causal=causal, timed=timed) for _ in range(blocks)])
         self.timed, self.up = timed, up
 
-    def __call__(self, x, time=None):
-        x = self.conv_in(x) if self.changes else x
+    def __call__(self, x, frames, time=None):
+        x = frames.through(self.conv_in, x) if self.changes else x
         c = self.time_embedder(time) if self.timed else None
-        x = self.upsamplers[0](x) if self.up else x
+        x = frames.through(self.upsamplers[0], x) if self.up else x
         for block in self.resnets:
-            x = block(x, c)
+            x = frames.through(partial(block, c=c), x)
         return x
 
 
@@ -208,14 +210,12 @@ class Block(nnx.Module):
         if timed:
             self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (4, inputs)) / inputs**0.5)
 
-    def __call__(self, x, c=None):
-        if c is None:
-            y = self.conv2(nnx.silu(normed(self.conv1(nnx.silu(normed(x))))))
-        else:
-            shift, scale, shift_2, scale_2 = modulation(c, self.scale_shift_table[...])
-            y = self.conv1(nnx.silu(normed(x) * (1 + scale) + shift))
-            y = self.conv2(nnx.silu(normed(y) * (1 + scale_2) + shift_2))
-        return y + (self.conv_shortcut(self.norm3(x)) if self.changes else x)
+    def __call__(self, x, frames, c=None):
+        shift, scale, shift_2, scale_2 = (0.0,) * 4 if c is None else modulation(c, self.scale_shift_table[...])
+        y = self.conv1(nnx.silu(normed(x) * (1 + scale) + shift), frames)
+        y = self.conv2(nnx.silu(normed(y) * (1 + scale_2) + shift_2), frames)
+        x = frames.late(x, self.conv1.after + self.conv2.after)
+        return y + (self.conv_shortcut(self.norm3(x), frames) if self.changes else x)
 
 
 class Fold(nnx.Module):
@@ -226,11 +226,13 @@ class Fold(nnx.Module):
         self.conv = Convolution(inputs, outputs // (f * h * w), rngs=rngs, causal=causal)
         self.stride, self.outputs = stride, outputs
 
-    def __call__(self, x):
+    def __call__(self, x, frames):
         f, h, w = self.stride
-        x = jnp.concatenate([x[:, : f - 1], x], axis=1)
+        x = frames.paired(x, f)
+        y = self.conv(x, frames)
+        frames.grouped(f)
         folded = lambda x: rearrange(x, "b (f i) (h j) (w k) c -> b f h w (c i j k)", i=f, j=h, k=w)
-        return folded(self.conv(x)) + reduce(folded(x), "b f h w (c g) -> b f h w c", "mean", c=self.outputs)
+        return folded(y) + reduce(folded(x), "b f h w (c g) -> b f h w c", "mean", c=self.outputs)
 
 
 class Unfold(nnx.Module):
@@ -240,10 +242,13 @@ class Unfold(nnx.Module):
         self.conv = Convolution(channels, 8 * channels // factor, rngs=rngs, causal=causal)
         self.residual, self.times = residual, 8 // factor
 
-    def __call__(self, x):
-        unfolded = lambda x: rearrange(x, "b f h w (c i j k) -> b (f i) (h j) (w k) c", i=2, j=2, k=2)[:, 1:]
-        y = unfolded(self.conv(x))
-        return y + repeat(unfolded(x), "b f h w c -> b f h w (n c)", n=self.times) if self.residual else y
+    def __call__(self, x, frames):
+        unfolded = lambda x: frames.unpaired(rearrange(x, "b f h w (c i j k) -> b (f i) (h j) (w k) c", i=2, j=2, k=2))
+        y = unfolded(self.conv(x, frames))
+        x = frames.late(x, self.conv.after)
+        y = y + repeat(unfolded(x), "b f h w c -> b f h w (n c)", n=self.times) if self.residual else y
+        frames.ungrouped()
+        return y
 
 
 class Convolution(nnx.Module):
@@ -252,10 +257,10 @@ class Convolution(nnx.Module):
     def __init__(self, inputs: int, outputs: int, *, rngs, causal: bool, size: int = 3, stride: int = 1):
         around = size // 2
         self.conv = nnx.Conv(inputs, outputs, (size,) * 3, strides=stride, padding=((0, 0), (around, around), (around, around)), rngs=rngs)
-        self.before, self.after = (size - 1, 0) if causal else (around, around)
+        self.before, self.after, self.stride = *((size - 1, 0) if causal else (around, around)), stride
 
-    def __call__(self, x):
-        return self.conv(jnp.concatenate([x[:, :1]] * self.before + [x] + [x[:, -1:]] * self.after, axis=1))
+    def __call__(self, x, frames):
+        return self.conv(frames.around(x, self.before, self.after, self.stride))
 
 
 class TimeEmbedder(nnx.Module):

@@ -1,0 +1,140 @@
+"""LTX-Video's autoencoder as a codec: in the units of its checkpoint, in pieces as whole, with memory that does not grow with a video."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from public_models import FIXTURES, SINGLE, assert_same, read
+from safetensors.numpy import save_file
+
+from jvflow import codecs, networks, weights
+from jvflow.codecs.ltx_vae import reductions
+from jvflow.networks.ltx_vae import LTXVAE, STRIDES, LTXVAEConfig
+from jvflow.networks.streaming import streamed
+
+FRAMES = (17, 41, 81, 161)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The autoencoder of a fixture as the public hubs lay it out, with the mean and the size of channels and a factor."""
+    config, tensors, _ = read(FIXTURES / "ltx_vae_095.safetensors")
+    rng = np.random.default_rng(0)
+    moments = dict(latents_mean=rng.normal(size=6).astype(np.float32), latents_std=rng.uniform(0.5, 2, 6).astype(np.float32))
+    return write(tmp_path_factory.mktemp("vae"), dict(config, scaling_factor=1.5), tensors | moments)
+
+
+def write(folder, config, tensors, named="AutoencoderKLLTXVideo"):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dict(config, _class_name=named)))
+    save_file(tensors, folder / SINGLE)
+    return folder
+
+
+def videos(codec, b: int, k: int, h: int = 3, w: int = 2, *, space: int = 8, frames: int = 4):
+    return np.random.default_rng(0).integers(0, 256, (b, frames * k + 1, space * h, space * w, 3), np.uint8)
+
+
+@pytest.mark.parametrize("piece, last", [(1, (0, 9)), (2, (1, 8))])
+@pytest.mark.parametrize("name", ["ltx_vae_090", "ltx_vae_095"])
+def test_pieces_give_what_the_whole_gives(name, piece, last):
+    """Of both generations, both ways, of one latent frame, of fewer than a piece and of more than what a network looks ahead."""
+    config, tensors, _ = read(FIXTURES / f"{name}.safetensors")
+    loaded = weights.import_checkpoint("ltx_vae", config, tensors)
+    network, (space, each) = networks.functional(LTXVAE, loaded.config), reductions(loaded.config)
+    time = jnp.array([0.1, 0.4]) if loaded.config.timed else None
+    encode = lambda video, *frames: jnp.concatenate(network.apply(loaded.params, video, *frames, method="encode"), axis=-1)
+    decode = lambda latents, *frames: network.apply(loaded.params, latents, time, *frames, method="decode")
+    for k in last:
+        latents = jax.random.normal(jax.random.key(k), (2, k + 1, 2, 3, loaded.config.latent))
+        video = jax.jit(decode)(latents)
+        assert video.shape == (2, each * k + 1, 2 * space, 3 * space, 3)
+        assert_same(np.asarray(jax.jit(lambda latents: streamed(decode, latents, piece=piece))(latents)), np.asarray(video))
+        again = jax.jit(encode)(video)
+        assert_same(np.asarray(jax.jit(lambda video: streamed(encode, video, piece=each * piece, offset=1 - each))(video)), np.asarray(again))
+
+
+def test_latents_are_in_units_of_the_checkpoint(folder):
+    """(mean - m) factor / d, with the posterior's size in the same; and back by the decoder at a time."""
+    config, tensors, _ = read(FIXTURES / "ltx_vae_095.safetensors")
+    codec = codecs.build("ltx_vae", weights=(folder,), scale=2.0, time=0.3)
+    network = weights.load(folder, dtype=jnp.float32)
+    video = videos(codec, 2, 1)
+    found = codec.encode(codec.params, video)
+    assert found.mean.shape == (2, *codec.latent_shape(video.shape[1:4]))
+    mean, log_variance = network.apply(network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1))
+    m, d = (np.asarray(network.params[name]) for name in ("latents_mean", "latents_std"))
+    last = lambda a: np.moveaxis(np.asarray(a), 1, -1)
+    assert_same(np.asarray(found.mean), (last(mean) - m) * 1.5 / 2 / d)
+    assert_same(np.asarray(found.std), np.exp(last(log_variance) / 2) * 1.5 / 2 / d)
+    decoded = last(network.apply(network.params, method="decode", z=np.asarray(mean), temb=np.full(2, 0.3)))
+    made = np.asarray(codec.decode(codec.params, found.mean))
+    assert made.dtype == np.uint8 and np.abs(made - (np.clip(decoded, -1, 1) + 1) * 127.5).max() < 0.51
+
+
+def test_pieces_and_tiles_of_a_video(folder):
+    """Pieces give the same pixels; a video no larger than a tile is whole, of a larger one the tiles' insides are."""
+    whole, pieces = codecs.build("ltx_vae", weights=(folder,)), codecs.build("ltx_vae", weights=(folder,), piece=1)
+    tiles = codecs.build("ltx_vae", weights=(folder,), piece=1, tile=64)
+    video = videos(whole, 1, 2, 12, 4)
+    latents = whole.encode(whole.params, video).mean
+    assert_same(np.asarray(pieces.encode(whole.params, video).mean), np.asarray(latents))
+    decoded, in_pieces, in_tiles = (np.asarray(c.decode(c.params, latents)).astype(int) for c in (whole, pieces, tiles))
+    assert np.abs(decoded - in_pieces).max() <= 1
+    assert in_tiles.shape == decoded.shape and (np.abs(in_tiles - decoded)[:, :, :8] <= 1).all()
+    assert np.abs(np.asarray(tiles.encode(whole.params, video).mean) - np.asarray(latents))[:, :, :1].max() < 1e-4
+    small = video[:, :, :64]
+    assert_same(np.asarray(tiles.encode(whole.params, small).mean), np.asarray(whole.encode(whole.params, small).mean))
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_memory_of_pieces_does_not_grow_with_the_video(way):
+    def temporaries(piece: int, frames: int) -> int:
+        codec = codecs.build("ltx_vae", tiny=True, piece=piece)
+        shape = (1, frames, 64, 96, 3) if way == "encode" else (1, *codec.latent_shape((frames, 64, 96)))
+        given = jax.ShapeDtypeStruct(shape, jnp.uint8 if way == "encode" else jnp.float32)
+        return getattr(codec, way).lower(codec.params, given).compile().memory_analysis().temp_size_in_bytes
+
+    pieces = [temporaries(1, frames) for frames in FRAMES]
+    assert max(pieces) < 1.02 * min(pieces), dict(zip(FRAMES, pieces))
+    assert temporaries(0, 81) > 4 * temporaries(0, 17)
+
+
+def test_full_size_is_known_without_weights():
+    codec = codecs.build("ltx_vae", abstract=True)
+    assert codec.latent_shape((17, 256, 384)) == (3, 8, 12, 128) and codec.latent_shape((41, 256, 384)) == (6, 8, 12, 128)
+    assert codec.posterior and codec.valid_frames(121) and not codec.valid_frames(120)
+    assert set(LTXVAEConfig().downs) <= set(STRIDES)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(), r"takes one folder as config.codec.weights, such as \('LTX-Video/vae',\), got \(\)"),
+        (dict(tiny=True, tile=100), "config.codec.tile is 100, piece is 0: tiles are multiples of 128 pixels"),
+        (dict(tiny=True, piece=-1), "piece is -1"),
+        (dict(tiny=True, time=2.0), r"config.codec.time is 2.0: this decoder takes a time in \[0, 1\]"),
+        (dict(tiny=True, steps=3), "the codec ltx_vae has no steps"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        codecs.build("ltx_vae", **options)
+
+
+def test_bad_videos_and_folders(tmp_path):
+    codec = codecs.build("ltx_vae", tiny=True)
+    with pytest.raises(ValueError, match="needs 8 k [+] 1 frames, got 16: use 9 or 17"):
+        codec.latent_shape((16, 64, 64))
+    with pytest.raises(ValueError, match="multiples of 32, got 64 x 65"):
+        codec.latent_shape((17, 64, 65))
+    config, tensors, _ = read(FIXTURES / "vae_plain.safetensors")
+    with pytest.raises(ValueError, match="holds no autoencoder of LTX-Video: give the folder vae"):
+        codecs.build("ltx_vae", weights=(write(tmp_path / "image", config, tensors, "AutoencoderKL"),))
+    config, tensors, _ = read(FIXTURES / "ltx_vae_090.safetensors")
+    with pytest.raises(ValueError, match="this decoder is told none, use 0"):
+        codecs.build("ltx_vae", weights=(write(tmp_path / "old", config, tensors),), time=0.1)
+    with pytest.raises(ValueError, match="the frames of this encoder see those after them: use 0"):
+        codecs.build("ltx_vae", weights=(write(tmp_path / "other", dict(config, encoder_causal=False), tensors),), piece=1)
