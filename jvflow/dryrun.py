@@ -87,7 +87,7 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
     chip, count = parse(topology)
     mesh = meshes.make(config.run.mesh, devices(topology))
     meshes.check_batch(config.train.batch_size, mesh, config.run.microbatches)
-    experiment = assemble(config)
+    experiment = assemble(config, abstract=True)
     experiment.check_mesh(mesh)
     _, abstract = placed(experiment, config, mesh)
     decisions = meshes.decide(abstract.params, experiment.network.rules, mesh)
@@ -131,11 +131,12 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
     b = config.train.batch_size
     rows, frames = meshes.batched(mesh), experiment.window.frames
     of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct((b, *shape), dtype, sharding=rows)
-    pixels = config.codec.name == "pixels"
-    latent = experiment.codec.latent_shape((frames, *config.data.size))
+    pixels, chunks = config.codec.name == "pixels", experiment.chunks
+    each, *places = experiment.codec.latent_shape((frames // chunks, *config.data.size))
+    latent = (chunks * each, *places)
     tokens = experiment.text.tokenize([""]) if experiment.text else None
     embedded = tokens and experiment.text.init is None  # by `launch.encode`, as the latents
-    inverted = frames // 2 if experiment.inversions else 0
+    inverted = each if experiment.inversions else 0
     return Batch(
         video=of((frames, *config.data.size, 3), jnp.uint8) if pixels and not inverted else None,
         fps=of(()), start=of(()),
@@ -153,17 +154,21 @@ def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
     """The sampler for one video on each part of the mesh that takes rows: a frame of a stream, a clip, or a chunk."""
     count = mesh.shape[meshes.DATA] * mesh.shape[meshes.FSDP]
     rows, (key, given) = meshes.batched(mesh), _everywhere(experiment, mesh)
-    frames = experiment.past_frames or experiment.shapes[0][0]
-    shape = (count, frames, *experiment.codec.latent_shape((1, *config.data.size))[1:])
-    first = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
-    tokens = experiment.text.tokenize([""] * count) if experiment.text else (None, None)
-    tokens = [None if a is None else jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for a in tokens]
+    frames = experiment.past_frames or experiment.window.frames // experiment.chunks
+    of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=rows)
+    first = of(experiment.codec.latent_shape((frames, *config.data.size)))
+    text = dict(fps=of(()))
+    if experiment.text:
+        tokens, mask = experiment.text.tokenize([""])
+        text |= dict(tokens=of(tokens.shape[1:], tokens.dtype), mask=of(mask.shape[1:], bool))
+        if experiment.text.init is None:  # embedded by a program of its own
+            text |= dict(embedding=of((*mask.shape[1:], experiment.text.width)))
 
     times = clips.read_times(Run(config, experiment, params, None, 0)) if experiment.generate else None
 
-    def made(params, given, first, key, tokens, mask):
+    def made(params, given, first, key, text):
         field = as_field(experiment.network, params)
-        condition = experiment.condition(params, tokens, mask, given)
+        condition = experiment.condition(params, text.get("tokens"), text.get("mask"), given, text.get("embedding"), text["fps"])
         if experiment.generate:
             return experiment.generate(field, key, times, count, condition)
         if experiment.predict:
@@ -171,7 +176,7 @@ def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
         return next(experiment.stream(field, first, key))
 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of devices that are not there
-        return dict(_compiled(jax.jit(made), (params, given, first, key, *tokens), mesh, chip), videos=count)
+        return dict(_compiled(jax.jit(made), (params, given, first, key, text), mesh, chip), videos=count)
 
 
 def _compiled(function, args, mesh, chip: Chip) -> dict:

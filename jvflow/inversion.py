@@ -21,7 +21,7 @@ from einops import rearrange
 
 from jvflow import flowframes, latents, processes
 from jvflow.data import pipeline, records
-from jvflow.run import Run, checksum, load
+from jvflow.run import Run, checksum, model
 
 LOG = logging.getLogger(__name__)
 SHARD_BYTES = 16 * 2**20  # clips take long here, and an interruption loses what is in the last shard
@@ -40,7 +40,7 @@ def prepare(config, directory) -> dict:
     directory = Path(directory)
     if not config.pretrained:
         raise ValueError("inversion needs the model that inverts: give the workdir of a text_to_video run as config.pretrained")
-    run = load(config.pretrained)
+    run = model(config)
     _check_model(run, config)
     beside = directory.with_name(f"{directory.name}-latents")
     source = Path(config.data.path)
@@ -48,7 +48,7 @@ def prepare(config, directory) -> dict:
         pipeline.prepare(config.data, beside)  # of the size and rate that the config says
     else:
         latents.prepare(config, source := beside)
-    latents.check(source, latents.fingerprint(**config.codec))
+    latents.check(source, latents.fingerprint(**config.codec), latents.lengths_of(run.experiment.codec, config))
     return invert(run, source, directory, lengths=tuple(config.chunk.frames), **{name: config.inversion[name] for name in OPTIONS})
 
 
@@ -69,7 +69,7 @@ def invert(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...],
       run: of text_to_video.
       source: a data set with latents.
       directory: where the result goes.
-      lengths: of chunks, in latent frames.
+      lengths: of chunks, in frames of video.
       options: of `flowframes.invert`.
     """
     of = records.manifest(source)
@@ -84,7 +84,7 @@ def invert(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...],
             )
         return records.manifest(directory)
     clips = {split: records.open(source, split) for split in of["splits"]}
-    longest = min(clip["latent_mean"].shape[0] for clip in (split[0] for split in clips.values()))
+    longest = min(len(split[0]["video"]) for split in clips.values())
     if max(lengths) > longest:
         raise ValueError(f"chunks of {max(lengths)} frames are longer than the clips in {source}, {longest} frames: use shorter ones in config.chunk.frames")
 
@@ -106,13 +106,14 @@ def _described(settings: dict) -> str:
 
 
 def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> dict:
-    mean = clip["latent_mean"]
+    codec, frames = run.experiment.codec, len(clip["video"])
     for length in lengths:
-        whole = len(mean) // length
-        latents, error = np.zeros_like(mean), np.full(-(-len(mean) // length), np.inf, np.float32)
+        mean = clip[pipeline.latent_columns(length if codec.frames > 1 else 0)[0]]
+        whole, each = frames // length, codec.latent_shape((length, *clip["video"].shape[1:3]))[0]
+        latents, error = np.zeros_like(mean), np.full(-(-frames // length), np.inf, np.float32)
         if whole > 1 and not empty:
-            targets = slice(length, whole * length)
-            chunks = rearrange(mean[targets], "(n f) ... -> n f ...", f=length)
+            targets = slice(each, whole * each)
+            chunks = rearrange(mean[targets], "(n f) ... -> n f ...", f=each)
             with run.on_devices():
                 made = flowframes.invert(run.field, jnp.asarray(chunks), run.condition([clip["caption"]] * len(chunks)), **options)
             latents[targets], error[1:whole] = rearrange(np.asarray(made.latents), "n f ... -> (n f) ..."), np.asarray(made.error)

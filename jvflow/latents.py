@@ -3,6 +3,8 @@
     video, fps, start, caption, source     the clip, as in the data set that was encoded
     latent_mean                            float32 (f, h, w, c), in the units that a flow sees
     latent_std                             the same shape, where the codec has a posterior
+    latent_mean_17, latent_std_17          in their place float32 (n f, h, w, c) where a codec takes some frames as one: n chunks of 17 frames, each encoded
+                                           by itself; likewise for every other length of `config.chunk.frames`
     text_embedding, text_mask              float32 (m, d) and bool (m,) of the caption, where the config has a pretrained text encoder
 
 Training reads the latents and the embeddings and runs neither codec nor text encoder; streams start from the video, and are compared with it.
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jvflow import codecs, processes, text
-from jvflow.codecs import Codec
+from jvflow.codecs import Codec, encode_chunks
 from jvflow.data import pipeline, records
 from jvflow.text import TextEncoder
 
@@ -59,14 +61,26 @@ def prepare(config, directory) -> dict:
     """
     directory = Path(directory)
     codec = codecs.build(**config.codec)
-    codec.latent_shape((config.data.frames, *config.data.size))  # one that cannot be encoded is said before anything is built
+    lengths = lengths_of(codec, config)
+    for frames in lengths or (config.data.frames,):
+        codec.latent_shape((frames, *config.data.size))  # one that cannot be encoded is said before anything is built
+    if max(lengths, default=0) > config.data.frames:
+        raise ValueError(f"chunks of {max(lengths)} frames are longer than the clips, config.data.frames={config.data.frames}: use longer clips, or shorter chunks")
     beside = directory.with_name(f"{directory.name}-clips")
     source = processes.built(lambda: pipeline.prepare(config.data, beside))
     described = of_text(config)
-    return encode(codec, fingerprint(**config.codec), source, directory, (text.build(**config.text), described) if described else None)
+    captions = (text.build(**config.text), described) if described else None
+    return encode(codec, fingerprint(**config.codec), source, directory, captions, lengths)
 
 
-def encode(codec: Codec, described: dict, source: Path, directory: Path, captions: tuple[TextEncoder, dict] | None = None) -> dict:
+def lengths_of(codec: Codec, config) -> tuple[int, ...]:
+    """Of the chunks that are encoded each by itself; none where each frame is."""
+    return tuple(sorted(config.chunk.frames)) if codec.frames > 1 else ()
+
+
+def encode(
+    codec: Codec, described: dict, source: Path, directory: Path, captions: tuple[TextEncoder, dict] | None = None, lengths: tuple[int, ...] = ()
+) -> dict:
     """Encodes every clip of the data set `source` into the data set `directory`; returns its manifest.
 
     An interrupted run continues after its last complete shard. With a finished one there is nothing to do. Of many
@@ -78,19 +92,21 @@ def encode(codec: Codec, described: dict, source: Path, directory: Path, caption
       captions: the text encoder of the captions, and its `fingerprint`; None leaves them as they are.
       source: a data set of clips.
       directory: where the result goes.
+      lengths: of chunks, see `lengths_of`.
     """
     of = records.manifest(source)
     settings = dict(kind="latents", codec=described, of=of["settings"]) | (dict(text=captions[1]) if captions else {})
+    settings |= dict(chunks=list(lengths)) if lengths else {}
     embed = _embedder(captions[0]) if captions else lambda caption: {}
     if records.is_dataset(directory):
-        check(directory, described)
+        check(directory, described, lengths)
         if records.manifest(directory)["settings"] != settings:
             raise ValueError(f"{directory} holds the latents of other clips, or embeddings of another text encoder: remove it, or choose another name")
         return records.manifest(directory)
     clips = {split: records.open(source, split) for split in of["splits"]}
 
     def encoded(split: str) -> records.Lazy:
-        return records.Lazy(len(clips[split]), lambda i: _with_latents(codec, embed, clips[split][i]))
+        return records.Lazy(len(clips[split]), lambda i: _with_latents(codec, embed, lengths, clips[split][i]))
 
     processes.served({split: encoded(split) for split in clips}, lambda splits: records.write(directory, splits, settings=settings))
     manifest = records.manifest(directory)
@@ -107,11 +123,13 @@ def _embedder(encoder: TextEncoder) -> Callable[[str], dict]:
     return embed
 
 
-def _with_latents(codec: Codec, embed: Callable, clip: dict) -> dict:
-    posterior = codec.encode(codec.params, jnp.asarray(clip["video"])[None])
-    clip["latent_mean"] = np.asarray(posterior.mean[0], np.float32)
-    if posterior.std is not None:
-        clip["latent_std"] = np.asarray(posterior.std[0], np.float32)
+def _with_latents(codec: Codec, embed: Callable, lengths: tuple[int, ...], clip: dict) -> dict:
+    video = clip["video"]
+    for length in lengths or (0,):
+        chunks = len(video) // length if length else 1
+        posterior = encode_chunks(codec, codec.params, jnp.asarray(video[: chunks * length or None])[None], chunks)
+        found = zip(pipeline.latent_columns(length), posterior)
+        clip |= {name: np.asarray(a[0], np.float32) for name, a in found if a is not None}
     return clip | embed(clip["caption"])
 
 
@@ -127,13 +145,20 @@ def are_in(directory: Path) -> bool:
     return records.manifest(directory)["settings"].get("kind") == "latents"
 
 
-def check(directory: Path, described: dict) -> None:
-    """Raises a ValueError when the latents in a data set are not those of the codec with this `fingerprint`."""
-    made_with = records.manifest(directory)["settings"].get("codec")
+def check(directory: Path, described: dict, lengths: tuple[int, ...] = ()) -> None:
+    """Raises a ValueError when the latents in a data set are not those of the codec with this `fingerprint`, or not of chunks of these lengths."""
+    settings = records.manifest(directory)["settings"]
+    made_with = settings.get("codec")
     if made_with != described:
         raise ValueError(
             f"the latents in {directory} were made with {made_with}, config.codec is {described}: "
             "take that codec, or encode into another folder"
+        )
+    missing = sorted(set(lengths) - set(settings.get("chunks", [])))
+    if missing:
+        raise ValueError(
+            f"the latents in {directory} are of chunks of {settings.get('chunks')} frames, config.chunk.frames={list(lengths)} needs {missing} too: "
+            "use those lengths, or encode into another folder"
         )
 
 

@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from jvflow import flowframes, metrics, processes
+from jvflow.codecs import decode_chunks
 from jvflow.data import pipeline
 from jvflow.run import Run, protocol, solver_protocol, write_videos
 
@@ -37,6 +38,7 @@ def predict(run: Run, observed: Videos, captions: list[str], *, seed: int = 0, b
     """
     experiment, codec = run.experiment, run.experiment.codec
     given = experiment.given
+    codec.latent_shape(observed.shape[1:4])  # a length that cannot be encoded is said here
 
     def make(group: int) -> tuple:
         rows = slice(group * batch, (group + 1) * batch)
@@ -44,7 +46,7 @@ def predict(run: Run, observed: Videos, captions: list[str], *, seed: int = 0, b
         with run.on_devices():
             start = codec.encode(given["codec"], jnp.asarray(observed[rows])).mean
             made = experiment.predict(run.field, start, key, run.condition(list(captions[rows])), **options)
-            return np.asarray(codec.decode(given["codec"], made.frames)), np.asarray(made.nfe)
+            return np.asarray(decode_chunks(codec, given["codec"], made.frames, options.get("chunks", 1))), np.asarray(made.nfe)
 
     videos, nfe = zip(*processes.dealt(-(-len(observed) // batch), make))
     return np.concatenate(videos), np.concatenate(nfe)

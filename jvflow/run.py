@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jvflow import mesh as meshes
-from jvflow import processes
+from jvflow import processes, weights
 from jvflow.biflow import OBJECTIVES
 from jvflow.checkpoint import Checkpoints, abstract_like, checksums
 from jvflow.data import pipeline, video
@@ -35,10 +37,11 @@ class Run:
         return as_field(self.experiment.network, self.params)
 
     def condition(self, captions: list[str]) -> Condition | None:
-        """What the field is conditioned on for these captions; None without a text encoder."""
+        """What the field is conditioned on for these captions, at the rate of the run's data; None for a field that is told neither."""
         text = self.experiment.text
         tokens = text.tokenize(captions) if text else (None, None)
-        return self.experiment.condition(self.params, *tokens, self.experiment.given)
+        fps = np.full(len(captions), self.config.data.fps, np.float32)
+        return self.experiment.condition(self.params, *tokens, self.experiment.given, fps=fps)
 
     def on_devices(self):
         """A context: programs called in it split their rows over the devices of this process."""
@@ -77,12 +80,27 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     return Run(config, experiment, meshes.local(restored[which]), folder, step)
 
 
-def pretrained(experiment: Experiment) -> Run:
-    """The run whose parameters the training of `experiment` starts from, `experiment.pretrained`.
+def model(config) -> Run:
+    """The model of `config.pretrained`: the run of a workdir, or a public transformer in a folder of its own (`jvflow.weights`), as text to video."""
+    folder = Path(config.pretrained)
+    if not weights.is_public(folder):
+        return load(folder)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.update(objective="text_to_video", pretrained="")
+    experiment = assemble(config)
+    if isinstance(experiment.network.config, DiTConfig):
+        raise ValueError(f"{folder} is a public model, and config.network is our own dit: take the network of that model, such as ltx")
+    params = weights.load(folder, dtype=jnp.float32, scan=config.network.scan).params
+    return Run(config, experiment, params, Workdir(folder), 0)
+
+
+def pretrained(config, experiment: Experiment) -> Run:
+    """The `model` whose parameters training starts from.
 
     Raises a ValueError when its parameters are not those of the network of `experiment`, in name or shape.
     """
-    run = load(experiment.pretrained)
+    run = model(config)
     have, need = (_shapes(params) for params in (run.params, jax.eval_shape(experiment.network.init, jax.random.key(0))))
     different = sorted(name for name in have.keys() | need.keys() if have.get(name) != need.get(name))
     if different:

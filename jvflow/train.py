@@ -64,7 +64,7 @@ def train_step(state: State, batch, key, given=None, *, experiment: Experiment, 
 
     def mean_loss(params, batch, rows, key):
         params = merge(state.frozen, params)
-        condition = experiment.condition(params, batch.text_tokens, batch.text_mask, given, batch.text_embedding)
+        condition = experiment.condition(params, batch.text_tokens, batch.text_mask, given, batch.text_embedding, batch.fps)
         keys = example_keys(key_examples, rows)
         losses, metrics = experiment.loss(as_field(experiment.network, params), experiment.latents(batch, given), condition, keys, key)
         return losses.mean(), metrics
@@ -139,11 +139,11 @@ def train(config, workdir) -> Workdir:
     data = processes.built(lambda: pipeline.prepare(config.data, folder.path, frames=experiment.window.span))
     encoded = latents.are_in(data)
     if encoded:
-        latents.check(data, latents.fingerprint(**config.codec))
+        latents.check(data, latents.fingerprint(**config.codec), latents.lengths_of(experiment.codec, config))
     embedded = latents.has_text(data, latents.of_text(config))
     if experiment.text and not experiment.text.pure and not embedded:
         raise ValueError("config.text.by_layer embeds captions before training: make the data set with launch.encode, or set it to False")
-    initial = runs.pretrained(experiment) if experiment.pretrained and not folder.has_checkpoint else None
+    initial = runs.pretrained(config, experiment) if experiment.pretrained and not folder.has_checkpoint else None
     if experiment.inversions:
         inversion.check(data, config, initial and runs.checksum(initial))
     processes.alone(lambda: folder.begin(config))  # whatever is wrong with config, devices or data was said by now

@@ -6,9 +6,9 @@ A codec is four pure functions. Its parameters, where it has any, are the first 
 import inspect
 
 from jvflow.codecs import ltx_vae, pixels, stable_diffusion, tiny
-from jvflow.codecs.base import Codec, Posterior
+from jvflow.codecs.base import Codec, Posterior, decode_chunks, encode_chunks
 
-__all__ = ["Codec", "Posterior", "build"]
+__all__ = ["Codec", "Posterior", "build", "decode_chunks", "encode_chunks"]
 
 CODECS = {
     "pixels": pixels.codec, "tiny": tiny.codec, "stable_diffusion": stable_diffusion.codec, "stable_diffusion_ddim": stable_diffusion.inverting,
@@ -16,8 +16,11 @@ CODECS = {
 }
 
 
-def build(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0, **options) -> Codec:
-    """A codec by its name: a key of `CODECS`, with the files or the folder of its weights, the size of latents, and options of its own."""
+def build(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0, abstract: bool = False, **options) -> Codec:
+    """A codec by its name: a key of `CODECS`, with the files or the folder of its weights, the size of latents, and options of its own.
+
+    With `abstract` and without weights it is that of the public model, where there is one, and knows the shapes of its latents alone.
+    """
     if name not in CODECS:
         raise ValueError(f"unknown codec {name!r}: use one of {', '.join(CODECS)}")
     if name == "pixels":
@@ -26,4 +29,6 @@ def build(name: str, *, weights: tuple[str, ...] = (), scale: float = 1.0, **opt
     unknown = sorted(options.keys() - known.keys())
     if unknown:
         raise ValueError(f"the codec {name} has no {', '.join(unknown)}: take config.codec.{unknown[0]} out")
+    if abstract and not weights and "abstract" in known:
+        options["abstract"] = True
     return CODECS[name](*weights, scale=scale, **options)

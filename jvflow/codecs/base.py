@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float
 
 
@@ -29,6 +30,7 @@ class Codec:
       range: what decoded latents are clamped to when they are fed back, or None.
       params: its parameters, None where it has none.
       posterior: whether `encode` gives a standard deviation.
+      frames: of video to a latent frame; where these are more than one, a chunk of a video is encoded by itself (`encode_chunks`).
     """
 
     encode: Callable[[Any, Array], Posterior]
@@ -38,6 +40,23 @@ class Codec:
     range: tuple[float, float] | None = None
     params: Any = None
     posterior: bool = False
+    frames: int = 1
+
+
+def encode_chunks(codec: Codec, params, video: Array, chunks: int) -> Posterior:
+    """Video (b, chunks f, h, w, 3), chunks of f frames each by itself, to their latents one after the other."""
+    if codec.frames == 1:
+        return codec.encode(params, video)
+    apart = codec.encode(params, rearrange(video, "b (n f) ... -> (b n) f ...", n=chunks))
+    return jax.tree.map(lambda a: rearrange(a, "(b n) f ... -> b (n f) ...", n=chunks), apart)
+
+
+def decode_chunks(codec: Codec, params, latents: Array, chunks: int) -> Array:
+    """The way back of `encode_chunks`."""
+    if codec.frames == 1:
+        return codec.decode(params, latents)
+    apart = codec.decode(params, rearrange(latents, "b (n f) ... -> (b n) f ...", n=chunks))
+    return rearrange(apart, "(b n) f ... -> b (n f) ...", n=chunks)
 
 
 AT_ONCE = 2**18

@@ -64,6 +64,7 @@ def codec(*folders: str | Path, scale: float = 1.0, piece: int = 0, tile: int = 
         valid_frames=lambda count: count >= 1 and (count - 1) % frames == 0,
         params=params,
         posterior=True,
+        frames=frames,
     )
 
 

@@ -56,19 +56,24 @@ class Batch:
 class Window:
     """Which frames of a clip are trained on: `frames` of them, every `every`-th, from a random one on, or from the first.
 
-    With `chunk` frames in a chunk the window starts at one of the clip's chunks, and its second chunk comes with its inversion.
+    With `chunk` frames in a chunk the window starts at one of the clip's chunks; `encoded` latent frames stand for each where a codec takes
+    chunks as one (0: one for each frame). With `inverted` its second chunk comes with its inversion.
     """
 
     frames: int
     every: int = 1
     anywhere: bool = True
     chunk: int = 0
+    encoded: int = 0
+    inverted: bool = False
 
     def __post_init__(self):
         if self.frames < 1 or self.every < 1:
             raise ValueError(f"a window needs at least 1 frame, and every 1st of them or fewer, got frames {self.frames}, every {self.every}")
-        if self.chunk and (self.frames, self.every) != (2 * self.chunk, 1):
+        if self.inverted and (self.frames, self.every) != (2 * self.chunk, 1):
             raise ValueError(f"a window with inversions has two chunks of {self.chunk} frames one after the other, got frames {self.frames}, every {self.every}")
+        if self.encoded and (self.frames % max(self.chunk, 1) or self.every > 1):
+            raise ValueError(f"a window of encoded chunks has whole ones of {self.chunk} frames, got frames {self.frames}, every {self.every}")
 
     @property
     def span(self) -> int:
@@ -159,24 +164,32 @@ class _Crop:
     embedded: bool = False
 
     def __call__(self, clip: dict, rng: np.random.Generator) -> Batch:
-        span, chunk = self.window.span, self.window.chunk
+        span, chunk, encoded = self.window.span, self.window.chunk, self.window.encoded
         step = chunk or 1
-        first = step * int(rng.integers((len(clip["video"]) - span) // step + 1)) if self.window.anywhere else 0
+        number = int(rng.integers((len(clip["video"]) - span) // step + 1)) if self.window.anywhere else 0
+        first, each = step * number, encoded or chunk
         window = slice(first, first + span, self.window.every)
+        mean, std = latent_columns(chunk if encoded else 0)
         column = inverted_column(chunk)
+        part = slice(each * number, each * number + each * self.window.frames // chunk) if encoded else window
         tokens, mask = (a[0] for a in self.tokenize([clip["caption"]])) if self.tokenize and not self.embedded else (None, None)
         return Batch(
             video=None if self.latents else clip["video"][window],
             fps=np.float32(clip["fps"] / self.window.every),
             start=np.float32(clip["start"] + first / clip["fps"]),
-            latent_mean=clip["latent_mean"][window] if self.latents else None,
-            latent_std=clip["latent_std"][window] if self.latents and "latent_std" in clip else None,
-            inverted=clip[column][first + chunk : first + 2 * chunk] if chunk else None,
-            inverted_error=np.float32(clip[f"{column}_error"][first // chunk + 1]) if chunk else None,
+            latent_mean=clip[mean][part] if self.latents else None,
+            latent_std=clip[std][part] if self.latents and std in clip else None,
+            inverted=clip[column][each * (number + 1) : each * (number + 2)] if self.window.inverted else None,
+            inverted_error=np.float32(clip[f"{column}_error"][number + 1]) if self.window.inverted else None,
             text_tokens=tokens,
             text_mask=clip["text_mask"] if self.embedded else mask,
             text_embedding=clip["text_embedding"] if self.embedded else None,
         )
+
+
+def latent_columns(chunk: int = 0) -> tuple[str, str]:
+    """The columns that hold mean and standard deviation of a clip's latents; of its chunks of so many frames, where a codec takes each as one."""
+    return (f"latent_mean_{chunk}", f"latent_std_{chunk}") if chunk else ("latent_mean", "latent_std")
 
 
 def inverted_column(chunk: int) -> str:

@@ -231,7 +231,7 @@ def _write_splits(
         description="Video clips, written by jvflow.data.records",
         disable_shuffling=True,
     )
-    return {info.name: info.num_examples for info in infos}, next(iter(columns.arrays.values()))[0]
+    return {info.name: info.num_examples for info in infos}, columns.arrays["video"][0]
 
 
 def _opened(clips: Iterable) -> tuple[Any, Callable[[int], Iterator]]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from jvflow import networks
-from jvflow.codecs import Codec
+from jvflow.codecs import Codec, encode_chunks
 from jvflow.data.pipeline import Batch, Window
 from jvflow.field import Condition, drop
 from jvflow.networks import Network
@@ -49,6 +49,8 @@ class Experiment:
       predict: `(field, observed, key, condition) -> Prediction`, of what makes chunks (FlowFrames).
       pretrained: workdir of the run whose parameters training starts from, or "".
       inversions: `config.inversion`, where training needs inverted targets.
+      chunks: that an example has, which a codec of many frames takes one by one.
+      rate: whether the network is told how many frames per second a video has.
     """
 
     network: Network
@@ -66,6 +68,8 @@ class Experiment:
     predict: Callable | None = None
     pretrained: str = ""
     inversions: Any = None
+    chunks: int = 1
+    rate: bool = False
 
     @property
     def window(self) -> Window:
@@ -85,16 +89,17 @@ class Experiment:
     def latents(self, batch: Batch, given: dict) -> Latents:
         """What the flow is learned on: the batch's latents, or its video through the codec."""
         if batch.latent_mean is None:
-            return Latents(*self.codec.encode(given["codec"], batch.video))
+            return Latents(*encode_chunks(self.codec, given["codec"], batch.video, self.chunks))
         return Latents(batch.latent_mean, batch.latent_std, batch.inverted, batch.inverted_error)
 
-    def condition(self, params: Any, tokens, mask, given: dict, embedding=None) -> Condition | None:
-        """The captions, embedded if they are not yet; None without a text encoder. `params` are those of `network`."""
+    def condition(self, params: Any, tokens, mask, given: dict, embedding=None, fps=None) -> Condition | None:
+        """The captions, embedded if they are not yet, and the rate where the network is told it; None without either. `params` are those of `network`."""
+        fps = fps if self.rate else None
         if self.text is None:
-            return None
-        if embedding is not None:
-            return Condition(text=embedding, text_mask=mask)
-        return Condition(text=self.text.apply(params["text"] if self.text.init else given["text"], tokens), text_mask=mask)
+            return None if fps is None else Condition(fps=fps)
+        if embedding is None:
+            embedding = self.text.apply(params["text"] if self.text.init else given["text"], tokens)
+        return Condition(text=embedding, text_mask=mask, fps=fps)
 
 
 def example_keys(key: Key[Array, ""], rows: Int[Array, "b"]) -> Key[Array, "b"]:

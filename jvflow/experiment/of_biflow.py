@@ -10,8 +10,9 @@ from jvflow.experiment.base import Latents, choose, network_of, solver_of
 from jvflow.path import squared_error
 
 
-def assemble(config, codec) -> dict:
-    """The entries of an `Experiment` that are this paper's."""
+def assemble(config, codec, encoder) -> dict:
+    """The entries of an `Experiment` that are this paper's, which has no captions."""
+    del encoder
     objective = biflow.OBJECTIVES[config.objective]
     couple = choose(coupling.COUPLINGS, "coupling", config.coupling)
     past = config.context.frames

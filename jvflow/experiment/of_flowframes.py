@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jvflow import coupling, flowframes, networks, text
+from jvflow import coupling, flowframes, networks
 from jvflow.data.pipeline import Window
 from jvflow.experiment.base import Latents, apart, choose, network_of, with_text, without_some
 from jvflow.path import squared_error
@@ -14,7 +14,7 @@ from jvflow.solver import Solver
 from jvflow.times import TimeDensity, grid
 
 
-def assemble(config, codec) -> dict:
+def assemble(config, codec, encoder) -> dict:
     """The entries of an `Experiment` that are this paper's."""
     design = flowframes.DESIGNS[config.objective]
     inversion = config.inversion if config.objective == "flowframes" and config.inversion.rho else None
@@ -23,33 +23,39 @@ def assemble(config, codec) -> dict:
     if inversion and inversion.std is None and not codec.posterior:
         raise ValueError("config.inversion adds sigma_0 xhat_1, and this codec has no sigma_0: give its size with config.inversion.std")
     coin = choose({"example": False, "batch": True}, "inversion.coin", config.inversion.coin)
-    encoder = text.build(**config.text)
     lengths = tuple(config.chunk.frames)
     if not lengths or min(lengths) < 1:
         raise ValueError(f"config.chunk.frames lists lengths of chunks, each 1 or more, got {lengths}")
-    latent = codec.latent_shape((max(lengths), *config.data.size))
-    network = network_of(config, [(length, *latent[1:]) for length in lengths], coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
+    encoded = {length: codec.latent_shape((length, *config.data.size)) for length in lengths}
+    network = network_of(config, [encoded[length] for length in lengths], coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
     times = TimeDensity(**config.times)
     loss = partial(design.loss, times=times)
     tokens = partial(networks.tokens, network)
+    def together(length: int, aligned=None) -> dict:
+        """Of a window, whether it starts at a chunk: where chunks are inverted, or encoded, each as one."""
+        each = encoded[length][0] if codec.frames > 1 else 0
+        return dict(chunk=length if aligned or each else 0, encoded=each)
+
     if config.objective == "text_to_video":
-        windows = tuple(Window(length) for length in lengths)
+        windows = tuple(Window(length, **together(length)) for length in lengths)
         loss = partial(text_to_video_loss, loss, tokens, config.caption_dropout)
     else:
-        windows = tuple(Window(2 * length, chunk=length if inversion else 0) for length in lengths)
+        windows = tuple(Window(2 * length, inverted=bool(inversion), **together(length, inversion)) for length in lengths)
         invert = inversion and dict(rho=inversion.rho, std=inversion.std, most=inversion.max_error, one_coin=coin)
         loss = partial(chunk_loss, loss, tokens, choose(coupling.COUPLINGS, "coupling", config.coupling), config.caption_dropout, invert)
     sample = config.sample
     solver = Solver(sample.method, steps=grid(sample.steps, sample.warp), per_sample=False)
     return dict(
         network=with_text(network, encoder),
-        shapes=tuple((length * (1 + design.beside), *latent[1:]) for length in lengths),
+        shapes=tuple((shape[0] * (1 + design.beside), *shape[1:]) for shape in encoded.values()),
         windows=windows,
         loss=loss,
         text=encoder,
         predict=partial(flowframes.predicted, design=design, solver=solver, guidance=sample.guidance),
         pretrained=config.pretrained,
         inversions=inversion,
+        chunks=1 if config.objective == "text_to_video" else 2,
+        rate=networks.takes_rate(network),
     )
 
 

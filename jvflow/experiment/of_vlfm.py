@@ -5,7 +5,7 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float, Key
 
-from jvflow import hippo, latent_path, text, vlfm
+from jvflow import hippo, latent_path, vlfm
 from jvflow.data.pipeline import Window
 from jvflow.experiment.base import Latents, choose, network_of, solver_of, with_text, without_some
 from jvflow.path import Path
@@ -14,7 +14,7 @@ OBJECTIVES = ("vlfm", "direct")
 """The paper's method, and its ablation without a flow."""
 
 
-def assemble(config, codec) -> dict:
+def assemble(config, codec, encoder) -> dict:
     """The entries of an `Experiment` that are this paper's."""
     window = Window(**config.clip)
     path = _latent_path(config.path, window, config.data.fps)
@@ -26,7 +26,6 @@ def assemble(config, codec) -> dict:
     means = flows and config.prediction == "mean"
     if config.sample.readout == "mean" and flows and not means:
         raise ValueError(f"config.sample.readout 'mean' reads what prediction 'mean' returns, and it is {config.prediction!r}: use 'noise'")
-    encoder = text.build(**config.text)
     latent = codec.latent_shape((1, *config.data.size))
     network = network_of(config, [latent], coordinates=1, velocities=2 if means else 1, text_width=encoder.width if encoder else 0)
     if flows and prediction:

@@ -10,28 +10,33 @@ from typing import Any
 import jax
 
 from jvflow.field import Field
-from jvflow.networks import dit, unet_field
+from jvflow.networks import dit, ltx, unet_field
 from jvflow.networks.base import Network, functional
-from jvflow.networks.dit import DiT, DiTConfig
-from jvflow.networks.unet_field import UNetField, UNetFieldConfig
+from jvflow.networks.dit import DiTConfig
+from jvflow.networks.ltx import LTXConfig
+from jvflow.networks.unet_field import UNetFieldConfig
 
-__all__ = ["Network", "as_field", "build", "check", "check_mesh", "functional", "tokens"]
+__all__ = ["Network", "as_field", "build", "check", "check_mesh", "functional", "takes_rate", "tokens"]
 
 
-NETWORKS = {"dit": (DiT, DiTConfig, dit.RULES), "unet": (UNetField, UNetFieldConfig, ())}
+NETWORKS = {"dit": dit, "unet": unet_field, "ltx": ltx}
 
 
 def build(name: str, **sizes) -> Network:
-    """A network by its name ("dit", "unet") and the fields of its config, without parameters."""
+    """A network by its name ("dit", "unet", "ltx") and the fields of its config, without parameters."""
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}: use one of {', '.join(NETWORKS)}")
-    module, config, rules = NETWORKS[name]
-    return functional(module, config(**{key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()}), rules)
+    return NETWORKS[name].build(**{key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()})
 
 
 def _of(network: Network):
     """The file of a network of `NETWORKS`."""
-    return {DiTConfig: dit, UNetFieldConfig: unet_field}[type(network.config)]
+    return {DiTConfig: dit, UNetFieldConfig: unet_field, LTXConfig: ltx}[type(network.config)]
+
+
+def takes_rate(network: Network) -> bool:
+    """Whether the network asks for `condition.fps`."""
+    return isinstance(network.config, LTXConfig)
 
 
 def check(network: Network, shape: tuple) -> None:

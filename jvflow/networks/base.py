@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Key
 
-from jvflow.mesh import Rules
+from jvflow.mesh import FSDP, SEQUENCE, TENSOR, Rules
 
 
 class Network(NamedTuple):
@@ -49,6 +49,24 @@ class Keys:
     def split(self, count: int) -> nnx.Rngs:
         """Of so many layers that are made at once."""
         return nnx.Rngs(params=jax.random.split(self.params(), count))
+
+
+def check_split(heads: int, tokens: int, video: tuple, mesh) -> None:
+    """Raises a ValueError when a mesh cannot split so many heads, or the tokens of a video (frames, height, width)."""
+    tensor, sequence = mesh.shape[TENSOR], mesh.shape[SEQUENCE]
+    works = lambda n, size: max(k for k in range(1, size + 1) if n % k == 0 and size % k == 0)
+    if heads % tensor:
+        size = works(heads, tensor)
+        raise ValueError(
+            f"config.run.mesh.tensor={tensor} does not divide the {heads} heads: use "
+            f"--config.run.mesh.tensor={size} --config.run.mesh.sequence={tensor // size * sequence}, which splits the tokens"
+        )
+    if tokens % sequence:
+        size = works(tokens, sequence)
+        raise ValueError(
+            f"config.run.mesh.sequence={sequence} does not divide the {tokens} tokens of a video {tuple(video)}: "
+            f"use --config.run.mesh.sequence={size} --config.run.mesh.fsdp={sequence // size * mesh.shape[FSDP]}"
+        )
 
 
 def functional(module: type[nnx.Module], config, rules: Rules = ()) -> Network:

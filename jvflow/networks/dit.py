@@ -8,6 +8,7 @@
 The blocks start as the identity and the output as exactly 0 (adaLN-zero).
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -17,6 +18,7 @@ from einops import rearrange
 from flax import nnx
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.networks.base import Network, check_split, functional
 from jvflow.networks.layers import FREQUENCIES, REMAT, Conditioning, attention, linear, normed, placed, position_table, through
 
 SIZES = {
@@ -99,6 +101,11 @@ def preset(name: str) -> dict:
     return dict(SIZES[size], patch=(1, int(patch), int(patch)))
 
 
+def build(**sizes) -> Network:
+    """The network of these fields of `DiTConfig`."""
+    return functional(DiT, DiTConfig(**sizes), RULES)
+
+
 def grid(config: DiTConfig, shape: tuple) -> tuple[int, int, int]:
     """How many patches a video of shape (f, h, w, ...) has along each axis."""
     video = tuple(shape[:3])
@@ -110,20 +117,7 @@ def grid(config: DiTConfig, shape: tuple) -> tuple[int, int, int]:
 
 def check_mesh(config: DiTConfig, shape: tuple, mesh) -> None:
     """Raises a ValueError when a mesh cannot split the heads, or the tokens of a video of shape (f, h, w, ...)."""
-    tensor, sequence, tokens = mesh.shape[TENSOR], mesh.shape[SEQUENCE], int(np.prod(grid(config, shape)))
-    works = lambda n, size: max(k for k in range(1, size + 1) if n % k == 0 and size % k == 0)
-    if config.heads % tensor:
-        size = works(config.heads, tensor)
-        raise ValueError(
-            f"config.run.mesh.tensor={tensor} does not divide the {config.heads} heads: use "
-            f"--config.run.mesh.tensor={size} --config.run.mesh.sequence={tensor // size * sequence}, which splits the tokens"
-        )
-    if tokens % sequence:
-        size = works(tokens, sequence)
-        raise ValueError(
-            f"config.run.mesh.sequence={sequence} does not divide the {tokens} tokens of a video {tuple(shape[:3])} in patches {config.patch}: "
-            f"use --config.run.mesh.sequence={size} --config.run.mesh.fsdp={sequence // size * mesh.shape[FSDP]}"
-        )
+    check_split(config.heads, math.prod(grid(config, shape)), shape[:3], mesh)
 
 
 def _modulate(x, shift, scale):

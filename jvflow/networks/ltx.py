@@ -12,7 +12,9 @@ Of m = width // 6 frequencies each axis has all; the first channels that are lef
 public convention it is at 8 f / fps seconds, by the other, which knows that the first one stands for one frame, at max(8 f - 7, 0) / fps.
 """
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,9 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jvflow.field import Condition
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.networks.base import Network, check_split, functional
 from jvflow.networks.layers import FREQUENCIES, REMAT, TimeMLP, attention, normed, sines, through
 
 RULES = (
@@ -179,6 +183,41 @@ class MLP(nnx.Module):
 
 def _line(inputs: int, outputs: int, rngs, dtype) -> nnx.Linear:
     return nnx.Linear(inputs, outputs, rngs=rngs, dtype=dtype)
+
+
+# --- as a field -----------------------------------------------------------------------------------
+
+
+def build(*, channels: int, text_width: int, coordinates: int = 1, velocities: int = 1, **sizes) -> Network:
+    """The network of these fields of `LTXConfig` as a field of latents of so many channels, told captions of this width."""
+    if (coordinates, velocities) != (1, 1):
+        raise ValueError(f"LTX-Video has one time and one velocity, this objective has {coordinates} and {velocities}: use the network dit")
+    if not text_width:
+        raise ValueError("LTX-Video attends to captions in every layer: give a text encoder as config.text, such as t5")
+    network = functional(LTX, LTXConfig(channels=channels, outputs=channels, captions=text_width, **sizes), RULES)
+    return network._replace(apply=partial(field, network))
+
+
+def grid(config: LTXConfig, shape: tuple) -> tuple[int, int, int]:
+    """The tokens of latents of shape (f, h, w, ...) along each axis: every place is one."""
+    del config
+    return tuple(shape[:3])
+
+
+def check_mesh(config: LTXConfig, shape: tuple, mesh) -> None:
+    """Raises a ValueError when a mesh cannot split the heads, or the tokens of latents of shape (f, h, w, ...)."""
+    check_split(config.heads, math.prod(shape[:3]), shape[:3], mesh)
+
+
+def field(network: Network, params, x: Float[Array, "b f h w c"], s: tuple, condition: Condition | None = None) -> tuple:
+    """data - noise of latents at s = (t,), t = 1 - sigma of (b,), (b, f) or (b, f h w). The condition has text, its mask, and the rate of each video."""
+    if condition is None or condition.text is None or condition.fps is None:
+        raise ValueError("LTX-Video is conditioned on captions and frame rates: give condition.text and condition.fps")
+    (f, h, w), t = x.shape[1:4], s[0]
+    t = jnp.repeat(t, h * w, axis=1) if t.ndim == 2 and t.shape[1] == f != f * h * w else t.reshape(len(x), -1)
+    at = places((f, h, w), condition.fps, network.config.causal)
+    said = network.apply(params, rearrange(x, "b f h w c -> b (f h w) c"), at, 1000 * (1 - t), condition.text, condition.text_mask)
+    return (-rearrange(said, "b (f h w) c -> b f h w c", f=f, h=h, w=w),)
 
 
 # --- places ---------------------------------------------------------------------------------------

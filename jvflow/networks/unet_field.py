@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jvflow.mesh import SEQUENCE, TENSOR
-from jvflow.networks.base import Network
+from jvflow.networks.base import Network, functional
 from jvflow.networks.unet import UNet, UNetConfig
 
 
@@ -102,6 +102,11 @@ def of(network: Network) -> Callable:
         return (said_of(partial(network.apply, params), x, s, condition),)
 
     return apply
+
+
+def build(**sizes) -> Network:
+    """The network of these fields of `UNetFieldConfig`."""
+    return functional(UNetField, UNetFieldConfig(**sizes))
 
 
 def grid(config: UNetFieldConfig, shape: tuple) -> tuple[int, int, int]:

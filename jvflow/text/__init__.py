@@ -9,8 +9,11 @@ from jvflow.text.base import TextEncoder
 __all__ = ["TextEncoder", "build"]
 
 
-def build(name: str, *, weights: tuple[str, ...] = (), **sizes) -> TextEncoder | None:
-    """A text encoder by its name: "bytes" with the sizes of `byte_encoder.BytesConfig`, "clip" or "t5" with two folders, or "none"."""
+def build(name: str, *, weights: tuple[str, ...] = (), abstract: bool = False, **sizes) -> TextEncoder | None:
+    """A text encoder by its name: "bytes" with the sizes of `byte_encoder.BytesConfig`, "clip" or "t5" with two folders, or "none".
+
+    With `abstract` and without weights "t5" has the shapes of the XXL encoder, and embeds nothing.
+    """
     if name == "none":
         return None
     if name == "bytes":
@@ -18,5 +21,5 @@ def build(name: str, *, weights: tuple[str, ...] = (), **sizes) -> TextEncoder |
     if name == "clip":
         return clip.encoder(*weights)
     if name == "t5":
-        return t5.encoder(*weights, **sizes)
+        return t5.abstract(**sizes) if abstract and not weights else t5.encoder(*weights, **sizes)
     raise ValueError(f"unknown text encoder {name!r}: use 'bytes', 'clip', 't5' or 'none'")

@@ -46,6 +46,13 @@ def encoder(*folders: str | Path, length: int = 128, dtype: str = "bfloat16", by
     return TextEncoder(tokenize, jax.jit(lambda params, tokens: apply(params, tokens, tokens != PADDING)), loaded.config.width, params=loaded.params)
 
 
+def abstract(*, length: int = 128, **options) -> TextEncoder:
+    """The shapes of the XXL encoder, without weights."""
+    del options
+    empty = lambda captions: (np.zeros((len(captions), length), np.int32), np.zeros((len(captions), length), bool))
+    return TextEncoder(empty, lambda params, tokens: jnp.zeros((*tokens.shape, T5Config().width)), T5Config().width)
+
+
 def _in(config: T5Config, dtype: str) -> T5Config:
     return T5Config(**dict(vars(config), dtype=dtype))
 

@@ -23,7 +23,7 @@ from jvflow.weights import clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd
 from jvflow.weights.base import Entry, Kind, Model, flat
 from jvflow.weights.files import Files
 
-__all__ = ["Entry", "Files", "Kind", "Model", "checked", "export", "import_checkpoint", "load", "opened", "tree"]
+__all__ = ["Entry", "Files", "Kind", "Model", "checked", "export", "import_checkpoint", "is_public", "load", "opened", "tree"]
 
 _FILES = (clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d)
 KINDS = {file.__name__.rpartition(".")[2]: file.KIND for file in _FILES}
@@ -85,6 +85,12 @@ def checked(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -
     model = known.model(config, known.generation(tensors), **options)
     check(kind, model, tensors.shapes if isinstance(tensors, Files) else {name: tuple(np.shape(tensor)) for name, tensor in tensors.items()})
     return model
+
+
+def is_public(folder) -> bool:
+    """Whether a folder holds a model as the public hubs lay it out."""
+    file = Path(folder) / CONFIG
+    return file.is_file() and bool({"_class_name", "architectures"} & json.loads(file.read_text()).keys())
 
 
 def opened(folder) -> tuple[str, dict, Files]:

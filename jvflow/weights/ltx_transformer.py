@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 
 from jvflow import networks
 from jvflow.networks import ltx
@@ -34,7 +33,7 @@ def model(config: Mapping, generation: str, *, scan: bool = False, **options) ->
     )
     network = networks.functional(LTX, sizes, ltx.RULES)
     shapes = shapes_of(network)
-    return Model(network, shapes, _layout(shapes, sizes), frozenset(), partial(_public, network), partial(_field, network))
+    return Model(network, shapes, _layout(shapes, sizes), frozenset(), partial(_public, network), partial(ltx.field, network))
 
 
 def _layout(shapes, sizes: LTXConfig):
@@ -61,17 +60,6 @@ def _public(
     places = jnp.moveaxis(jnp.asarray(video_coords, jnp.float32), 1, 2) / jnp.asarray(ltx.SPAN)[None, None]
     timestep = jnp.asarray(timestep, jnp.float32)
     return network.apply(params, tokens, places, timestep.reshape(len(tokens), -1), jnp.asarray(encoder_hidden_states), encoder_attention_mask)
-
-
-def _field(network, params, x, s, condition):
-    """(b, f, h, w, c) at t (b,), (b, f) or one for each token: data - noise. The condition has text, its mask, and the rate of each video."""
-    if condition is None or condition.text is None or condition.fps is None:
-        raise ValueError("LTX-Video is conditioned on captions and frame rates: give condition.text and condition.fps")
-    (f, h, w), t = x.shape[1:4], s[0]
-    t = jnp.repeat(t, h * w, axis=1) if t.ndim == 2 and t.shape[1] == f != f * h * w else t.reshape(len(x), -1)
-    places = ltx.places((f, h, w), condition.fps, network.config.causal)
-    said = network.apply(params, rearrange(x, "b f h w c -> b (f h w) c"), places, 1000 * (1 - t), condition.text, condition.text_mask)
-    return (-rearrange(said, "b (f h w) c -> b f h w c", f=f, h=h, w=w),)
 
 
 KIND = Kind(model, lambda names: "diffusers", ("diffusers",))
