@@ -20,6 +20,9 @@ from jvflow.files import write_text
 from jvflow.networks import as_field
 from jvflow.workdir import Workdir, override
 
+PUBLIC = {"ltx": "ltx_transformer"}
+"""Of networks, the kind of the public models that training can start from."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -85,12 +88,13 @@ def model(config) -> Run:
     folder = Path(config.pretrained)
     if not weights.is_public(folder):
         return load(folder)
+    kind, name = weights.opened(folder)[0], config.network.name
+    if PUBLIC.get(name) != kind:
+        raise ValueError(f"config.pretrained={folder} holds a {kind}, and the network is {name}: public models that can be trained on are those of {', '.join(PUBLIC)}")
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.update(objective="text_to_video", pretrained="")
     experiment = assemble(config)
-    if isinstance(experiment.network.config, DiTConfig):
-        raise ValueError(f"{folder} is a public model, and config.network is our own dit: take the network of that model, such as ltx")
     params = weights.load(folder, dtype=jnp.float32, scan=config.network.scan).params
     return Run(config, experiment, params, Workdir(folder), 0)
 

@@ -64,6 +64,21 @@ def test_only_weights_of_u_nets_travel():
     assert 0.8 < train["bytes_over_minimum"] < 1.45
 
 
+def test_only_weights_of_ltx_travel():
+    """Of a config whose codec and text encoder are not there; for each of two microbatches anew."""
+    config = load_config("flowframes/ltx_2b.py")
+    config.network.update(depth=2, heads=4, dtype="float32")
+    config.train.batch_size = 32
+    config.run.update(microbatches=2, remat="none")
+    config.run.mesh.update(data=1, fsdp=4)
+    found = dryrun.report(config, "h100:4", sampler=True, largest=False)
+    train = found["train"]
+    assert 0.8 < train["bytes_over_minimum"] < 1.45
+    split = found["parameters"] - found["copied_parameters"]
+    assert train["minimum_bytes"] == 2 * 3 * 4 * split * 3 / 4
+    assert found["sample"]["videos"] == 4 and found["sample"]["flops"] > 0
+
+
 def test_bytes_of_collectives_do_not_rise(gpus):
     """Against the least: parameters gathered twice, gradients scattered once; small arrays and sums over `data` come on top."""
     train = gpus[1]["train"]

@@ -66,7 +66,7 @@ def test_every_chunk_has_its_inversion_and_its_error(folder):
 def test_batches_hold_two_chunks_and_the_inversion_of_the_second(folder):
     source = records.open(folder / "set", "train")
     clips = [source[i] for i in range(len(source))]
-    windows = [pipeline.Window(2 * n, chunk=n) for n in (4, 8)]
+    windows = [pipeline.Window(2 * n, chunk=n, inverted=True) for n in (4, 8)]
     batches = pipeline.batches(folder / "set", windows=windows, batch_size=4, seed=0, latents=True)
     lengths, starts = set(), set()
     for batch, _ in zip(batches, range(12)):

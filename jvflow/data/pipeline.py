@@ -23,6 +23,9 @@ TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
 KEPT = 512 * 2**20
 """Bytes of decoded clips that are kept in memory, at most: a data set that fits is decoded once."""
 
+ENDLESS = 2**52
+"""Examples of a data set that is repeated for ever: grain counts batches in floats."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ class _Rows:
         self._examples, self._seed, self._batch_size, self._rows = examples, seed, batch_size, rows
 
     def __len__(self) -> int:
-        return len(self._examples[0]) // self._batch_size * len(self._rows)
+        return min(len(self._examples[0]), ENDLESS) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index: int):
         batch, row = divmod(index, len(self._rows))

@@ -231,7 +231,7 @@ def _write_splits(
         description="Video clips, written by jvflow.data.records",
         disable_shuffling=True,
     )
-    return {info.name: info.num_examples for info in infos}, columns.arrays["video"][0]
+    return {info.name: info.num_examples for info in infos}, columns.shape
 
 
 def _opened(clips: Iterable) -> tuple[Any, Callable[[int], Iterator]]:
@@ -248,6 +248,11 @@ class _Columns:
 
     features: tfds.features.FeaturesDict
     arrays: dict[str, tuple]
+
+    @property
+    def shape(self) -> tuple:
+        """Of the video, or of the first array where there is none."""
+        return self.arrays.get("video", next(iter(self.arrays.values())))[0]
 
     @classmethod
     def of(cls, clip: Clip | dict) -> "_Columns":

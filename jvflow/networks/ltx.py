@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from jvflow.field import Condition
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
 from jvflow.networks.base import Network, check_split, functional
-from jvflow.networks.layers import FREQUENCIES, REMAT, TimeMLP, attention, normed, sines, through
+from jvflow.networks.layers import FREQUENCIES, REMAT, TimeMLP, attention, normed, placed, sines, through
 
 RULES = (
     (r"(to_q|to_k|to_v|net/0/proj)/kernel$", (FSDP, TENSOR)),
@@ -98,11 +98,11 @@ class LTX(nnx.Module):
         self.proj_out = _line(d, config.outputs, rngs, dtype)
 
     def __call__(self, tokens, places, timestep, text, mask=None):
-        x = constrain(self.proj_in(tokens), ROWS, SEQUENCE, None)
+        x = by_row(self.proj_in(tokens))
         c, embedded = self.time_embed(timestep)
-        text = self.caption_projection(text)
+        text = constrain(self.caption_projection(text), ROWS, None, None)
         angles = rotation(places, self.config.width)
-        layer = lambda block, x: constrain(block(x, c, text, mask, angles), ROWS, SEQUENCE, None)
+        layer = lambda block, x: block(x, c, text, mask, angles)
         x = through(self.transformer_blocks, x, layer, scan=self.config.scan, remat=self.config.remat)
         shift, scale = jnp.moveaxis(self.scale_shift_table[...][None, None] + embedded[:, :, None], 2, 0)
         return self.proj_out(normed(x) * (1 + scale).astype(x.dtype) + shift.astype(x.dtype)).astype(jnp.float32)
@@ -117,8 +117,8 @@ class TimeEmbed(nnx.Module):
         self.linear = _line(width, 6 * width, rngs, dtype)
 
     def __call__(self, timestep):
-        embedded = self.emb.timestep_embedder(sines(timestep, FREQUENCIES))
-        return self.linear(nnx.silu(embedded)), embedded
+        embedded = constrain(self.emb.timestep_embedder(sines(timestep, FREQUENCIES)), ROWS, None, None)
+        return constrain(self.linear(nnx.silu(embedded)), ROWS, None, None), embedded
 
 
 class Captions(nnx.Module):
@@ -128,7 +128,7 @@ class Captions(nnx.Module):
         self.linear_1, self.linear_2 = _line(inputs, width, rngs, dtype), _line(width, width, rngs, dtype)
 
     def __call__(self, text):
-        return self.linear_2(nnx.gelu(self.linear_1(text), approximate=True))
+        return self.linear_2(nnx.gelu(constrain(self.linear_1(text), ROWS, None, None), approximate=True))
 
 
 class Block(nnx.Module):
@@ -144,10 +144,11 @@ class Block(nnx.Module):
     def __call__(self, x, c, text, mask, angles):
         values = self.scale_shift_table[...][None, None] + rearrange(c, "b n (k d) -> b n k d", k=6)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.moveaxis(values.astype(x.dtype), 2, 0)
-        y = normed(x, self.epsilon, centre=False) * (1 + scale_a) + shift_a
-        x = x + self.attn1(y, y, None, angles) * gate_a
-        x = x + self.attn2(x, text, mask)
-        return x + self.ff(normed(x, self.epsilon, centre=False) * (1 + scale_m) + shift_m) * gate_m
+        y = by_row(normed(x, self.epsilon, centre=False) * (1 + scale_a) + shift_a)
+        x = by_row(x + self.attn1(y, y, None, angles) * gate_a)
+        x = by_row(x + self.attn2(x, text, mask))
+        y = by_row(normed(x, self.epsilon, centre=False) * (1 + scale_m) + shift_m)
+        return by_row(x + self.ff(y) * gate_m)
 
 
 class Attention(nnx.Module):
@@ -161,7 +162,8 @@ class Attention(nnx.Module):
         self.heads, self.at_once = config.heads, config.attention
 
     def __call__(self, x, others, mask=None, angles=None):
-        q, k, v = self.norm_q(self.to_q(x)), self.norm_k(self.to_k(others)), self.to_v(others)
+        q, k, v = placed(self.to_q(x), self.to_k(others), self.to_v(others))
+        q, k = self.norm_q(q), self.norm_k(k)
         if angles is not None:
             q, k = rotated(q, angles), rotated(k, angles)
         q, k, v = (rearrange(a.astype(x.dtype), "b n (h d) -> b n h d", h=self.heads) for a in (q, k, v))
@@ -178,7 +180,13 @@ class MLP(nnx.Module):
         self.net = nnx.List([first, nnx.Module(), _line(4 * width, width, rngs, dtype)])
 
     def __call__(self, x):
-        return self.net[2](nnx.gelu(self.net[0].proj(x), approximate=True))
+        hidden = constrain(self.net[0].proj(x), ROWS, SEQUENCE, TENSOR)
+        return self.net[2](nnx.gelu(hidden, approximate=True))
+
+
+def by_row(x):
+    """Of tokens each device has rows and a part of the sequence: what travels between devices are weights."""
+    return constrain(x, ROWS, SEQUENCE, None)
 
 
 def _line(inputs: int, outputs: int, rngs, dtype) -> nnx.Linear:

@@ -3,6 +3,8 @@
 Strings end on the host: `tokenize` makes arrays of them while batches are read, `apply` embeds those inside a compiled step.
 """
 
+import inspect
+
 from jvflow.text import byte_encoder, clip, t5
 from jvflow.text.base import TextEncoder
 
@@ -16,10 +18,14 @@ def build(name: str, *, weights: tuple[str, ...] = (), abstract: bool = False, *
     """
     if name == "none":
         return None
+    makers = dict(bytes=byte_encoder.BytesConfig, clip=clip.encoder, t5=t5.encoder)
+    if name not in makers:
+        raise ValueError(f"unknown text encoder {name!r}: use 'bytes', 'clip', 't5' or 'none'")
+    unknown = sorted(sizes.keys() - inspect.signature(makers[name]).parameters.keys())
+    if unknown:
+        raise ValueError(f"the text encoder {name} has no {', '.join(unknown)}: take config.text.{unknown[0]} out")
     if name == "bytes":
         return byte_encoder.encoder(byte_encoder.BytesConfig(**sizes))
-    if name == "clip":
-        return clip.encoder(*weights)
-    if name == "t5":
-        return t5.abstract(**sizes) if abstract and not weights else t5.encoder(*weights, **sizes)
-    raise ValueError(f"unknown text encoder {name!r}: use 'bytes', 'clip', 't5' or 'none'")
+    if name == "t5" and abstract and not weights:
+        return t5.abstract(**sizes)
+    return makers[name](*weights, **sizes)

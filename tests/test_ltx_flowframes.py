@@ -1,0 +1,235 @@
+"""FlowFrames on a very small LTX-Video: all commands of its config, chunks that are encoded each by itself, the rate of a video, a public start."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import load_config
+from public_models import exported
+
+from jvflow import codecs, inversion, latents, networks, prediction, run, sample, text, train
+from jvflow.data import pipeline, records
+from jvflow.data.pipeline import Window
+from jvflow.experiment import assemble
+from jvflow.field import Condition
+
+
+def tiny(folder, objective="flowframes", **change):
+    config = load_config("flowframes/ltx_2b.py", "debug")
+    config.objective = objective
+    config.data.cache = str(folder / "data")
+    config.inversion.update(rho=0.7 if objective == "flowframes" else 0.0, steps=5, max_error=None)
+    config.train.steps = 4
+    config.run.update(progress=False, tensorboard=False, sample_every=0, log_every=2, checkpoint_every=4)
+    config.update(change)
+    return config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Encoded, pretrained, inverted, and fine-tuned."""
+    folder = tmp_path_factory.mktemp("ltx")
+    config = tiny(folder, "text_to_video")
+    latents.prepare(config, folder / "latents")
+    config.data.path = str(folder / "latents")
+    train.train(config, folder / "pretrained")
+    config = tiny(folder, pretrained=str(folder / "pretrained"))
+    config.data.path = str(folder / "latents")
+    inversion.prepare(config, folder / "inverted")
+    config.data.path = str(folder / "inverted")
+    train.train(config, folder / "tuned")
+    return folder
+
+
+def test_chunks_are_encoded_each_by_itself(folder):
+    """Of both lengths; what is left of a clip after its last whole chunk is not."""
+    codec = codecs.build("ltx_vae", tiny=True)
+    clip = records.open(folder / "latents", "train")[1]
+    assert clip["video"].shape == (34, 64, 64, 3) and "latent_mean" not in clip
+    for length, count, each in ((9, 3, 2), (17, 2, 3)):
+        mean, std = (clip[f"latent_{name}_{length}"] for name in ("mean", "std"))
+        assert mean.shape == std.shape == (count * each, 2, 2, 16)
+        for i in range(count):
+            found = codec.encode(codec.params, clip["video"][None, i * length : (i + 1) * length])
+            np.testing.assert_allclose(mean[i * each : (i + 1) * each], found.mean[0], atol=1e-4)
+            np.testing.assert_allclose(std[i * each : (i + 1) * each], found.std[0], atol=1e-4)
+
+
+def test_windows_are_of_chunks(folder):
+    """Two chunks one after the other, from any chunk on, with the inversion of the second."""
+    clips = records.open(folder / "inverted", "train")
+    windows = [Window(18, chunk=9, encoded=2, inverted=True)]
+    batch = next(pipeline.batches(folder / "inverted", windows=windows, batch_size=8, seed=0, threads=0, latents=True))
+    assert batch.video is None and batch.latent_mean.shape == (8, 4, 2, 2, 16) and batch.inverted.shape == (8, 2, 2, 2, 16)
+    starts = set()
+    for row in range(8):
+        number = round(float(batch.start[row]) * 24 / 9)
+        starts.add(number)
+        clip = next(clip for clip in clips if np.array_equal(clip["latent_mean_9"][2 * number : 2 * number + 4], batch.latent_mean[row]))
+        assert np.array_equal(clip["latent_std_9"][2 * number : 2 * number + 4], batch.latent_std[row])
+        assert np.array_equal(clip["inverted_9"][2 * number + 2 : 2 * number + 4], batch.inverted[row]) and batch.inverted[row].any()
+        assert clip["inverted_9_error"][number + 1] == batch.inverted_error[row]
+    assert starts == {0, 1}  # of three chunks
+
+
+def test_it_is_trained_on_latents_as_on_video(folder):
+    """The loss of a step is the same where the step encodes the chunks itself."""
+    config = tiny(folder, "conventional", pretrained="")
+    experiment = assemble(config)
+    given = experiment.given
+    video = records.open(folder / "latents", "train")[0]["video"][None, :18]
+    encoded = next(pipeline.batches(folder / "latents", windows=[Window(18, chunk=9, encoded=2)], batch_size=1, seed=0, threads=0, latents=True))
+    batch = pipeline.Batch(video=jnp.asarray(video), fps=jnp.ones(1), start=jnp.zeros(1))
+    made = experiment.latents(batch, given)
+    clip = records.open(folder / "latents", "train")[0]
+    np.testing.assert_allclose(made.mean[0], clip["latent_mean_9"][:4], atol=1e-4)
+    np.testing.assert_allclose(made.std[0], clip["latent_std_9"][:4], atol=1e-4)
+    assert experiment.latents(encoded, given).mean.shape == made.mean.shape
+    assert experiment.shapes == ((4, 2, 2, 16), (6, 2, 2, 16)) and experiment.chunks == 2
+
+
+def test_the_rate_of_a_video_reaches_the_network(folder):
+    """In training from the batch, in sampling from the config: another rate is another velocity, and there is none without."""
+    tuned = run.load(folder / "tuned")
+    condition = tuned.condition(["a comet"])
+    assert condition.fps.tolist() == [24.0]
+    x, s = jax.random.normal(jax.random.key(0), (1, 2, 2, 2, 16)), (jnp.full(1, 0.5),)
+    at = lambda fps: np.asarray(tuned.field(x, s, replace(condition, fps=jnp.full(1, fps)))[0])
+    np.testing.assert_array_equal(np.asarray(tuned.field(x, s, condition)[0]), at(24.0))
+    assert np.abs(at(24.0) - at(12.0)).max() > 1e-4
+    with pytest.raises(ValueError, match="give condition.text and condition.fps"):
+        tuned.field(x, s, replace(condition, fps=None))
+    experiment = tuned.experiment
+    tokens, mask = experiment.text.tokenize(["a comet"])
+    assert experiment.condition(tuned.params, tokens, mask, experiment.given, fps=jnp.full(1, 30.0)).fps.tolist() == [30.0]
+
+
+def test_the_rate_of_a_batch_is_trained_on(folder):
+    """The same step with another rate has another loss."""
+    config = tiny(folder, "text_to_video")
+    experiment = assemble(config)
+    batch = next(pipeline.batches(folder / "latents", windows=[Window(9, chunk=9, encoded=2)], batch_size=4, seed=0, threads=0, latents=True, tokenize=experiment.text.tokenize))
+    state = train.states.create(jax.random.key(0), network=experiment.network, optimizer=experiment.optimizer, ema=False)
+    step = jax.jit(lambda state, batch: train.train_step(state, batch, jax.random.key(1), experiment=experiment, ema=0.0)[1]["loss"])
+    assert batch.fps.tolist() == [24.0] * 4
+    losses = [float(step(state, replace(batch, fps=np.full(4, fps, np.float32)))) for fps in (24, 12)]
+    assert np.isfinite(losses).all() and losses[0] != losses[1], losses
+
+
+@pytest.mark.parametrize("name", ["pretrained", "tuned"])
+def test_samples_and_figures(folder, name):
+    """Frames of video come out, of whole chunks, as many as asked; the figures are finite, with guidance's evaluations not counted."""
+    found = sample.sample(folder / name, folder / name / "future", count=2, length=40, observed=9)
+    assert [s["frames"] for s in found["samples"]] == [40, 40]
+    figures = prediction.evaluate(run.load(folder / name))["frames_9"]
+    assert figures["nfe_5"]["nfe"] == 5 and figures["nfe_10"]["nfe"] == 10
+    assert all(np.isfinite(list(figures[key].values())).all() for key in ("nfe_5", "nfe_10"))
+
+
+def test_training_starts_from_a_public_transformer(folder, tmp_path):
+    """Its folder is `config.pretrained`, for inversion and for training; layers are stacked where they are scanned."""
+    config = tiny(folder, pretrained=str(tmp_path / "transformer"))
+    config.text = dict(name="t5", weights=(), length=16, dtype="float32", by_layer=False)
+    public = dict(
+        num_layers=2, num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, caption_channels=8, cross_attention_dim=24,
+        patch_size=1, patch_size_t=1,
+    )
+    exported("ltx_transformer", public, tmp_path / "transformer")
+    experiment = assemble(with_t5(config, tmp_path))
+    found = run.pretrained(config, experiment)
+    assert found.config.objective == "text_to_video" and found.step == 0
+    x, s = jax.random.normal(jax.random.key(0), (1, 2, 2, 2, 16)), (jnp.full(1, 0.5),)
+    condition = Condition(text=jax.random.normal(jax.random.key(1), (1, 16, 8)), fps=jnp.full(1, 24.0))
+    theirs = networks.as_field(run.weights.load(tmp_path / "transformer"))(x, s, condition)[0]
+    np.testing.assert_allclose(found.field(x, s, condition)[0], theirs, atol=1e-5)
+    inversion.prepare(config, tmp_path / "inverted")
+    assert records.manifest(tmp_path / "inverted")["settings"]["inversion"]["model"] == run.checksum(found)
+    config.network.depth = 3
+    with pytest.raises(ValueError, match="parameters differ: .* is .* there and .* here"):
+        run.pretrained(config, assemble(config))
+
+
+def with_t5(config, folder):
+    """The config with a very small T5."""
+    from public_models import FIXTURES
+
+    t5 = dict(
+        architectures=["T5EncoderModel"], d_ff=16, d_kv=4, d_model=8, feed_forward_proj="gated-gelu", num_heads=2, num_layers=1,
+        relative_attention_max_distance=16, relative_attention_num_buckets=8, vocab_size=200,
+    )
+    exported("t5_encoder", t5, folder / "text_encoder")
+    config.text.weights = (str(folder / "text_encoder"), str(FIXTURES / "t5_tokenizer"))
+    return config
+
+
+# --- what a user can get wrong --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(chunk=dict(frames=(8,))), r"the codec needs 8 k \+ 1 frames, got 8: use 1 or 9"),
+        (dict(text=dict(name="none")), "attends to captions in every layer: give a text encoder"),
+        (dict(codec=dict(name="ltx_vae", weights=())), "takes one folder as config.codec.weights"),
+        (dict(run=dict(remat="some")), "unknown remat 'some'"),
+    ],
+)
+def test_configs_that_do_not_fit(tmp_path, change, message):
+    config = tiny(tmp_path)
+    for key, value in change.items():
+        if key == "run":
+            config.run.update(value)
+        else:
+            config[key] = value
+    with pytest.raises(ValueError, match=message):
+        assemble(config)
+
+
+def test_other_papers_take_single_frames():
+    config = load_config("biflow/procedural.py", "debug")
+    config.codec = dict(name="ltx_vae", weights=(), tiny=True)
+    with pytest.raises(ValueError, match="takes 8 frames as one, biflow is about single frames: use a codec of images"):
+        assemble(config)
+
+
+def test_latents_of_other_lengths(folder):
+    config = tiny(folder, "conventional")
+    config.data.path = str(folder / "latents")
+    config.chunk.frames = (9, 25)
+    with pytest.raises(ValueError, match=r"are of chunks of \[9, 17\] frames, config.chunk.frames=\[9, 25\] needs \[25\] too"):
+        config.data.frames = 50
+        latents.check(folder / "latents", latents.fingerprint(**config.codec), latents.lengths_of(codecs.build(**config.codec), config))
+    config.data.frames = 20
+    with pytest.raises(ValueError, match="chunks of 25 frames are longer than the clips, config.data.frames=20"):
+        latents.prepare(config, folder / "others")
+    with pytest.raises(ValueError, match="needs 8 k [+] 1 frames, got 10: use 9 or 17"):
+        sample.sample(folder / "tuned", folder / "none", count=1, length=40, observed=10)
+    assert not (folder / "none").exists() and not (folder / "others").exists()
+
+
+def test_a_mesh_that_does_not_split_it():
+    network = networks.build("ltx", channels=16, text_width=8, depth=1, heads=2, head=12)
+    mesh = lambda **sizes: type("Mesh", (), dict(shape=dict(data=1, fsdp=1, sequence=1, tensor=1) | sizes))
+    networks.check_mesh(network, (2, 2, 2, 16), mesh(tensor=2, sequence=8))
+    with pytest.raises(ValueError, match="tensor=4 does not divide the 2 heads: use --config.run.mesh.tensor=2 --config.run.mesh.sequence=2"):
+        networks.check_mesh(network, (2, 2, 2, 16), mesh(tensor=4))
+    with pytest.raises(ValueError, match="sequence=3 does not divide the 8 tokens"):
+        networks.check_mesh(network, (2, 2, 2, 16), mesh(sequence=3))
+    with pytest.raises(ValueError, match="one time and one velocity, this objective has 2 and 2"):
+        networks.build("ltx", channels=16, text_width=8, coordinates=2, velocities=2)
+
+
+def test_a_table_of_the_paper():
+    """Table 3 of the paper, and shapes without weights."""
+    config = load_config("flowframes/ltx_2b.py")
+    experiment = assemble(config, abstract=True)
+    assert tuple(config.data.size) == (256, 384) and tuple(config.chunk.frames) == (17, 41) and config.sample.guidance == 3.5
+    assert experiment.shapes == ((3, 8, 12, 128), (6, 8, 12, 128)) and experiment.text.width == 4096
+    assert sum(a.size for a in jax.tree.leaves(jax.eval_shape(experiment.network.init, jax.random.key(0)))) == 1_923_385_472
+    assert text.build("t5", abstract=True, length=128).tokenize([""])[0].shape == (1, 128)
+    with pytest.raises(ValueError, match="takes one folder"):
+        assemble(config)
+    json.dumps(config.to_dict())
