@@ -20,7 +20,7 @@ from jvflow.files import write_text
 from jvflow.networks import as_field
 from jvflow.workdir import Workdir, override
 
-PUBLIC = {"ltx": "ltx_transformer"}
+PUBLIC = {"ltx": "ltx_transformer", "wan": "wan_transformer"}
 """Of networks, the kind of the public models that training can start from."""
 
 

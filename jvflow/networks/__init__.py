@@ -10,20 +10,21 @@ from typing import Any
 import jax
 
 from jvflow.field import Field
-from jvflow.networks import dit, ltx, unet_field
+from jvflow.networks import dit, ltx, unet_field, wan
 from jvflow.networks.base import Network, functional
 from jvflow.networks.dit import DiTConfig
 from jvflow.networks.ltx import LTXConfig
 from jvflow.networks.unet_field import UNetFieldConfig
+from jvflow.networks.wan import WanConfig
 
 __all__ = ["Network", "as_field", "build", "check", "check_mesh", "functional", "takes_rate", "tokens"]
 
 
-NETWORKS = {"dit": dit, "unet": unet_field, "ltx": ltx}
+NETWORKS = {"dit": dit, "unet": unet_field, "ltx": ltx, "wan": wan}
 
 
 def build(name: str, **sizes) -> Network:
-    """A network by its name ("dit", "unet", "ltx") and the fields of its config, without parameters."""
+    """A network by its name ("dit", "unet", "ltx", "wan") and the fields of its config, without parameters."""
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}: use one of {', '.join(NETWORKS)}")
     return NETWORKS[name].build(**{key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()})
@@ -31,7 +32,7 @@ def build(name: str, **sizes) -> Network:
 
 def _of(network: Network):
     """The file of a network of `NETWORKS`."""
-    return {DiTConfig: dit, UNetFieldConfig: unet_field, LTXConfig: ltx}[type(network.config)]
+    return {DiTConfig: dit, UNetFieldConfig: unet_field, LTXConfig: ltx, WanConfig: wan}[type(network.config)]
 
 
 def takes_rate(network: Network) -> bool:

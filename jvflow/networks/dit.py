@@ -19,7 +19,7 @@ from flax import nnx
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
 from jvflow.networks.base import Network, check_split, functional
-from jvflow.networks.layers import FREQUENCIES, REMAT, Conditioning, attention, linear, normed, placed, position_table, through
+from jvflow.networks.layers import FREQUENCIES, REMAT, Conditioning, attention, gated, linear, modulated, normed, placed, position_table, through
 
 SIZES = {
     "S": dict(width=384, depth=12, heads=6),
@@ -120,19 +120,6 @@ def check_mesh(config: DiTConfig, shape: tuple, mesh) -> None:
     check_split(config.heads, math.prod(grid(config, shape)), shape[:3], mesh)
 
 
-def _modulate(x, shift, scale):
-    """Tokens (b, n, d) under shift and scale (b, m, d), one for each of m groups of n / m tokens that follow one another."""
-    return (_groups(x, scale) * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape)
-
-
-def _gated(x, gate):
-    return (_groups(x, gate) * gate[:, :, None]).reshape(x.shape)
-
-
-def _groups(x, of):
-    return x.reshape(len(x), of.shape[1], -1, x.shape[-1])
-
-
 class Block(nnx.Module):
     """Self-attention, cross-attention to text where there is any, and an MLP, each gated by c."""
 
@@ -168,9 +155,9 @@ class Block(nnx.Module):
         c = self.conditioning(*c) if self.each_embeds else c
         modulation = constrain(self.modulation(nnx.silu(c)), ROWS, None, None)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
-        q, k, v = self._split_heads(self.qkv(_modulate(normed(x), shift_a, scale_a)), 3)
+        q, k, v = self._split_heads(self.qkv(modulated(normed(x), shift_a, scale_a)), 3)
         attended = attention(q, k, v, self.at_once)
-        x = x + _gated(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
+        x = x + gated(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
         if self.text_width and text is not None:
             (q,) = self._split_heads(self.text_q(normed(x)), 1)
             k, v = self._split_heads(self.text_kv(text), 2)
@@ -180,10 +167,10 @@ class Block(nnx.Module):
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
             attended = jax.nn.dot_product_attention(*placed(q, k, v), mask=mask)
             x = x + any_text * self.text_proj(rearrange(attended, "b n h d -> b n (h d)"))
-        y = _modulate(normed(x, self.epsilon), shift_m, scale_m)
+        y = modulated(normed(x, self.epsilon), shift_m, scale_m)
         if self.local:
             y = y + _depthwise(y, self.neighbours[...].astype(y.dtype), grid)
-        return x + _gated(self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True)), gate_m)
+        return x + gated(self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True)), gate_m)
 
 
 def _depthwise(x, kernel, grid):
@@ -240,7 +227,7 @@ class DiT(nnx.Module):
         tokens = self._layers(tokens, given if config.each_embeds else c, text, mask, (f, h, w))
         c = self._first_block().conditioning(*given) if config.each_embeds else c
         shift, scale = jnp.split(self.modulation(nnx.silu(c)), 2, axis=-1)
-        tokens = _modulate(normed(tokens), shift, scale)
+        tokens = modulated(normed(tokens), shift, scale)
         y = self.patch_out(tokens).astype(jnp.float32)
         y = rearrange(
             y, "b (f h w) (pf ph pw c v) -> v b (f pf) (h ph) (w pw) c",

@@ -69,6 +69,20 @@ def normed(x, epsilon: float = 1e-6, *, centre: bool = True):
     return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + epsilon)).astype(x.dtype)
 
 
+def modulated(x, shift, scale):
+    """Tokens (b, n, d) under shift and scale (b, m, d), one for each of m groups of n / m tokens that follow one another."""
+    return (_groups(x, scale) * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape)
+
+
+def gated(x, gate):
+    """Tokens (b, n, d) times (b, m, d), as of `modulated`."""
+    return (_groups(x, gate) * gate[:, :, None]).reshape(x.shape)
+
+
+def _groups(x, of):
+    return x.reshape(len(x), of.shape[1], -1, x.shape[-1])
+
+
 def through(blocks, x, layer, *, scan: bool, remat: str):
     """`x` through layers that are alike, one after the other: `layer(block, x)`.
 

@@ -1,6 +1,6 @@
 """The transformer of LTX-Video (HaCohen et al., arXiv 2501.00103): every place of the latents is a token.
 
-    tokens = W x                                      c = MLP(sines(timestep)), one for each token or for all
+    tokens = W x                                      c = MLP(sines(timestep)), one for each token, for each frame or for all
     tokens = tokens + gate attention(...), + attention to text, + gate mlp(...)      depth times; scale, shift and gate from c and a table of each layer
     output = W' ((1 + scale) norm(tokens) + shift)    noise - data
 
@@ -24,15 +24,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jvflow.field import Condition
-from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.mesh import ROWS, constrain
 from jvflow.networks.base import Network, check_split, functional
-from jvflow.networks.layers import FREQUENCIES, REMAT, TimeMLP, attention, normed, placed, sines, through
+from jvflow.networks.layers import FREQUENCIES, REMAT, TimeMLP, gated, modulated, normed, sines, through
+from jvflow.networks.video import MLP, VIDEO_RULES, Attention, Captions, by_row, line
 
-RULES = (
-    (r"(to_q|to_k|to_v|net/0/proj)/kernel$", (FSDP, TENSOR)),
-    (r"(to_out/0|net/2)/kernel$", (TENSOR, FSDP)),
-    (r"(to_q|to_k|to_v|net/0/proj)/bias$", (TENSOR,)),
-)
+RULES = VIDEO_RULES
 """How its parameters are split, see `jvflow.mesh`."""
 SPAN = (20.0, 2048.0, 2048.0)
 """Seconds and pixels that p is a fraction of."""
@@ -81,13 +78,14 @@ class LTXConfig:
 class LTX(nnx.Module):
     """See the top of the file.
 
-    `(tokens (b, n, channels), places (b or 1, n, 3) as p, timestep (b, 1 or n) of 0 .. 1000, text (b, m, captions), mask (b, m)) -> (b, n, outputs)`.
+    `(tokens (b, n, channels), places (b or 1, n, 3) as p, timestep (b, m) of 0 .. 1000, text (b, k, captions), mask (b, k)) -> (b, n, outputs)`;
+    a timestep for all tokens, for each, or for each of m groups of n / m that follow one another, such as frames.
     """
 
     def __init__(self, config: LTXConfig, *, rngs: nnx.Rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
         self.config = config
-        self.proj_in = _line(config.channels, d, rngs, dtype)
+        self.proj_in = line(config.channels, d, rngs, dtype)
         self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (2, d)) / d**0.5)
         self.time_embed = TimeEmbed(d, rngs, dtype)
         self.caption_projection = Captions(config.captions, d, rngs, dtype)
@@ -95,17 +93,17 @@ class LTX(nnx.Module):
             self.transformer_blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.depth))
         else:
             self.transformer_blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
-        self.proj_out = _line(d, config.outputs, rngs, dtype)
+        self.proj_out = line(d, config.outputs, rngs, dtype)
 
     def __call__(self, tokens, places, timestep, text, mask=None):
         x = by_row(self.proj_in(tokens))
         c, embedded = self.time_embed(timestep)
-        text = constrain(self.caption_projection(text), ROWS, None, None)
+        text = self.caption_projection(text)
         angles = rotation(places, self.config.width)
         layer = lambda block, x: block(x, c, text, mask, angles)
         x = through(self.transformer_blocks, x, layer, scan=self.config.scan, remat=self.config.remat)
         shift, scale = jnp.moveaxis(self.scale_shift_table[...][None, None] + embedded[:, :, None], 2, 0)
-        return self.proj_out(normed(x) * (1 + scale).astype(x.dtype) + shift.astype(x.dtype)).astype(jnp.float32)
+        return self.proj_out(modulated(normed(x), shift.astype(x.dtype), scale.astype(x.dtype))).astype(jnp.float32)
 
 
 class TimeEmbed(nnx.Module):
@@ -114,21 +112,11 @@ class TimeEmbed(nnx.Module):
     def __init__(self, width: int, rngs, dtype):
         self.emb = nnx.Module()
         self.emb.timestep_embedder = TimeMLP(FREQUENCIES, width, rngs, dtype)
-        self.linear = _line(width, 6 * width, rngs, dtype)
+        self.linear = line(width, 6 * width, rngs, dtype)
 
     def __call__(self, timestep):
         embedded = constrain(self.emb.timestep_embedder(sines(timestep, FREQUENCIES)), ROWS, None, None)
         return constrain(self.linear(nnx.silu(embedded)), ROWS, None, None), embedded
-
-
-class Captions(nnx.Module):
-    """The text's tokens to the width of the transformer."""
-
-    def __init__(self, inputs: int, width: int, rngs, dtype):
-        self.linear_1, self.linear_2 = _line(inputs, width, rngs, dtype), _line(width, width, rngs, dtype)
-
-    def __call__(self, text):
-        return self.linear_2(nnx.gelu(constrain(self.linear_1(text), ROWS, None, None), approximate=True))
 
 
 class Block(nnx.Module):
@@ -136,61 +124,20 @@ class Block(nnx.Module):
 
     def __init__(self, config: LTXConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
-        self.attn1, self.attn2 = Attention(config, rngs), Attention(config, rngs)
-        self.ff = MLP(d, rngs, dtype)
+        attention = lambda: Attention(d, config.heads, rngs, dtype, epsilon=1e-5, at_once=config.attention)
+        self.attn1, self.attn2 = attention(), attention()
+        self.ff = MLP(d, 4 * d, rngs, dtype)
         self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (6, d)) / d**0.5)
         self.epsilon = config.epsilon
 
     def __call__(self, x, c, text, mask, angles):
         values = self.scale_shift_table[...][None, None] + rearrange(c, "b n (k d) -> b n k d", k=6)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.moveaxis(values.astype(x.dtype), 2, 0)
-        y = by_row(normed(x, self.epsilon, centre=False) * (1 + scale_a) + shift_a)
-        x = by_row(x + self.attn1(y, y, None, angles) * gate_a)
+        y = by_row(modulated(normed(x, self.epsilon, centre=False), shift_a, scale_a))
+        x = by_row(x + gated(self.attn1(y, y, angles=angles), gate_a))
         x = by_row(x + self.attn2(x, text, mask))
-        y = by_row(normed(x, self.epsilon, centre=False) * (1 + scale_m) + shift_m)
-        return by_row(x + self.ff(y) * gate_m)
-
-
-class Attention(nnx.Module):
-    """Of tokens to others; those that the mask (b, m) leaves out are seen by none."""
-
-    def __init__(self, config: LTXConfig, rngs):
-        d, dtype = config.width, jnp.dtype(config.dtype)
-        self.to_q, self.to_k, self.to_v = _line(d, d, rngs, dtype), _line(d, d, rngs, dtype), _line(d, d, rngs, dtype)
-        self.norm_q, self.norm_k = nnx.RMSNorm(d, epsilon=1e-5, rngs=rngs), nnx.RMSNorm(d, epsilon=1e-5, rngs=rngs)
-        self.to_out = nnx.List([_line(d, d, rngs, dtype)])
-        self.heads, self.at_once = config.heads, config.attention
-
-    def __call__(self, x, others, mask=None, angles=None):
-        q, k, v = placed(self.to_q(x), self.to_k(others), self.to_v(others))
-        q, k = self.norm_q(q), self.norm_k(k)
-        if angles is not None:
-            q, k = rotated(q, angles), rotated(k, angles)
-        q, k, v = (rearrange(a.astype(x.dtype), "b n (h d) -> b n h d", h=self.heads) for a in (q, k, v))
-        seen = None if mask is None else (jnp.asarray(mask, bool) | ~jnp.asarray(mask, bool).any(-1, keepdims=True))[:, None, None]
-        return self.to_out[0](rearrange(attention(q, k, v, self.at_once, seen), "b n h d -> b n (h d)"))
-
-
-class MLP(nnx.Module):
-    """Two layers under the names of the public checkpoints."""
-
-    def __init__(self, width: int, rngs, dtype):
-        first = nnx.Module()
-        first.proj = _line(width, 4 * width, rngs, dtype)
-        self.net = nnx.List([first, nnx.Module(), _line(4 * width, width, rngs, dtype)])
-
-    def __call__(self, x):
-        hidden = constrain(self.net[0].proj(x), ROWS, SEQUENCE, TENSOR)
-        return self.net[2](nnx.gelu(hidden, approximate=True))
-
-
-def by_row(x):
-    """Of tokens each device has rows and a part of the sequence: what travels between devices are weights."""
-    return constrain(x, ROWS, SEQUENCE, None)
-
-
-def _line(inputs: int, outputs: int, rngs, dtype) -> nnx.Linear:
-    return nnx.Linear(inputs, outputs, rngs=rngs, dtype=dtype)
+        y = by_row(modulated(normed(x, self.epsilon, centre=False), shift_m, scale_m))
+        return by_row(x + gated(self.ff(y), gate_m))
 
 
 # --- as a field -----------------------------------------------------------------------------------
@@ -222,7 +169,7 @@ def field(network: Network, params, x: Float[Array, "b f h w c"], s: tuple, cond
     if condition is None or condition.text is None or condition.fps is None:
         raise ValueError("LTX-Video is conditioned on captions and frame rates: give condition.text and condition.fps")
     (f, h, w), t = x.shape[1:4], s[0]
-    t = jnp.repeat(t, h * w, axis=1) if t.ndim == 2 and t.shape[1] == f != f * h * w else t.reshape(len(x), -1)
+    t = t.reshape(len(x), -1)
     at = places((f, h, w), condition.fps, network.config.causal)
     said = network.apply(params, rearrange(x, "b f h w c -> b (f h w) c"), at, 1000 * (1 - t), condition.text, condition.text_mask)
     return (-rearrange(said, "b (f h w) c -> b f h w c", f=f, h=h, w=w),)
@@ -249,10 +196,3 @@ def rotation(places: Float[Array, "b n 3"], width: int) -> tuple[Array, Array]:
     angles = rearrange(angles, "b n m i -> b n (m i)")
     angles = jnp.pad(angles, ((0, 0), (0, 0), (width // 2 - angles.shape[-1], 0)))
     return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotated(x: Float[Array, "b n d"], angles: tuple[Array, Array]) -> Float[Array, "b n d"]:
-    """Neighbouring channels as a point in the plane, turned by its angle."""
-    cosine, sine = angles
-    a, b = jnp.moveaxis(rearrange(x.astype(jnp.float32), "b n (m two) -> b n m two", two=2), -1, 0)
-    return rearrange(jnp.stack([a * cosine - b * sine, a * sine + b * cosine], axis=-1), "b n m two -> b n (m two)")

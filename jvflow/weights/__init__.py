@@ -19,13 +19,13 @@ from safetensors.numpy import save_file
 from jvflow import mesh as meshes
 from jvflow.files import write_text
 from jvflow.networks import Network
-from jvflow.weights import clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d
+from jvflow.weights import clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer
 from jvflow.weights.base import Entry, Kind, Model, flat
 from jvflow.weights.files import Files
 
 __all__ = ["Entry", "Files", "Kind", "Model", "checked", "export", "import_checkpoint", "is_public", "load", "opened", "tree"]
 
-_FILES = (clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d)
+_FILES = (clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer)
 KINDS = {file.__name__.rpartition(".")[2]: file.KIND for file in _FILES}
 CLASSES = {
     "DiTTransformer2DModel": "dit",
@@ -34,6 +34,7 @@ CLASSES = {
     "UNet2DModel": "unet2d",
     "LTXVideoTransformer3DModel": "ltx_transformer",
     "AutoencoderKLLTXVideo": "ltx_vae",
+    "WanTransformer3DModel": "wan_transformer",
     "UNet2DConditionModel": "sd_unet",
     "CLIPTextModel": "clip_text",
     "T5EncoderModel": "t5_encoder",
@@ -133,7 +134,7 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
     tensors = {}
     for entry in model.layout:
         written = entry.write(np.asarray(have[entry.ours]))
-        tensors |= {name: np.ascontiguousarray(tensor) for name, tensor in zip(entry.theirs, written, strict=True)}
+        tensors |= {name: np.asarray(tensor, order="C") for name, tensor in zip(entry.theirs, written, strict=True)}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / known.file, metadata=dict(format="pt"))

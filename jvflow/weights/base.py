@@ -137,6 +137,15 @@ def stacked(entries: Sequence[Sequence[Entry]], ours: Callable[[str], str]) -> l
     return [one(same_array) for same_array in zip(*entries, strict=True)]
 
 
+def layered(shapes: Mapping[str, Any], prefix: str, depth: int) -> list[Entry]:
+    """The entries of `mirrored` for a network whose layers below `prefix` are stacked, so many of them; 0 where they are not."""
+    if not depth:
+        return mirrored(shapes)
+    one = {name.removeprefix(prefix): jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for name, a in shapes.items() if name.startswith(prefix)}
+    layers = [mirrored({f"{prefix}{i}/{name}": a for name, a in one.items()}) for i in range(depth)]
+    return mirrored({name: a for name, a in shapes.items() if not name.startswith(prefix)}) + stacked(layers, lambda name: name.replace(f"{prefix}0/", prefix))
+
+
 def shapes_of(network: Network) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of all arrays of a network, by path."""
     return flat(jax.eval_shape(network.init, jax.random.key(0)))

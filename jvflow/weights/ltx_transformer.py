@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 
 from jvflow import networks
 from jvflow.networks import ltx
 from jvflow.networks.ltx import LTX, LTXConfig
-from jvflow.weights.base import Kind, Model, mirrored, shapes_of, stacked, unlike
+from jvflow.weights.base import Kind, Model, layered, shapes_of, unlike
 
 EXPECTED = dict(
     patch_size=1, patch_size_t=1, activation_fn="gelu-approximate", qk_norm="rms_norm_across_heads", norm_elementwise_affine=False, attention_bias=True,
@@ -33,15 +32,7 @@ def model(config: Mapping, generation: str, *, scan: bool = False, **options) ->
     )
     network = networks.functional(LTX, sizes, ltx.RULES)
     shapes = shapes_of(network)
-    return Model(network, shapes, _layout(shapes, sizes), frozenset(), partial(_public, network), partial(ltx.field, network))
-
-
-def _layout(shapes, sizes: LTXConfig):
-    if not sizes.scan:
-        return mirrored(shapes)
-    one = {name.removeprefix(BLOCKS): jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for name, a in shapes.items() if name.startswith(BLOCKS)}
-    blocks = [mirrored({f"{BLOCKS}{i}/{name}": a for name, a in one.items()}) for i in range(sizes.depth)]
-    return mirrored({name: a for name, a in shapes.items() if not name.startswith(BLOCKS)}) + stacked(blocks, lambda name: name.replace(f"{BLOCKS}0/", BLOCKS))
+    return Model(network, shapes, layered(shapes, BLOCKS, sizes.depth if scan else 0), frozenset(), partial(_public, network), partial(ltx.field, network))
 
 
 def _public(

@@ -1,0 +1,136 @@
+"""The whole way of configs/flowframes/ltx_2b.py with models that a CPU trains: from videos to what follows them, through files in the public layout.
+
+    python -m benchmarks.ltx_tiny [--out=out/ltx_tiny]
+
+1. An autoencoder of LTX-Video's form (8 x 8 pixels and 2 frames to a place of 32 channels) learns procedural video of 32 x 32, and is exported.
+2. The config, its codec that folder, its sizes small: latents, a text-to-video transformer of LTX's form, inversion, FlowFrames and the conventional
+   design from it, each evaluated on held-out clips in 5 and 10 evaluations.
+
+Writes `benchmarks/results/ltx_tiny.json`, and OUT/sheet.png: two held-out clips of two chunks, each above its first chunk with what follows by either design.
+Half an hour on one core.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+import launch
+from benchmarks.record import write
+
+OUT = flags.DEFINE_string("out", "out/ltx_tiny", "Where models, data and the sheet go.")
+VAE = dict(
+    _class_name="AutoencoderKLLTXVideo", block_out_channels=[32, 64], layers_per_block=[1, 1], down_block_types=["LTXVideo095DownBlock3D"],
+    downsample_type=["spatiotemporal"], spatio_temporal_scaling=[True], decoder_block_out_channels=[32], decoder_layers_per_block=[1, 1],
+    decoder_spatio_temporal_scaling=[True], upsample_residual=[True], upsample_factor=[1], timestep_conditioning=True,
+    decoder_inject_noise=[False, False], latent_channels=32, patch_size=4, spatial_compression_ratio=8, temporal_compression_ratio=2,
+)
+STEPS, BATCH, PRIOR = 2500, 8, 1e-5
+
+
+def main():
+    import numpy as np
+
+    from jvflow import inversion, latents, prediction
+    from jvflow.data import pipeline, video
+    from jvflow.run import load
+    from jvflow.train import train
+
+    out = Path(OUT.value)
+    first = _config(out, "text_to_video")
+    data = pipeline.prepare(first.data, out)
+    autoencoder = out / "vae"
+    results = dict(autoencoder=_autoencoder(autoencoder, data))
+    print(results, flush=True)
+    latents.prepare(first, out / "latents")
+    first.data.path = str(out / "latents")
+    train(first, out / "pretrained")
+    for objective in ("flowframes", "conventional"):
+        config = _config(out, objective)
+        config.data.path = str(out / "latents")
+        if config.inversion.rho:
+            inversion.prepare(config, out / "inverted")
+            config.data.path = str(out / "inverted")
+        train(config, out / objective)
+        results[objective] = prediction.evaluate(load(out / objective))
+        print(objective, {name: value for name, value in results[objective]["frames_9"].items() if name.startswith("nfe")}, flush=True)
+        write("ltx_tiny", dict(results=results))
+    real, captions = pipeline.clips(data, "test", count=2, frames=18), pipeline.captions(data, "test", count=2)
+    made = [np.concatenate([real[:, :9], prediction.predict(load(out / name), real[:, :9], captions)[0]], axis=1) for name in ("flowframes", "conventional")]
+    rows = np.stack([real, *made], axis=1)
+    video.write_png(out / "sheet.png", video.sheet(rows.reshape(-1, *rows.shape[2:]), columns=9))
+
+
+def _config(out: Path, objective: str):
+    from configs.flowframes import ltx_2b
+
+    config = ltx_2b.get_config("debug")
+    config.objective = objective
+    config.codec = dict(name="ltx_vae", weights=(str(out / "vae"),), scale=1.0, piece=0, tile=0, time=0.0)
+    config.data.update(cache=str(out / "data"), frames=36, fps=8.0, size=(32, 32), clips=dict(train=256, test=64))
+    config.chunk.frames = (9,)
+    config.text = dict(name="bytes", length=256, group=4, width=96, depth=2, heads=4)
+    config.network.update(depth=4, heads=4, head=48)
+    config.times.logit_mean = 0.0  # the paper's mean is of thousands of tokens, this has 80
+    config.sample.guidance = 1.0
+    config.evaluate.update(clips=64, starts=2, batch=64, frames=(9,), window=8, dimensions=24, real_clips=256)
+    config.run.update(log_every=100, checkpoint_every=1000, sample_every=0)
+    config.optimizer.update(learning_rate=2e-3 if objective == "text_to_video" else 1e-3, schedule="cosine", warmup_steps=50, ema=0.99)
+    config.train.update(steps=4000 if objective == "text_to_video" else 1500, batch_size=16)
+    if objective != "text_to_video":
+        config.pretrained = str(out / "pretrained")
+    if objective == "conventional":
+        config.inversion.rho = 0.0
+    return config
+
+
+def _autoencoder(folder: Path, data) -> dict:
+    """Trains the autoencoder and exports it, with mean and size of its latents; its PSNR on held-out chunks, through the codec that reads the folder."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    from jvflow import codecs, metrics, weights
+    from jvflow.data import pipeline
+
+    train, test = pipeline.clips(data, "train"), pipeline.clips(data, "test")
+    if not folder.exists():
+        model = weights.KINDS["ltx_vae"].model(VAE, "diffusers")
+        apply = model.network.apply
+        params = jax.jit(model.network.init)(jax.random.key(0))
+        optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(4e-3, STEPS)))
+
+        def loss(params, video, key):
+            mean, log_variance = apply(params, video, method="encode")
+            noise = jax.random.normal(key, mean.shape)
+            decoded = apply(params, mean + jnp.exp(log_variance / 2) * noise, jnp.zeros(len(video)), method="decode")
+            prior = (mean**2 + jnp.exp(log_variance) - log_variance - 1).mean()
+            return jnp.abs(decoded - video).mean() + PRIOR * prior
+
+        @jax.jit
+        def step(params, state, video, key):
+            video = video.astype(jnp.float32) / 127.5 - 1
+            value, gradients = jax.value_and_grad(loss)(params, video, key)
+            updates, state = optimizer.update(gradients, state)
+            return optax.apply_updates(params, updates), state, value
+
+        state, rng = optimizer.init(params), np.random.default_rng(0)
+        for number in range(STEPS):
+            rows, starts = rng.integers(len(train), size=BATCH), rng.integers(train.shape[1] - 8, size=BATCH)
+            some = np.stack([train[row, start : start + 9] for row, start in zip(rows, starts)])
+            params, state, value = step(params, state, some, jax.random.key(number))
+            if number % 500 == 499:
+                print(f"autoencoder, step {number + 1}: {float(value):.4f}", flush=True)
+        mean = jax.jit(lambda video: apply(params, video.astype(jnp.float32) / 127.5 - 1, method="encode")[0])(train[:64, :9])
+        params |= dict(latents_mean=mean.mean((0, 1, 2, 3)), latents_std=mean.std((0, 1, 2, 3)))
+        weights.export("ltx_vae", VAE, params, folder)
+    codec = codecs.build("ltx_vae", weights=(folder,))
+    found = codec.encode(codec.params, test[:, :9])
+    back = np.asarray(codec.decode(codec.params, found.mean))
+    signal = lambda video: np.asarray(video, np.float32) / 127.5 - 1
+    sizes = dict(latents=float(jnp.std(found.mean)), posterior=float(found.std.mean()))
+    return dict(psnr=float(np.mean(metrics.psnr(signal(back), signal(test[:, :9])))), **sizes)
+
+
+if __name__ == "__main__":
+    launch.run(main)

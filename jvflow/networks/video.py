@@ -1,0 +1,79 @@
+"""Layers that the transformers of LTX-Video and Wan share, under the names that their public checkpoints have."""
+
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.networks.layers import attention, placed
+
+VIDEO_RULES = (
+    (r"(to_q|to_k|to_v|net/0/proj)/kernel$", (FSDP, TENSOR)),
+    (r"(to_out/0|net/2)/kernel$", (TENSOR, FSDP)),
+    (r"(to_q|to_k|to_v|net/0/proj)/bias$", (TENSOR,)),
+)
+"""How the parameters of these layers are split, see `jvflow.mesh`."""
+
+
+class Attention(nnx.Module):
+    """Of tokens to others; queries and keys are normed over all heads together, and turned by angles where there are some.
+
+    Those that the mask (b, m) leaves out are seen by none; a row with a mask of nothing sees all.
+    """
+
+    def __init__(self, width: int, heads: int, rngs, dtype, *, epsilon: float, at_once: int):
+        self.to_q, self.to_k, self.to_v = (line(width, width, rngs, dtype) for _ in range(3))
+        self.norm_q, self.norm_k = (nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs) for _ in range(2))
+        self.to_out = nnx.List([line(width, width, rngs, dtype)])
+        self.heads, self.at_once = heads, at_once
+
+    def __call__(self, x, others, mask=None, angles=None):
+        q, k, v = placed(self.to_q(x), self.to_k(others), self.to_v(others))
+        q, k = self.norm_q(q), self.norm_k(k)
+        if angles is not None:
+            q, k = rotated(q, angles), rotated(k, angles)
+        q, k, v = (rearrange(a.astype(x.dtype), "b n (h d) -> b n h d", h=self.heads) for a in (q, k, v))
+        seen = None if mask is None else (jnp.asarray(mask, bool) | ~jnp.asarray(mask, bool).any(-1, keepdims=True))[:, None, None]
+        return self.to_out[0](rearrange(attention(q, k, v, self.at_once, seen), "b n h d -> b n (h d)"))
+
+
+class MLP(nnx.Module):
+    """Two layers."""
+
+    def __init__(self, width: int, hidden: int, rngs, dtype):
+        first = nnx.Module()
+        first.proj = line(width, hidden, rngs, dtype)
+        self.net = nnx.List([first, nnx.Module(), line(hidden, width, rngs, dtype)])
+
+    def __call__(self, x):
+        hidden = constrain(self.net[0].proj(x), ROWS, SEQUENCE, TENSOR)
+        return self.net[2](nnx.gelu(hidden, approximate=True))
+
+
+class Captions(nnx.Module):
+    """The text's tokens to the width of the transformer."""
+
+    def __init__(self, inputs: int, width: int, rngs, dtype):
+        self.linear_1, self.linear_2 = line(inputs, width, rngs, dtype), line(width, width, rngs, dtype)
+
+    def __call__(self, text):
+        rows = lambda x: constrain(x, ROWS, None, None)
+        return rows(self.linear_2(nnx.gelu(rows(self.linear_1(text)), approximate=True)))
+
+
+def rotated(x: Float[Array, "b n d"], angles: tuple[Array, Array]) -> Float[Array, "b n d"]:
+    """Neighbouring channels as a point in the plane, turned by the angle whose cosine and sine (b, n, d / 2) are given."""
+    cosine, sine = angles
+    a, b = jnp.moveaxis(rearrange(x.astype(jnp.float32), "b n (m two) -> b n m two", two=2), -1, 0)
+    return rearrange(jnp.stack([a * cosine - b * sine, a * sine + b * cosine], axis=-1), "b n m two -> b n (m two)")
+
+
+def by_row(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    """Of tokens each device has rows and a part of the sequence: what travels between devices are weights."""
+    return constrain(x, ROWS, SEQUENCE, None)
+
+
+def line(inputs: int, outputs: int, rngs, dtype) -> nnx.Linear:
+    """A linear layer that is computed in `dtype`."""
+    return nnx.Linear(inputs, outputs, rngs=rngs, dtype=dtype)
