@@ -6,7 +6,7 @@ piece after the other, keeps of each what the next one needs, and gives results 
     at = step n + offset         the first of n frames of this piece, at the rate of this layer         (1)
 
 which is below 0 before the first result is out, and above the last frame when the last ones come. Frames before the first one are the first one,
-those after the last one the last one, for each layer anew, as for the whole video. What is kept does not grow with the video.
+or zeros, those after the last one the last one, for each layer anew, as for the whole video. What is kept does not grow with the video.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,19 @@ Frames = Float[Array, "b f h w c"]
 class Whole:
     """All frames of a video."""
 
-    def around(self, x: Frames, before: int, after: int, stride: int = 1) -> Frames:
-        """The frames with so many more before the first and after the last, of each of which every `stride`-th is looked around."""
+    def around(self, x: Frames, before: int, after: int = 0, stride: int = 1, *, zeros: bool = False) -> Frames:
+        """The frames with so many more before the first and after the last, which are as that one or zeros; every `stride`-th is looked around."""
         del stride
-        return jnp.concatenate([x[:, :1]] * before + [x] + [x[:, -1:]] * after, axis=1)
+        first, last = (jnp.zeros_like(x[:, :1]),) * 2 if zeros else (x[:, :1], x[:, -1:])
+        return jnp.concatenate([first] * before + [x] + [last] * after, axis=1)
+
+    def numbers(self, x: Frames) -> Int[Array, "1 f 1 1 1"]:
+        """Of the frames, from 0 on."""
+        return jnp.arange(x.shape[1]).reshape(1, -1, 1, 1, 1)
+
+    def ends(self, x: Frames, each: int) -> Frames:
+        """The last frame of each group of `each`; the first frame is a group of its own."""
+        return x[:, ::each]
 
     def late(self, x: Frames, frames: int) -> Frames:
         """What went beside layers that look `frames` ahead."""
@@ -61,17 +70,29 @@ class Stream:
         self.step, self.offset, self.count = step, offset, count
         self.states, self._before = [], None if states is None else iter(states)
 
-    def around(self, x: Frames, before: int, after: int, stride: int = 1) -> Frames:
+    def around(self, x: Frames, before: int, after: int = 0, stride: int = 1, *, zeros: bool = False) -> Frames:
         """The frames that this piece's results look at."""
         keep = before + after + 1 - stride
         window = self._with_kept(x, keep)
         at = self.step * x.shape[1] + self.offset - keep
-        there = jnp.clip(at + jnp.arange(window.shape[1]), 0, self.count - 1)
-        window = jnp.take(window, there - at, axis=1, mode="clip")
+        numbers = at + jnp.arange(window.shape[1])
+        there = jnp.clip(numbers, 0, self.count - 1)
+        if zeros:
+            window = jnp.where((numbers == there).reshape(1, -1, 1, 1, 1), window, 0)
+        else:
+            window = jnp.take(window, there - at, axis=1, mode="clip")
         self.offset -= after
         if stride > 1:
             self.grouped(stride)
         return window
+
+    def numbers(self, x: Frames) -> Int[Array, "1 f 1 1 1"]:
+        """Of the piece's frames (1)."""
+        return (self.step * x.shape[1] + self.offset + jnp.arange(x.shape[1])).reshape(1, -1, 1, 1, 1)
+
+    def ends(self, x: Frames, each: int) -> Frames:
+        """The last frame of each group of `each`, with which a piece ends."""
+        return x[:, each - 1 :: each]
 
     def late(self, x: Frames, frames: int) -> Frames:
         """What goes beside layers that look `frames` ahead."""

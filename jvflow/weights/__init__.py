@@ -19,13 +19,13 @@ from safetensors.numpy import save_file
 from jvflow import mesh as meshes
 from jvflow.files import write_text
 from jvflow.networks import Network
-from jvflow.weights import clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer
+from jvflow.weights import clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer, wan_vae
 from jvflow.weights.base import Entry, Kind, Model, flat
 from jvflow.weights.files import Files
 
 __all__ = ["Entry", "Files", "Kind", "Model", "checked", "export", "import_checkpoint", "is_public", "load", "opened", "tree"]
 
-_FILES = (clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer)
+_FILES = (clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer, wan_vae)
 KINDS = {file.__name__.rpartition(".")[2]: file.KIND for file in _FILES}
 CLASSES = {
     "DiTTransformer2DModel": "dit",
@@ -35,6 +35,7 @@ CLASSES = {
     "LTXVideoTransformer3DModel": "ltx_transformer",
     "AutoencoderKLLTXVideo": "ltx_vae",
     "WanTransformer3DModel": "wan_transformer",
+    "AutoencoderKLWan": "wan_vae",
     "UNet2DConditionModel": "sd_unet",
     "CLIPTextModel": "clip_text",
     "T5EncoderModel": "t5_encoder",

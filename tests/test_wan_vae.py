@@ -1,0 +1,56 @@
+"""The autoencoder of Wan 2.1 gives what diffusers gives, whole and in pieces."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from public_models import FIXTURES, assert_same, read
+
+from jvflow import networks, weights
+from jvflow.networks.streaming import streamed
+from jvflow.networks.wan_vae import WanVAE
+
+NAMES = ("wan_vae_one", "wan_vae_five", "wan_vae_nine", "wan_vae_seventeen")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_autoencoder_gives_what_diffusers_gives(name):
+    """Both ways, of 1, 5, 9 and 17 frames, which the package takes in pieces and this whole; levels with and without half of the frames."""
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    network = weights.import_checkpoint("wan_vae", config, tensors)
+    apply = jax.jit(network.apply, static_argnames="method")
+    mean, log_variance = apply(network.params, method="encode", x=io["sample"])
+    assert_same(np.asarray(mean), io["mean"])
+    assert_same(np.asarray(log_variance), io["logvar"])
+    assert_same(np.asarray(apply(network.params, method="decode", z=io["mean"])), io["decoded"])
+
+
+@pytest.mark.parametrize("name, piece", [("wan_vae_five", 1), ("wan_vae_seventeen", 1), ("wan_vae_seventeen", 3)])
+def test_pieces_give_what_the_whole_gives(name, piece):
+    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    loaded = weights.import_checkpoint("wan_vae", config, tensors)
+    network = networks.functional(WanVAE, loaded.config)
+    video, latents = (np.moveaxis(io[key], 1, -1) for key in ("sample", "mean"))
+    encode = lambda x, frames: network.apply(loaded.params, x, frames, method="encode")[0]
+    decode = lambda z, frames: network.apply(loaded.params, z, frames, method="decode")
+    assert_same(np.asarray(jax.jit(lambda x: streamed(encode, x, piece=4 * piece, offset=-3))(video)), latents)
+    assert_same(np.asarray(jax.jit(lambda z: streamed(decode, z, piece=piece))(latents)), np.moveaxis(io["decoded"], 1, -1))
+
+
+def test_full_size_autoencoder_has_the_public_tensors(shared):
+    manifest = json.loads((shared / "golden" / "manifests" / "wan21_vae.json").read_text())
+    model = weights.KINDS["wan_vae"].model(manifest["config"], "diffusers")
+    weights.check("wan_vae", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 126_892_531
+    assert len(model.layout) == len(manifest["tensors"]) == 194
+
+
+@pytest.mark.parametrize("change", [dict(is_residual=True), dict(patch_size=2), dict(attn_scales=[1.0])])
+def test_another_autoencoder(change):
+    config, tensors, io = read(FIXTURES / "wan_vae_one.safetensors")
+    with pytest.raises(ValueError, match=f"this config says {{'{next(iter(change))}'"):
+        weights.import_checkpoint("wan_vae", config | change, tensors)
+    network = weights.import_checkpoint("wan_vae", config, tensors)
+    with pytest.raises(ValueError, match="use 'encode' with x, or 'decode' with z"):
+        network.apply(network.params, method="decode", x=io["sample"])
