@@ -24,7 +24,7 @@ from benchmarks.record import RESULTS, write
 SLICES = {"v5p:4x4x4": dict(data=4, fsdp=16), "v6e:8x8": dict(data=4, fsdp=16), "v5e:16x16": dict(data=16, fsdp=16)}
 REMAT = ("none", "dots", "full")
 CHIP, SIDES = "v5p:2x2x1", (480, 832)
-FRAMES = dict(latents=(6, 8, 10, 12, 18, 24, 30, 36), end_to_end=(6, 18))  # of latents; the paper's are the first five
+FRAMES = dict(latents=(6, 8, 10, 12, 18, 24, 30, 36), end_to_end=(6, 18, 36))  # of latents; the paper's are the first five
 PARTS = flags.DEFINE_list("parts", ["train", "memory"], "What is compiled.")
 
 
@@ -70,8 +70,8 @@ def _prediction(part: str, name: str, frames: int) -> dict:
 
     from configs.flowframes import ltx_2b
     from jvflow import codecs, dryrun, flowframes, networks
-    from jvflow.codecs import ltx_vae
     from jvflow.field import Condition
+    from jvflow.networks.ltx_vae import LTXVAE, LTXVAEConfig
 
     codec = codecs.build("ltx_vae", abstract=True, piece=1)
     length = 8 * (frames - 1) + 1
@@ -93,7 +93,7 @@ def _prediction(part: str, name: str, frames: int) -> dict:
     if part == "latents":
         arguments, function = (params, jax.ShapeDtypeStruct((1, *shape), jnp.float32), text), predict
     else:
-        weights = jax.eval_shape(networks.functional(ltx_vae.LTXVAE, ltx_vae.LTXVAEConfig()).init, jax.random.key(0))
+        weights = jax.eval_shape(networks.functional(LTXVAE, LTXVAEConfig()).init, jax.random.key(0))
         arguments, function = (params, weights, jax.ShapeDtypeStruct((1, length, *SIDES, 3), jnp.uint8), text), whole
     memory = jax.jit(function).lower(*on(arguments)).compile().memory_analysis()
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes

@@ -10,7 +10,6 @@ from public_models import FIXTURES, SINGLE, assert_same, read
 from safetensors.numpy import save_file
 
 from jvflow import codecs, networks, weights
-from jvflow.codecs.ltx_vae import reductions
 from jvflow.networks.ltx_vae import LTXVAE, STRIDES, LTXVAEConfig
 from jvflow.networks.streaming import streamed
 
@@ -43,7 +42,7 @@ def test_pieces_give_what_the_whole_gives(name, piece, last):
     """Of both generations, both ways, of one latent frame, of fewer than a piece and of more than what a network looks ahead."""
     config, tensors, _ = read(FIXTURES / f"{name}.safetensors")
     loaded = weights.import_checkpoint("ltx_vae", config, tensors)
-    network, (space, each) = networks.functional(LTXVAE, loaded.config), reductions(loaded.config)
+    network, (space, each) = networks.functional(LTXVAE, loaded.config), dict(ltx_vae_090=(8, 4), ltx_vae_095=(8, 4))[name]
     time = jnp.array([0.1, 0.4]) if loaded.config.timed else None
     encode = lambda video, *frames: jnp.concatenate(network.apply(loaded.params, video, *frames, method="encode"), axis=-1)
     decode = lambda latents, *frames: network.apply(loaded.params, latents, time, *frames, method="decode")
@@ -112,7 +111,7 @@ def test_full_size_is_known_without_weights():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(), r"takes one folder as config.codec.weights, such as \('LTX-Video/vae',\), got \(\)"),
+        (dict(), r"the codec takes one folder as config.codec.weights, such as \('LTX-Video/vae',\), got \(\)"),
         (dict(tiny=True, tile=100), "config.codec.tile is 100, piece is 0: tiles are multiples of 128 pixels"),
         (dict(tiny=True, piece=-1), "piece is -1"),
         (dict(tiny=True, time=2.0), r"config.codec.time is 2.0: this decoder takes a time in \[0, 1\]"),

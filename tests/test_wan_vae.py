@@ -3,11 +3,13 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_models import FIXTURES, assert_same, read
+from public_models import FIXTURES, SINGLE, assert_same, read
+from safetensors.numpy import save_file
 
-from jvflow import networks, weights
+from jvflow import codecs, networks, weights
 from jvflow.networks.streaming import streamed
 from jvflow.networks.wan_vae import WanVAE
 
@@ -54,3 +56,38 @@ def test_another_autoencoder(change):
     network = weights.import_checkpoint("wan_vae", config, tensors)
     with pytest.raises(ValueError, match="use 'encode' with x, or 'decode' with z"):
         network.apply(network.params, method="decode", x=io["sample"])
+
+
+# --- as a codec -----------------------------------------------------------------------------------
+
+
+def test_latents_are_in_units_of_the_config(tmp_path):
+    """Mean and size of the channels stand in the config; in pieces of one latent frame as whole."""
+    config, tensors, io = read(FIXTURES / "wan_vae_five.safetensors")
+    rng = np.random.default_rng(0)
+    m, d = rng.normal(size=3), rng.uniform(0.5, 2, 3)
+    (tmp_path / "config.json").write_text(json.dumps(dict(config, _class_name="AutoencoderKLWan", latents_mean=m.tolist(), latents_std=d.tolist())))
+    save_file(tensors, tmp_path / SINGLE)
+    codec, whole = (codecs.build("wan_vae", weights=(tmp_path,), scale=2.0, **options) for options in ({}, dict(piece=0)))
+    video = rng.integers(0, 256, (2, 9, 8, 12, 3), np.uint8)
+    network = weights.load(tmp_path, dtype=jnp.float32)
+    mean, log_variance = (np.moveaxis(np.asarray(a), 1, -1) for a in network.apply(network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1)))
+    found = codec.encode(codec.params, video)
+    assert found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 3, 2, 3, 3) and codec.frames == 4
+    assert_same(np.asarray(found.mean), ((mean - m) / d / 2).astype(np.float32))
+    assert_same(np.asarray(found.std), (np.exp(log_variance / 2) / d / 2).astype(np.float32))
+    decoded = np.moveaxis(np.asarray(network.apply(network.params, method="decode", z=np.moveaxis(mean, -1, 1))), 1, -1)
+    for made in (codec, whole):
+        assert np.abs(np.asarray(made.decode(codec.params, found.mean)) - (decoded + 1) * 127.5).max() < 0.51
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_memory_of_pieces_does_not_grow_with_the_video(way):
+    def temporaries(frames: int) -> int:
+        codec = codecs.build("wan_vae", tiny=True)
+        shape = (1, frames, 32, 48, 3) if way == "encode" else (1, *codec.latent_shape((frames, 32, 48)))
+        given = jax.ShapeDtypeStruct(shape, jnp.uint8 if way == "encode" else jnp.float32)
+        return getattr(codec, way).lower(codec.params, given).compile().memory_analysis().temp_size_in_bytes
+
+    found = [temporaries(frames) for frames in (17, 41, 81, 161)]
+    assert max(found) < 1.05 * min(found), found

@@ -5,14 +5,14 @@ A codec is four pure functions. Its parameters, where it has any, are the first 
 
 import inspect
 
-from jvflow.codecs import ltx_vae, pixels, stable_diffusion, tiny
+from jvflow.codecs import pixels, stable_diffusion, tiny, video_vae
 from jvflow.codecs.base import Codec, Posterior, decode_chunks, encode_chunks
 
 __all__ = ["Codec", "Posterior", "build", "decode_chunks", "encode_chunks"]
 
 CODECS = {
     "pixels": pixels.codec, "tiny": tiny.codec, "stable_diffusion": stable_diffusion.codec, "stable_diffusion_ddim": stable_diffusion.inverting,
-    "ltx_vae": ltx_vae.codec,
+    "ltx_vae": video_vae.ltx, "wan_vae": video_vae.wan,
 }
 
 
