@@ -75,7 +75,7 @@ def _config(out: Path, objective: str):
     config.evaluate.update(clips=64, starts=2, batch=64, frames=(9,), window=8, dimensions=24, real_clips=256)
     config.run.update(log_every=100, checkpoint_every=1000, sample_every=0)
     config.optimizer.update(learning_rate=2e-3 if objective == "text_to_video" else 1e-3, schedule="cosine", warmup_steps=50, ema=0.99)
-    config.train.update(steps=4000 if objective == "text_to_video" else 1500, batch_size=16)
+    config.train.update(steps=2500 if objective == "text_to_video" else 800, batch_size=16)
     if objective != "text_to_video":
         config.pretrained = str(out / "pretrained")
     if objective == "conventional":

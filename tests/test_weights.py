@@ -161,7 +161,7 @@ def test_folders_that_hold_no_model(dit, tmp_path):
         weights.load(pickled)
     other = folder_of(tmp_path / "other", config, tensors)
     (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
-    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, LTXVideoTransformer3DModel, AutoencoderKLLTXVideo, UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel"):
+    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, LTXVideoTransformer3DModel, AutoencoderKLLTXVideo, WanTransformer3DModel, AutoencoderKLWan, UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel"):
         weights.load(other)
     missing = folder_of(tmp_path / "missing", config, tensors, files=2)
     next(missing.glob("*00001-of*")).unlink()

@@ -27,7 +27,7 @@ from jvflow.field import Condition
 from jvflow.mesh import ROWS, constrain
 from jvflow.networks.base import Network, check_split, functional
 from jvflow.networks.layers import FREQUENCIES, REMAT, TimeMLP, gated, modulated, normed, sines, through
-from jvflow.networks.video import MLP, VIDEO_RULES, Attention, Captions, by_row, line
+from jvflow.networks.video import MLP, VIDEO_RULES, Attention, Captions, by_row, check_told, line
 
 RULES = VIDEO_RULES
 """How its parameters are split, see `jvflow.mesh`."""
@@ -145,10 +145,7 @@ class Block(nnx.Module):
 
 def build(*, channels: int, text_width: int, coordinates: int = 1, velocities: int = 1, **sizes) -> Network:
     """The network of these fields of `LTXConfig` as a field of latents of so many channels, told captions of this width."""
-    if (coordinates, velocities) != (1, 1):
-        raise ValueError(f"LTX-Video has one time and one velocity, this objective has {coordinates} and {velocities}: use the network dit")
-    if not text_width:
-        raise ValueError("LTX-Video attends to captions in every layer: give a text encoder as config.text, such as t5")
+    check_told("LTX-Video", coordinates, velocities, text_width)
     network = functional(LTX, LTXConfig(channels=channels, outputs=channels, captions=text_width, **sizes), RULES)
     return network._replace(apply=partial(field, network))
 

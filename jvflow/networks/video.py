@@ -77,3 +77,11 @@ def by_row(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
 def line(inputs: int, outputs: int, rngs, dtype) -> nnx.Linear:
     """A linear layer that is computed in `dtype`."""
     return nnx.Linear(inputs, outputs, rngs=rngs, dtype=dtype)
+
+
+def check_told(name: str, coordinates: int, velocities: int, text_width: int) -> None:
+    """Raises a ValueError when an objective is not of one time and one velocity, or has no captions."""
+    if (coordinates, velocities) != (1, 1):
+        raise ValueError(f"{name} has one time and one velocity, this objective has {coordinates} and {velocities}: use the network dit")
+    if not text_width:
+        raise ValueError(f"{name} attends to captions in every layer: give a text encoder as config.text, such as t5")
