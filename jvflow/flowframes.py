@@ -36,10 +36,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jvflow import unipc
 from jvflow.field import Condition, Field, along, as_partial, column, guide
 from jvflow.path import LINEAR, Ends, matching_loss, squared_error
 from jvflow.solver import Solver
 from jvflow.times import TimeDensity, grid
+from jvflow.unipc import UniPC
 
 Chunk = Float[Array, "b f h w c"]
 
@@ -211,9 +213,12 @@ def predict(
     return predicted(field, observed, None, condition, design=FLOWFRAMES, chunks=chunks, guidance=guidance, solver=solver or euler(steps)).frames
 
 
-def euler(steps: int, warp: float = 1.0) -> Solver:
-    """Euler on the grid of `times.grid`."""
-    return Solver("euler", steps=grid(steps, warp), per_sample=False)
+def stepping(method: str, steps: int, warp: float = 1.0) -> Callable:
+    """A method of `jvflow.solver` on the grid of `times.grid`, or "unipc" on its own."""
+    return UniPC(unipc.grid(steps, warp)) if method == "unipc" else Solver(method, steps=grid(steps, warp), per_sample=False)
+
+
+euler = partial(stepping, "euler")
 
 
 @dataclass(frozen=True)

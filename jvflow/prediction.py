@@ -143,7 +143,7 @@ def _of_length(run, length, real, captions, features, training) -> dict:
     same = dict(seed=settings.seed, batch=settings.batch)
     figures = {}
     for steps in settings.steps:
-        made, nfe = predict(run, observed, captions, chunks=settings.chunks, solver=flowframes.euler(steps, run.config.sample.warp), **same)
+        made, nfe = predict(run, observed, captions, chunks=settings.chunks, solver=flowframes.stepping(run.config.sample.method, steps, run.config.sample.warp), **same)
         figures[f"nfe_{steps}"] = worth(made) | dict(nfe=float(np.mean(nfe)))
     figures["controls"] = dict(
         repeat_observed=worth(np.tile(observed, (1, settings.chunks, 1, 1, 1))), repeat_last=worth(np.repeat(observed[:, -1:], future.shape[1], axis=1)),

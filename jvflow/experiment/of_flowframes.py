@@ -10,8 +10,7 @@ from jvflow import coupling, flowframes, networks
 from jvflow.data.pipeline import Window
 from jvflow.experiment.base import Latents, apart, choose, network_of, with_text, without_some
 from jvflow.path import squared_error
-from jvflow.solver import Solver
-from jvflow.times import TimeDensity, grid
+from jvflow.times import TimeDensity
 
 
 def assemble(config, codec, encoder) -> dict:
@@ -44,7 +43,7 @@ def assemble(config, codec, encoder) -> dict:
         invert = inversion and dict(rho=inversion.rho, std=inversion.std, most=inversion.max_error, one_coin=coin)
         loss = partial(chunk_loss, loss, tokens, choose(coupling.COUPLINGS, "coupling", config.coupling), config.caption_dropout, invert)
     sample = config.sample
-    solver = Solver(sample.method, steps=grid(sample.steps, sample.warp), per_sample=False)
+    solver = flowframes.stepping(sample.method, sample.steps, sample.warp)
     return dict(
         network=with_text(network, encoder),
         shapes=tuple((shape[0] * (1 + design.beside), *shape[1:]) for shape in encoded.values()),
