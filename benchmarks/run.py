@@ -7,10 +7,11 @@
     python -m benchmarks.run context    BI-FLOW and CONDIFF with one and two known frames, where one does not show the motion
     python -m benchmarks.run curved     an experiment: a path through the true frames between two, against the straight one
     python -m benchmarks.run stable_diffusion    its decoder and its U-Net at full size, random weights: seconds and memory
+    python -m benchmarks.run video_vae  memory of LTX-Video's and Wan's autoencoders, whole and in pieces, over the length of a video
     python -m benchmarks.run public     exported models in the packages that published them (needs the extra `dev`)
 
 Each writes `benchmarks/results/NAME.json`: the figures, the date, the machine and the versions. All
-but the last two use the experiment of `make demo`, at its size. `benchmarks.biflow` is the comparison at length.
+but the last three use the experiment of `make demo`, at its size. `benchmarks.biflow` is the comparison at length.
 """
 
 import importlib
@@ -18,7 +19,7 @@ import sys
 
 from benchmarks.record import RESULTS, write
 
-NAMES = ("pytorch", "loop", "loader", "solver", "context", "curved", "stable_diffusion", "public")
+NAMES = ("pytorch", "loop", "loader", "solver", "context", "curved", "stable_diffusion", "video_vae", "public")
 
 
 def main():

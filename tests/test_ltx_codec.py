@@ -13,7 +13,7 @@ from jvflow import codecs, networks, weights
 from jvflow.networks.ltx_vae import LTXVAE, STRIDES, LTXVAEConfig
 from jvflow.networks.streaming import streamed
 
-FRAMES = (17, 41, 81, 161)
+FRAMES = (17, 161)  # benchmarks/video_vae.py has those between, at full size
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_memory_of_pieces_does_not_grow_with_the_video(way):
 
     pieces = [temporaries(1, frames) for frames in FRAMES]
     assert max(pieces) < 1.02 * min(pieces), dict(zip(FRAMES, pieces))
-    assert temporaries(0, 81) > 4 * temporaries(0, 17)
+    assert temporaries(0, 41) > 2 * temporaries(0, 17)
 
 
 def test_full_size_is_known_without_weights():

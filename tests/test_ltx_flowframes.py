@@ -23,6 +23,7 @@ def tiny(folder, objective="flowframes", **change):
     config.data.cache = str(folder / "data")
     config.inversion.update(rho=0.7 if objective == "flowframes" else 0.0, steps=5, max_error=None)
     config.train.steps = 4
+    config.evaluate.update(clips=2, starts=1, batch=2, steps=(5,))
     config.run.update(progress=False, tensorboard=False, sample_every=0, log_every=2, checkpoint_every=4)
     config.update(change)
     return config
@@ -119,14 +120,12 @@ def test_the_rate_of_a_batch_is_trained_on(folder):
     assert np.isfinite(losses).all() and losses[0] != losses[1], losses
 
 
-@pytest.mark.parametrize("name", ["pretrained", "tuned"])
-def test_samples_and_figures(folder, name):
+def test_samples_and_figures(folder):
     """Frames of video come out, of whole chunks, as many as asked; the figures are finite, with guidance's evaluations not counted."""
-    found = sample.sample(folder / name, folder / name / "future", count=2, length=40, observed=9)
-    assert [s["frames"] for s in found["samples"]] == [40, 40]
-    figures = prediction.evaluate(run.load(folder / name))["frames_9"]
-    assert figures["nfe_5"]["nfe"] == 5 and figures["nfe_10"]["nfe"] == 10
-    assert all(np.isfinite(list(figures[key].values())).all() for key in ("nfe_5", "nfe_10"))
+    found = sample.sample(folder / "tuned", folder / "future", count=2, length=20, observed=9)
+    assert [s["frames"] for s in found["samples"]] == [20, 20]
+    figures = prediction.evaluate(run.load(folder / "tuned"))["frames_9"]
+    assert figures["nfe_5"]["nfe"] == 5 and np.isfinite(list(figures["nfe_5"].values())).all()
 
 
 def test_training_starts_from_a_public_transformer(folder, tmp_path):

@@ -89,5 +89,5 @@ def test_memory_of_pieces_does_not_grow_with_the_video(way):
         given = jax.ShapeDtypeStruct(shape, jnp.uint8 if way == "encode" else jnp.float32)
         return getattr(codec, way).lower(codec.params, given).compile().memory_analysis().temp_size_in_bytes
 
-    found = [temporaries(frames) for frames in (17, 41, 81, 161)]
+    found = [temporaries(frames) for frames in (17, 161)]
     assert max(found) < 1.05 * min(found), found
