@@ -107,6 +107,7 @@ def _described(settings: dict) -> str:
 
 def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> dict:
     codec, frames = run.experiment.codec, len(clip["video"])
+    again = lambda name, count: np.repeat(clip[name][None], count, axis=0)
     for length in lengths:
         mean = clip[pipeline.latent_columns(length if codec.frames > 1 else 0)[0]]
         whole, each = frames // length, codec.latent_shape((length, *clip["video"].shape[1:3]))[0]
@@ -114,8 +115,9 @@ def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> 
         if whole > 1 and not empty:
             targets = slice(each, whole * each)
             chunks = rearrange(mean[targets], "(n f) ... -> n f ...", f=each)
+            embedded = tuple(again(name, len(chunks)) for name in ("text_embedding", "text_mask")) if "text_embedding" in clip else None
             with run.on_devices():
-                made = flowframes.invert(run.field, jnp.asarray(chunks), run.condition([clip["caption"]] * len(chunks)), **options)
+                made = flowframes.invert(run.field, jnp.asarray(chunks), run.condition([clip["caption"]] * len(chunks), embedded), **options)
             latents[targets], error[1:whole] = rearrange(np.asarray(made.latents), "n f ... -> (n f) ..."), np.asarray(made.error)
         name = pipeline.inverted_column(length)
         clip |= {name: latents, f"{name}_error": error}

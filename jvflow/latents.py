@@ -26,16 +26,18 @@ from jvflow.data import pipeline, records
 from jvflow.text import TextEncoder
 
 LOG = logging.getLogger(__name__)
+HOW = ("piece", "time", "by_layer")
+"""Options of codecs and text encoders that say how it is encoded, or how it is decoded, and change nothing in the latents but rounding."""
 
 
 def fingerprint(name: str, *, weights: tuple[str, ...] = (), **options) -> dict:
-    """What tells a codec from another, or a text encoder: the keys of its config, with checksums in place of files."""
+    """What tells a codec from another, or a text encoder: the keys of its config but for `HOW`, with checksums in place of files."""
     files = [file for path in map(Path, weights) for file in (_read_of(path) if path.is_dir() else [path])]
     digests = []
     for file in files:
         with file.open("rb") as opened:  # of many gigabytes, some
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
-    return dict(name=name, weights=digests, **options)
+    return dict(name=name, weights=digests, **{key: value for key, value in options.items() if key not in HOW})
 
 
 def _read_of(folder: Path) -> list[Path]:
@@ -47,7 +49,7 @@ def of_text(config) -> dict | None:
     """The `fingerprint` of a config's text encoder, where it is a pretrained one, whose embeddings are kept."""
     if not config.get("text", {}).get("weights"):
         return None
-    return fingerprint(**{key: value for key, value in config.text.items() if key != "by_layer"})  # how, not what
+    return fingerprint(**config.text)
 
 
 def prepare(config, directory) -> dict:

@@ -39,12 +39,18 @@ class Run:
         """The field that was learned."""
         return as_field(self.experiment.network, self.params)
 
-    def condition(self, captions: list[str]) -> Condition | None:
-        """What the field is conditioned on for these captions, at the rate of the run's data; None for a field that is told neither."""
-        text = self.experiment.text
-        tokens = text.tokenize(captions) if text else (None, None)
+    def condition(self, captions: list[str], embedded: tuple | None = None) -> Condition | None:
+        """What the field is conditioned on for these captions, at the rate of the run's data; None for a field that is told neither.
+
+        `embedded` are the captions' embeddings (b, m, d) and masks (b, m), where a data set has them.
+        """
+        text, embedding = self.experiment.text, None
+        if embedded:
+            tokens, (embedding, mask) = None, embedded
+        else:
+            tokens, mask = text.tokenize(captions) if text else (None, None)
         fps = np.full(len(captions), self.config.data.fps, np.float32)
-        return self.experiment.condition(self.params, *tokens, self.experiment.given, fps=fps)
+        return self.experiment.condition(self.params, tokens, mask, self.experiment.given, embedding, fps)
 
     def on_devices(self):
         """A context: programs called in it split their rows over the devices of this process."""

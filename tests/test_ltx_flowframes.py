@@ -10,7 +10,7 @@ import pytest
 from conftest import load_config
 from public_models import exported
 
-from jvflow import codecs, inversion, latents, networks, prediction, run, sample, text, train
+from jvflow import codecs, flowframes, inversion, latents, networks, prediction, run, sample, text, train
 from jvflow.data import pipeline, records
 from jvflow.data.pipeline import Window
 from jvflow.experiment import assemble
@@ -146,6 +146,11 @@ def test_training_starts_from_a_public_transformer(folder, tmp_path):
     np.testing.assert_allclose(found.field(x, s, condition)[0], theirs, atol=1e-5)
     inversion.prepare(config, tmp_path / "inverted")
     assert records.manifest(tmp_path / "inverted")["settings"]["inversion"]["model"] == run.checksum(found)
+    clip = records.open(tmp_path / "inverted", "train")[0]
+    made = flowframes.invert(found.field, jnp.asarray(clip["latent_mean_17"][None, 3:6]), found.condition([clip["caption"]]), steps=5)
+    np.testing.assert_allclose(clip["inverted_17"][3:6], made.latents[0], atol=1e-4)
+    silent = replace(found.experiment, text=found.experiment.text._replace(apply=None))  # captions were embedded with the latents
+    inversion.invert(replace(found, experiment=silent), tmp_path / "inverted-latents", tmp_path / "again", lengths=(17,), steps=1, guidance=1.0)
     config.network.depth = 3
     with pytest.raises(ValueError, match="parameters differ: .* is .* there and .* here"):
         run.pretrained(config, assemble(config))
@@ -192,6 +197,12 @@ def test_other_papers_take_single_frames():
     config.codec = dict(name="ltx_vae", weights=(), tiny=True)
     with pytest.raises(ValueError, match="takes 8 frames as one, biflow is about single frames: use a codec of images"):
         assemble(config)
+
+
+def test_how_it_is_encoded_is_no_part_of_what_is():
+    """In pieces or whole, with another time of the decoder: the same latents. In tiles they are others."""
+    known = latents.fingerprint("ltx_vae", piece=1, tile=0, time=0.0)
+    assert known == latents.fingerprint("ltx_vae", piece=0, tile=0, time=0.5) != latents.fingerprint("ltx_vae", piece=1, tile=128, time=0.0)
 
 
 def test_latents_of_other_lengths(folder):
