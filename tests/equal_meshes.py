@@ -1,6 +1,6 @@
 """Trains an experiment for a few steps on one device and on meshes of eight, and prints how far they are apart.
 
-    python tests/equal_meshes.py biflow|vlfm|flowframes|conventional [--steps=20] [--meshes=fsdp,all]
+    python tests/equal_meshes.py biflow|vlfm|flowframes|conventional|ltx|wan [--steps=20] [--meshes=fsdp,all]
 
 The devices are simulated. Losses are those of AdamW, parameters those of SGD: AdamW moves parameters without a gradient by rounding alone.
 """
@@ -22,7 +22,10 @@ from jvflow.data import pipeline
 from jvflow.experiment import assemble
 from jvflow.train import compiled_step, placed
 
-FILES = dict(biflow="biflow/procedural.py", vlfm="vlfm/procedural.py", flowframes="flowframes/procedural.py", conventional="flowframes/procedural.py")
+FILES = dict(
+    biflow="biflow/procedural.py", vlfm="vlfm/procedural.py", flowframes="flowframes/procedural.py", conventional="flowframes/procedural.py",
+    ltx="flowframes/ltx_2b.py", wan="flowframes/wan_1p3b.py",
+)
 MESHES = {
     "data": dict(data=8),
     "fsdp": dict(fsdp=8),
@@ -37,11 +40,15 @@ def experiment_of(paper: str, folder):
     """A config whose arrays are large enough to be split, and small enough for many steps."""
     config = load_config(FILES[paper], "debug")
     config.data.cache = str(folder)
-    config.network.update(width=96, depth=2, heads=6, scan=paper == "vlfm")
+    if paper in ("ltx", "wan"):  # Wan's 12 heads; 48 tokens, which eight devices divide
+        config.codec.piece, config.data.size, config.chunk.frames = 0, (64, 64) if paper == "wan" else (128, 128), (9,) if paper == "wan" else (17,)
+        config.network.update(heads=12, head=12)
+    else:
+        config.network.update(width=96, depth=2, heads=6, scan=paper == "vlfm")
     config.optimizer.update(warmup_steps=0)
     config.train.update(batch_size=16)
-    if paper in ("flowframes", "conventional"):
-        config.objective = paper
+    if FILES[paper].startswith("flowframes"):
+        config.objective = paper if paper in ("flowframes", "conventional") else "flowframes"
         config.inversion.rho = 0.0
         config.network.attention = 4
     return config

@@ -11,7 +11,7 @@ Latents, embedded captions and inverted chunks are made once; training runs none
 
 Batch, microbatches and learning rate are the paper's for 28 GPUs of 80 GB: see `launch.dryrun` for your own machines. Its table says neither how often
 captions are left out in training, which guidance needs, nor how many steps invert: 0.1 and 25 here. Nothing of this size has been run: it is
-compiled for slices (`python -m benchmarks.ltx`), and `:debug` goes through all of the commands above with a very small model of the same shape:
+compiled for slices (`python -m benchmarks.backbones`), and `:debug` goes through all of the commands above with a very small model of the same shape:
 
     python -m launch.train    --config=configs/flowframes/ltx_2b.py:debug --config.objective=text_to_video --config.inversion.rho=0.0 --workdir=out/tiny_pretrained
     python -m launch.encode   --config=configs/flowframes/ltx_2b.py:debug --config.pretrained=out/tiny_pretrained --out=out/tiny_inverted

@@ -144,7 +144,7 @@ class Stream:
         return window
 
 
-def streamed(layer: Callable, video: Frames, *, piece: int, offset: int = 0, finish: Callable = lambda y: y) -> Frames:
+def streamed(layer: Callable, video: Frames, *, piece: int, offset: int = 0) -> Frames:
     """What a layer makes of a video, in pieces: memory is that of one piece and of what the layer keeps, beside the video and the result.
 
     Args:
@@ -152,15 +152,13 @@ def streamed(layer: Callable, video: Frames, *, piece: int, offset: int = 0, fin
       video: (b, f, ...).
       piece: n.
       offset: of the first piece (1): its first frame, 0 or below.
-      finish: of what comes out, before it is kept, `(b, m, ...) -> (b, m, ...)`.
     """
     count = video.shape[1]
 
     def step(k, states):
         there = jnp.clip(k * piece + offset + jnp.arange(piece), 0, count - 1)
         frames = Stream(k, offset, count, states)
-        made = finish(layer(jnp.take(video, there, axis=1), frames))
-        return made, frames.states, frames
+        return layer(jnp.take(video, there, axis=1), frames), frames.states, frames
 
     after = None
 
