@@ -35,9 +35,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ltx")
     config = tiny(folder, "text_to_video")
     latents.prepare(config, folder / "latents")
-    config.data.path = str(folder / "latents")
+    config.data.path, config.chunk.frames = str(folder / "latents"), (9,)  # of both lengths, one is trained on
     train.train(config, folder / "pretrained")
     config = tiny(folder, pretrained=str(folder / "pretrained"))
+    config.chunk.frames = (9,)
     config.data.path = str(folder / "latents")
     inversion.prepare(config, folder / "inverted")
     config.data.path = str(folder / "inverted")
@@ -132,6 +133,7 @@ def test_training_starts_from_a_public_transformer(folder, tmp_path):
     """Its folder is `config.pretrained`, for inversion and for training; layers are stacked where they are scanned."""
     config = tiny(folder, pretrained=str(tmp_path / "transformer"))
     config.text = dict(name="t5", weights=(), length=16, dtype="float32", by_layer=False)
+    config.chunk.frames = (17,)
     public = dict(
         num_layers=2, num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, caption_channels=8, cross_attention_dim=24,
         patch_size=1, patch_size_t=1,
