@@ -82,7 +82,7 @@ def test_every_key_is_read(tmp_path, monkeypatch, file, frames):
         prepare_inversions(config, tmp_path)
     train.train(config, tmp_path / "run")
     evaluate.evaluate(tmp_path / "run")
-    sample.sample(tmp_path / "run", tmp_path / "out", count=1, length=frames)
+    sample.sample(tmp_path / "run", tmp_path / "out", count=4, length=frames)  # as many as elsewhere: compiled once
     elsewhere = {"data.fit", "data.stride", "data.test_fraction", "data.captions", "data.image_fps"}  # read where data.path is a folder
     elsewhere |= {f"{table}.{name}" for table in ("weights", "network.scales") for name in OBJECTIVES["biflow"]}  # one of each
     assert not {key for key in leaves(config) if key.split(".")[-1] not in read} - elsewhere
