@@ -10,6 +10,7 @@ The blocks start as the identity and the output as exactly 0 (adaLN-zero).
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from flax import nnx
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
 from jvflow.networks.base import Network, check_split, functional
-from jvflow.networks.layers import FREQUENCIES, REMAT, Conditioning, attention, gated, linear, modulated, normed, placed, position_table, through
+from jvflow.networks.layers import FREQUENCIES, REMAT, Conditioning, attention, gated, layers_of, linear, modulated, normed, placed, position_table, through
 
 SIZES = {
     "S": dict(width=384, depth=12, heads=6),
@@ -193,10 +194,7 @@ class DiT(nnx.Module):
         self.patch_in = linear(volume * (config.channels + config.context), d, rngs, dtype)
         if not config.each_embeds:
             self.conditioning = Conditioning(config, rngs)
-        if config.scan:
-            self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.depth))
-        else:
-            self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
+        self.blocks = layers_of(partial(Block, config), config.depth, rngs, scan=config.scan)
         zeros = nnx.initializers.zeros
         self.modulation = linear(d, 2 * d, rngs, dtype, zeros)
         out = volume * config.channels * config.velocities

@@ -83,6 +83,11 @@ def _groups(x, of):
     return x.reshape(len(x), of.shape[1], -1, x.shape[-1])
 
 
+def layers_of(make, depth: int, rngs, *, scan: bool):
+    """So many layers that are alike, `make(rngs)` each: a list, or with `scan` one module whose parameters have a leading layer axis. See `through`."""
+    return nnx.vmap(make)(rngs.split(depth)) if scan else nnx.List([make(rngs) for _ in range(depth)])
+
+
 def through(blocks, x, layer, *, scan: bool, remat: str):
     """`x` through layers that are alike, one after the other: `layer(block, x)`.
 

@@ -26,8 +26,8 @@ from jaxtyping import Array, Float
 from jvflow.field import Condition
 from jvflow.mesh import ROWS, constrain
 from jvflow.networks.base import Network, check_split, functional
-from jvflow.networks.layers import FREQUENCIES, REMAT, TimeMLP, gated, modulated, normed, sines, through
-from jvflow.networks.video import MLP, VIDEO_RULES, Attention, Captions, by_row, check_told, line
+from jvflow.networks.layers import FREQUENCIES, TimeMLP, gated, layers_of, modulated, normed, sines, through
+from jvflow.networks.video import MLP, VIDEO_RULES, Attention, Captions, VideoConfig, by_row, check_told, line
 
 RULES = VIDEO_RULES
 """How its parameters are split, see `jvflow.mesh`."""
@@ -38,19 +38,11 @@ SPACE, TIME = 32, 8
 
 
 @dataclass(frozen=True)
-class LTXConfig:
-    """The sizes of an `LTX`; the defaults are those of LTX-Video 2B.
+class LTXConfig(VideoConfig):
+    """The sizes of an `LTX`, see `VideoConfig`; the defaults are those of LTX-Video 2B.
 
     Attributes:
-      depth, heads, head: of the transformer; its width is heads x head.
-      channels, outputs: of the latents, and of what is said of them.
-      captions: width of the text's tokens.
-      epsilon: of the norms before attention and MLP.
       causal: the first latent frame stands for one frame of video, see the top of the file.
-      dtype: of the computation; parameters are float32.
-      attention: queries at a time, 0 for all at once.
-      remat: what the backward pass computes again of each layer, see `layers.REMAT`.
-      scan: one compiled layer, scanned; parameters get a leading layer axis.
     """
 
     depth: int = 28
@@ -58,21 +50,7 @@ class LTXConfig:
     head: int = 64
     channels: int = 128
     outputs: int = 128
-    captions: int = 4096
-    epsilon: float = 1e-6
     causal: bool = True
-    dtype: str = "float32"
-    attention: int = 0
-    remat: str = "none"
-    scan: bool = False
-
-    def __post_init__(self):
-        if self.remat not in REMAT:
-            raise ValueError(f"unknown remat {self.remat!r}: use one of {', '.join(REMAT)}")
-
-    @property
-    def width(self) -> int:
-        return self.heads * self.head
 
 
 class LTX(nnx.Module):
@@ -89,10 +67,7 @@ class LTX(nnx.Module):
         self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (2, d)) / d**0.5)
         self.time_embed = TimeEmbed(d, rngs, dtype)
         self.caption_projection = Captions(config.captions, d, rngs, dtype)
-        if config.scan:
-            self.transformer_blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.depth))
-        else:
-            self.transformer_blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
+        self.transformer_blocks = layers_of(partial(Block, config), config.depth, rngs, scan=config.scan)
         self.proj_out = line(d, config.outputs, rngs, dtype)
 
     def __call__(self, tokens, places, timestep, text, mask=None):

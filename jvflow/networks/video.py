@@ -1,12 +1,14 @@
 """Layers that the transformers of LTX-Video and Wan share, under the names that their public checkpoints have."""
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
-from jvflow.networks.layers import attention, placed
+from jvflow.networks.layers import REMAT, attention, placed
 
 VIDEO_RULES = (
     (r"(to_q|to_k|to_v|net/0/proj)/kernel$", (FSDP, TENSOR)),
@@ -14,6 +16,42 @@ VIDEO_RULES = (
     (r"(to_q|to_k|to_v|net/0/proj)/bias$", (TENSOR,)),
 )
 """How the parameters of these layers are split, see `jvflow.mesh`."""
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """What the sizes of both transformers have.
+
+    Attributes:
+      depth, heads, head: of the transformer; its width is heads x head.
+      channels, outputs: of the latents, and of what is said of them.
+      captions: width of the text's tokens.
+      epsilon: of the norms before attention and MLP.
+      dtype: of the computation; parameters are float32.
+      attention: queries at a time, 0 for all at once.
+      remat: what the backward pass computes again of each layer, see `layers.REMAT`.
+      scan: one compiled layer, scanned; parameters get a leading layer axis.
+    """
+
+    depth: int
+    heads: int
+    head: int
+    channels: int
+    outputs: int
+    captions: int = 4096
+    epsilon: float = 1e-6
+    dtype: str = "float32"
+    attention: int = 0
+    remat: str = "none"
+    scan: bool = False
+
+    def __post_init__(self):
+        if self.remat not in REMAT:
+            raise ValueError(f"unknown remat {self.remat!r}: use one of {', '.join(REMAT)}")
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head
 
 
 class Attention(nnx.Module):

@@ -26,52 +26,31 @@ from jaxtyping import Array, Float
 from jvflow.field import Condition
 from jvflow.mesh import ROWS, constrain
 from jvflow.networks.base import Network, check_split, functional
-from jvflow.networks.layers import FREQUENCIES, REMAT, TimeMLP, gated, modulated, normed, sines, through
-from jvflow.networks.video import MLP, VIDEO_RULES, Attention, Captions, by_row, check_told, line
+from jvflow.networks.layers import FREQUENCIES, TimeMLP, gated, layers_of, modulated, normed, sines, through
+from jvflow.networks.video import MLP, VIDEO_RULES, Attention, Captions, VideoConfig, by_row, check_told, line
 
 RULES = VIDEO_RULES
 """How its parameters are split, see `jvflow.mesh`."""
 
 
 @dataclass(frozen=True)
-class WanConfig:
-    """The sizes of a `Wan`; the defaults are those of Wan 2.1 1.3B.
+class WanConfig(VideoConfig):
+    """The sizes of a `Wan`, see `VideoConfig`; the defaults are those of Wan 2.1 1.3B.
 
     Attributes:
-      depth, heads, head, hidden: of the transformer, whose width is heads x head, and of its MLPs.
+      hidden: of the MLPs.
       patch: places of the latents to a token (frames, rows, columns).
-      channels, outputs: of the latents, and of what is said of them.
-      captions: width of the text's tokens.
       norm_text: the tokens are normed before they attend to the text.
-      epsilon: of all norms.
-      dtype: of the computation; parameters are float32.
-      attention: queries at a time, 0 for all at once.
-      remat: what the backward pass computes again of each layer, see `layers.REMAT`.
-      scan: one compiled layer, scanned; parameters get a leading layer axis.
     """
 
     depth: int = 30
     heads: int = 12
     head: int = 128
-    hidden: int = 8960
-    patch: tuple[int, int, int] = (1, 2, 2)
     channels: int = 16
     outputs: int = 16
-    captions: int = 4096
+    hidden: int = 8960
+    patch: tuple[int, int, int] = (1, 2, 2)
     norm_text: bool = True
-    epsilon: float = 1e-6
-    dtype: str = "float32"
-    attention: int = 0
-    remat: str = "none"
-    scan: bool = False
-
-    def __post_init__(self):
-        if self.remat not in REMAT:
-            raise ValueError(f"unknown remat {self.remat!r}: use one of {', '.join(REMAT)}")
-
-    @property
-    def width(self) -> int:
-        return self.heads * self.head
 
 
 class Wan(nnx.Module):
@@ -86,10 +65,7 @@ class Wan(nnx.Module):
         self.config = config
         self.patch_embedding = nnx.Conv(config.channels, d, config.patch, strides=config.patch, padding="VALID", dtype=dtype, rngs=rngs)
         self.condition_embedder = ConditionEmbedder(config, rngs)
-        if config.scan:
-            self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.depth))
-        else:
-            self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
+        self.blocks = layers_of(partial(Block, config), config.depth, rngs, scan=config.scan)
         self.proj_out = line(d, config.outputs * math.prod(config.patch), rngs, dtype)
         self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (1, 2, d)) / d**0.5)
 
