@@ -67,14 +67,14 @@ def generate(run: Run, times: Float[np.ndarray, "m"], captions: list[str], *, se
       video uint8 (b, m, h, w, 3); evaluations of the network for each clip (b,); seconds, compilation included.
     """
     experiment, codec = run.experiment, run.experiment.codec
-    given, clock = experiment.given, time.perf_counter()
+    clock = time.perf_counter()
 
     def make(group: int) -> tuple:
         some = captions[group * batch : (group + 1) * batch]
         key = jax.random.fold_in(jax.random.key(seed), group)
         with run.on_devices():
             made = experiment.generate(run.field, key, times, len(some), run.condition(some), **options)
-            return np.asarray(codec.decode(given["codec"], made.frames)), np.asarray(made.nfe)
+            return np.asarray(codec.decode(codec.params, made.frames)), np.asarray(made.nfe)
 
     videos, nfe = zip(*processes.dealt(-(-len(captions) // batch), make))
     return np.concatenate(videos), np.concatenate(nfe), time.perf_counter() - clock

@@ -170,6 +170,17 @@ def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None, sam
     """
     run = load(workdir, step=step, ema=ema, sampling=sampling)
     override(run.config, "evaluate", overrides or {})
+    return evaluated(run)
+
+
+def numbers(record: dict) -> dict:
+    """The figures of a record, without its curves and protocol."""
+    found = {name: numbers(value) if isinstance(value, dict) else value for name, value in record.items() if name != "protocol"}
+    return {name: value for name, value in found.items() if isinstance(value, float | int | dict)}
+
+
+def evaluated(run: Run) -> dict:
+    """The record of `evaluate` for a run under its own config."""
     if run.experiment.generate:
         return clips.evaluate(run)
     if run.experiment.predict:

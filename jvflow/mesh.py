@@ -25,6 +25,9 @@ ROWS = (DATA, FSDP)
 SMALL = 2**14
 """Arrays of fewer elements are copied to every device."""
 
+LORA = ("lora_a", "lora_b", "lora_scale")
+"""Names of what is beside a tuned kernel (in, out), see `jvflow.tuning`: (in, r), (r, out) and a number; split as the kernel is along the axis that each shares with it."""
+
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 """Of a network: (expression searched in the path of an array, mesh axes of its last axes), the first that fits."""
 
@@ -172,7 +175,7 @@ def shardings(tree, rules: Rules, mesh: Mesh) -> Any:
 def _decide(path: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Decision:
     if int(np.prod(shape)) < SMALL:
         return Decision(path, shape, PartitionSpec(), f"fewer than {SMALL} elements")
-    pattern, last = next(((p, axes) for p, axes in rules if re.search(p, path)), ("", ()))
+    pattern, last = _rule(path, rules)
     wanted = [None] * (len(shape) - len(last)) + list(last)
     why = [f"rule {pattern!r}" if pattern else "no rule"]
     spec = [axis if axis and mesh.shape[axis] > 1 else None for axis in wanted]
@@ -191,6 +194,14 @@ def _decide(path: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Deci
     while spec and spec[-1] is None:
         spec.pop()
     return Decision(path, shape, PartitionSpec(*spec), "; ".join(why))
+
+
+def _rule(path: str, rules: Rules) -> tuple[str, tuple]:
+    """The expression that fits a path, and the mesh axes of its last axes; nothing where none fits."""
+    layer, _, name = path.rpartition("/")
+    kernel = f"{layer}/kernel" if name in LORA else path
+    pattern, last = next(((p, axes) for p, axes in rules if re.search(p, kernel)), ("", ()))
+    return pattern, {"lora_a": (*last[:1], None), "lora_b": (None, *last[1:]), "lora_scale": ()}.get(name, last) if last else ()
 
 
 def here() -> Mesh:

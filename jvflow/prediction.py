@@ -37,16 +37,15 @@ def predict(run: Run, observed: Videos, captions: list[str], *, seed: int = 0, b
       video uint8 (b, chunks f, h, w, 3); evaluations of the network for each (b,).
     """
     experiment, codec = run.experiment, run.experiment.codec
-    given = experiment.given
     codec.latent_shape(observed.shape[1:4])  # a length that cannot be encoded is said here
 
     def make(group: int) -> tuple:
         rows = slice(group * batch, (group + 1) * batch)
         key = jax.random.fold_in(jax.random.key(seed), group)
         with run.on_devices():
-            start = codec.encode(given["codec"], jnp.asarray(observed[rows])).mean
+            start = codec.encode(codec.params, jnp.asarray(observed[rows])).mean
             made = experiment.predict(run.field, start, key, run.condition(list(captions[rows])), **options)
-            return np.asarray(decode_chunks(codec, given["codec"], made.frames, options.get("chunks", 1))), np.asarray(made.nfe)
+            return np.asarray(decode_chunks(codec, codec.params, made.frames, options.get("chunks", 1))), np.asarray(made.nfe)
 
     videos, nfe = zip(*processes.dealt(-(-len(observed) // batch), make))
     return np.concatenate(videos), np.concatenate(nfe)
@@ -156,7 +155,7 @@ def _of_length(run, length, real, captions, features, training) -> dict:
 
 def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
     experiment = run.experiment
-    start = experiment.codec.encode(experiment.given["codec"], jnp.asarray(observed)).mean
+    start = experiment.codec.encode(experiment.codec.params, jnp.asarray(observed)).mean
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(run.config.evaluate.seed), jnp.arange(len(start)))
     options = experiment.predict.keywords
     values = flowframes.straightness(run.field, start, keys, run.condition(captions), design=options["design"], guidance=float(options["guidance"]))

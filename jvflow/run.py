@@ -1,16 +1,15 @@
 """A trained run: its config, what the config means, and its parameters at one checkpoint."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jvflow import mesh as meshes
-from jvflow import processes, weights
+from jvflow import flowframes, processes, public, tuning
 from jvflow.biflow import OBJECTIVES
 from jvflow.checkpoint import Checkpoints, abstract_like, checksums
 from jvflow.data import pipeline, video
@@ -18,10 +17,8 @@ from jvflow.experiment import Experiment, assemble
 from jvflow.field import Condition, Field
 from jvflow.files import write_text
 from jvflow.networks import as_field
+from jvflow.state import merge
 from jvflow.workdir import Workdir, override
-
-PUBLIC = {"ltx": "ltx_transformer", "wan": "wan_transformer"}
-"""Of networks, the kind of the public models that training can start from."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,8 @@ class Run:
         else:
             tokens, mask = text.tokenize(captions) if text else (None, None)
         fps = np.full(len(captions), self.config.data.fps, np.float32)
-        return self.experiment.condition(self.params, tokens, mask, self.experiment.given, embedding, fps)
+        given = dict(text=text.params) if text and embedding is None else {}
+        return self.experiment.condition(self.params, tokens, mask, given, embedding, fps)
 
     def on_devices(self):
         """A context: programs called in it split their rows over the devices of this process."""
@@ -82,27 +80,42 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     which = "ema" if (averaged if ema is None else ema) else "params"
     experiment = assemble(config)
     everywhere = meshes.replicated(meshes.make())
-    abstract = abstract_like(jax.eval_shape(experiment.network.init, jax.random.key(0)), everywhere)
+    frozen = frozen_of(config, experiment, folder)
+    shapes = jax.eval_shape(lambda key: experiment.tuning.split(experiment.tuning.start(key, experiment.network.init(key)))[0], jax.random.key(0))
     checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
-    restored, step = checkpoints.restore_only({which: abstract}, step)
+    restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step)
     checkpoints.close()
-    return Run(config, experiment, meshes.local(restored[which]), folder, step)
+    return Run(config, experiment, meshes.local(merge(frozen, restored[which])), folder, step)
+
+
+def frozen_of(config, experiment: Experiment, folder: Workdir):
+    """The parameters of a run that stay as they are, from what it started from; {} where all train.
+
+    Raises a ValueError when they are others than those that the run was begun with.
+    """
+    if not experiment.tuning.freezes:
+        return {}
+    frozen = experiment.tuning.split(experiment.tuning.start(jax.random.key(0), pretrained(config, experiment).params))[1]
+    folder.check_frozen(config.pretrained, checksums({"": frozen})[""])
+    return frozen
 
 
 def model(config) -> Run:
-    """The model of `config.pretrained`: the run of a workdir, or a public transformer in a folder of its own (`jvflow.weights`), as text to video."""
-    folder = Path(config.pretrained)
-    if not weights.is_public(folder):
-        return load(folder)
-    kind, name = weights.opened(folder)[0], config.network.name
-    if PUBLIC.get(name) != kind:
-        raise ValueError(f"config.pretrained={folder} holds a {kind}, and the network is {name}: public models that can be trained on are those of {', '.join(PUBLIC)}")
+    """The model of `config.pretrained`: the run of a workdir, or public models in folders of their own (`jvflow.public`), for FlowFrames as text to video."""
+    found = public.folders(config.pretrained)
+    if not found:
+        run = load(Path(config.pretrained))
+        return replace(run, params=tuning.merged(run.params))
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.update(objective="text_to_video", pretrained="")
+        config.update(pretrained="", tune=dict(rank=0, layers=()))
+        if config.objective in flowframes.DESIGNS:
+            config.objective = "text_to_video"
     experiment = assemble(config)
-    params = weights.load(folder, dtype=jnp.float32, scan=config.network.scan).params
-    return Run(config, experiment, params, Workdir(folder), 0)
+    params = public.read(config, found, experiment.text.width if experiment.text else 0)
+    if experiment.text and experiment.text.init:
+        params["text"] = experiment.text.init(jax.random.key(config.seed))
+    return Run(config, experiment, params, Workdir(found[0]), 0)
 
 
 def pretrained(config, experiment: Experiment) -> Run:

@@ -9,6 +9,7 @@ from flax import struct, traverse_util
 from jaxtyping import Array, Int
 
 from jvflow.networks import Network
+from jvflow.tuning import ALL, Tuning
 
 
 @struct.dataclass
@@ -38,13 +39,14 @@ def merge(frozen: Any, params: Any) -> Any:
     return traverse_util.unflatten_dict(flat)
 
 
-def create(key, network: Network, optimizer: optax.GradientTransformation, *, ema: bool, params: Any = None) -> State:
-    """The state before the first step: of given parameters, or of new ones."""
-    params = network.init(key) if params is None else params
+def create(key, network: Network, optimizer: optax.GradientTransformation, *, ema: bool, params: Any = None, tuning: Tuning = ALL) -> State:
+    """The state before the first step: of given parameters, or of new ones. The optimizer's is of what trains."""
+    whole = tuning.start(key, network.init(key) if params is None else params)
+    params, frozen = tuning.split(whole)
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        frozen={},
+        frozen=frozen,
         ema=jax.tree.map(jnp.array, params) if ema else None,
         opt_state=optimizer.init(params),
     )

@@ -4,7 +4,9 @@ A run lives in its workdir:
 
     config.json      what runs; on resume only config.run.* may differ
     metrics.jsonl    one line for each step
+    validation.jsonl what held-out clips say: their loss, and the figures of `launch.evaluate`, as often as config.run has it
     checkpoints/     the state and the data position
+    frozen.json      of a run that trains some of its parameters: the checksum of the others
     sharding.txt     how each array of the state is split over the devices, and why
     samples/         sheets of streams or clips, while training
     tensorboard/     the scalars of logged steps, and sheets
@@ -14,6 +16,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,8 +32,9 @@ from jvflow import clips, inversion, latents, prediction, processes, sample
 from jvflow import mesh as meshes
 from jvflow import run as runs
 from jvflow import state as states
-from jvflow.checkpoint import Checkpoints
-from jvflow.data import pipeline, video
+from jvflow.checkpoint import Checkpoints, checksums
+from jvflow.data import pipeline, records, video
+from jvflow.evaluate import evaluated, numbers
 from jvflow.experiment import Experiment, assemble, example_keys
 from jvflow.files import write_text
 from jvflow.networks import as_field
@@ -40,6 +44,8 @@ from jvflow.workdir import Metrics, Workdir
 
 
 LOG = logging.getLogger(__name__)
+HELD_OUT = 2**31 - 1
+"""In place of a step, for the times and noise of held-out clips."""
 
 
 class Stopped(Exception):
@@ -58,33 +64,14 @@ def train_step(state: State, batch, key, given=None, *, experiment: Experiment, 
       microbatches: parts of the batch that are computed one after the other, for less memory; the step is the same but
         for the order of its sums, and for losses that look at the batch as a whole (couplings, one coin for all), which look at a part.
     """
-    given = experiment.given if given is None else given
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, state.step))
-    rows = jnp.arange(len(batch.fps))
-
-    def mean_loss(params, batch, rows, key):
-        params = merge(state.frozen, params)
-        condition = experiment.condition(params, batch.text_tokens, batch.text_mask, given, batch.text_embedding, batch.fps)
-        keys = example_keys(key_examples, rows)
-        losses, metrics = experiment.loss(as_field(experiment.network, params), experiment.latents(batch, given), condition, keys, key)
-        return losses.mean(), metrics
+    mean_loss = _mean_loss(experiment, state.frozen, key_examples, experiment.given if given is None else given)
 
     def gradient(batch, rows, key):
         (loss, metrics), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params, batch, rows, key)
         return metrics | {"loss": loss}, gradients
 
-    if microbatches == 1:
-        metrics, gradients = gradient(batch, rows, key_coupling)
-    else:
-        def add(total, part):
-            number, part = part
-            return jax.tree.map(jnp.add, total, gradient(*part, jax.random.fold_in(key_coupling, number))), None
-
-        parts = meshes.microbatched((batch, rows), microbatches)
-        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), parts)
-        start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradient, *one, key_coupling))
-        total, _ = jax.lax.scan(add, start, (jnp.arange(microbatches), parts))
-        metrics, gradients = jax.tree.map(lambda a: a / microbatches, total)
+    metrics, gradients = _over(gradient, batch, key_coupling, microbatches)
     updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.ema
@@ -98,6 +85,44 @@ def train_step(state: State, batch, key, given=None, *, experiment: Experiment, 
     return State(state.step + 1, params, state.frozen, average, opt_state), metrics
 
 
+def held_out_loss(state: State, batch, key, given, *, experiment: Experiment, microbatches: int = 1) -> dict:
+    """The loss of a batch, and that of the moving average where there is one; at the same times and noise whenever it is asked for."""
+    key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, HELD_OUT))
+    mean_loss = _mean_loss(experiment, state.frozen, key_examples, given)
+    of = lambda params: _over(lambda *part: mean_loss(params, *part)[0], batch, key_coupling, microbatches)
+    return dict(loss=of(state.params)) | ({} if state.ema is None else dict(loss_of_average=of(state.ema)))
+
+
+def _mean_loss(experiment: Experiment, frozen, key_examples, given) -> Callable:
+    """`(params, batch, rows, key) -> (loss, metrics)`, of the parameters that train."""
+
+    def mean_loss(params, batch, rows, key):
+        params = merge(frozen, params)
+        condition = experiment.condition(params, batch.text_tokens, batch.text_mask, given, batch.text_embedding, batch.fps)
+        keys = example_keys(key_examples, rows)
+        losses, metrics = experiment.loss(as_field(experiment.network, params), experiment.latents(batch, given), condition, keys, key)
+        return losses.mean(), metrics
+
+    return mean_loss
+
+
+def _over(function: Callable, batch, key, microbatches: int):
+    """The mean of `function(batch, rows, key)` over so many parts of a batch, one after the other."""
+    rows = jnp.arange(len(batch.fps))
+    if microbatches == 1:
+        return function(batch, rows, key)
+
+    def add(total, part):
+        number, part = part
+        return jax.tree.map(jnp.add, total, function(*part, jax.random.fold_in(key, number))), None
+
+    parts = meshes.microbatched((batch, rows), microbatches)
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), parts)
+    start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function, *one, key))
+    total, _ = jax.lax.scan(add, start, (jnp.arange(microbatches), parts))
+    return jax.tree.map(lambda a: a / microbatches, total)
+
+
 def compiled_step(experiment: Experiment, config, shardings: State):
     """`train_step` of a config as one program: state and metrics come out where `shardings` has them, the state that goes in is given up.
 
@@ -109,7 +134,7 @@ def compiled_step(experiment: Experiment, config, shardings: State):
 
 def placed(experiment: Experiment, config, mesh):
     """`(create, abstract)`: the function that makes the first state from a key, and the shapes of that state with where each array goes."""
-    create = partial(states.create, network=experiment.network, optimizer=experiment.optimizer, ema=config.optimizer.ema > 0)
+    create = partial(states.create, network=experiment.network, optimizer=experiment.optimizer, ema=config.optimizer.ema > 0, tuning=experiment.tuning)
     shapes = jax.eval_shape(create, jax.random.key(0))
     shardings = meshes.shardings(shapes, experiment.network.rules, mesh)
     return create, jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
@@ -143,7 +168,8 @@ def train(config, workdir) -> Workdir:
     embedded = latents.has_text(data, latents.of_text(config))
     if experiment.text and not experiment.text.pure and not embedded:
         raise ValueError("config.text.by_layer embeds captions before training: make the data set with launch.encode, or set it to False")
-    initial = runs.pretrained(config, experiment) if experiment.pretrained and not folder.has_checkpoint else None
+    fresh = not folder.has_checkpoint
+    initial = runs.pretrained(config, experiment) if experiment.pretrained and (fresh or experiment.tuning.freezes) else None
     if experiment.inversions:
         inversion.check(data, config, initial and runs.checksum(initial))
     processes.alone(lambda: folder.begin(config))  # whatever is wrong with config, devices or data was said by now
@@ -151,8 +177,9 @@ def train(config, workdir) -> Workdir:
     key_init, key_steps = jax.random.split(jax.random.key(config.seed))
     create, abstract = placed(experiment, config, mesh)
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
-    parameters = sum(a.size for a in jax.tree.leaves(abstract.params))
-    LOG.info("%s: %s parameters on %s", config.objective, f"{parameters:,}", meshes.describe(mesh))
+    trained, frozen = (sum(a.size for a in jax.tree.leaves(part)) for part in (abstract.params, abstract.frozen))
+    beside = f" train, {frozen:,} are frozen," if frozen else ""
+    LOG.info("%s: %s parameters%s on %s", config.objective, f"{trained:,}", beside, meshes.describe(mesh))
     decisions = "".join(f"{decision}\n" for decision in meshes.decide(abstract, experiment.network.rules, mesh))
     processes.alone(lambda: write_text(folder.path / "sharding.txt", f"{meshes.describe(mesh)}\n{decisions}"))
     if initial:
@@ -160,10 +187,20 @@ def train(config, workdir) -> Workdir:
 
     checkpoints = Checkpoints(folder.checkpoints, keep=run.keep)
     begin = checkpoints.latest()
+    if begin is None or initial:
+        state = jax.jit(create, out_shardings=shardings)(key_init, params=initial and jax.device_get(initial.params))
+    if experiment.tuning.freezes:
+        checksum = checksums({"": state.frozen})[""]
+        if fresh:
+            processes.alone(lambda: folder.note_frozen(config.pretrained, checksum))
+        folder.check_frozen(config.pretrained, checksum)
+    del initial
     if begin is None:
-        begin, state = 0, jax.jit(create, out_shardings=shardings)(key_init, params=initial and jax.device_get(initial.params))
+        begin = 0
     else:
-        state, position = checkpoints.restore(abstract)
+        kept = state.frozen if experiment.tuning.freezes else {}
+        state, position = checkpoints.restore(abstract.replace(frozen={}))
+        state = state.replace(frozen=kept)
         begin = int(position["next_index"])
         checkpoints.forget_after(begin)
         LOG.info("continues at step %d of %d", begin, config.train.steps)
@@ -171,21 +208,42 @@ def train(config, workdir) -> Workdir:
     if begin >= config.train.steps:
         return folder
 
-    batches = pipeline.batches(
-        data, windows=experiment.windows, batch_size=config.train.batch_size, seed=config.seed, threads=config.data.threads, step=begin,
-        rows=meshes.rows(config.train.batch_size, mesh), latents=encoded, tokenize=experiment.text and experiment.text.tokenize,
-        embedded=embedded,
+    reading = partial(
+        pipeline.batches, data, batch_size=config.train.batch_size, seed=config.seed, rows=meshes.rows(config.train.batch_size, mesh),
+        latents=encoded, tokenize=experiment.text and experiment.text.tokenize, embedded=embedded,
     )
+    batches = reading(windows=experiment.windows, threads=config.data.threads, step=begin)
 
     # step
-    needed = dict(codec=not encoded, text=not embedded)
-    given = jax.device_put({name: params if needed[name] else None for name, params in experiment.given.items()}, meshes.replicated(mesh))
+    needed = dict(codec=None if encoded else experiment.codec, text=None if embedded else experiment.text)  # no other is ever held while it trains
+    given = jax.device_put({name: model and model.params for name, model in needed.items()}, meshes.replicated(mesh))
+    experiment.release()
     step_fn = compiled_step(experiment, config, shardings)
+    held_out = jax.jit(partial(held_out_loss, experiment=experiment, microbatches=run.microbatches), out_shardings=meshes.replicated(mesh))
+    test = None  # of held-out clips, the same each time
+    if run.validate_every and records.manifest(data)["splits"].get("test"):
+        test = meshes.put(next(reading(windows=[experiment.window], threads=0, split="test")), mesh, config.train.batch_size)
+    now_run = lambda step: Run(config, experiment, meshes.local(merge(state.frozen, state.params if state.ema is None else state.ema)), folder, step)
+
+    def validate(step: int) -> bool:
+        """Says what held-out clips say after a step, where it is due."""
+        found = {}
+        if test is not None and _due(step, run.validate_every, config.train.steps):
+            with jax.set_mesh(mesh):
+                found |= {name: float(value) for name, value in held_out(state, test, key_steps, given).items()}
+        if _due(step, run.evaluate_every, config.train.steps):
+            found |= numbers(evaluated(now_run(step)))
+        if found:
+            metrics.validated(step, found)
+        return bool(found)
+
     stop, agreed = _StopRequest(), processes.Agreement(mesh)
     bar = tqdm(
         total=config.train.steps, initial=begin, unit="step", disable=not (run.progress and processes.is_first()), dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 10.0,  # seconds: a log file needs few lines
     )
+    if not begin:
+        validate(0)
     with stop, bar:
         clock = time.perf_counter()
         for step in range(begin + 1, config.train.steps + 1):
@@ -202,12 +260,14 @@ def train(config, workdir) -> Workdir:
                 clock = now
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
-            if saving:
-                checkpoints.save(step, state, {"next_index": step})
-            if run.sample_every and (step % run.sample_every == 0 or step == config.train.steps):
-                params = meshes.local(merge(state.frozen, state.params if state.ema is None else state.ema))
-                metrics.image("samples", step, sheet(Run(config, experiment, params, folder, step), data))
+            if validate(step):  # before it is saved: a run that continues from here has it
                 clock = time.perf_counter()
+            if saving:
+                checkpoints.save(step, state.replace(frozen={}), {"next_index": step})
+            if _due(step, run.sample_every, config.train.steps) or step == run.sample_every // 10 >= 10:  # and an early one
+                metrics.image("samples", step, sheet(now_run(step), data))
+                clock = time.perf_counter()
+            experiment.release()
             if stopping:
                 checkpoints.close()
                 metrics.close()
@@ -215,6 +275,11 @@ def train(config, workdir) -> Workdir:
     checkpoints.close()
     metrics.close()
     return folder
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    """Whether what is done so often, and after the last step, is due; never where `every` is 0."""
+    return every > 0 and (step % every == 0 or step == steps)
 
 
 def sheet(run: Run, data) -> np.ndarray:

@@ -35,6 +35,10 @@ class Workdir:
         return self.path / "metrics.jsonl"
 
     @property
+    def validation(self) -> Path:
+        return self.path / "validation.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
@@ -59,6 +63,19 @@ class Workdir:
         """Makes the folder, and notes what runs there: from here on no other config does."""
         self.samples.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "config.json", config.to_json(indent=1) + "\n")
+
+    def note_frozen(self, source: str, checksum: int) -> None:
+        """Notes which frozen parameters the run has; checkpoints hold none of them."""
+        write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=f"{checksum:08x}")) + "\n")
+
+    def check_frozen(self, source: str, checksum: int) -> None:
+        """Raises a ValueError when frozen parameters from `source` are not those of `note_frozen`."""
+        noted = json.loads((self.path / "frozen.json").read_text())["checksum"]
+        if noted != f"{checksum:08x}":
+            raise ValueError(
+                f"the frozen parameters of {self.path} are those of {source} when it was begun, with checksum {noted}, and what is there now has {checksum:08x}: "
+                "put the same model there again; checkpoints hold only what trains"
+            )
 
     @classmethod
     def read(cls, path) -> tuple["Workdir", ConfigDict]:
@@ -105,7 +122,7 @@ def _differences(before: dict, now: dict) -> list[tuple]:
 
 
 class Metrics:
-    """`metrics.jsonl`, one line for each step, and TensorBoard, with the last step of each flush.
+    """`metrics.jsonl`, one line for each step, `validation.jsonl`, and TensorBoard, with the last step of each flush.
 
     Values stay on the device until `flush`, so that a step is not waited for. On resume the lines
     after the restored step go: their steps are run again.
@@ -114,10 +131,11 @@ class Metrics:
     def __init__(self, folder: Workdir, step: int, *, tensorboard: bool, write: bool = True):
         """With `write` False nothing is written: values are read and checked alone."""
         self._write = write
-        self._file, self._pending, self.flushed, self._loss = folder.metrics, [], 0, float("nan")
-        if write and self._file.exists():
-            whole = [line for line in self._file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            write_text(self._file, "".join(line for line in whole if json.loads(line)["step"] <= step))
+        self._file, self._validation, self._pending, self.flushed, self._loss = folder.metrics, folder.validation, [], 0, float("nan")
+        for file in (self._file, self._validation):
+            if write and file.exists():
+                whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+                write_text(file, "".join(line for line in whole if json.loads(line)["step"] <= step))
         self._writer = None
         if write and tensorboard:
             from tensorboardX import SummaryWriter
@@ -145,11 +163,7 @@ class Metrics:
                 break
             lines.append(json.dumps({"step": step, **values}) + "\n")
             self._loss = values["loss"]
-        if self._write:
-            with open(self._file, "a") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
+        self._append(self._file, lines)
         for name, value in (values if lines and not bad else {}).items():
             self.scalar(name, step, value)
         self.flushed, self._pending = ready, self._pending[ready:]
@@ -159,6 +173,20 @@ class Metrics:
                 "try a lower config.optimizer.learning_rate, or config.optimizer.clip"
             )
         return self._loss
+
+    def validated(self, step: int, record: dict) -> None:
+        """A line of `validation.jsonl`, and its numbers for TensorBoard."""
+        self._append(self._validation, [json.dumps({"step": step, **record}) + "\n"])
+        for name, value in _flat(record).items():
+            if isinstance(value, float | int):
+                self.scalar(f"validation/{name}", step, value)
+
+    def _append(self, path: Path, lines: list[str]) -> None:
+        if self._write:
+            with open(path, "a") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
 
     def scalar(self, name: str, step: int, value: float) -> None:
         """One number for TensorBoard alone."""

@@ -18,7 +18,7 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 def main():
     from jvflow import processes
-    from jvflow.evaluate import evaluate
+    from jvflow.evaluate import evaluate, numbers
 
     record = evaluate(
         WORKDIR.value, step=STEP.value, ema=EMA.value,
@@ -27,13 +27,7 @@ def main():
     if not processes.is_first():
         return
     write_text(OUT.value, json.dumps(record, indent=1) + "\n")
-    print(json.dumps(_figures(record), indent=1))
-
-
-def _figures(record: dict) -> dict:
-    """The numbers of a record; curves over time and the protocol are in the file."""
-    numbers = {name: _figures(value) if isinstance(value, dict) else value for name, value in record.items() if name != "protocol"}
-    return {name: value for name, value in numbers.items() if isinstance(value, float | int | dict)}
+    print(json.dumps(numbers(record), indent=1))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def exact(trained):
         return jax.vmap(one)(x, s[0], own)
 
     network = trained.experiment.network._replace(apply=apply)
-    encoder = trained.experiment.text._replace(init=None, apply=lambda params, tokens: tokens)
+    encoder = dataclasses.replace(trained.experiment.text, init=None, apply=lambda params, tokens: tokens)
     generate = partial(trained.experiment.generate, solver=Solver(method="heun", steps=300))
     return dataclasses.replace(trained, experiment=dataclasses.replace(trained.experiment, network=network, text=encoder, generate=generate))
 

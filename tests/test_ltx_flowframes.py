@@ -151,7 +151,7 @@ def test_training_starts_from_a_public_transformer(folder, tmp_path):
     clip = records.open(tmp_path / "inverted", "train")[0]
     made = flowframes.invert(found.field, jnp.asarray(clip["latent_mean_17"][None, 3:6]), found.condition([clip["caption"]]), steps=5)
     np.testing.assert_allclose(clip["inverted_17"][3:6], made.latents[0], atol=1e-4)
-    silent = replace(found.experiment, text=found.experiment.text._replace(apply=None))  # captions were embedded with the latents
+    silent = replace(found.experiment, text=replace(found.experiment.text, apply=None))  # captions were embedded with the latents
     inversion.invert(replace(found, experiment=silent), tmp_path / "inverted-latents", tmp_path / "again", lengths=(17,), steps=1, guidance=1.0)
     config.network.depth = 3
     with pytest.raises(ValueError, match="parameters differ: .* is .* there and .* here"):

@@ -10,6 +10,7 @@ from jvflow import text
 from jvflow.data import pipeline
 from jvflow.experiment import assemble
 from jvflow.field import Condition, drop
+from jvflow.held import Held
 from jvflow.text import byte_encoder
 
 
@@ -84,7 +85,7 @@ def test_a_trained_encoder_gets_gradients_and_a_pretrained_one_is_given(monkeypa
     assert jnp.abs(jax.grad(lambda p: jnp.square(of(p, experiment.given)).sum())(params)["text"]["embed"]["embedding"]).max() > 0
     assert experiment.given["text"] is None
 
-    pretrained = experiment.text._replace(init=None, params=params["text"])
+    pretrained = replace(experiment.text, init=None, held=Held(lambda: params["text"]))
     monkeypatch.setattr(text, "build", lambda **sizes: pretrained)
     other = assemble(config)
     assert "text" not in other.network.init(jax.random.key(0))

@@ -20,6 +20,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.seed = 0
     config.objective = "biflow"
     config.coupling = "consecutive"
+    config.pretrained = ""  # what training starts from: the workdir of a run, or a public model
     config.codec = dict(name="pixels", weights=(), scale=1.0)
     config.data = dict(
         path="", cache="", frames=64, fps=16.0, size=(128, 128), clips=dict(train=0, test=0), seed=0,
@@ -47,13 +48,14 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         videos=128, frames=512, batch=8, seed=0, window=32, stride=16, pooled=4,
         features="window_pca", dimensions=64, real_clips=1024,
     )
+    config.tune = dict(layers=(), rank=0, alpha=16.0)  # what trains: all; layers by rule; or with a rank LoRA beside them
     config.run = dict(
         mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none",  # how steps are computed, not what
-        log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, sample_frames=64, progress=True, tensorboard=True,
+        log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, validate_every=5000, evaluate_every=0, sample_frames=64, progress=True, tensorboard=True,
     )
     if mode == "debug":
         config.network.update(width=32, depth=1, heads=2, patch=(1, 16, 16))
         config.train.update(steps=20, batch_size=4)
         config.evaluate.update(videos=2, frames=96, batch=2, dimensions=4)
-        config.run.update(log_every=5, checkpoint_every=10, sample_every=0)
+        config.run.update(log_every=5, checkpoint_every=10, sample_every=0, validate_every=0)
     return config

@@ -17,6 +17,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.seed = 1
     config.objective = "biflow"
     config.coupling = "consecutive"
+    config.pretrained = ""  # what training starts from: the workdir of a run, or a public model
     config.codec = dict(name="pixels", weights=(), scale=1.0)
     config.data = dict(
         path="procedural:comets",
@@ -55,14 +56,15 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         videos=16, frames=192, batch=16, seed=0, window=32, stride=16, pooled=4,
         features="window_pca", dimensions=32, real_clips=256,
     )
+    config.tune = dict(layers=(), rank=0, alpha=16.0)  # what trains: all; layers by rule; or with a rank LoRA beside them
     config.run = dict(
         mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none",  # how steps are computed, not what
-        log_every=25, checkpoint_every=500, keep=2, sample_every=0, sample_frames=32, progress=True, tensorboard=True,
+        log_every=25, checkpoint_every=500, keep=2, sample_every=0, validate_every=500, evaluate_every=0, sample_frames=32, progress=True, tensorboard=True,
     )
     if mode == "debug":
         config.data.clips = dict(train=8, test=8)
         config.network.update(width=32, depth=1, heads=2)
         config.train.update(steps=20, batch_size=4)
         config.evaluate.update(videos=4, frames=96, dimensions=4, real_clips=8)
-        config.run.update(log_every=5, checkpoint_every=10)
+        config.run.update(log_every=5, checkpoint_every=10, validate_every=0)
     return config

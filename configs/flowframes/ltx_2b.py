@@ -58,9 +58,10 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         clips=2000, starts=1, batch=4, seed=0, frames=(17,), chunks=1, steps=(5, 10), window=16,
         features="window_pca", dimensions=32, real_clips=2000,
     )
+    config.tune = dict(layers=(), rank=0, alpha=16.0)  # what trains: all; layers by rule; or with a rank LoRA beside them
     config.run = dict(
         mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=8, remat="full",  # how steps are computed, not what
-        log_every=10, checkpoint_every=100, keep=2, sample_every=100, progress=True, tensorboard=True,
+        log_every=10, checkpoint_every=100, keep=2, sample_every=100, validate_every=100, evaluate_every=0, progress=True, tensorboard=True,
     )
     if mode == "debug":
         config.codec = dict(name="ltx_vae", weights=(), scale=1.0, piece=1, tile=0, time=0.0, tiny=True)
@@ -70,5 +71,5 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.network.update(depth=2, heads=2, head=12, dtype="float32")
         config.train.update(steps=20, batch_size=4)
         config.evaluate.update(clips=4, starts=2, batch=4, frames=(9,), window=8, steps=(5, 10), dimensions=4, real_clips=8)
-        config.run.update(microbatches=1, log_every=5, checkpoint_every=10, sample_every=20)
+        config.run.update(microbatches=1, log_every=5, checkpoint_every=10, sample_every=20, validate_every=0)
     return config

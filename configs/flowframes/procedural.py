@@ -50,9 +50,10 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         clips=128, starts=4, batch=128, seed=0, frames=(8,), chunks=1, steps=(1, 5, 6, 10, 40), window=8,
         features="window_pca", dimensions=24, real_clips=256,
     )
+    config.tune = dict(layers=(), rank=0, alpha=16.0)  # what trains: all; layers by rule; or with a rank LoRA beside them
     config.run = dict(
         mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none",  # how steps are computed, not what
-        log_every=25, checkpoint_every=500, keep=2, sample_every=1000, progress=True, tensorboard=True,
+        log_every=25, checkpoint_every=500, keep=2, sample_every=1000, validate_every=1000, evaluate_every=0, progress=True, tensorboard=True,
     )
     if mode == "debug":
         config.data.update(frames=32, clips=dict(train=8, test=4))
@@ -60,5 +61,5 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.network.update(width=32, depth=1, heads=2)
         config.train.update(steps=20, batch_size=4)
         config.evaluate.update(clips=4, starts=2, batch=4, frames=(4,), window=4, steps=(2,), dimensions=4, real_clips=8)
-        config.run.update(log_every=5, checkpoint_every=10, sample_every=0)
+        config.run.update(log_every=5, checkpoint_every=10, sample_every=0, validate_every=0)
     return config

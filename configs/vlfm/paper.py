@@ -21,6 +21,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.objective = "vlfm"  # or "direct": the paper's ablation without a flow
+    config.pretrained = ""  # what training starts from: the workdir of a run, or a public model
     config.codec = dict(name="tiny", weights=(), scale=1.0)
     config.data = dict(
         path="", cache="", frames=48, fps=24.0, size=(256, 256), clips=dict(train=0, test=0), seed=0,
@@ -50,9 +51,10 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         guidance=4.0, readout="mean", method="heun", rtol=1e-2, atol=1e-2, steps=config_dict.placeholder(int), per_sample=True,
     )
     config.evaluate = dict(split="train", clips=64, batch=16, seed=0, text_guidance=(1.0, 4.0))
+    config.tune = dict(layers=(), rank=0, alpha=16.0)  # what trains: all; layers by rule; or with a rank LoRA beside them
     config.run = dict(
         mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="full",  # how steps are computed, not what
-        log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, progress=True, tensorboard=True,
+        log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, validate_every=5000, evaluate_every=0, progress=True, tensorboard=True,
     )
     if mode == "debug":
         config.codec = dict(name="pixels", weights=(), scale=1.0)
@@ -62,5 +64,5 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.network.update(width=32, depth=2, heads=2)
         config.train.update(steps=20, batch_size=4)
         config.evaluate.update(clips=4)
-        config.run.update(log_every=5, checkpoint_every=10, sample_every=0)
+        config.run.update(log_every=5, checkpoint_every=10, sample_every=0, validate_every=0)
     return config

@@ -19,6 +19,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.objective = "vlfm"  # or "direct": the paper's ablation without a flow
+    config.pretrained = ""  # what training starts from: the workdir of a run, or a public model
     config.codec = dict(name="pixels", weights=(), scale=1.0)
     config.data = dict(
         path="procedural:bouncing", cache="", frames=384, fps=48.0, size=(32, 32), clips=dict(train=16, test=1), seed=0,
@@ -48,9 +49,10 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         guidance=1.0, readout="mean", method="heun", rtol=1e-2, atol=1e-2, steps=config_dict.placeholder(int), per_sample=True,
     )
     config.evaluate = dict(split="train", clips=16, batch=16, seed=0, text_guidance=(1.0, 2.0, 4.0))
+    config.tune = dict(layers=(), rank=0, alpha=16.0)  # what trains: all; layers by rule; or with a rank LoRA beside them
     config.run = dict(
         mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none",  # how steps are computed, not what
-        log_every=25, checkpoint_every=500, keep=2, sample_every=1000, progress=True, tensorboard=True,
+        log_every=25, checkpoint_every=500, keep=2, sample_every=1000, validate_every=1000, evaluate_every=0, progress=True, tensorboard=True,
     )
     if mode == "debug":
         config.data.update(frames=24, size=(16, 16), clips=dict(train=4, test=1))
@@ -58,5 +60,5 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.network.update(width=32, depth=1, heads=2)
         config.train.update(steps=20, batch_size=4)
         config.evaluate.update(clips=4, text_guidance=(1.0, 2.0))
-        config.run.update(log_every=5, checkpoint_every=10, sample_every=0)
+        config.run.update(log_every=5, checkpoint_every=10, sample_every=0, validate_every=0)
     return config

@@ -1,7 +1,7 @@
 """What a codec is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
+
+from jvflow.held import Held
 
 
 class Posterior(NamedTuple):
@@ -28,7 +30,7 @@ class Codec:
       latent_shape: `(f, h, w) -> (f', h', w', c)`; a ValueError for a size that cannot be encoded.
       valid_frames: whether a number of frames can be encoded.
       range: what decoded latents are clamped to when they are fed back, or None.
-      params: its parameters, None where it has none.
+      held: its parameters, which are read when `params` is asked for.
       posterior: whether `encode` gives a standard deviation.
       frames: of video to a latent frame; where these are more than one, a chunk of a video is encoded by itself (`encode_chunks`).
     """
@@ -38,9 +40,14 @@ class Codec:
     latent_shape: Callable[[tuple], tuple]
     valid_frames: Callable[[int], bool]
     range: tuple[float, float] | None = None
-    params: Any = None
+    held: Held = field(default_factory=Held)
     posterior: bool = False
     frames: int = 1
+
+    @property
+    def params(self) -> Any:
+        """Its parameters, None where it has none."""
+        return self.held.get()
 
 
 def encode_chunks(codec: Codec, params, video: Array, chunks: int) -> Posterior:

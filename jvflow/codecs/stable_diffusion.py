@@ -21,6 +21,7 @@ from jvflow import ddim, networks, text, weights
 from jvflow.codecs.base import Codec, Posterior, by_image, divided, tiled
 from jvflow.ddim import Schedule
 from jvflow.field import Condition
+from jvflow.held import Held
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
 from jvflow.networks.unet import UNetConfig
 
@@ -39,10 +40,10 @@ def codec(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
     """
     if len(folders) != 1:
         raise ValueError(f"the codec stable_diffusion takes one folder as config.codec.weights, such as ('stable-diffusion-v1-5/vae',), got {folders}")
-    loaded = weights.load(folders[0], dtype=jnp.float32)
-    if not isinstance(loaded.config, KLConfig):
+    sizes = weights.look(folders[0]).network.config
+    if not isinstance(sizes, KLConfig):
         raise ValueError(f"{folders[0]} holds no autoencoder: give the folder vae of the model")
-    network = networks.functional(Autoencoder, loaded.config)  # in our layout
+    network = networks.functional(Autoencoder, sizes)  # in our layout
     factor = json.loads((Path(folders[0]) / weights.CONFIG).read_text()).get("scaling_factor", FACTOR) / scale
     reduction = 2 ** (len(network.config.channels) - 1)
     if tile % (4 * reduction):
@@ -53,7 +54,7 @@ def codec(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
         decode=jax.jit(partial(_decode, network.apply, **options)),
         latent_shape=divided(reduction, network.config.latent),
         valid_frames=lambda frames: frames >= 1,
-        params=loaded.params,
+        held=Held(lambda: weights.load(folders[0], dtype=jnp.float32).params),
         posterior=True,
     )
 
@@ -96,20 +97,24 @@ def inverting(*folders: str | Path, scale: float = 1.0, tile: int = 0, steps: in
     schedule = Schedule.of(json.loads((folder / SCHEDULER).read_text()))
     schedule.moves(steps)  # a number of steps that does not fit is said here
     inner = codec(folder / "vae", tile=tile)
-    unet = weights.load(folder / "unet", dtype=jnp.float32)
-    if not isinstance(unet.config, UNetConfig) or not unet.config.text_width:
+    unet = weights.look(folder / "unet")
+    if not isinstance(unet.network.config, UNetConfig) or not unet.network.config.text_width:
         raise ValueError(f"{folder / 'unet'} holds no U-Net of Stable Diffusion")
     encoder = text.build("clip", weights=(folder / "text_encoder", folder / "tokenizer"))
-    if encoder.width != unet.config.text_width:
-        raise ValueError(f"the text encoder in {folder} has width {encoder.width}, its U-Net takes {unet.config.text_width}: they are of two models")
-    embedded = encoder.apply(encoder.params, encoder.tokenize(["", prompt])[0])
+    if encoder.width != unet.network.config.text_width:
+        raise ValueError(f"the text encoder in {folder} has width {encoder.width}, its U-Net takes {unet.network.config.text_width}: they are of two models")
+
+    def read() -> dict:
+        embedded = encoder.apply(encoder.held.read(), encoder.tokenize(["", prompt])[0])
+        return dict(vae=inner.held.read(), unet=weights.load(folder / "unet", dtype=jnp.float32).params, text=embedded)
+
     solve = partial(_solved, unet.field, schedule=schedule, steps=steps, guidance=guidance)
     return Codec(
         encode=jax.jit(partial(_inverted, inner.encode, solve, scale=scale)),
         decode=jax.jit(partial(_sampled, inner.decode, solve, scale=scale)),
         latent_shape=inner.latent_shape,
         valid_frames=inner.valid_frames,
-        params=dict(vae=inner.params, unet=unet.params, text=embedded),
+        held=Held(read),
     )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from safetensors.numpy import load_file
 
 from jvflow.codecs.base import Codec, Posterior, by_image, divided
+from jvflow.held import Held
 from jvflow.networks.taesd import Tensors, decode, encode, layers
 
 
@@ -40,7 +41,7 @@ def codec(*files: str | os.PathLike, scale: float = 1.0) -> Codec:
         decode=jax.jit(partial(_decode_video, scale=scale)),
         latent_shape=divided(factor, latent.shape[-1]),
         valid_frames=lambda frames: frames >= 1,
-        params=params,
+        held=Held(partial(_read, files)),
     )
 
 

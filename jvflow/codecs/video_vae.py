@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jvflow import networks, weights
 from jvflow.codecs.base import Codec, Posterior, by_image, divided, tiled
+from jvflow.held import Held
 from jvflow.networks.ltx_vae import STRIDES, LTXVAE, LTXVAEConfig
 from jvflow.networks.streaming import WHOLE, streamed
 from jvflow.networks.wan_vae import WanVAE, WanVAEConfig
@@ -41,7 +42,7 @@ def ltx(*folders: str | Path, scale: float = 1.0, piece: int = 0, tile: int = 0,
       tiny: without weights a very small model of this shape with random parameters, to try out a configuration.
       abstract: without weights the shapes of the latents of 0.9.5 alone; nothing can be encoded.
     """
-    params, config, public = _model(folders, LTXVAEConfig, LTXVAE, TINY_LTX, tiny, abstract)
+    held, config, public = _model(folders, LTXVAEConfig, LTXVAE, TINY_LTX, tiny, abstract)
     if not 0 <= time <= 1 or (time and not config.timed):
         raise ValueError(f"config.codec.time is {time}: this decoder {'takes a time in [0, 1]' if config.timed else 'is told none, use 0'}")
     if piece and not config.causal:
@@ -52,7 +53,7 @@ def ltx(*folders: str | Path, scale: float = 1.0, piece: int = 0, tile: int = 0,
     def decode(params, latents, frames):
         return apply(params, latents, jnp.full(len(latents), time) if config.timed else None, frames, method="decode")
 
-    return _codec(params, scale=scale / public.get("scaling_factor", 1.0), piece=piece, tile=tile, model=_Model(
+    return _codec(held, scale=scale / public.get("scaling_factor", 1.0), piece=piece, tile=tile, model=_Model(
         partial(apply, method="encode"), decode, lambda params: (params["latents_mean"], params["latents_std"]),
         space=config.patch * 2 ** sum(h == 2 for _, h, _ in strides), frames=2 ** sum(f == 2 for f, _, _ in strides), channels=config.latent,
     ))
@@ -60,28 +61,28 @@ def ltx(*folders: str | Path, scale: float = 1.0, piece: int = 0, tile: int = 0,
 
 def wan(*folders: str | Path, scale: float = 1.0, piece: int = 1, tile: int = 0, tiny: bool = False, abstract: bool = False) -> Codec:
     """The codec of a folder with config.json and safetensors; arguments as of `ltx`, with the shapes of Wan 2.1."""
-    params, config, public = _model(folders, WanVAEConfig, WanVAE, TINY_WAN, tiny, abstract)
+    held, config, public = _model(folders, WanVAEConfig, WanVAE, TINY_WAN, tiny, abstract)
     apply = networks.functional(WanVAE, config).apply
     moments = tuple(np.asarray(public.get(name, [value] * config.latent), np.float32) for name, value in (("latents_mean", 0.0), ("latents_std", 1.0)))
-    return _codec(params, scale=scale, piece=piece, tile=tile, model=_Model(
+    return _codec(held, scale=scale, piece=piece, tile=tile, model=_Model(
         partial(apply, method="encode"), partial(apply, method="decode"), lambda params: moments,
         space=2 ** (len(config.levels) - 1), frames=2 ** sum(config.halves), channels=config.latent,
     ))
 
 
-def _model(folders, kind: type, module: type, tiny_config, tiny: bool, abstract: bool) -> tuple[Any, Any, dict]:
+def _model(folders, kind: type, module: type, tiny_config, tiny: bool, abstract: bool) -> tuple[Held, Any, dict]:
     """Parameters, sizes, and the public config."""
     if folders or not (tiny or abstract):
         name = {LTXVAE: "LTX-Video", WanVAE: "Wan"}[module]
         if len(folders) != 1:
             raise ValueError(f"the codec takes one folder as config.codec.weights, such as ('{name}/vae',), got {folders}")
-        loaded = weights.load(folders[0], dtype=jnp.float32)
-        if not isinstance(loaded.config, kind):
+        config = weights.look(folders[0]).network.config
+        if not isinstance(config, kind):
             raise ValueError(f"{folders[0]} holds no autoencoder of {name}: give the folder vae of the model")
-        return loaded.params, loaded.config, json.loads((Path(folders[0]) / weights.CONFIG).read_text())
+        return Held(lambda: weights.load(folders[0], dtype=jnp.float32).params), config, json.loads((Path(folders[0]) / weights.CONFIG).read_text())
     if tiny:
-        return jax.jit(networks.functional(module, tiny_config).init)(jax.random.key(0)), tiny_config, {}
-    return None, kind(), {}
+        return Held(lambda: jax.jit(networks.functional(module, tiny_config).init)(jax.random.key(0))), tiny_config, {}
+    return Held(), kind(), {}
 
 
 # --- any such model -------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ class _Model:
     channels: int
 
 
-def _codec(params, *, model: _Model, scale: float, piece: int, tile: int) -> Codec:
+def _codec(held, *, model: _Model, scale: float, piece: int, tile: int) -> Codec:
     if tile % (4 * model.space) or piece < 0:
         raise ValueError(f"config.codec.tile is {tile}, piece is {piece}: tiles are multiples of {4 * model.space} pixels, pieces 0 or more latent frames")
     frames, options = model.frames, dict(model=model, scale=scale, piece=piece, tile=tile)
@@ -123,7 +124,7 @@ def _codec(params, *, model: _Model, scale: float, piece: int, tile: int) -> Cod
         decode=jax.jit(partial(_decode, **options)),
         latent_shape=latent_shape,
         valid_frames=lambda count: count >= 1 and (count - 1) % frames == 0,
-        params=params,
+        held=held,
         posterior=True,
         frames=frames,
     )

@@ -236,9 +236,9 @@ class _Rows:
 
 def batches(
     directory, *, windows: Sequence[Window], batch_size: int, seed: int, threads: int = 1, step: int = 0,
-    rows: Sequence[int] | None = None, latents: bool = False, tokenize: Callable | None = None, embedded: bool = False,
+    rows: Sequence[int] | None = None, latents: bool = False, tokenize: Callable | None = None, embedded: bool = False, split: str = "train",
 ) -> Iterator[Batch]:
-    """Endless training batches, or some rows of each, from step `step` on.
+    """Endless batches of a split, or some rows of each, from step `step` on.
 
     Args:
       directory: a data set of `records`.
@@ -252,7 +252,7 @@ def batches(
       tokenize: of a text encoder, for the captions.
       embedded: take the embedded captions of the data set (`jvflow.latents`) and not their tokens.
     """
-    clips = records.open(directory, "train")
+    clips = records.open(directory, split)
     have, need = clips[0]["video"].shape[0], max(window.span for window in windows)
     if have < need:
         raise ValueError(f"clips have {have} frames, training needs {need}: build them with data.frames >= {need}")

@@ -5,6 +5,7 @@ import optax
 from jvflow import biflow, codecs, flowframes, optimizer, text
 from jvflow.experiment import of_biflow, of_flowframes, of_vlfm
 from jvflow.experiment.base import Experiment, Latents, choose, example_keys, with_text
+from jvflow.tuning import Tuning
 
 __all__ = ["Experiment", "Latents", "assemble", "example_keys", "with_text"]
 
@@ -22,7 +23,10 @@ def assemble(config, *, abstract: bool = False) -> Experiment:
     if codec.frames > 1 and config.objective not in flowframes.DESIGNS:
         raise ValueError(f"the codec {config.codec.name} takes {codec.frames} frames as one, {config.objective} is about single frames: use a codec of images, such as tiny")
     update, rate = _optimizer(config)
-    return Experiment(codec=codec, optimizer=update, schedule=rate, **method(config, codec, encoder))
+    tuning = Tuning(tuple(config.tune.layers), config.tune.rank, config.tune.alpha)
+    if tuning.freezes and not config.pretrained:
+        raise ValueError("config.tune leaves parameters as they are, and without config.pretrained they would be random: name what training starts from, or use --config.tune.rank=0 --config.tune.layers='()'")
+    return Experiment(codec=codec, optimizer=update, schedule=rate, pretrained=config.pretrained, tuning=tuning, **method(config, codec, encoder))
 
 
 def _optimizer(config) -> tuple[optax.GradientTransformation, optax.Schedule]:

@@ -18,6 +18,7 @@ from jvflow.networks import Network
 from jvflow.path import Path
 from jvflow.solver import Solver
 from jvflow.text import TextEncoder
+from jvflow.tuning import ALL, Tuning
 
 
 class Latents(NamedTuple):
@@ -47,7 +48,8 @@ class Experiment:
       path: the path of a clip, of what generates whole clips (VLFM).
       generate: `(field, key, times, count, condition) -> Clips`, likewise.
       predict: `(field, observed, key, condition) -> Prediction`, of what makes chunks (FlowFrames).
-      pretrained: workdir of the run whose parameters training starts from, or "".
+      pretrained: what training starts from, or "": the workdir of a run, or folders of public models.
+      tuning: which parameters train.
       inversions: `config.inversion`, where training needs inverted targets.
       chunks: that an example has, which a codec of many frames takes one by one.
       rate: whether the network is told how many frames per second a video has.
@@ -67,6 +69,7 @@ class Experiment:
     generate: Callable | None = None
     predict: Callable | None = None
     pretrained: str = ""
+    tuning: Tuning = ALL
     inversions: Any = None
     chunks: int = 1
     rate: bool = False
@@ -83,8 +86,14 @@ class Experiment:
 
     @property
     def given(self) -> dict:
-        """Parameters that came with the codec and the text encoder: arguments of a compiled step, not constants in it."""
+        """Parameters that came with the codec and the text encoder, read now: arguments of a compiled step, not constants in it."""
         return dict(codec=self.codec.params, text=self.text and self.text.params)
+
+    def release(self) -> None:
+        """Lets those go, until they are asked for again."""
+        for model in (self.codec, self.text):
+            if model:
+                model.held.release()
 
     def latents(self, batch: Batch, given: dict) -> Latents:
         """What the flow is learned on: the batch's latents, or its video through the codec."""

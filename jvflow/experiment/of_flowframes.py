@@ -51,7 +51,6 @@ def assemble(config, codec, encoder) -> dict:
         loss=loss,
         text=encoder,
         predict=partial(flowframes.predicted, design=design, solver=solver, guidance=sample.guidance),
-        pretrained=config.pretrained,
         inversions=inversion,
         chunks=1 if config.objective == "text_to_video" else 2,
         rate=networks.takes_rate(network),

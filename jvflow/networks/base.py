@@ -5,10 +5,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import jax
-from flax import nnx
+from flax import nnx, traverse_util
 from jaxtyping import Array, Key
 
-from jvflow.mesh import FSDP, SEQUENCE, TENSOR, Rules
+from jvflow.mesh import FSDP, LORA, SEQUENCE, TENSOR, Rules
+from jvflow.networks.layers import beside
 
 
 class Network(NamedTuple):
@@ -70,16 +71,20 @@ def check_split(heads: int, tokens: int, video: tuple, mesh) -> None:
 
 
 def functional(module: type[nnx.Module], config, rules: Rules = ()) -> Network:
-    """A module, `module(config, rngs=...)`, as pure functions; `apply(params, ..., method=NAME)` calls another of its methods."""
+    """A module, `module(config, rngs=...)`, as pure functions; `apply(params, ..., method=NAME)` calls another of its methods.
+
+    Linear layers whose parameters hold matrices of low rank beside the kernel add these, see `jvflow.tuning`.
+    """
 
     def init(key):
         return nnx.to_pure_dict(nnx.state(module(config, rngs=Keys(key)), nnx.Param))
 
     @cache
-    def structure():
-        return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=Keys(jax.random.key(0)))))
+    def structure(tuned: frozenset):
+        return nnx.graphdef(nnx.eval_shape(lambda: beside(module(config, rngs=Keys(jax.random.key(0))), tuned)))
 
     def apply(params, *inputs, method="__call__", **named):
-        return getattr(nnx.merge(structure(), params), method)(*inputs, **named)
+        tuned = frozenset(path[:-1] for path in traverse_util.flatten_dict(params) if path[-1] == LORA[0])
+        return getattr(nnx.merge(structure(tuned), params), method)(*inputs, **named)
 
     return Network(apply=apply, config=config, init=init, rules=rules)

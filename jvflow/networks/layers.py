@@ -6,7 +6,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from jvflow.mesh import ROWS, SEQUENCE, TENSOR, axis_size, constrain
+from jvflow.mesh import LORA, ROWS, SEQUENCE, TENSOR, axis_size, constrain
 
 FREQUENCIES = 256  # width of the sine features of a coordinate
 REMAT = {
@@ -26,6 +26,31 @@ class Linear(nnx.Linear):
 
     def __call__(self, x):
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def _tuned(kind: type[nnx.Linear]) -> type[nnx.Linear]:
+    """The linear layer that is tuned by matrices of low rank, equation (1) of `jvflow.tuning`."""
+
+    class Tuned(kind):
+        def __call__(self, x):
+            dtype = self.dtype or jnp.result_type(x, self.lora_a[...])
+            a, b, scale = (array[...].astype(dtype) for array in (self.lora_a, self.lora_b, self.lora_scale))
+            return super().__call__(x) + scale * ((x.astype(dtype) @ a) @ b)
+
+    return Tuned
+
+
+TUNED = {kind: _tuned(kind) for kind in (nnx.Linear, Linear)}
+
+
+def beside(module: nnx.Module, paths: frozenset) -> nnx.Module:
+    """The module, with places for matrices of low rank in the linear layers at these paths."""
+    for path, layer in nnx.iter_graph(module) if paths else ():
+        if path in paths:
+            layer.__class__ = TUNED[type(layer)]
+            for name in LORA:
+                setattr(layer, name, nnx.Param(jnp.zeros(())))
+    return module
 
 
 def linear(n, m, rngs, dtype, kernel=nnx.initializers.xavier_uniform()):

@@ -3,17 +3,21 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from jvflow.held import Held
 
 LOG = logging.getLogger(__name__)
 
 Tokens = tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b m"]]
 
 
-class TextEncoder(NamedTuple):
+@dataclass(frozen=True)
+class TextEncoder:
     """An encoder of captions as functions.
 
     Attributes:
@@ -22,7 +26,7 @@ class TextEncoder(NamedTuple):
       apply: `(params, tokens) -> (b, m, width)`, pure.
       width: of an embedding.
       init: `key -> params` of an encoder that is trained with its network; None for a pretrained one.
-      params: of a pretrained encoder, which stays as it is; else None.
+      held: the parameters of a pretrained encoder, which stays as it is; they are read when `params` is asked for.
       pure: whether `apply` can be compiled; one that cannot embeds captions before training, see `jvflow.latents`.
     """
 
@@ -30,8 +34,13 @@ class TextEncoder(NamedTuple):
     apply: Callable[[Any, Int[Array, "b n"]], Float[Array, "b m d"]]
     width: int
     init: Callable | None = None
-    params: Any = None
+    held: Held = field(default_factory=Held)
     pure: bool = True
+
+    @property
+    def params(self) -> Any:
+        """The parameters of a pretrained encoder; else None."""
+        return self.held.get()
 
 
 @cache

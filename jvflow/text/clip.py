@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jvflow import networks, weights
+from jvflow.held import Held
 from jvflow.networks.clip import ClipText, ClipTextConfig
 from jvflow.text.base import TextEncoder, Tokens, say_cut
 
@@ -31,11 +32,11 @@ def encoder(*folders: str | Path) -> TextEncoder:
     if len(folders) != 2:
         raise ValueError(f"the text encoder clip takes two folders as config.text.weights, such as ('SD15/text_encoder', 'SD15/tokenizer'), got {folders}")
     model, tokenizer = folders
-    loaded = weights.load(model, dtype=jnp.float32)
-    if not isinstance(loaded.config, ClipTextConfig):
+    sizes = weights.look(model).network.config
+    if not isinstance(sizes, ClipTextConfig):
         raise ValueError(f"{model} holds no text model of CLIP: give the folder text_encoder")
-    sizes, apply = loaded.config, networks.functional(ClipText, loaded.config).apply
-    return TextEncoder(tokenize=tokenize_with(tokenizer, sizes.length, sizes.vocabulary), apply=jax.jit(apply), width=sizes.width, params=loaded.params)
+    held = Held(lambda: weights.load(model, dtype=jnp.float32).params)
+    return TextEncoder(tokenize_with(tokenizer, sizes.length, sizes.vocabulary), jax.jit(networks.functional(ClipText, sizes).apply), sizes.width, held=held)
 
 
 def tokenize_with(folder: str | Path, length: int, vocabulary: int | None = None) -> Callable[[Sequence[str]], Tokens]:

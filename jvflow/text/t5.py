@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jvflow import networks, weights
+from jvflow.held import Held
 from jvflow.networks.t5 import T5, Block, T5Config
 from jvflow.text.base import TextEncoder, Tokens, say_cut
 
@@ -39,11 +40,12 @@ def encoder(*folders: str | Path, length: int = 128, dtype: str = "bfloat16", by
     if by_layer:
         layers = ByLayer(model, dtype)
         return TextEncoder(tokenize, layers, layers.config.width, pure=False)
-    loaded = weights.load(model, dtype=jnp.dtype(dtype))
-    if not isinstance(loaded.config, T5Config):
+    sizes = weights.look(model).network.config
+    if not isinstance(sizes, T5Config):
         raise ValueError(f"{model} holds no encoder of T5: give the folder text_encoder")
-    apply = networks.functional(T5, _in(loaded.config, dtype)).apply
-    return TextEncoder(tokenize, jax.jit(lambda params, tokens: apply(params, tokens, tokens != PADDING)), loaded.config.width, params=loaded.params)
+    apply = networks.functional(T5, _in(sizes, dtype)).apply
+    held = Held(lambda: weights.load(model, dtype=jnp.dtype(dtype)).params)
+    return TextEncoder(tokenize, jax.jit(lambda params, tokens: apply(params, tokens, tokens != PADDING)), sizes.width, held=held)
 
 
 def abstract(*, length: int = 128, **options) -> TextEncoder:

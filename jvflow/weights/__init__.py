@@ -7,23 +7,23 @@ What is missing, unexpected or of another shape is said for all tensors at once,
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
 
 from jvflow import mesh as meshes
 from jvflow.files import write_text
+from jvflow.mesh import LORA
 from jvflow.networks import Network
 from jvflow.weights import clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer, wan_vae
 from jvflow.weights.base import Entry, Kind, Model, flat
-from jvflow.weights.files import Files
+from jvflow.weights.files import Files, save
 
-__all__ = ["Entry", "Files", "Kind", "Model", "checked", "export", "import_checkpoint", "is_public", "load", "opened", "tree"]
+__all__ = ["Entry", "Files", "Kind", "Model", "checked", "export", "export_lora", "import_checkpoint", "is_public", "load", "look", "opened", "tree"]
 
 _FILES = (clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer, wan_vae)
 KINDS = {file.__name__.rpartition(".")[2]: file.KIND for file in _FILES}
@@ -43,6 +43,8 @@ CLASSES = {
 }
 """Kinds by what a config.json says of its class, `_class_name` in diffusers, `architectures` in transformers."""
 CONFIG = "config.json"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers calls it."""
 
 
 def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *, mesh=None, dtype=None, **options) -> Network:
@@ -79,6 +81,12 @@ def load(folder, *, mesh=None, dtype=None, **options) -> Network:
     """The model in a folder as the public hubs lay it out, config.json and safetensors, in one file or in many with their index; see `import_checkpoint`."""
     kind, config, files = opened(folder)
     return import_checkpoint(kind, config, files, mesh=mesh, dtype=dtype, **options)
+
+
+def look(folder, **options) -> Model:
+    """The model in a folder as `load` reads it, its tensors checked and none of them read."""
+    kind, config, files = opened(folder)
+    return checked(kind, config, files, **options)
 
 
 def checked(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -> Model:
@@ -138,8 +146,48 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
         tensors |= {name: np.asarray(tensor, order="C") for name, tensor in zip(entry.theirs, written, strict=True)}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / known.file, metadata=dict(format="pt"))
+    save(folder / known.file, tensors)
     write_text(folder / CONFIG, json.dumps(dict(config), indent=2) + "\n")
+
+
+def export_lora(kind: str, config: Mapping, params: Any, folder, **options) -> Path:
+    """Writes the matrices of low rank that are in `params` (`jvflow.tuning`) into `folder`, in one safetensors file as diffusers and peft read them; returns it.
+
+    The scale is in B: what reads it takes alpha = rank, as diffusers does where nothing else is said. Arguments as of `export`. An array of ours that
+    is made of several tensors gives each of them the same A.
+
+    Raises:
+      ValueError: where there are none, and for those of layers that the public model does not have.
+    """
+    model = _kind(kind).model(config, _kind(kind).generations[0], **options)
+    have, entries = flat(params), {entry.ours: entry for entry in model.layout}
+    layers = [name.rpartition("/")[0] for name in have if name.endswith(f"/{LORA[0]}")]
+    if not layers:
+        raise ValueError("these parameters hold no matrices of low rank: train with config.tune.rank above 0, or export the whole model")
+    lost = [layer for layer in layers if f"{layer}/kernel" not in entries]
+    if lost:
+        raise ValueError(f"the public layout of {kind} has no {lost[0]}, nor {len(lost) - 1} more layers that were tuned: leave them out of config.tune.layers")
+    tensors, prefix = {}, "unet" if kind == "unet2d" else "transformer"
+    for layer in layers:
+        entry = entries[f"{layer}/kernel"]
+        a, b, scale = (np.asarray(have[f"{layer}/{name}"], np.float32) for name in LORA)
+        for name, down, up in zip(entry.theirs, *_low_rank(entry, a, b * scale[..., None, None]), strict=True):
+            module = f"{prefix}.{name.removesuffix('.weight')}"
+            tensors |= {f"{module}.lora_A.weight": np.ascontiguousarray(down), f"{module}.lora_B.weight": np.ascontiguousarray(up)}
+    file = Path(folder) / LORA_FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save(file, tensors)
+    return file
+
+
+def _low_rank(entry: Entry, a: np.ndarray, b: np.ndarray) -> tuple[Sequence, Sequence]:
+    """The matrices (r, in) and (out, r) of each tensor of an entry, of ours: (..., in, r) and (..., r, out)."""
+    layers, rank, count = (len(a) if a.ndim == 3 else 1), a.shape[-1], len(entry.theirs)
+    kernel = np.broadcast_to(np.float32(0), (*a.shape[:-1], b.shape[-1]))
+    if entry.write(kernel)[0].ndim == 4:  # patches, which are a convolution there
+        return entry.write(a), [b.T[:, :, None, None]]
+    each = [a] if a.ndim == 2 else a
+    return [each[i * layers // count].T for i in range(count)], [up.reshape(-1, rank) for up in entry.write(b)]
 
 
 def check(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:

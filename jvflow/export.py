@@ -1,0 +1,69 @@
+"""A trained run as what other packages load: the public models inside its network, whole or as matrices of low rank beside them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from jvflow import processes, public, tuning, weights
+from jvflow import run as runs
+from jvflow.files import write_text
+from jvflow.workdir import Workdir
+
+
+def export(workdir, out, *, lora: bool = False, like: Sequence = (), step: int | None = None, ema: bool | None = None) -> list[Path]:
+    """Writes the public models of a trained run into the folder `out`; returns the files.
+
+    Beside them is jvflow.json, which says which run they are of.
+
+    Args:
+      workdir: of `launch.train`.
+      out: is made; for two U-Nets it has a folder for each.
+      lora: the matrices of low rank alone, in place of parameters with them added.
+      like: folders of public models whose config.json is that of the run; when empty those that its training started from, however many runs ago.
+      step, ema: which parameters, see `run.load`.
+
+    Raises:
+      ValueError: for a network that no public model has, layers that it has no place for, a run that did not start from one.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there already and is no empty folder: remove it, or choose another name")
+    config = Workdir.read(workdir)[1]
+    wanted, like = public.parts(config), [Path(folder) for folder in like] or _started_from(config)
+    if len(like) != len(wanted):
+        names = ",".join(["FOLDER"] * len(wanted))
+        raise ValueError(f"{workdir} has {len(wanted)} public models, and the config.json of {len(like)} is known, since its training began {'with those' if like else 'from nothing'}: give --like={names}")
+    kinds = [weights.opened(folder)[:2] for folder in like]
+    wrong = [f"{folder} holds a {kind}" for folder, (kind, _) in zip(like, kinds) if kind != public.KINDS[config.network.name]]
+    if wrong:
+        raise ValueError(f"{'; '.join(wrong)}: the network {config.network.name} is a {public.KINDS[config.network.name]}")
+    run, files = runs.load(workdir, step=step, ema=ema), []
+    options = public.options(config, run.experiment.text.width if run.experiment.text else 0)
+    params = jax.device_get(run.params)
+
+    def write():
+        for part, (kind, said) in zip(wanted, kinds):
+            here = {name: a for name, a in params.items() if name != "text"}
+            for key in part.path:
+                here = here[key]
+            if lora:
+                files.append(weights.export_lora(kind, said, here, out / part.folder, **options))
+            else:
+                weights.export(kind, said, tuning.merged(here), out / part.folder, **options)
+                files.append(out / part.folder / weights.KINDS[kind].file)
+        write_text(out / "jvflow.json", json.dumps(dict(runs.protocol(run), lora=lora, tune=config.tune.to_dict()), indent=1) + "\n")
+
+    processes.alone(write)
+    return files
+
+
+def _started_from(config) -> list[Path]:
+    """The folders of the public models that a run started from, or that the run did which it started from."""
+    while config.pretrained:
+        found = public.folders(config.pretrained)
+        if found:
+            return found
+        config = Workdir.read(config.pretrained)[1]
+    return []

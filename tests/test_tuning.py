@@ -1,0 +1,296 @@
+"""What trains: low rank beside any linear layer, layers by rule; what is frozen stays, is not saved, and has to be there again."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import debug_config, load_config
+from public_models import FIXTURES, exported, read
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from jvflow import export, networks, public, run, state, train, tuning, weights
+from jvflow import mesh as meshes
+from jvflow.checkpoint import Checkpoints, checksums
+from jvflow.field import Condition
+from jvflow.state import merge
+from jvflow.tuning import Tuning
+from jvflow.weights.base import flat
+from jvflow.workdir import Workdir
+
+WAN = dict(channels=4, text_width=8, depth=2, heads=2, head=12, hidden=16, patch=(1, 2, 2))
+CASES = {
+    "dit": (dict(width=16, depth=2, heads=2, patch=(1, 2, 2), channels=4, scan=False), ("qkv", "mlp_in", "embedders/0/hidden")),
+    "scanned": (dict(WAN, scan=True), ("attn1/to_q", "ffn/net/2", "time_proj")),
+    "unet": (dict(width=8, levels=(1, 2), attends=(False, True), channels=4, blocks=1, groups=4, head=4, velocities=2), ("attentions/0/to_k", "time_emb_proj")),
+}
+
+
+def drawn(tree, size=0.1):
+    """Arrays of the shapes of a tree."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: (size * rng.standard_normal(a.shape)).astype(np.float32), tree)
+
+
+def built(case):
+    sizes, layers = CASES[case]
+    network = networks.build(dict(scanned="wan").get(case, case), **sizes)
+    return network, drawn(jax.eval_shape(network.init, jax.random.key(0))), layers
+
+
+def said(network, params):
+    """All that a network says of one input."""
+    frames = 1 if network.config.__class__.__name__ == "UNetFieldConfig" else 2
+    x = jnp.asarray(drawn(jax.ShapeDtypeStruct((2, frames, 4, 4, 4), np.float32), 1.0))
+    text = Condition(text=jnp.asarray(drawn(jax.ShapeDtypeStruct((2, 3, 8), np.float32), 1.0)), text_mask=jnp.ones((2, 3), bool))
+    apply = jax.jit(lambda params: network.apply(params, x, (jnp.asarray([0.2, 0.7]),), text if "patch_embedding" in params else None))
+    return np.asarray(jnp.stack(apply(params)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_low_rank_is_what_it_adds_to_the_kernels(case):
+    """Equation (1): it begins as nothing, and beside the kernels it says what they say with it added to them."""
+    network, params, layers = built(case)
+    tuned = Tuning(layers, rank=3, alpha=6.0)
+    started = tuned.start(jax.random.key(1), params)
+    before = said(network, params)
+    np.testing.assert_array_equal(said(network, started), before)
+    trained, frozen = tuned.split(started)
+    assert flat(trained) and all(name.endswith(("lora_a", "lora_b")) and any(layer in name for layer in layers) for name in flat(trained))
+    assert all(any(layer in name for name in flat(trained)) for layer in layers)
+    original = tuning.original(started)
+    assert flat(original).keys() == flat(params).keys() and all(np.array_equal(flat(original)[name], a) for name, a in flat(params).items())
+    whole = merge(frozen, drawn(trained, 0.3))
+    beside, added = said(network, whole), said(network, tuning.merged(whole))
+    assert np.abs(beside - before).max() > 1e-2 * np.abs(before).max()
+    np.testing.assert_allclose(beside, added, rtol=0, atol=2e-5 * np.abs(before).max())
+
+
+def test_rules_choose_layers():
+    network, params, _ = built("dit")
+    trained, frozen = Tuning((r"blocks/1/", "patch_out")).split(params)
+    assert flat(trained).keys() == {name for name in flat(params) if name.startswith(("blocks/1/", "patch_out/"))}
+    assert flat(trained).keys() | flat(frozen).keys() == flat(params).keys() and jax.tree.structure(merge(frozen, trained)) == jax.tree.structure(params)
+    assert Tuning().split(params) == (params, {})
+    everywhere = Tuning(rank=1).start(jax.random.key(0), params)
+    linear = {name.removesuffix("/kernel") for name in flat(params) if name.endswith("kernel")}
+    assert {name.removesuffix("/lora_a") for name in flat(everywhere) if name.endswith("lora_a")} == linear
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(layers=("qkw", "qkv"), rank=2), r"'qkw' matches none of the \d+ linear layers, which are blocks/0/"),
+        (dict(layers=("blocks/7",)), r"'blocks/7' matches none of the \d+ layers"),
+        (dict(layers=("qkv",), rank=17), "config.tune.rank=17 is above that of blocks/0/qkv, a matrix 16 x 48: use 16 or less"),
+        (dict(layers=("(",), rank=2), "'[(]' is no regular expression"),
+        (dict(rank=-1), "config.tune.rank is 0 or more and config.tune.alpha above 0, got -1"),
+        (dict(rank=2, alpha=0.0), "config.tune.alpha above 0, got 2 and 0.0"),
+    ],
+)
+def test_rules_that_do_not_fit(settings, message):
+    _, params, _ = built("dit")
+    with pytest.raises(ValueError, match=message):
+        tuned = Tuning(**settings)
+        tuned.split(tuned.start(jax.random.key(0), params))
+
+
+def test_low_rank_is_split_as_its_kernel(monkeypatch):
+    """Along the axis that it shares with the kernel, on a mesh of rows, hidden layers and heads."""
+    monkeypatch.setattr(meshes, "SMALL", 2)
+    network, params, _ = built("scanned")
+    tuned = Tuning(("attn1", "time_proj"), rank=4)
+    mesh = meshes.make(dict(data=1, fsdp=2, sequence=1, tensor=2), jax.devices()[:4])
+    spec = {decision.path: tuple(decision.spec) for decision in meshes.decide(tuned.start(jax.random.key(0), params), network.rules, mesh)}
+    assert spec["blocks/attn1/to_q/kernel"] == (None, "fsdp", "tensor")
+    assert spec["blocks/attn1/to_q/lora_a"] == (None, "fsdp") and spec["blocks/attn1/to_q/lora_b"] == (None, "fsdp", "tensor")
+    assert spec["blocks/attn1/to_out/0/kernel"] == (None, "tensor", "fsdp")
+    assert spec["blocks/attn1/to_out/0/lora_a"] == (None, "tensor", "fsdp") and spec["blocks/attn1/to_out/0/lora_b"] == (None, None, "fsdp")
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    """What training starts from."""
+    folder = tmp_path_factory.mktemp("before")
+    train.train(debug_config(folder, steps=2), folder / "run")
+    return folder / "run"
+
+
+def tuned_config(before, **tune):
+    config = debug_config(before.parent)
+    config.pretrained = str(before)
+    config.tune.update(tune)
+    config.optimizer.update(learning_rate=1e-2, ema=0.9)
+    config.run.update(validate_every=10)
+    return config
+
+
+@pytest.fixture(scope="module")
+def tuned(before, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    train.train(tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out")), folder)
+    return folder
+
+
+def test_frozen_parameters_stay_and_are_not_saved(before, tuned):
+    """Bit for bit those of the model before; checkpoints and the optimizer hold matrices of low rank alone."""
+    was, now = run.load(before).params, run.load(tuned, ema=False).params
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(was), jax.tree.leaves(tuning.original(now)), strict=True))
+    assert float(flat(now)["blocks/0/qkv/lora_scale"]) == 2.0 and np.abs(flat(now)["blocks/0/qkv/lora_b"]).max() > 0
+    saved = Checkpoints(tuned / "checkpoints").restore_raw()
+    arrays = {name for name, a in flat(saved).items() if np.ndim(a)}
+    assert arrays and all(name.endswith(("lora_a", "lora_b")) for name in arrays) and not saved.get("frozen")
+    assert {name.split("/")[0] for name in arrays} == {"params", "ema", "opt_state"}
+    lines = [json.loads(line) for line in (tuned / "validation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 10, 20] and lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[0]["loss"] == lines[0]["loss_of_average"] != lines[2]["loss_of_average"]
+
+
+def test_it_continues_exactly(before, tuned, tmp_path, monkeypatch):
+    save = Checkpoints.save
+
+    def save_and_die(self, *rest):
+        save(self, *rest)
+        raise KeyboardInterrupt
+
+    config = tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out"))
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, tmp_path / "run")
+    monkeypatch.setattr(Checkpoints, "save", save)
+    train.train(config, tmp_path / "run")
+    here, there = (Checkpoints(folder / "checkpoints").restore_raw() for folder in (tmp_path / "run", tuned))
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True))
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tuned / name).read_bytes()
+
+
+def test_another_model_under_the_same_name(before, tuned, tmp_path):
+    """What is frozen has to be what it was: in sampling and on resume."""
+    moved = tmp_path / "moved"
+    shutil.copytree(tuned, moved)
+    config = tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out"))
+    other = debug_config(before.parent, steps=4)
+    train.train(other, tmp_path / "other")
+    file = moved / "config.json"
+    file.write_text(file.read_text().replace(str(before), str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="the frozen parameters of .* are those of .* when it was begun, with checksum .{8}, and what is there now has"):
+        run.load(moved)
+    config.pretrained = str(tmp_path / "other")
+    with pytest.raises(ValueError, match="put the same model there again"):
+        train.train(config, moved)
+
+
+def test_layers_by_rule_train_and_others_do_not(before, tmp_path):
+    config = tuned_config(before, layers=("patch_out",))
+    config.train.steps = 2
+    train.train(config, tmp_path / "run")
+    was, now = (flat(run.load(folder, ema=False if folder != before else None).params) for folder in (before, tmp_path / "run"))
+    assert {name for name in was if not np.array_equal(was[name], now[name])} == {"patch_out/kernel", "patch_out/bias"}
+    config.pretrained = ""
+    with pytest.raises(ValueError, match="leaves parameters as they are, and without config.pretrained they would be random"):
+        train.train(config, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+# --- public models --------------------------------------------------------------------------------
+
+PUBLIC = {
+    "dit": ("dit_two_layers", "dit", True, ("qkv", "proj", "patch_in", "patch_out", "mlp", "modulation")),
+    "apart": ("dit_two_layers", "dit", False, ("qkv",)),
+    "ltx": ("ltx_tokens", "ltx_transformer", True, ("attn1", "ff/", "proj_in", "caption_projection")),
+    "wan": ("wan_plain", "wan_transformer", False, ("attn2", "ffn")),
+    "unet": ("unet_biflow", "unet2d", None, ("attentions", "time_emb_proj")),
+}
+
+
+@pytest.mark.parametrize("case", PUBLIC)
+def test_matrices_are_exported_under_public_names(case, tmp_path):
+    """Each public tensor with B A added is that of the model with all added: in the names of diffusers, for scanned layers and fused ones."""
+    name, kind, scan, layers = PUBLIC[case]
+    config, tensors, _ = read(FIXTURES / f"{name}.safetensors")
+    options = {} if scan is None else dict(scan=scan)
+    params = weights.import_checkpoint(kind, config, tensors, **options).params
+    tuned = Tuning(layers, rank=2, alpha=3.0)
+    trained, frozen = tuned.split(tuned.start(jax.random.key(0), params))
+    whole = merge(frozen, drawn(trained, 0.3))
+    file = weights.export_lora(kind, config, whole, tmp_path / "lora", **options)
+    weights.export(kind, config, tuning.merged(whole), tmp_path / "whole", **options)
+    added, given = load_file(tmp_path / "whole" / weights.KINDS[kind].file), load_file(file)
+    prefix = "unet." if kind == "unet2d" else "transformer."
+    modules = {key.removeprefix(prefix).rpartition(".lora_")[0] for key in given}
+    assert len(given) == 2 * len(modules) and file.name == "pytorch_lora_weights.safetensors" and file.stat().st_mode & 0o044
+    for key, tensor in tensors.items():
+        module = key.removesuffix(".weight")
+        expected = tensor
+        if module in modules and key != module:
+            a, b = (given[f"{prefix}{module}.lora_{part}.weight"] for part in "AB")
+            expected = tensor + np.einsum("or,r...->o...", b.reshape(len(b), -1), a)
+            assert np.abs(expected - tensor).max() > 1e-2
+        if key in added:
+            np.testing.assert_allclose(added[key], expected, atol=1e-6)
+    with pytest.raises(ValueError, match="hold no matrices of low rank: train with config.tune.rank above 0"):
+        weights.export_lora(kind, config, params, tmp_path / "none", **options)
+
+
+def as_trained(config, folder):
+    """A run whose matrices of low rank are drawn, in place of those that training makes."""
+    experiment = train.assemble(config)
+    start = run.pretrained(config, experiment).params
+    now = state.create(jax.random.key(0), experiment.network, experiment.optimizer, ema=False, params=start, tuning=experiment.tuning)
+    workdir = Workdir(folder)
+    workdir.begin(config)
+    workdir.note_frozen(config.pretrained, checksums({"": now.frozen})[""])
+    Checkpoints(workdir.checkpoints).save(1, now.replace(params=drawn(now.params), frozen={}), {"next_index": 1})
+
+
+def test_from_a_public_model_and_back(tmp_path):
+    """Both U-Nets of Bi-flow from their folders, trained a little, and written as two again."""
+    plain = read(FIXTURES / "unet_biflow.safetensors")[0]
+    folders = [exported("unet2d", plain, tmp_path / name, seed=number) for number, name in enumerate(("video", "noise"))]
+    config = load_config("biflow/unet.py", "debug")
+    config.pretrained = ",".join(map(str, folders))
+    config.data.size, config.data.cache = (16, 16), str(tmp_path / "data")
+    channels = plain["block_out_channels"]
+    config.network.update(
+        width=dict(flow=8, biflow=channels[0], condiff=8), levels=tuple(n // channels[0] for n in channels), groups=plain["norm_num_groups"],
+        attends=tuple(kind.startswith("Attn") for kind in plain["down_block_types"]), head=plain["attention_head_dim"], blocks=plain["layers_per_block"], dtype="float32",
+    )
+    config.tune.update(rank=2, layers=("attentions",))
+    as_trained(config, tmp_path / "run")
+    files = export.export(tmp_path / "run", tmp_path / "whole")
+    assert [file.parent.name for file in files] == ["video", "noise"]
+    trained = run.load(tmp_path / "run").params
+    for number, folder in enumerate(("video", "noise")):
+        back = weights.load(tmp_path / "whole" / folder).params
+        expected = tuning.merged(trained)["velocities"][number]
+        assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(expected), strict=True))
+    matrices = export.export(tmp_path / "run", tmp_path / "lora", lora=True)
+    with safe_open(matrices[1], "np") as opened:
+        assert all(name.startswith("unet.") and "attentions" in name for name in opened.keys())
+    assert json.loads((tmp_path / "lora" / "jvflow.json").read_text())["lora"] is True
+    with pytest.raises(ValueError, match="is there already and is no empty folder"):
+        export.export(tmp_path / "run", tmp_path / "lora", lora=True)
+    for wrong, message in (
+        (str(folders[0]), "1 folders, and biflow on the network unet takes VIDEO,NOISE"),
+        (f"{folders[0]},{exported('dit', read(FIXTURES / 'dit_two_layers.safetensors')[0], tmp_path / 'dit')}", "holds a dit, and the network is unet, which starts from a unet2d"),
+    ):
+        config.pretrained = wrong
+        with pytest.raises(ValueError, match=message):
+            train.train(config, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_runs_that_no_public_model_is_of(before, tmp_path):
+    with pytest.raises(ValueError, match="has 1 public models, and the config.json of 0 is known, since its training began from nothing: give --like=FOLDER"):
+        export.export(before, tmp_path / "out")
+    unlike = exported("unet2d", read(FIXTURES / "unet_plain.safetensors")[0], tmp_path / "unet")
+    with pytest.raises(ValueError, match="holds a unet2d: the network dit is a dit"):
+        export.export(before, tmp_path / "out", like=[unlike])
+    assert not (tmp_path / "out").exists() and public.folders("") == []
