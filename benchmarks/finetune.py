@@ -164,7 +164,7 @@ def _inputs(name: str) -> dict:
     return dict(
         ltx=dict(
             hidden_states=normal(2, 3 * 4 * 4, 16), encoder_hidden_states=normal(2, 5, 16), timestep=time, encoder_attention_mask=np.ones((2, 5), np.int64),
-            num_frames=3, height=4, width=4,
+            num_frames=3, height=4, width=4, rope_interpolation_scale=(5.0, 512.0, 512.0),  # places that divide: rounding says nothing then
         ),
         wan=dict(hidden_states=normal(2, 16, 3, 4, 4), timestep=time, encoder_hidden_states=normal(2, 5, 16)),
         dit=dict(hidden_states=normal(2, 3, 16, 16), timestep=time, class_labels=np.array([3, 7])),

@@ -8,14 +8,14 @@ class Held:
     """What `read` gives, once; None without it."""
 
     def __init__(self, read: Callable[[], Any] | None = None):
-        self.read, self._value = read, None
+        self.read, self.value = read, None
 
     def get(self) -> Any:
         """What was read, now or before."""
-        if self._value is None and self.read:
-            self._value = self.read()
-        return self._value
+        if self.value is None and self.read:
+            self.value = self.read()
+        return self.value
 
     def release(self) -> None:
         """Lets it go; the next `get` reads it again."""
-        self._value = None
+        self.value = None

@@ -66,5 +66,5 @@ def read(config, found: Sequence[Path], text_width: int = 0) -> dict:
 
 def options(config, text_width: int = 0) -> dict:
     """Of `weights.load` and `weights.export`, for the network of a config."""
-    named = dict(scan=config.network.get("scan", False)) if config.network.name in SCANNED else {}
+    named = dict(scan="scan" in config.network and config.network.scan) if config.network.name in SCANNED else {}
     return named | (dict(text_width=text_width) if config.network.name == "dit" and text_width else {})

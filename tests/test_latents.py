@@ -10,6 +10,7 @@ from conftest import ROOT, SHARED, debug_config
 
 from jvflow import codecs, latents, sample, train
 from jvflow.data import pipeline, records
+from jvflow.held import Held
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,24 @@ def test_clips_keep_everything_and_gain_latents(config, encoded):
         np.testing.assert_allclose(clip["latent_mean"], expected, atol=1e-5)
         assert "latent_std" not in clip and clip["latent_mean"].dtype == np.float32
     assert latents.are_in(encoded) and records.manifest(encoded)["splits"] == {"train": 6, "test": 2}
+
+
+def test_no_encoder_is_held_while_it_trains(config, encoded, tmp_path, monkeypatch):
+    """On latents nothing asks for the codec but a sheet, which lets it go; on video the step has it."""
+    asked, get = [], Held.get
+    monkeypatch.setattr(Held, "get", lambda held: (asked.append(held) if held.read else None, get(held))[1])
+    config = config.copy_and_resolve_references()
+    config.data.path = str(encoded)
+    train.train(config, tmp_path / "latents")
+    assert not asked
+    config.run.update(sample_every=2, sample_frames=2)
+    train.train(config, tmp_path / "sheets")
+    assert asked and all(held.value is None for held in asked)
+    asked.clear()
+    config.data.path = "procedural:comets"
+    config.run.sample_every = 0
+    train.train(config, tmp_path / "video")
+    assert len(asked) == 1
 
 
 def test_training_on_latents_is_training_on_the_video(config, encoded, tmp_path):

@@ -1,5 +1,7 @@
 """Text encoders, caption dropout, and captions in batches."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np

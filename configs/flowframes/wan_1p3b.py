@@ -25,11 +25,11 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.network = dict(name="wan", depth=30, heads=12, head=128, hidden=8960, patch=(1, 2, 2), dtype="bfloat16", attention=0, scan=True)
     config.optimizer.schedule = "cosine"
     config.sample.update(method="unipc", warp=3.0, guidance=5.0)
-    config.run.microbatches = 28  # 8, as for LTX-Video, fits no slice but one of v5p: its sequences are 2.4 times as long
     if mode == "debug":
         config.codec.tiny = True
         config.data.size = (32, 32)
         config.network.update(depth=2, heads=2, head=12, hidden=32, dtype="float32")
     else:
         config.text.length = 512
+        config.run.microbatches = 28  # 8, as for LTX-Video, fits no slice but one of v5p: its sequences are 2.4 times as long
     return config
