@@ -78,3 +78,18 @@ def test_captions_and_rates_are_asked_for():
         networks.as_field(network)(jnp.zeros((1, 1, 1, 1, 4)), (jnp.zeros(1),), Condition(text=jnp.zeros((1, 2, 6))))
     with pytest.raises(ValueError, match="unknown remat 'some'"):
         weights.import_checkpoint("ltx_transformer", config, tensors, remat="some")
+
+
+@pytest.mark.parametrize(
+    "width, frequencies",
+    [
+        (24, [1.5707963705062866, 33.8417854309082, 729.0988159679688, 15707.9638671875]),
+        (48, [1.5707963705062866, 5.85529088973999, 21.826147079467773, 81.35902404785156, 303.2732238769531, 1130.4798583984375, 4213.96923828125, 15707.9638671875]),
+    ],
+)
+def test_frequencies_are_rounded_as_torch_rounds_them(width, frequencies):
+    """To the last bit: an angle of thousands turns one rounding into an error of 1e-3. (10000^torch.linspace(0, 1, n) pi / 2 in float32.)"""
+    cosine, sine = ltx.rotation(jnp.ones((1, 1, 3)), width)
+    expected = np.repeat(np.asarray(frequencies), 3)
+    np.testing.assert_allclose(cosine[0, 0], np.cos(expected), atol=2e-7)
+    np.testing.assert_allclose(sine[0, 0], np.sin(expected), atol=2e-7)

@@ -162,7 +162,8 @@ def places(shape: tuple[int, int, int], fps: Float[Array, "b"], causal: bool) ->
 def rotation(places: Float[Array, "b n 3"], width: int) -> tuple[Array, Array]:
     """Cosine and sine (b, n, width / 2) of the angle of each pair of channels."""
     count = width // 6
-    powers = np.linspace(0, 1, count, dtype=np.float32).astype(float)  # rounded as the original has them: angles reach thousands
+    steps = np.arange(count) * float(np.float32(1) / np.float32(max(count - 1, 1)))
+    powers = np.where(np.arange(count) < max(count // 2, 1), steps, 1 - steps[::-1]).astype(np.float32).astype(float)  # rounded from either end as the original has them: angles reach thousands
     frequencies = jnp.asarray((10000.0**powers).astype(np.float32) * np.float32(np.pi / 2))
     angles = (2 * jnp.asarray(places, jnp.float32) - 1)[..., None, :] * frequencies[None, None, :, None]
     angles = rearrange(angles, "b n m i -> b n (m i)")
