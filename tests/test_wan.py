@@ -19,9 +19,9 @@ def said(network, io):
 
 
 @pytest.mark.parametrize("options", [{}, dict(scan=True, remat="full", attention=5)])
-@pytest.mark.parametrize("name", ["wan_plain", "wan_tokens"])
+@pytest.mark.parametrize("name", ["wan_plain", "wan_tokens", "wan_nine", "wan_seventeen"])
 def test_the_transformer_gives_what_diffusers_gives(name, options):
-    """A timestep for all tokens and one for each, one frame and five, heads that divide by six and do not, with a norm before the text and without."""
+    """A timestep for all tokens and one for each, 1, 5, 9 and 17 frames, heads that divide by six and do not, with a norm before the text and without."""
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
     assert_same(*said(weights.import_checkpoint("wan_transformer", config, tensors, **options), io))
 
