@@ -1,6 +1,7 @@
-"""Writing files so that a name never holds half of what belongs under it."""
+"""Writing files so that a name never holds half of what belongs under it, where there is room for them."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -14,3 +15,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def mebibytes(count: int) -> str:
+    """A number of bytes to be read."""
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def check_room(directory: str | os.PathLike, need: int, what: str) -> None:
+    """Raises a ValueError when the disk of a folder, which may not be there yet, has less than `need` bytes free. `what` are several things, which take them."""
+    directory = Path(directory).absolute()
+    free = shutil.disk_usage(next(folder for folder in (directory, *directory.parents) if folder.exists())).free
+    if need > free:
+        raise ValueError(
+            f"{what} take up to {mebibytes(need)}, and {mebibytes(free)} are free where {directory} goes: make room, take another disk, or fewer, "
+            "shorter or smaller clips"
+        )

@@ -20,7 +20,8 @@ import numpy as np
 from einops import rearrange
 
 from jvflow import flowframes, latents, processes
-from jvflow.data import pipeline, records
+from jvflow.data import key, pipeline, records
+from jvflow.files import check_room
 from jvflow.run import Run, checksum, model
 
 LOG = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def prepare(config, directory) -> dict:
     beside = directory.with_name(f"{directory.name}-latents")
     source = Path(config.data.path)
     if records.is_dataset(source) and latents.are_in(source):
-        pipeline.prepare(config.data, beside)  # of the size and rate that the config says
+        pipeline.prepare(config.data, beside)  # of the size, rate, fit and type that the config says
     else:
         latents.prepare(config, source := beside)
     latents.check(source, latents.fingerprint(**config.codec), latents.lengths_of(run.experiment.codec, config))
@@ -77,11 +78,7 @@ def invert(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...],
     if "inversion" in of["settings"]:
         raise ValueError(f"{source} has inversions already: give the data set that it was made of")
     if records.is_dataset(directory):
-        have = records.manifest(directory)["settings"]
-        if have != settings:
-            raise ValueError(
-                f"{directory} holds {_described(have)}, this is {_described(settings)}: remove it, or choose another name"
-            )
+        key.check(directory, records.manifest(directory)["settings"], settings)
         return records.manifest(directory)
     clips = {split: records.open(source, split) for split in of["splits"]}
     longest = min(len(split[0]["video"]) for split in clips.values())
@@ -92,17 +89,19 @@ def invert(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...],
         make = partial(_with_inversions, run, lengths=lengths, options=options, empty=split != "train")
         return records.Lazy(len(clips[split]), lambda i: make(clips[split][i]))
 
-    processes.served(
-        {split: inverted(split) for split in clips}, lambda splits: records.write(directory, splits, settings=settings, shard_bytes=SHARD_BYTES)
-    )
+    processes.alone(lambda: _check_room(clips, lengths, directory))
+    latents.write_columns(directory, {split: inverted(split) for split in clips}, settings, records.report(source), shard_bytes=SHARD_BYTES)
     for length in lengths:
         LOG.info("%s: chunks of %d frames, %s", directory, length, report(directory, length))
     return records.manifest(directory)
 
 
-def _described(settings: dict) -> str:
-    inversion = settings.get("inversion")
-    return f"inversions {inversion} of {settings.get('of')}" if inversion else "no inversions"
+def _check_room(clips: dict, lengths: tuple[int, ...], directory: Path) -> None:
+    """Raises a ValueError where the clips, and their latents once more for each length, are more than the disk has room for."""
+    count, clip = sum(map(len, clips.values())), clips["train"][0]
+    means = sum(clip[name].nbytes for length in lengths for name in pipeline.latent_columns(length)[:1] + ("latent_mean",) if name in clip)
+    need = count * (sum(np.asarray(value).nbytes for value in clip.values()) + means)
+    check_room(directory, need - records.written(directory), f"{count} clips with their latents and inversions")
 
 
 def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> dict:

@@ -7,12 +7,16 @@
                                            by itself; likewise for every other length of `config.chunk.frames`
     text_embedding, text_mask              float32 (m, d) and bool (m,) of the caption, where the config has a pretrained text encoder
 
+With `config.data.dtype` float16 or bfloat16 latents and embeddings are rounded to that on disk, and read back as float32.
 Training reads the latents and the embeddings and runs neither codec nor text encoder; streams start from the video, and are compared with it.
-`manifest.json` names codec and text encoder by checksums of their weights, so that neither meets the latents of another one.
+`manifest.json` names codec and text encoder by checksums of their weights, so that neither meets the latents of another one, and holds the key of
+all that decides the content (`jvflow.data.key`). `report.json` says what came in, what was left out, and how large the latents are.
 """
 
 import hashlib
 import logging
+import math
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -22,12 +26,14 @@ import numpy as np
 
 from jvflow import codecs, processes, text
 from jvflow.codecs import Codec, encode_chunks
-from jvflow.data import pipeline, records
+from jvflow.data import key, pipeline, records
+from jvflow.files import check_room, mebibytes
 from jvflow.text import TextEncoder
 
 LOG = logging.getLogger(__name__)
 HOW = ("piece", "time", "by_layer")
 """Options of codecs and text encoders that say how it is encoded, or how it is decoded, and change nothing in the latents but rounding."""
+DTYPES = dict(float32=np.float32, float16=np.float16, bfloat16=jnp.bfloat16)
 
 
 def fingerprint(name: str, *, weights: tuple[str, ...] = (), **options) -> dict:
@@ -63,16 +69,44 @@ def prepare(config, directory) -> dict:
     """
     directory = Path(directory)
     codec = codecs.build(**config.codec)
-    lengths = lengths_of(codec, config)
+    lengths, dtype = lengths_of(codec, config), config.data.dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"config.data.dtype is {dtype!r}: latents are stored as one of {', '.join(DTYPES)}")
     for frames in lengths or (config.data.frames,):
         codec.latent_shape((frames, *config.data.size))  # one that cannot be encoded is said before anything is built
     if max(lengths, default=0) > config.data.frames:
         raise ValueError(f"chunks of {max(lengths)} frames are longer than the clips, config.data.frames={config.data.frames}: use longer clips, or shorter chunks")
     beside = directory.with_name(f"{directory.name}-clips")
+    described, of_captions = fingerprint(**config.codec), of_text(config)
+    if not records.is_dataset(directory):
+        processes.alone(lambda: pipeline.expected(config.data))  # likewise, and before files are read
+    clips = processes.built(lambda: pipeline.settings(config.data, beside))
+    decisive = settings(clips, described, of_captions, lengths, dtype)
+    if records.is_dataset(directory):
+        key.check(directory, records.manifest(directory)["settings"], decisive)
+        return records.manifest(directory)
+    encoder = text.build(**config.text) if of_captions else None
+    processes.alone(lambda: _check_room(config.data, codec, encoder, lengths, directory, pipeline.place(config.data, beside, clips)))
     source = processes.built(lambda: pipeline.prepare(config.data, beside))
-    described = of_text(config)
-    captions = (text.build(**config.text), described) if described else None
-    return encode(codec, fingerprint(**config.codec), source, directory, captions, lengths)
+    return encode(codec, described, source, directory, encoder and (encoder, of_captions), lengths, dtype)
+
+
+def settings(clips: dict, described: dict, of_captions: dict | None = None, lengths: tuple[int, ...] = (), dtype: str = "float32") -> dict:
+    """What decides the content of latents (`jvflow.data.key`): that of their clips, what encodes, of which chunks, and how it is stored."""
+    made = dict(kind="latents", codec=described, of=clips, dtype=dtype)
+    return made | (dict(text=of_captions) if of_captions else {}) | (dict(chunks=list(lengths)) if lengths else {})
+
+
+def _check_room(data, codec: Codec, encoder: TextEncoder | None, lengths: tuple[int, ...], directory: Path, clips: Path) -> None:
+    """Raises a ValueError where clips and latents are more than the disk has room for. What an interruption has left is there already."""
+    count, each = pipeline.expected(data), np.dtype(DTYPES[data.dtype]).itemsize
+    latents = sum(data.frames // n * math.prod(codec.latent_shape((n, *data.size))) for n in lengths) or math.prod(codec.latent_shape((data.frames, *data.size)))
+    embedded = encoder.tokenize([""])[1].size * encoder.width if encoder else 0
+    video, latents = count * data.frames * math.prod(data.size) * 3, count * each * ((1 + codec.posterior) * latents + embedded)
+    need, what = video + latents - records.written(directory), f"{count} clips with their latents ({mebibytes(video + latents)})"
+    if not (records.is_dataset(clips) or data.cache):  # they are there, or go elsewhere
+        need, what = need + video - records.written(clips), f"{what}, beside the clips alone ({mebibytes(video)}),"
+    check_room(directory, need, what)
 
 
 def lengths_of(codec: Codec, config) -> tuple[int, ...]:
@@ -81,7 +115,8 @@ def lengths_of(codec: Codec, config) -> tuple[int, ...]:
 
 
 def encode(
-    codec: Codec, described: dict, source: Path, directory: Path, captions: tuple[TextEncoder, dict] | None = None, lengths: tuple[int, ...] = ()
+    codec: Codec, described: dict, source: Path, directory: Path, captions: tuple[TextEncoder, dict] | None = None, lengths: tuple[int, ...] = (),
+    dtype: str = "float32",
 ) -> dict:
     """Encodes every clip of the data set `source` into the data set `directory`; returns its manifest.
 
@@ -95,25 +130,65 @@ def encode(
       source: a data set of clips.
       directory: where the result goes.
       lengths: of chunks, see `lengths_of`.
+      dtype: of latents and embeddings on disk, a key of `DTYPES`.
     """
     of = records.manifest(source)
-    settings = dict(kind="latents", codec=described, of=of["settings"]) | (dict(text=captions[1]) if captions else {})
-    settings |= dict(chunks=list(lengths)) if lengths else {}
+    decisive = settings(of["settings"], described, captions and captions[1], lengths, dtype)
     embed = _embedder(captions[0]) if captions else lambda caption: {}
     if records.is_dataset(directory):
-        check(directory, described, lengths)
-        if records.manifest(directory)["settings"] != settings:
-            raise ValueError(f"{directory} holds the latents of other clips, or embeddings of another text encoder: remove it, or choose another name")
+        key.check(directory, records.manifest(directory)["settings"], decisive)
         return records.manifest(directory)
     clips = {split: records.open(source, split) for split in of["splits"]}
+    encoded = {
+        split: records.Lazy(len(clips[split]), lambda i, split=split: _with_latents(codec, embed, lengths, clips[split][i])) for split in clips
+    }
+    write_columns(directory, encoded, decisive, records.report(source))
+    return records.manifest(directory)
 
-    def encoded(split: str) -> records.Lazy:
-        return records.Lazy(len(clips[split]), lambda i: _with_latents(codec, embed, lengths, clips[split][i]))
 
-    processes.served({split: encoded(split) for split in clips}, lambda splits: records.write(directory, splits, settings=settings))
-    manifest = records.manifest(directory)
-    LOG.info("%s: %s", directory, ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
-    return manifest
+def write_columns(directory: Path, clips: dict[str, records.Lazy], decisive: dict, came_in: dict, **options) -> None:
+    """Writes clips with latents, of which each process makes some: float32 arrays of several axes in the type that the settings say, with their sizes in the report."""
+    dtype, made, shapes, begun = DTYPES[decisive["dtype"]], 0, {}, time.perf_counter()
+
+    def stored(clip: dict) -> dict:
+        nonlocal made
+        made += 1
+        shapes.update({name: list(value.shape) for name, value in clip.items() if _is_latent(value)})
+        return {name: _rounded(name, value, dtype, clip["source"]) if name in shapes else value for name, value in clip.items()}
+
+    def write(splits):
+        as_stored = {split: records.Lazy(len(splits[split]), lambda i, split=split: stored(splits[split][i])) for split in splits}
+        records.write(directory, as_stored, settings=decisive, measure=_sizes, report=lambda sums: _report(came_in, shapes, sums), **options)
+
+    processes.served(clips, write)
+    LOG.info("%s: %.3g s a clip", directory, (time.perf_counter() - begun) / max(made, 1))
+
+
+def _is_latent(value) -> bool:
+    return np.ndim(value) > 1 and np.asarray(value).dtype in [np.dtype(dtype) for dtype in DTYPES.values()]
+
+
+def _rounded(name: str, value: np.ndarray, dtype, source: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        rounded = value.astype(dtype)
+    if not np.isfinite(rounded).all() and np.isfinite(value).all():
+        raise ValueError(f"{name} of {source} holds values up to {np.abs(value).max():.4g}, more than float16 can: use --config.data.dtype=bfloat16")
+    return rounded
+
+
+def _sizes(clip: dict) -> dict[str, float]:
+    """Count, sum and sum of squares of each column of latents."""
+    columns = {name: np.asarray(value, np.float64) for name, value in clip.items() if _is_latent(value)}
+    return {f"{name} {of}": value for name, a in columns.items() for of, value in dict(count=a.size, sum=a.sum(), squares=np.square(a).sum()).items()}
+
+
+def _report(came_in: dict, shapes: dict, sums: dict[str, float]) -> dict:
+    latents = {}
+    for name, shape in shapes.items():
+        count, total, squares = (sums[f"{name} {of}"] for of in ("count", "sum", "squares"))
+        mean = total / count
+        latents[name] = dict(shape=shape, mean=mean, std=math.sqrt(max(squares / count - mean**2, 0.0)))
+    return {name: came_in[name] for name in ("folder", "files") if name in came_in} | dict(latents=latents)
 
 
 def _embedder(encoder: TextEncoder) -> Callable[[str], dict]:

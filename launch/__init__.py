@@ -1,6 +1,7 @@
 """Command line: each module parses flags and calls one function of `jvflow`."""
 
 import ast
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -65,7 +66,8 @@ def run(command):
             ours.info("%s", stopped)
             sys.exit(143)  # what a shell reports for SIGTERM: a scheduler that restarts on failure restarts
         except (ValueError, FloatingPointError, OSError) as error:
-            sys.exit(f"error: {error}")
+            full = getattr(error, "errno", None) == errno.ENOSPC
+            sys.exit(f"error: {error}" + ": make room and give the same command again, it continues after what is whole" * full)
         except AttributeError as error:
             if not (error.args and isinstance(error.args[0], KeyError)):  # what ml_collections wraps; any other is our own mistake
                 raise

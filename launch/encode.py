@@ -15,14 +15,24 @@ flags.mark_flags_as_required(["config", "out"])
 
 def main():
     from jvflow import inversion, latents, processes
+    from jvflow.data import records
+    from jvflow.files import mebibytes
 
     out, config = OUT.value.rstrip("/"), CONFIG.value
     inverts = "inversion" in config and config.inversion.rho
     manifest = (inversion if inverts else latents).prepare(config, out)
     if not processes.is_first():
         return
-    captions = ", embedded captions" if "text" in manifest["settings"] else ""
-    print(f"{out}: latents{' and inversions' if inverts else ''}{captions} of " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+    report, captions = records.report(out), ", embedded captions" if "text" in manifest["settings"] else ""
+    print(
+        f"{out}: key {manifest['key']}, latents{' and inversions' if inverts else ''}{captions} of "
+        + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()) + f", {mebibytes(report['bytes'])}"
+    )
+    if files := report.get("files"):
+        skipped = [f"{file['file']} ({file['error']})" for file in files if file["error"]]
+        print(f"{len(files)} videos, {sum(file['dropped'] for file in files)} frames in no clip; not read to the end: {'; '.join(skipped[:5]) or 'none'}" + " ..." * (len(skipped) > 5))
+    for name, of in report["latents"].items():
+        print(f"{name}: {' x '.join(map(str, of['shape']))} {manifest['settings']['dtype']}, mean {of['mean']:.4g}, standard deviation {of['std']:.4g}")
     if "path" in config:
         print(f"they change by {latents.motion(out, every=config.clip.every):.3f} from a frame to the next: --config.path.motion takes it")
 

@@ -101,8 +101,9 @@ def test_build(mixed, tmp_path):
     assert manifest == records.manifest(tmp_path / "set")
     assert manifest["splits"] == {"train": 9, "test": 3} and manifest["shape"] == [4, 16, 16, 3]
     settings = manifest["settings"]
-    assert settings["folder"] == str(mixed) and settings["stride"] == 1 and settings["seed"] == 3
-    kept = {entry["file"]: entry["clips"] for entry in settings["files"]}
+    report = records.report(tmp_path / "set")
+    assert report["folder"] == str(mixed) and settings["stride"] == 1 and settings["seed"] == 3
+    kept = {entry["file"]: entry["clips"] for entry in report["files"]}
     assert kept == {"a/deep.MP4": 5, "b.mp4": 7, "corrupt.mp4": 0, "short.mp4": 0}
     assert len(lines) == 5 and "corrupt.mp4: 0 clips" in lines[2] and "not decode" in lines[2]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
@@ -174,7 +175,7 @@ def test_real_folder(tmp_path):
     if not REAL.exists():
         pytest.skip(f"{REAL} is not here")
     manifest = folder.build(REAL, tmp_path / "set", frames=16, fps=8, size=(32, 32))
-    assert len(manifest["settings"]["files"]) == 20
+    assert len(manifest["settings"]["sources"]) == 20
     assert sum(manifest["splits"].values()) == 14 and manifest["splits"]["test"] == 3
     assert records.open(tmp_path / "set", "train")[0]["video"].std() > 20
 
@@ -208,8 +209,8 @@ def test_images_without_a_rate_are_skipped_and_named(tmp_path):
     with pytest.raises(ValueError, match=r"none of the 1 videos in .*walk is a folder of images, .* config.data.image_fps"):
         folder.build(tmp_path / "in", tmp_path / "out", **SHAPE)
     write(tmp_path / "in" / "a.mp4", 4)
-    manifest = folder.build(tmp_path / "in", tmp_path / "out", **SHAPE)
-    assert [entry["error"] is None for entry in manifest["settings"]["files"]] == [True, False]
+    folder.build(tmp_path / "in", tmp_path / "out", **SHAPE)
+    assert [entry["error"] is None for entry in records.report(tmp_path / "out")["files"]] == [True, False]
     with pytest.raises(ValueError, match="^fps must be in .* not -1"):
         folder.build(tmp_path / "in", tmp_path / "other", **SHAPE, image_fps=-1)
 

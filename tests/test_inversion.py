@@ -129,7 +129,7 @@ def test_a_finished_set_is_left_alone_and_another_models_is_refused(folder, tmp_
     other.seed = 1
     train.train(other, tmp_path / "other")
     config.pretrained = str(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"set holds inversions .*'model': .* this is inversions .*'model': .* remove it, or choose another name"):
+    with pytest.raises(ValueError, match=r"set holds another data set .* there / here: inversion.model: \w+ / \w+: take .* remove it, or choose another name"):
         inversion.prepare(config, folder / "set")
     config = tuned(folder)
     config.pretrained = str(tmp_path / "other")
@@ -159,7 +159,7 @@ def change(config, **changes):
         (dict(inversion__rho=1.2), r"config.inversion.rho is a probability and must be in \[0, 1\], got 1.2"),
         (dict(inversion__coin="both"), "unknown inversion.coin 'both': use one of example, batch"),
         (dict(inversion__std=None), "this codec has no sigma_0"),
-        (dict(data__fps=4.0), "8.0 fps"),
+        (dict(data__fps=4.0), "have fps 8.0, and config.data.fps is 4.0"),
         (dict(network__width=48), "the network of config.pretrained=.* is not that of this config, .* parameters differ: .* there and .* here"),
         (dict(pretrained="nowhere"), "nowhere is no workdir"),
         (dict(data__path="procedural:comets"), "has no inverted targets, .* make them once with launch.encode"),

@@ -83,22 +83,27 @@ def test_encoding_again_does_nothing_and_another_codec_is_refused(config, encode
     assert latents.encode(codec, described, source, encoded) == records.manifest(encoded)
     other = config.copy_and_resolve_references()
     other.codec.scale = 0.5
-    with pytest.raises(ValueError, match=r"were made with .*'scale': 0.8.* config.codec is .*'scale': 0.5"):
+    with pytest.raises(ValueError, match=r"set holds another data set .* there / here: codec.scale: 0.8 / 0.5: take the settings"):
         latents.encode(codec, latents.fingerprint(**other.codec), source, encoded)
     other.data.path = str(encoded)
-    with pytest.raises(ValueError, match="take that codec, or encode into another folder"):
+    with pytest.raises(ValueError, match=r"were made with .*'scale': 0.8.* config.codec is .*'scale': 0.5.*: take that codec, or encode into another folder"):
         train.train(other, tmp_path / "run")
     config = config.copy_and_resolve_references()
     config.data.seed = 1
-    with pytest.raises(ValueError, match="holds the latents of other clips, or embeddings of another text encoder: remove it"):
+    with pytest.raises(ValueError, match="there / here: of.seed: 0 / 1: take the settings and files that it was made with, remove it"):
         latents.encode(codec, described, pipeline.prepare(config.data, encoded.parent), encoded)
 
 
 def test_a_built_data_set_has_to_be_of_the_size_and_rate_of_the_config(config, encoded, tmp_path):
-    for change in (dict(size=(32, 32)), dict(fps=4.0)):
+    changes = {
+        r'have size \(16, 16\), and config.data.size is \(32, 32\): use --config.data.size="\(16, 16\)"': dict(size=(32, 32)),
+        "have fps 8.0, and config.data.fps is 4.0": dict(fps=4.0),
+        "have dtype float32, and config.data.dtype is float16": dict(dtype="float16"),
+    }
+    for message, change in changes.items():
         wrong = config.copy_and_resolve_references()
         wrong.data.update(change, path=str(encoded))
-        with pytest.raises(ValueError, match=r'16 x 16 at 8.0 fps, .* use --config.data.size="\(16, 16\)" --config.data.fps=8.0'):
+        with pytest.raises(ValueError, match=message):
             pipeline.prepare(wrong.data, tmp_path)
 
 

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 import pytest
 
-from jvflow.data import records
+from jvflow.data import key, records
 from jvflow.data.records import Clip
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +51,7 @@ def test_round_trip_over_several_shards(tmp_path, monkeypatch):
     assert records.is_dataset(directory)
     assert len(list(directory.glob("clips-train.array_record-*-of-00005"))) == 5
     assert records.manifest(directory) == {
+        "key": key.of(settings),
         "settings": settings,
         "splits": {"train": 23, "test": 3},
         "shape": [4, 6, 8, 3],
@@ -186,7 +187,7 @@ def test_leftovers_of_a_killed_build_are_removed(tmp_path):
     assert not records.is_dataset(tmp_path / "a")
     records.write(tmp_path / "a", {"train": clips(0, 2)}, settings={"other": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert len(list((tmp_path / "a").iterdir())) == 4
+    assert len(list((tmp_path / "a").iterdir())) == 5
 
 
 def test_errors(tmp_path):

@@ -31,7 +31,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         stride=80,
         test_fraction=0.2,
         captions="",
-        image_fps=0.0,
+        image_fps=0.0, dtype="float32",  # of latents on disk; or float16, bfloat16
         threads=1,
     )
     config.network = dict(

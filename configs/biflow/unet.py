@@ -25,6 +25,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         path="", cache="", frames=64, fps=16.0, size=(128, 128), clips=dict(train=0, test=0), seed=0,
         fit="squeeze", stride=64, test_fraction=0.2, threads=16, captions="", image_fps=0.0,
+        dtype="float32",  # of latents on disk; or float16, bfloat16
     )
     config.network = dict(
         name="unet", width=dict(flow=192, biflow=128, condiff=192), levels=(1, 1, 2, 2, 2, 4, 4),

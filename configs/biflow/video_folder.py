@@ -21,6 +21,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         path="", cache="", frames=32, fps=12.0, size=(32, 32), clips=dict(train=0, test=0), seed=0,
         fit="squeeze", stride=32, test_fraction=0.2, threads=1, captions="", image_fps=0.0,
+        dtype="float32",  # of latents on disk; or float16, bfloat16
     )
     config.network = dict(
         name="dit", width=128, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0,

@@ -25,6 +25,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         path="", cache="", frames=34, fps=12.0, size=(64, 64), clips=dict(train=1, test=1), seed=0,
         fit="squeeze", stride=34, test_fraction=0.2, threads=1, captions="", image_fps=0.0,
+        dtype="float32",  # of latents on disk; or float16, bfloat16
     )
     config.chunk = dict(frames=(17,))  # lengths of chunks; of several, each batch takes one
     config.coupling = "consecutive"  # or "independent", "minibatch_ot"

@@ -36,6 +36,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         path="", cache="", frames=82, fps=24.0, size=(256, 384), clips=dict(train=1, test=1), seed=0,
         fit="crop", stride=82, test_fraction=0.01, threads=4, captions="", image_fps=0.0,
+        dtype="float32",  # of latents on disk; or float16, bfloat16
     )
     config.chunk = dict(frames=(17, 41))  # lengths of chunks, 8 k + 1 frames of video each; each batch takes one
     config.coupling = "consecutive"  # or "independent", "minibatch_ot"

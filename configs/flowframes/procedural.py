@@ -25,6 +25,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         path="procedural:comets", cache="", frames=80, fps=8.0, size=(16, 16), clips=dict(train=256, test=128), seed=0,
         fit="crop", stride=80, test_fraction=0.2, threads=1, captions="", image_fps=0.0,
+        dtype="float32",  # of latents on disk; or float16, bfloat16
     )
     config.chunk = dict(frames=(8,))  # lengths of chunks; of several, each batch takes one
     config.coupling = "consecutive"  # or "independent", "minibatch_ot"

@@ -25,6 +25,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         path="", cache="", frames=49, fps=24.0, size=(128, 128), clips=dict(train=1, test=1), seed=0,
         fit="squeeze", stride=1_000_000, test_fraction=0.0, threads=1, captions="", image_fps=0.0,
+        dtype="float32",  # of latents on disk; or float16, bfloat16
     )
     config.clip = dict(frames=25, every=2, anywhere=False)  # what is trained on: N frames of each clip, every second one, from the first on
     config.path = dict(

@@ -26,6 +26,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         path="", cache="", frames=48, fps=24.0, size=(256, 256), clips=dict(train=0, test=0), seed=0,
         fit="crop", stride=48, test_fraction=0.01, threads=16, captions="", image_fps=0.0,
+        dtype="float32",  # of latents on disk; or float16, bfloat16
     )
     config.clip = dict(frames=48, every=1, anywhere=False)  # two seconds
     config.path = dict(

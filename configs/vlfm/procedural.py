@@ -24,6 +24,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         path="procedural:bouncing", cache="", frames=384, fps=48.0, size=(32, 32), clips=dict(train=16, test=1), seed=0,
         fit="squeeze", stride=384, test_fraction=0.2, threads=1, captions="", image_fps=0.0,
+        dtype="float32",  # of latents on disk; or float16, bfloat16
     )
     config.clip = dict(frames=48, every=2, anywhere=False)  # what is trained on: N frames of each clip, every second one, from the first on
     config.path = dict(

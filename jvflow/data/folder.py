@@ -12,6 +12,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,12 +20,15 @@ import numpy as np
 
 from jvflow.data import captions as texts
 from jvflow.data import cuts, records, video
+from jvflow.data.key import Hashes
 from jvflow.data.records import Clip
-from jvflow.files import write_text
+from jvflow.files import check_room, write_text
 
 LOG = logging.getLogger(__name__)
 VERSION = 3
 """Raised when the same files and settings give other clips than before."""
+SLOWER = 0.99
+"""Of the rate of clips, what a video may have at least: 23.976 for 24. Below, clips would show frames twice, and nothing flows between those."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Cutting:
         if self.image_fps:
             video.rate(self.image_fps)
         video.resize(np.zeros((1, 1, 3), np.uint8), self.size, self.fit)
+
+    @property
+    def bytes(self) -> int:
+        """Of a clip."""
+        return self.frames * math.prod(self.size) * 3
 
 
 def find(folder: str | os.PathLike) -> list[Path]:
@@ -131,23 +140,19 @@ def _of_video(folder: Path, path: Path, table: dict, cutting: Cutting) -> Iterat
     size = sum(file.stat().st_size for file in _files(path))
     entry = dict(file=name, bytes=size, frames=0, shots=0, clips=0, dropped=0, error=None)
     try:
-        caption = table[name] if name in table else texts.beside(path)
-        yield from _cut(path, entry, caption, cutting)
+        yield from _cut(path, entry, _caption(path, name, table), cutting)
     except ValueError as reason:
         entry["error"] = str(reason)
     yield entry
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of a video: itself, or its images."""
-    return sorted(video.images_in(path)) if path.is_dir() else [path]
+    """The files of a video: itself, or its images in order."""
+    return video.Images(path, 0.0).files() if path.is_dir() else [path]
 
 
-def _stamps(path: Path) -> list:
-    """What changes when a video or the caption beside it is changed."""
-    caption = texts.file_beside(path)
-    files = _files(path) + [caption] * caption.is_file()
-    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+def _caption(path: Path, name: str, table: dict[str, str]) -> str:
+    return table[name] if name in table else texts.beside(path)
 
 
 def _cut(path: Path, entry: dict, caption: str, cutting: Cutting) -> Iterator[Clip]:
@@ -171,6 +176,50 @@ def _cut(path: Path, entry: dict, caption: str, cutting: Cutting) -> Iterator[Cl
             entry["dropped"] -= frames if length == frames else min(stride, frames)
 
 
+def settings(
+    folder: str | os.PathLike, *, captions: str = "", test_fraction: float = 0.2, seed: int = 0, hashes: Hashes | None = None, **cutting
+) -> dict:
+    """What decides the clips that `build` makes of a folder, with the content of its videos and their captions, wherever it lies. Arguments as for `build`."""
+    folder, found, hashes = Path(folder), find(folder), hashes or Hashes()
+    table = _captions(folder, found, captions, lambda line: None)
+    cutting = asdict(Cutting(**cutting))
+    sources = {}
+    for path in found:
+        name = _name(folder, path)
+        with suppress(ValueError):  # one that cannot be read is said where its video is
+            sources[name] = dict(sha256=hashes(_files(path)), caption=_caption(path, name, table))
+    return dict(
+        kind="folder", version=VERSION, **dict(cutting, fps=float(cutting["fps"]), size=list(cutting["size"])), test_fraction=test_fraction, seed=seed, sources=sources
+    )
+
+
+def expected(folder: str | os.PathLike, **cutting) -> int:
+    """How many clips the videos of a folder give, as far as they declare their lengths, at most.
+
+    Raises:
+      ValueError: where a video that is long enough for a clip has fewer frames per second than the clips (`SLOWER`).
+    """
+    cutting, count, slow = Cutting(**cutting), 0, []
+    for path in find(folder):
+        images = path.is_dir()
+        try:
+            own, seconds = (cutting.image_fps, len(_files(path)) / (cutting.image_fps or math.inf)) if images else video.declared(path)
+        except ValueError:  # said where it is decoded
+            continue
+        frames = math.ceil(seconds * cutting.fps)
+        if frames >= cutting.frames:
+            count += (frames - cutting.frames) // cutting.stride + 1
+            if own < SLOWER * cutting.fps:
+                slow.append((own, f"{_name(Path(folder), path)} {own:.4g}" + " (config.data.image_fps)" * images))
+    if slow:
+        more = [f"and {len(slow) - 5} more"] * (len(slow) > 5)
+        raise ValueError(
+            f"{len(slow)} videos in {folder} have fewer frames per second than config.data.fps={cutting.fps}, and clips would show frames twice: "
+            f"{', '.join([said for _, said in sorted(slow)[:5]] + more)}: use --config.data.fps={min(slow)[0]:.4g}, or take them out of the folder"
+        )
+    return count
+
+
 def build(
     folder: str | os.PathLike,
     directory: str | os.PathLike,
@@ -178,10 +227,11 @@ def build(
     captions: str = "",
     test_fraction: float = 0.2,
     seed: int = 0,
+    hashes: Hashes | None = None,
     log: Callable[[str], None] = LOG.info,
     **cutting,
 ) -> dict:
-    """Builds a data set in `directory` from the videos of a folder; returns its manifest. Arguments as for `clips`.
+    """Builds a data set in `directory` from the videos of a folder; returns its manifest. Arguments as for `clips`, and the `hashes` of files that are known.
 
     The clips whose hash of (seed, file, start) is smallest are the test split: `test_fraction` of
     them rounded, at least one (none of them at 0), and at least one is left to train; a single clip trains. Clips are
@@ -194,15 +244,14 @@ def build(
     if not 0 <= test_fraction < 1:
         raise ValueError(f"test_fraction must be at least 0 and below 1, not {test_fraction}")
     records.check_free(directory)
+    count = expected(folder, **cutting)
+    decisive = settings(folder, captions=captions, test_fraction=test_fraction, seed=seed, hashes=hashes, **cutting)
     cutting = Cutting(**cutting)
     folder, found = Path(folder), find(folder)
+    need = 2 * count * cutting.bytes - records.written(directory)
+    check_room(directory, need, f"{count} clips of {cutting.frames} x {' x '.join(map(str, cutting.size))}, twice while they are cut,")
     table = _captions(folder, found, captions, log)
-    settings = dict(
-        kind="folder", version=VERSION, folder=str(folder), **dict(asdict(cutting), size=list(cutting.size)),
-        test_fraction=test_fraction, seed=seed,
-    )
-    identity = dict(settings, stamps=[_stamps(path) for path in found], captions=table)
-    under_way = records.Build(directory, identity)
+    under_way = records.Build(directory, decisive)
     decoded = [under_way.scratch / f"{number:06d}" for number in range(len(found))]
     try:
         entries, kept = [], []  # kept: of each clip, where it lies and what it is called
@@ -212,9 +261,8 @@ def build(
             log(f"{entry['file']}: {entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped{end}")
             entries.append(entry)
             kept += [(number, place, *names) for place, names in enumerate(cut)]
-        settings["files"] = entries
         if not kept:
-            _raise_no_clip(folder, settings)
+            _raise_no_clip(folder, entries, cutting)
         test = set(_draw_test([(name, start) for _, _, name, start, _ in kept], test_fraction, seed))
         shape = (cutting.frames, *cutting.size, 3)
 
@@ -222,11 +270,13 @@ def build(
             return records.Lazy(len(chosen), lambda i: read(*kept[chosen[i]]))
 
         def read(number, place, name, start, caption) -> Clip:
-            pixels = np.fromfile(decoded[number].with_suffix(".clips"), np.uint8, math.prod(shape), offset=place * math.prod(shape))
+            pixels = np.fromfile(decoded[number].with_suffix(".clips"), np.uint8, cutting.bytes, offset=place * cutting.bytes)
             return Clip(pixels.reshape(shape), cutting.fps, start, caption, name)
 
         train = [i for i in range(len(kept)) if i not in test]
-        under_way.write({"train": stored(train), "test": stored(sorted(test))}, settings=settings)
+        under_way.write(
+            {"train": stored(train), "test": stored(sorted(test))}, settings=decisive, report=lambda sums: dict(folder=str(folder), files=entries)
+        )
     except ValueError:
         under_way.remove()
         raise
@@ -264,14 +314,12 @@ def _draw_test(kept: list[tuple[str, float]], test_fraction: float, seed: int) -
     return sorted(range(len(kept)), key=rank.__getitem__)[:count]
 
 
-def _raise_no_clip(folder: str | os.PathLike, settings: dict) -> None:
-    entries = settings["files"]
+def _raise_no_clip(folder: str | os.PathLike, entries: list[dict], cutting: Cutting) -> None:
     longest = max(entry["frames"] for entry in entries)
     if longest == 0:
         reasons = "; ".join(entry["error"] for entry in entries[:3])
         raise ValueError(f"none of the {len(entries)} videos in {folder} decodes: {reasons}")
     raise ValueError(
-        f"no video in {folder} is long enough: a clip has {settings['frames']} frames at "
-        f"{settings['fps']} fps, the longest video {longest} "
-        f"({longest / settings['fps']:.2f} s): use smaller frames or higher fps"
+        f"no video in {folder} is long enough: a clip has {cutting.frames} frames at {cutting.fps} fps, the longest video {longest} "
+        f"({longest / cutting.fps:.2f} s): use smaller frames or higher fps"
     )

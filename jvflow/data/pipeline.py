@@ -4,9 +4,7 @@ The batch of step k is a function of (data, seed, k) alone: shuffling and random
 the rows are dealt out to processes, so neither a restart nor another number of processes changes it.
 """
 
-import hashlib
-import json
-import os
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jvflow.data import folder, procedural, records
+from jvflow.data import folder, key, procedural, records
+from jvflow.files import check_room
 
 PROCEDURAL = "procedural:"
 TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
@@ -88,8 +87,8 @@ def prepare(data, workdir, frames: int = 1) -> Path:
     """The data set that `config.data` means, built on first use. Its clips must have `frames` frames.
 
     `data.path` is a folder of videos, a data set that was built before, or `procedural:KIND`. What
-    is built lies in `data.cache` (`WORKDIR/data` when empty) under a name made of everything that
-    decides its content.
+    is built lies in `data.cache` (`WORKDIR/data` when empty) under a name with the key of everything that
+    decides its content: a file that changed is another key, one that moved is not.
     """
     if data.frames < frames:
         raise ValueError(f"config.data.frames is {data.frames}, this experiment needs {frames} of each clip")
@@ -101,48 +100,78 @@ def prepare(data, workdir, frames: int = 1) -> Path:
 
 
 def _prepared(data, workdir) -> Path:
-    if not data.path:
-        raise ValueError("config.data.path is empty: give a folder of videos, a built data set, or procedural:comets")
-    if not data.path.startswith(PROCEDURAL) and records.is_dataset(data.path):
-        _check(data)
-        return Path(data.path)
-    form = dict(frames=data.frames, fps=data.fps, size=list(data.size))
-    if data.path.startswith(PROCEDURAL):
-        kind = data.path.removeprefix(PROCEDURAL)
-        settings = dict(kind=kind, clips=dict(data.clips), seed=data.seed, **form)
-        procedural.scene(kind, 0)  # an unknown kind is said before anything is written
-        directory = _cached(data, workdir, kind, settings)
-        if not records.is_dataset(directory):
-            splits = {split: _render(kind, split, settings) for split in ("train", "test")}
-            records.write(directory, splits, settings=settings)
+    decisive = settings(data, workdir)
+    directory = place(data, workdir, decisive)
+    if records.is_dataset(directory):
         return directory
-    options = dict(
-        fit=data.fit, stride=data.stride, test_fraction=data.test_fraction, seed=data.seed, image_fps=data.image_fps,
-        captions=data.captions, **form,
-    )
-    named = [Path(data.captions)] if data.captions else []
-    files = sorted((os.path.relpath(p, data.path), p.stat().st_size, p.stat().st_mtime_ns)
-                   for p in (*Path(data.path).rglob("*"), *named) if p.is_file())
-    directory = _cached(data, workdir, Path(data.path).name, dict(options, files=files, version=folder.VERSION))
-    if not records.is_dataset(directory):
-        folder.build(data.path, directory, **dict(options, size=tuple(data.size)))
+    if data.path.startswith(PROCEDURAL):
+        check_room(directory, expected(data) * data.frames * math.prod(data.size) * 3 - records.written(directory), f"{expected(data)} clips")
+        splits = {split: _render(decisive["kind"], split, decisive) for split in ("train", "test")}
+        records.write(directory, splits, settings=decisive)
+    else:
+        folder.build(data.path, directory, **_splitting(data), **_cutting(data), hashes=_hashes(data, workdir))
     return directory
 
 
+def settings(data, workdir) -> dict:
+    """What decides the clips of the data set that `config.data` means, whether it is built or not (`jvflow.data.key`)."""
+    if not data.path:
+        raise ValueError("config.data.path is empty: give a folder of videos, a built data set, or procedural:comets")
+    if data.path.startswith(PROCEDURAL):
+        kind = data.path.removeprefix(PROCEDURAL)
+        procedural.scene(kind, 0)  # an unknown kind is said before anything is written
+        return dict(kind=kind, clips=dict(data.clips), seed=data.seed, frames=data.frames, fps=data.fps, size=list(data.size))
+    if records.is_dataset(data.path):
+        _check(data)
+        return records.manifest(data.path)["settings"]
+    return folder.settings(data.path, **_splitting(data), **_cutting(data), hashes=_hashes(data, workdir))
+
+
+def place(data, workdir, decisive: dict) -> Path:
+    """Where the data set with these `settings` lies."""
+    if not data.path.startswith(PROCEDURAL) and records.is_dataset(data.path):
+        return Path(data.path)
+    return _cache(data, workdir) / f"{Path(data.path.removeprefix(PROCEDURAL)).name}-{key.of(decisive)}"
+
+
+def expected(data) -> int:
+    """How many clips the data set has, at most, where it is still to be built: see `folder.expected`."""
+    if data.path.startswith(PROCEDURAL):
+        return data.clips.train + data.clips.test
+    if records.is_dataset(data.path):
+        return sum(records.manifest(data.path)["splits"].values())
+    return folder.expected(data.path, **_cutting(data))
+
+
+def _cutting(data) -> dict:
+    return dict(frames=data.frames, fps=data.fps, size=tuple(data.size), fit=data.fit, stride=data.stride, image_fps=data.image_fps)
+
+
+def _splitting(data) -> dict:
+    return dict(captions=data.captions, test_fraction=data.test_fraction, seed=data.seed)
+
+
+def _cache(data, workdir) -> Path:
+    return Path(data.cache or Path(workdir) / "data")
+
+
+def _hashes(data, workdir) -> key.Hashes:
+    return key.Hashes(_cache(data, workdir) / "sha256.jsonl")
+
+
 def _check(data) -> None:
-    """Raises a ValueError when the data set at `data.path` is not of the size and rate that the config says."""
+    """Raises a ValueError when the data set at `data.path` is not of the size, rate and fit that the config says, or its latents not of the type."""
     manifest = records.manifest(data.path)
-    size, fps = manifest["shape"][1:3], manifest["settings"].get("of", manifest["settings"]).get("fps", data.fps)
-    if size != list(data.size) or fps != data.fps:
-        raise ValueError(
-            f"the clips in {data.path} are {size[0]} x {size[1]} at {fps} fps, config.data says {' x '.join(map(str, data.size))} at "
-            f'{data.fps}: use --config.data.size="{tuple(size)}" --config.data.fps={fps}'
-        )
-
-
-def _cached(data, workdir, name, settings) -> Path:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    return Path(data.cache or Path(workdir) / "data") / f"{name}-{digest}"
+    made = manifest["settings"].get("of", manifest["settings"])
+    there = dict(size=tuple(manifest["shape"][1:3]), fps=made.get("fps", data.fps), fit=made.get("fit", data.fit))
+    if "of" in manifest["settings"]:
+        there["dtype"] = manifest["settings"].get("dtype", "float32")
+    here = {name: tuple(data[name]) if name == "size" else data[name] for name in there}
+    differing = [name for name in there if there[name] != here[name]]
+    if differing:
+        said = "; ".join(f"{name} {there[name]}, and config.data.{name} is {here[name]}" for name in differing)
+        cure = " ".join(f'--config.data.{name}="{there[name]}"' for name in differing)
+        raise ValueError(f"the clips in {data.path} have {said}: use {cure}, or make them anew")
 
 
 def _render(kind, split, settings) -> records.Lazy:

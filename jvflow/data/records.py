@@ -3,7 +3,8 @@
     directory/
       clips-train.array_record-00000-of-00002, ...    one `tf.train.Example` for each clip
       dataset_info.json, features.json                what `tfds.builder_from_directory` reads
-      manifest.json                                   settings, clips per split, shape of a clip
+      manifest.json                                   key, settings, clips per split, shape of a clip
+      report.json                                     bytes, and what its maker says of what came in and what did not
 
 A clip is a `Clip`, or a dict of named columns: arrays, numbers and strings (such as the latents of
 `jvflow.latents`). The first clip decides the columns; all others have the same.
@@ -18,34 +19,26 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from errno import EIO, ENOSPC
 from itertools import islice
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
-from jaxtyping import UInt8
 
+from jvflow.data import key
+from jvflow.data.columns import Clip, Columns, as_dict
 from jvflow.files import write_text
 
-MANIFEST = "manifest.json"
+MANIFEST, REPORT = "manifest.json", "report.json"
 IDENTITY = "identity.json"  # of what is under way
 NAME = "clips"
 SHARD_BYTES = 256 * 2**20
 """Of a shard, where `Build.write` is told nothing else."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A clip and where it comes from; `start` is in seconds into the source."""
-
-    video: UInt8[np.ndarray, "f h w 3"]
-    fps: float
-    start: float
-    caption: str = ""
-    source: str = ""
+HALVES = ("float16", "bfloat16")
+"""Types of arrays that are read back as float32."""
 
 
 class Lazy(Sequence):
@@ -78,7 +71,7 @@ class Source:
         return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> dict:
-        """Returns the columns of a clip: arrays as they were written, numbers as float32, strings as str."""
+        """Returns the columns of a clip: arrays as they were written but for `HALVES`, numbers as float32, strings as str."""
         record = self._records[range(len(self))[index]]
         return {name: _plain(value) for name, value in record.items()}
 
@@ -86,7 +79,9 @@ class Source:
 def _plain(value):
     if isinstance(value, bytes):
         return value.decode()
-    return value if np.ndim(value) else np.float32(value)
+    if not np.ndim(value):
+        return np.float32(value)
+    return value.astype(np.float32) if value.dtype.name in HALVES else value
 
 
 def is_dataset(directory: str | os.PathLike) -> bool:
@@ -95,10 +90,26 @@ def is_dataset(directory: str | os.PathLike) -> bool:
 
 
 def manifest(directory: str | os.PathLike) -> dict:
-    """Returns `{"settings": ..., "splits": {name: clips}, "shape": [f, h, w, 3]}`."""
+    """Returns `{"key": of the settings, "settings": ..., "splits": {name: clips}, "shape": [f, h, w, 3]}`."""
     if not is_dataset(directory):
         raise ValueError(f"{directory} is not a data set: it has no {MANIFEST}; build it first")
     return json.loads((Path(directory) / MANIFEST).read_text("utf-8"))
+
+
+def report(directory: str | os.PathLike) -> dict:
+    """Returns `{"bytes": on disk, ...}` with what `Build.write` was given to say; nothing of a data set of before there were reports."""
+    file = Path(directory) / REPORT
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+
+def written(directory: str | os.PathLike) -> int:
+    """Bytes that a data set has taken so far, finished or under way."""
+    directory = Path(directory).absolute()
+    return sum(file.stat().st_size for folder in (directory, _partial(directory)) for file in folder.rglob("*") if file.is_file())
+
+
+def _partial(directory: Path) -> Path:
+    return directory.parent / f".{directory.name}.partial"
 
 
 def open(directory: str | os.PathLike, split: str) -> Source:
@@ -118,10 +129,10 @@ def check_free(directory: str | os.PathLike) -> None:
         raise ValueError(f"{directory} exists and is not an empty folder: choose another name")
 
 
-def write(directory: str | os.PathLike, splits: dict[str, Iterable[Clip | dict]], *, settings: dict, shard_bytes: int | None = None) -> None:
+def write(directory: str | os.PathLike, splits: dict[str, Iterable[Clip | dict]], *, settings: dict, **options) -> None:
     """Writes a data set whose `settings` decide its clips: a `Build` without work of its own. Arguments as of `Build.write`."""
     check_free(directory)
-    Build(directory, dict(settings=settings, splits=list(splits))).write(splits, settings=settings, shard_bytes=shard_bytes)
+    Build(directory, dict(settings=settings, splits=list(splits))).write(splits, settings=settings, **options)
 
 
 class Build:
@@ -135,7 +146,7 @@ class Build:
 
     def __init__(self, directory: str | os.PathLike, identity: dict):
         self._directory = Path(directory).absolute()
-        self._partial = self._directory.parent / f".{self._directory.name}.partial"
+        self._partial = _partial(self._directory)
         self.scratch = self._partial / "scratch"
         self._new = [folder for folder in self._partial.parents if not folder.exists()]
         try:
@@ -149,7 +160,10 @@ class Build:
             write_text(file, text)
         self.scratch.mkdir(exist_ok=True)
 
-    def write(self, splits: dict[str, Iterable[Clip | dict]], *, settings: dict, shard_bytes: int | None = None) -> None:
+    def write(
+        self, splits: dict[str, Iterable[Clip | dict]], *, settings: dict, shard_bytes: int | None = None,
+        measure: Callable[[dict], dict[str, float]] = lambda clip: {}, report: Callable[[dict[str, float]], dict] = lambda sums: {},
+    ) -> None:
         """Writes every split and renames the result to the directory, which must not hold a data set.
 
         An interrupted build continues after its last complete shard, and gives the same bytes. Of a
@@ -162,20 +176,25 @@ class Build:
           settings: for the manifest; must fit JSON.
           shard_bytes: a shard is closed by the clip that takes it to this size, `SHARD_BYTES` when None. Less for clips that are
             costly to make: what an interruption loses is at most a shard.
+          measure: numbers of a clip's columns, which are summed over all clips.
+          report: what is said in `REPORT` with those sums.
         """
         try:
             check_free(self._directory)
             _check_splits(splits)
-            counts, shape = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES)
-            content = {"settings": settings, "splits": counts, "shape": list(shape)}
-            text = json.dumps(content, indent=2, ensure_ascii=False)
-            (self._partial / MANIFEST).write_text(text + "\n", "utf-8")
+            counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measure)
+            size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
+            self._note(REPORT, {"bytes": size, **report(sums)})
+            self._note(MANIFEST, {"key": key.of(settings), "settings": settings, "splits": counts, "shape": list(shape)})
             shutil.rmtree(self.scratch)
             (self._partial / IDENTITY).unlink()
             self._partial.replace(self._directory)
         except ValueError:
             self.remove()
             raise
+
+    def _note(self, name: str, content: dict) -> None:
+        write_text(self._partial / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def remove(self) -> None:
         """Removes what is there of the data set, and the folders that were made for it alone."""
@@ -194,9 +213,9 @@ def _check_splits(splits) -> None:
 
 
 def _write_splits(
-    directory: Path, splits: dict[str, Iterable[Clip | dict]], shard_bytes: int
-) -> tuple[dict[str, int], tuple[int, ...]]:
-    """Writes shards and tfds metadata; returns clips per split and the shape of a clip."""
+    directory: Path, splits: dict[str, Iterable[Clip | dict]], shard_bytes: int, measure: Callable
+) -> tuple[dict[str, int], tuple[int, ...], dict[str, float]]:
+    """Writes shards and tfds metadata; returns clips per split, the shape of a clip and the sums of what was measured."""
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=NAME, filetype_suffix="array_record"
     )
@@ -207,13 +226,13 @@ def _write_splits(
             raise ValueError("split 'train' is empty: a data set needs at least one clip there")
         if first is None:
             continue
-        columns = columns or _Columns.of(first)
-        finished[name] = shards = _write_shards(directory, name, first, rest, columns, shard_bytes)
+        columns = columns or Columns.of(first)
+        finished[name] = shards = _write_shards(directory, name, first, rest, columns, shard_bytes, measure)
         infos.append(
             tfds.core.SplitInfo(
                 name=name,
-                shard_lengths=[count for count, _ in shards],
-                num_bytes=sum(size for _, size in shards),
+                shard_lengths=[shard.clips for shard in shards],
+                num_bytes=sum(shard.bytes for shard in shards),
                 filename_template=template.replace(split=name),
             )
         )
@@ -231,7 +250,15 @@ def _write_splits(
         description="Video clips, written by jvflow.data.records",
         disable_shuffling=True,
     )
-    return {info.name: info.num_examples for info in infos}, columns.shape
+    sums = _sums(shard.sums for shards in finished.values() for shard in shards)
+    return {info.name: info.num_examples for info in infos}, columns.shape, sums
+
+
+def _sums(measured: Iterable[dict[str, float]]) -> dict[str, float]:
+    sums = {}
+    for numbers in measured:
+        sums = {name: sums.get(name, 0.0) + float(value) for name, value in numbers.items()}
+    return sums
 
 
 def _opened(clips: Iterable) -> tuple[Any, Callable[[int], Iterator]]:
@@ -242,112 +269,47 @@ def _opened(clips: Iterable) -> tuple[Any, Callable[[int], Iterator]]:
     return next(clips, None), lambda start: islice(clips, start - 1, None)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """What every clip has: the tfds features, and shape and type of each array."""
-
-    features: tfds.features.FeaturesDict
-    arrays: dict[str, tuple]
-
-    @property
-    def shape(self) -> tuple:
-        """Of the video, or of the first array where there is none."""
-        return self.arrays.get("video", next(iter(self.arrays.values())))[0]
-
-    @classmethod
-    def of(cls, clip: Clip | dict) -> "_Columns":
-        features, arrays = {}, {}
-        for name, value in _as_dict(clip).items():
-            if isinstance(value, str):
-                features[name] = tfds.features.Text()
-            elif np.ndim(value) == 0:
-                features[name] = tfds.features.Scalar(np.float32)
-            else:
-                value = np.asarray(value)
-                if name == "video" and (value.ndim != 4 or value.shape[-1] != 3):
-                    raise ValueError(f"a clip has shape (frames, height, width, 3), not {value.shape}")
-                arrays[name] = value.shape, np.dtype(np.uint8) if name == "video" else value.dtype
-                features[name] = tfds.features.Tensor(
-                    shape=value.shape, dtype=arrays[name][1], encoding=tfds.features.Encoding.BYTES
-                )
-        return cls(tfds.features.FeaturesDict(features), arrays)
-
-    def serialize(self, clip: Clip | dict, split: str, index: int) -> bytes:
-        clip = _as_dict(clip)
-        for name, (shape, dtype) in self.arrays.items():
-            got = np.shape(clip[name]), np.asarray(clip[name]).dtype
-            if got != (shape, dtype):
-                raise ValueError(
-                    f"all clips have one shape, {shape} {dtype} as the first one; clip {index} of split "
-                    f"{split!r} ({clip.get('source') or 'no source'}) is {got[0]} {got[1]}: "
-                    "resize and cut the clips before writing"
-                )
-        return _in_order(self.features.serialize_example(clip | {name: np.asarray(clip[name]) for name in self.arrays}))
+class _Shard(NamedTuple):
+    clips: int
+    bytes: int
+    sums: dict[str, float]
 
 
-def _in_order(example: bytes) -> bytes:
-    """A serialized `tf.train.Example` with its columns sorted: the order of a protobuf map changes from run to run.
-
-    Example = field 1 of type Features, Features = a field 1 for each column, both with their length before them.
-    """
-    (features,) = _fields(example)
-    return _field(b"".join(_field(column) for column in sorted(_fields(features))))
-
-
-def _fields(message: bytes) -> list[bytes]:
-    contents, at = [], 0
-    while at < len(message):
-        if message[at] != 0x0A:  # field 1, with a length
-            raise ValueError(f"not a tf.train.Example: byte {at} is {message[at]:#x}")
-        length, at, shift = 0, at + 1, 0
-        while True:
-            byte = message[at]
-            length, at, shift = length | (byte & 0x7F) << shift, at + 1, shift + 7
-            if byte < 0x80:
-                break
-        contents.append(message[at : at + length])
-        at += length
-    return contents
-
-
-def _field(content: bytes) -> bytes:
-    length, left = bytearray(), len(content)
-    while left > 0x7F:
-        length.append(left & 0x7F | 0x80)
-        left >>= 7
-    return b"\x0a" + bytes(length) + bytes([left]) + content
-
-
-def _as_dict(clip: Clip | dict) -> dict:
-    return clip if isinstance(clip, dict) else dict(vars(clip))
-
-
-def _write_shards(directory: Path, split: str, first, rest: Callable, columns: _Columns, shard_bytes: int) -> list[tuple[int, int]]:
-    """Writes the clips in order, shard after shard; returns examples and bytes of each shard.
+def _write_shards(directory: Path, split: str, first, rest: Callable, columns: Columns, shard_bytes: int, measure: Callable) -> list[_Shard]:
+    """Writes the clips in order, shard after shard, and returns those.
 
     A shard is complete once it is noted as done; those of an interrupted build are kept.
     """
     done = lambda number: _done(directory, split, number)
     shards = []
     while done(len(shards)).is_file():
-        shards.append(tuple(json.loads(done(len(shards)).read_text("utf-8"))))
-    index = sum(count for count, _ in shards)
+        shards.append(_Shard(*json.loads(done(len(shards)).read_text("utf-8"))))
+    index = sum(shard.clips for shard in shards)
     clips = rest(max(index, 1))
     clip = first if index == 0 else next(clips, None)
     while clip is not None:
-        count, size = 0, 0
+        size, measured = 0, []
         writer = ArrayRecordWriter(str(directory / f"{split}-{len(shards)}"), "group_size:1")
         try:
             while clip is not None and size < shard_bytes:
                 example = columns.serialize(clip, split, index)
-                writer.write(example)
-                count, size, index = count + 1, size + len(example), index + 1
+                _on_disk(writer.write, example)
+                size, index = size + len(example), index + 1
+                measured.append(measure(as_dict(clip)))
                 clip = next(clips, None)
         finally:
-            writer.close()
-        write_text(done(len(shards)), json.dumps([count, size]))
-        shards.append((count, size))
+            _on_disk(writer.close)
+        shards.append(_Shard(len(measured), size, _sums(measured)))
+        write_text(done(len(shards) - 1), json.dumps(shards[-1]))
     return shards
+
+
+def _on_disk(write: Callable, *given) -> None:
+    """Calls a method of a writer. What it cannot write is an OSError, as of any other file."""
+    try:
+        write(*given)
+    except RuntimeError as error:
+        raise OSError(ENOSPC if "No space left" in str(error) else EIO, str(error)) from error
 
 
 def _done(directory: Path, split: str, number: int) -> Path:

@@ -38,6 +38,14 @@ def native_fps(path: str | os.PathLike) -> float:
         return float(_rate(path, container.streams.video[0]))
 
 
+def declared(path: str | os.PathLike) -> tuple[float, float]:
+    """Frames per second on average, and seconds, as far as the file says: 0 seconds where it does not."""
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        seconds = float(_declared(container, stream) or Fraction(container.duration or 0, av.time_base))
+        return stream.frames / seconds if stream.frames and seconds else float(_rate(path, stream)), seconds
+
+
 @dataclass(frozen=True)
 class Images:
     """A folder of images that are the frames of one video, in the order of the numbers in their names.
