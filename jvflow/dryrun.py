@@ -23,6 +23,7 @@ from jvflow.data.pipeline import Batch
 from jvflow.experiment import Experiment, assemble
 from jvflow.networks import as_field
 from jvflow.run import Run
+from jvflow.state import merge
 from jvflow.train import compiled_step, placed
 
 
@@ -90,20 +91,21 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
     experiment = assemble(config, abstract=True)
     experiment.check_mesh(mesh)
     _, abstract = placed(experiment, config, mesh)
-    decisions = meshes.decide(abstract.params, experiment.network.rules, mesh)
-    total = sum(a.size for a in jax.tree.leaves(abstract.params))
+    whole = merge(abstract.frozen, abstract.params)
+    decisions = meshes.decide(whole, experiment.network.rules, mesh)
+    total, trained = (sum(a.size for a in jax.tree.leaves(part)) for part in (whole, abstract.params))
     train = _train(experiment, config, mesh, abstract, CHIPS[chip])
     found = dict(
         topology=topology, devices=count, mesh={axis: n for axis, n in mesh.shape.items() if n > 1}, objective=config.objective,
-        parameters=total, copied_parameters=sum(int(np.prod(d.shape)) for d in decisions if not any(d.spec)),
+        parameters=total, trained=trained, copied_parameters=sum(int(np.prod(d.shape)) for d in decisions if not any(d.spec)),
         batch=config.train.batch_size, memory_is="the compiler's" if chip in TPUS else "an estimate",
-        state_bytes={name: _per_device(getattr(abstract, name)) for name in ("params", "ema", "opt_state")},
+        state_bytes={name: _per_device(getattr(abstract, name)) for name in ("params", "frozen", "ema", "opt_state")},
         train=train, decisions=[str(d) for d in decisions],
     )
     if largest:
         found["largest_batch"] = _largest(experiment, config, mesh, abstract, CHIPS[chip], train)
     if sampler:
-        found["sample"] = _sample(experiment, config, mesh, abstract.params, CHIPS[chip])
+        found["sample"] = _sample(experiment, config, mesh, whole, CHIPS[chip])
     return found
 
 
@@ -117,10 +119,11 @@ def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of devices that are not there
         figures = _compiled(step, (abstract, batch, key, given), mesh, chip)
     each = jnp.dtype(config.network.dtype).itemsize  # parameters travel as they are computed with
-    sharded = sum(a.size * each for a in jax.tree.leaves(abstract.params) if meshes.FSDP in a.sharding.spec)
+    split = lambda part: sum(a.size * each for a in jax.tree.leaves(part) if meshes.FSDP in a.sharding.spec)
+    sharded = 3 * split(abstract.params) + 2 * split(abstract.frozen)  # forwards, backwards, and the gradient of what has one
     n = mesh.shape[meshes.FSDP]
     if n > 1 and "collectives" in figures:
-        figures["minimum_bytes"] = 3 * sharded / mesh.shape[meshes.TENSOR] * (n - 1) / n * config.run.microbatches  # each of which sees all weights
+        figures["minimum_bytes"] = sharded / mesh.shape[meshes.TENSOR] * (n - 1) / n * config.run.microbatches  # each of which sees all weights
         sent = sum(kind["bytes"] for kind in figures["collectives"].values())
         figures["bytes_over_minimum"] = sent / figures["minimum_bytes"]
     return figures
@@ -249,8 +252,9 @@ def table(found: dict) -> str:
     mesh = ", ".join(f"{axis} {n}" for axis, n in found["mesh"].items()) or "one device"
     lines = [
         f"{found['objective']} on {found['topology']} ({mesh}), batch {found['batch']}, {found['parameters']:,} parameters, "
-        f"{found['copied_parameters']:,} of them on every device",
-        f"  state of a device   {', '.join(f'{name} {mib(n)}' for name, n in found['state_bytes'].items())}",
+        + f"{found['trained']:,} of them trained, " * (found["trained"] < found["parameters"])
+        + f"{found['copied_parameters']:,} of them on every device",
+        f"  state of a device   {', '.join(f'{name} {mib(n)}' for name, n in found['state_bytes'].items() if n or name != 'frozen')}",
     ]
     for name in ("train", "sample"):
         part = found.get(name)

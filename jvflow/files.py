@@ -22,12 +22,11 @@ def mebibytes(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"
 
 
-def check_room(directory: str | os.PathLike, need: int, what: str) -> None:
+def check_room(directory: str | os.PathLike, need: int, what: str, cure: str = "take another disk, or fewer, shorter or smaller clips") -> None:
     """Raises a ValueError when the disk of a folder, which may not be there yet, has less than `need` bytes free. `what` are several things, which take them."""
     directory = Path(directory).absolute()
     free = shutil.disk_usage(next(folder for folder in (directory, *directory.parents) if folder.exists())).free
     if need > free:
         raise ValueError(
-            f"{what} take up to {mebibytes(need)}, and {mebibytes(free)} are free where {directory} goes: make room, take another disk, or fewer, "
-            "shorter or smaller clips"
+            f"{what} take up to {mebibytes(need)}, and {mebibytes(free)} are free where {directory} goes: make room, {cure}"
         )

@@ -1,13 +1,14 @@
 """Safetensors files, opened and not read. Pickles are never read."""
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from jvflow.files import check_room
 
 
 class Files(Mapping):
@@ -51,9 +52,7 @@ class Files(Mapping):
 
 def save(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file, as readable as any other file that is made here; nothing where the disk has no room for it."""
-    need, free = sum(a.nbytes for a in tensors.values()), shutil.disk_usage(file.parent).free
-    if need > free:
-        raise OSError(f"{file} needs {need / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free: make room, or choose another place")
+    check_room(file.parent, sum(a.nbytes for a in tensors.values()), f"the tensors of {file.name}", "or take another disk")
     save_file(dict(tensors), file, metadata=dict(format="pt"))
     mask = os.umask(0)
     os.umask(mask)
