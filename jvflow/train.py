@@ -231,7 +231,7 @@ def train(config, workdir) -> Workdir:
         if test is not None and _due(step, run.validate_every, config.train.steps):
             with jax.set_mesh(mesh):
                 found |= {name: float(value) for name, value in held_out(state, test, key_steps, given).items()}
-        if _due(step, run.evaluate_every, config.train.steps):
+        if _due(step, run.evaluate_every, config.train.steps) and (step or experiment.pretrained):  # what nothing has trained is worth nothing
             found |= numbers(evaluated(now_run(step)))
         if found:
             metrics.validated(step, found)

@@ -1,5 +1,6 @@
 """Configs, whole: each is complete, fits itself, and has no key that nothing reads."""
 
+import json
 from collections.abc import Iterator
 
 import jax
@@ -80,8 +81,13 @@ def test_every_key_is_read(tmp_path, monkeypatch, file, frames):
     monkeypatch.setattr(meshes, "here", lambda: meshes.make(devices=jax.devices()[:1]))  # programs of one device compile sooner
     if "inversion" in config:
         prepare_inversions(config, tmp_path)
+    config.run.evaluate_every = 20 if "biflow" in file else 0  # one is enough to see that it says the same
     train.train(config, tmp_path / "run")
-    evaluate.evaluate(tmp_path / "run")
+    record = evaluate.evaluate(tmp_path / "run")
+    if config.run.evaluate_every:
+        line = json.loads((tmp_path / "run" / "validation.jsonl").read_text())
+        assert line.pop("step") == 20 and line["distance_mean"] == record["distance_mean"] > 0
+        assert line.keys() == evaluate.numbers(record).keys() and "truth" in line
     sample.sample(tmp_path / "run", tmp_path / "out", count=4, length=frames)  # as many as elsewhere: compiled once
     elsewhere = {"data.fit", "data.stride", "data.test_fraction", "data.captions", "data.image_fps"}  # read where data.path is a folder
     elsewhere |= {f"{table}.{name}" for table in ("weights", "network.scales") for name in OBJECTIVES["biflow"]}  # one of each
