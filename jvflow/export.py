@@ -1,6 +1,7 @@
 """A trained run as what other packages load: the public models inside its network, whole or as matrices of low rank beside them."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,24 +40,25 @@ def export(workdir, out, *, lora: bool = False, like: Sequence = (), step: int |
     wrong = [f"{folder} holds a {kind}" for folder, (kind, _) in zip(like, kinds) if kind != public.KINDS[config.network.name]]
     if wrong:
         raise ValueError(f"{'; '.join(wrong)}: the network {config.network.name} is a {public.KINDS[config.network.name]}")
-    run, files = runs.load(workdir, step=step, ema=ema), []
+    run = runs.load(workdir, step=step, ema=ema)
     options = public.options(config, run.experiment.text.width if run.experiment.text else 0)
-    params = jax.device_get(run.params)
+    params, beside = jax.device_get(run.params), out.with_name(f"{out.name}.partial")
 
     def write():
+        shutil.rmtree(beside, ignore_errors=True)
         for part, (kind, said) in zip(wanted, kinds):
             here = {name: a for name, a in params.items() if name != "text"}
             for key in part.path:
                 here = here[key]
             if lora:
-                files.append(weights.export_lora(kind, said, here, out / part.folder, **options))
+                weights.export_lora(kind, said, here, beside / part.folder, **options)
             else:
-                weights.export(kind, said, tuning.merged(here), out / part.folder, **options)
-                files.append(out / part.folder / weights.KINDS[kind].file)
-        write_text(out / "jvflow.json", json.dumps(dict(runs.protocol(run), lora=lora, tune=config.tune.to_dict()), indent=1) + "\n")
+                weights.export(kind, said, tuning.merged(here), beside / part.folder, **options)
+        write_text(beside / "jvflow.json", json.dumps(dict(runs.protocol(run), lora=lora, tune=config.tune.to_dict()), indent=1) + "\n")
+        beside.rename(out)  # whole, or not there
 
     processes.alone(write)
-    return files
+    return [out / part.folder / (weights.LORA_FILE if lora else weights.KINDS[kind].file) for part, (kind, _) in zip(wanted, kinds)]
 
 
 def _started_from(config) -> list[Path]:

@@ -193,6 +193,11 @@ def test_layers_by_rule_train_and_others_do_not(before, tmp_path):
     train.train(config, tmp_path / "run")
     was, now = (flat(run.load(folder, ema=False if folder != before else None).params) for folder in (before, tmp_path / "run"))
     assert {name for name in was if not np.array_equal(was[name], now[name])} == {"patch_out/kernel", "patch_out/bias"}
+    config.optimizer.learning_rate = 0.0
+    config.run.validate_every = 1
+    train.train(config, tmp_path / "still")
+    said = {json.loads(line)["loss"] for line in (tmp_path / "still" / "validation.jsonl").read_text().splitlines()}
+    assert len(said) == 1  # the same clips, times and noise each time
     config.pretrained = ""
     with pytest.raises(ValueError, match="leaves parameters as they are, and without config.pretrained they would be random"):
         train.train(config, tmp_path / "none")
