@@ -78,17 +78,14 @@ def prepare(config, directory) -> dict:
         raise ValueError(f"chunks of {max(lengths)} frames are longer than the clips, config.data.frames={config.data.frames}: use longer clips, or shorter chunks")
     beside = directory.with_name(f"{directory.name}-clips")
     described, of_captions = fingerprint(**config.codec), of_text(config)
-    if not records.is_dataset(directory):
-        processes.alone(lambda: pipeline.expected(config.data))  # likewise, and before files are read
-    clips = processes.built(lambda: pipeline.settings(config.data, beside))
-    decisive = settings(clips, described, of_captions, lengths, dtype)
-    if records.is_dataset(directory):
-        key.check(directory, records.manifest(directory)["settings"], decisive)
+    if records.is_dataset(directory):  # which needs no clips
+        clips = processes.built(lambda: pipeline.settings(config.data, beside))
+        key.check(directory, records.manifest(directory)["settings"], settings(clips, described, of_captions, lengths, dtype))
         return records.manifest(directory)
-    encoder = text.build(**config.text) if of_captions else None
-    processes.alone(lambda: _check_room(config.data, codec, encoder, lengths, directory, pipeline.place(config.data, beside, clips)))
+    captions = (text.build(**config.text), of_captions) if of_captions else None
+    processes.alone(lambda: _check_room(config.data, codec, captions and captions[0], lengths, directory, beside))
     source = processes.built(lambda: pipeline.prepare(config.data, beside))
-    return encode(codec, described, source, directory, encoder and (encoder, of_captions), lengths, dtype)
+    return encode(codec, described, source, directory, captions, lengths, dtype)
 
 
 def settings(clips: dict, described: dict, of_captions: dict | None = None, lengths: tuple[int, ...] = (), dtype: str = "float32") -> dict:
@@ -97,15 +94,15 @@ def settings(clips: dict, described: dict, of_captions: dict | None = None, leng
     return made | (dict(text=of_captions) if of_captions else {}) | (dict(chunks=list(lengths)) if lengths else {})
 
 
-def _check_room(data, codec: Codec, encoder: TextEncoder | None, lengths: tuple[int, ...], directory: Path, clips: Path) -> None:
+def _check_room(data, codec: Codec, encoder: TextEncoder | None, lengths: tuple[int, ...], directory: Path, beside: Path) -> None:
     """Raises a ValueError where clips and latents are more than the disk has room for. What an interruption has left is there already."""
     count, each = pipeline.expected(data), np.dtype(DTYPES[data.dtype]).itemsize
     latents = sum(data.frames // n * math.prod(codec.latent_shape((n, *data.size))) for n in lengths) or math.prod(codec.latent_shape((data.frames, *data.size)))
     embedded = encoder.tokenize([""])[1].size * encoder.width if encoder else 0
     video, latents = count * data.frames * math.prod(data.size) * 3, count * each * ((1 + codec.posterior) * latents + embedded)
     need, what = video + latents - records.written(directory), f"{count} clips with their latents ({mebibytes(video + latents)})"
-    if not (records.is_dataset(clips) or data.cache):  # they are there, or go elsewhere
-        need, what = need + video - records.written(clips), f"{what}, beside the clips alone ({mebibytes(video)}),"
+    if not (data.cache or pipeline.is_built(data.path) or list(beside.glob(f"data/*/{records.MANIFEST}"))):  # clips go elsewhere, or are there
+        need, what = need + video - records.written(beside), f"{what}, beside the clips alone ({mebibytes(video)}),"
     check_room(directory, need, what)
 
 

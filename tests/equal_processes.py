@@ -1,5 +1,6 @@
 """Encodes, inverts, evaluates, samples and streams with one process and with two, and compares what they wrote, byte for byte; trains VLFM and
-FlowFrames with one, two and four, and compares their losses (Bi-flow's, with kills, are those of kill_processes.py).
+FlowFrames with one, two and four, and with two on what one has inverted and the other way round, and compares their losses (Bi-flow's, with kills,
+are those of kill_processes.py).
 
     python tests/equal_processes.py
 
@@ -35,12 +36,14 @@ def differing(one: Path, two: Path) -> list[str]:
 
 def losses_apart(config: str, folder: Path, *arguments: str) -> float:
     """The largest relative difference between the losses of one process and those of two and four, over the steps of a debug run."""
-    seen = {}
-    for count in (1, 2, 4):
-        workdir = folder / f"{config.replace('/', '_')}_{count}"
-        launch(count, "train", f"--config=configs/{config}.py:debug", f"--workdir={workdir}", "--config.run.progress=False", "--config.run.log_every=1", *arguments)
-        seen[count] = losses(workdir)
+    seen = {count: trained(count, config, folder / f"{config.replace('/', '_')}_{count}", *arguments) for count in (1, 2, 4)}
     return max(float(abs(seen[count] / seen[1] - 1).max()) for count in (2, 4))
+
+
+def trained(count: int, config: str, workdir: Path, *arguments: str):
+    """The losses of a debug run."""
+    launch(count, "train", f"--config=configs/{config}.py:debug", f"--workdir={workdir}", "--config.run.progress=False", "--config.run.log_every=1", *arguments)
+    return losses(workdir)
 
 
 def main():
@@ -62,6 +65,11 @@ def main():
             "vlfm/procedural": losses_apart("vlfm/procedural", folder, data),
             "flowframes/procedural": losses_apart("flowframes/procedural", folder, data, "--config.inversion.rho=0.0", f"--config.pretrained={pretrained}"),
         }
+        on = lambda made, count: trained(
+            count, "flowframes/procedural", folder / f"of_{made}_by_{count}", f"--config.pretrained={pretrained}", f"--config.data.path={folder / str(made) / 'inverted'}"
+        )
+        alone, crossed = on(1, 1), (on(1, 2), on(2, 1))
+        apart["made by one and used by two, and the other way"] = max(float(abs(of / alone - 1).max()) for of in crossed)
         print(f"losses of one, two and four processes are apart by {apart}")
         files = sum(1 for p in (folder / "1").rglob("*") if p.is_file())
         print(f"{files} files of latents, inversions, metrics and videos; differing with two processes: {wrong or 'none'}")

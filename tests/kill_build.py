@@ -2,14 +2,18 @@
 
     python tests/kill_build.py --kills 10                     a folder of videos, cut into clips
     python tests/kill_build.py --kills 10 --of inversions     latents inverted through a text-to-video model
+    python tests/kill_build.py --kills 10 --of latents        clips of a folder, encoded by two processes, of which one dies first
 
-Passes when the finished data set is, byte for byte, that of an uninterrupted build. Real clips where
+Passes when the finished data set is, byte for byte, that of an uninterrupted build (of one process). Real clips where
 they lie beside the checkout, else ten that are made here. Not collected by pytest: it takes a minute.
 """
 
 import argparse
+import math
+import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,11 +40,35 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 inversion.SHARD_BYTES = 200_000
 inversion.invert(run.load(sys.argv[1] + "/model"), sys.argv[1] + "/latents", sys.argv[2], lengths=(4, 8), steps=50)
 """,
+    latents="""
+import runpy, sys
+from jvflow import processes
+processes.start()
+from jvflow import latents
+from jvflow.data import records
+records.SHARD_BYTES = 1_000_000
+config = runpy.run_path("configs/biflow/video_folder.py")["get_config"]()
+config.data.update(path=sys.argv[1], cache=sys.argv[2].rpartition("/")[0] + "/clips", frames=16, fps=8.0, stride=2, dtype="float16")  # cut once
+latents.prepare(config, sys.argv[2])
+processes.meet("the end")
+""",
 )
+PROCESSES = dict(clips=1, inversions=1, latents=2)
 
 
-def start(build: str, source: Path, directory: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", BUILDS[build], str(source), str(directory)], cwd=ROOT, stderr=subprocess.DEVNULL)
+def start(build: str, source: Path, directory: Path, count: int) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    of = lambda i: dict(JVFLOW_COORDINATOR=address, JVFLOW_PROCESSES=str(count), JVFLOW_PROCESS=str(i)) if count > 1 else {}
+    command = [sys.executable, "-c", BUILDS[build], str(source), str(directory)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return [subprocess.Popen(command, cwd=ROOT, env=environment | of(i), **quiet) for i in range(count)]
+
+
+def ended(job: list[subprocess.Popen]) -> bool:
+    return all(process.poll() is not None for process in job)
 
 
 def contents(directory: Path) -> dict:
@@ -75,30 +103,34 @@ def main():
         folder = Path(name)
         if build == "inversions":
             source = model_and_latents(folder / "source")
-            assert start(build, source, folder / "compiling").wait() == 0
+            assert start(build, source, folder / "compiling", 1)[0].wait() == 0
         else:
             source = REAL if REAL.exists() else made(folder / "videos")
         clock = time.time()
-        assert start(build, source, folder / "whole").wait() == 0
+        assert start(build, source, folder / "whole", 1)[0].wait() == 0
         took = time.time() - clock
         print(f"{len(contents(folder / 'whole'))} files in {took:.1f} s")
         done, builds, equal, most = 0, 0, True, 0
         while done < kills or not builds:
             directory = folder / f"killed_{builds}"
             while not records.is_dataset(directory):
-                process = start(build, source, directory)
+                job = start(build, source, directory, PROCESSES[build])
                 partial = directory.with_name(f".{directory.name}.partial")
-                while process.poll() is None and len(list(partial.rglob("*"))) < 3:  # what loads first is not what is tested
+                while not ended(job) and len(list(partial.rglob("*"))) < 3:  # what loads first is not what is tested
                     time.sleep(0.05)
-                try:
-                    process.wait(rng.uniform(0.1, 0.25 * took) if done < kills else None)
-                except subprocess.TimeoutExpired:
+                until = time.time() + rng.uniform(0.1, 0.25 * took) if done < kills else math.inf
+                while not ended(job) and time.time() < until:
+                    time.sleep(0.01)
+                if ended(job):
+                    continue
+                for process in rng.sample(job, len(job)):
                     process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    done += 1
-                    left = sorted(path.name for path in folder.glob(f".killed_{builds}.*"))
-                    most = max([most, *(len(list((folder / part).rglob("*"))) for part in left)])
-                    print(f"kill {done}: left {', '.join(left) or 'nothing'}", flush=True)
+                    time.sleep(rng.uniform(0, 1) * (len(job) > 1))
+                [process.wait() for process in job]
+                done += 1
+                left = sorted(path.name for path in folder.glob(f".killed_{builds}.*"))
+                most = max([most, *(len(list((folder / part).rglob("*"))) for part in left)])
+                print(f"kill {done}: left {', '.join(left) or 'nothing'}", flush=True)
             equal = equal and contents(directory) == contents(folder / "whole")
             builds += 1
         clean = not list(folder.glob(".killed_*"))

@@ -121,15 +121,20 @@ def settings(data, workdir) -> dict:
         kind = data.path.removeprefix(PROCEDURAL)
         procedural.scene(kind, 0)  # an unknown kind is said before anything is written
         return dict(kind=kind, clips=dict(data.clips), seed=data.seed, frames=data.frames, fps=data.fps, size=list(data.size))
-    if records.is_dataset(data.path):
+    if is_built(data.path):
         _check(data)
         return records.manifest(data.path)["settings"]
     return folder.settings(data.path, **_splitting(data), **_cutting(data), hashes=_hashes(data, workdir))
 
 
+def is_built(path: str) -> bool:
+    """Whether `config.data.path` is a data set that is there already."""
+    return not path.startswith(PROCEDURAL) and records.is_dataset(path)
+
+
 def place(data, workdir, decisive: dict) -> Path:
     """Where the data set with these `settings` lies."""
-    if not data.path.startswith(PROCEDURAL) and records.is_dataset(data.path):
+    if is_built(data.path):
         return Path(data.path)
     return _cache(data, workdir) / f"{Path(data.path.removeprefix(PROCEDURAL)).name}-{key.of(decisive)}"
 
@@ -138,7 +143,7 @@ def expected(data) -> int:
     """How many clips the data set has, at most, where it is still to be built: see `folder.expected`."""
     if data.path.startswith(PROCEDURAL):
         return data.clips.train + data.clips.test
-    if records.is_dataset(data.path):
+    if is_built(data.path):
         return sum(records.manifest(data.path)["splits"].values())
     return folder.expected(data.path, **_cutting(data))
 
