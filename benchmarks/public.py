@@ -17,10 +17,12 @@ INPUTS = dict(
     sd_unet=("sample", "timestep", "encoder_hidden_states"), clip_text=("input_ids", "attention_mask"),
     ltx_transformer=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "rope_interpolation_scale", "video_coords"),
     t5_encoder=("input_ids", "attention_mask"), sd_vae=("mean",), taesd=("latents",), ltx_vae=("mean", "temb"),
+    wan_transformer=("hidden_states", "timestep", "encoder_hidden_states"), wan_vae=("mean",),
 )
 """Of the public models, autoencoders their latents."""
 PREFIXES = dict(
     dit="dit_", unet2d="unet_", sd_unet="sd_unet_", sd_vae="vae_", clip_text="clip_", taesd="taesd_", t5_encoder="*t5_", ltx_vae="ltx_vae_", ltx_transformer="ltx_[!v]",
+    wan_vae="wan_vae_", wan_transformer="wan_[!v]",
 )
 """Of the fixtures of each kind."""
 
