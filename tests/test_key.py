@@ -104,7 +104,7 @@ def test_the_model_is_in_the_key(videos, tmp_path):
 
 def test_a_file_is_read_once(tmp_path, monkeypatch):
     read, real = [], hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.flip(os.path.basename(file.name)) or real(file, name))
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(os.path.basename(file.name)) or real(file, name))
     files, known = [tmp_path / name for name in "ab"], tmp_path / "known" / "sha256.jsonl"
     for file in files:
         file.write_text(file.name)

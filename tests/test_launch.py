@@ -4,7 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import load_config
+from conftest import ROOT, load_config
 
 import launch
 
@@ -61,3 +61,10 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path, module, out):
 def test_no_tensorflow_is_imported():
     code = "import sys, jvflow.train, jvflow.evaluate, jvflow.demo; assert 'tensorflow' not in sys.modules; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_full_disk_is_one_line_with_its_cure(tmp_path):
+    code = "import launch; launch.run(lambda: open('/dev/full', 'w').write('x' * 99999))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "error: [Errno 28] No space left on device: make room and give the same command again, it continues after what is whole"
