@@ -1,23 +1,25 @@
-"""Settings of every test: reproducible, strict where the stack allows it, compiled programs kept between runs."""
+"""Settings of every test: reproducible, strict where the stack allows it, compiled fast and kept between runs."""
 
 import importlib.util
 import os
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-
-import jax
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CACHE = ROOT / ".cache" / "xla"
 
+# in the environment, so that the processes that tests start compile and round as the tests do
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # of machine code alone: programs are small and compiling them is most of the time
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # hundreds of small programs are the same in many tests
+
+import jax
+import pytest
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture
