@@ -45,6 +45,8 @@ def experiment_of(paper: str, folder):
         config.network.update(heads=12, head=12)
     else:
         config.network.update(width=96, depth=2, heads=6, scan=paper == "vlfm")
+        if paper != "biflow":
+            config.text.update(width=96, depth=2, heads=4)
     config.optimizer.update(warmup_steps=0)
     config.train.update(batch_size=16)
     if FILES[paper].startswith("flowframes"):

@@ -59,6 +59,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     if mode == "debug":
         config.data.update(frames=32, clips=dict(train=8, test=4))
         config.chunk.frames = (4,)
+        config.text.update(width=32, depth=1, heads=2)
         config.network.update(width=32, depth=1, heads=2)
         config.train.update(steps=20, batch_size=4)
         config.evaluate.update(clips=4, starts=2, batch=4, frames=(4,), window=4, steps=(2,), dimensions=4, real_clips=8)

@@ -58,6 +58,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     if mode == "debug":
         config.data.update(frames=24, size=(16, 16), clips=dict(train=4, test=1))
         config.clip.update(frames=6)
+        config.text.update(width=32, depth=1, heads=2)
         config.network.update(width=32, depth=1, heads=2)
         config.train.update(steps=20, batch_size=4)
         config.evaluate.update(clips=4, text_guidance=(1.0, 2.0))
