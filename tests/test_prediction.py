@@ -1,5 +1,7 @@
 """From a run of FlowFrames to chunks, samples and figures."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from conftest import load_config
@@ -8,23 +10,26 @@ from jvflow import prediction, run, sample, train
 from jvflow.evaluate import evaluate
 
 
-def make(objective, folder):
-    config = load_config("flowframes/procedural.py", "debug")
-    config.data.cache, config.objective = str(folder / "data"), objective
-    config.chunk.frames, config.inversion.rho, config.train.steps = (4, 8), 0.0, 4
-    config.run.update(progress=False, tensorboard=False)
-    train.train(config, folder / objective)
-    return folder / objective
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return make("flowframes", tmp_path_factory.mktemp("runs"))
+    """The run of each objective, trained when it is asked for."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    @cache
+    def make(objective="flowframes"):
+        config = load_config("flowframes/procedural.py", "debug")
+        config.data.cache, config.objective = str(folder / "data"), objective
+        config.chunk.frames, config.inversion.rho, config.train.steps = (4, 8), 0.0, 4
+        config.run.update(progress=False, tensorboard=False)
+        train.train(config, folder / objective)
+        return folder / objective
+
+    return make
 
 
 @pytest.mark.parametrize("objective", ["flowframes", "conventional", "text_to_video"])
-def test_samples_and_figures(objective, tmp_path):
-    trained = make(objective, tmp_path)
+def test_samples_and_figures(objective, trained, tmp_path):
+    trained = trained(objective)
     model = run.load(trained)
     after = prediction.is_after(model)
     record = sample.sample(trained, tmp_path / "out", count=2)
@@ -42,11 +47,11 @@ def test_samples_and_figures(objective, tmp_path):
 
 
 def test_evaluating_at_other_lengths_and_chunks(trained):
-    figures = evaluate(trained, overrides=dict(frames=(4, 8), chunks=2, steps=(2,), starts=1))
+    figures = evaluate(trained(), overrides=dict(frames=(4, 8), chunks=2, steps=(2,), starts=1))
     assert {key for key in figures if key != "protocol"} == {"frames_4", "frames_8"}
     assert figures["frames_8"]["nfe_2"]["nfe"] == 4  # two chunks
     with pytest.raises(ValueError, match="16 observed frames and 32 after them are longer than the clips, 32 frames"):
-        evaluate(trained, overrides=dict(frames=(16,), chunks=2))
+        evaluate(trained(), overrides=dict(frames=(16,), chunks=2))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,7 @@ def test_evaluating_at_other_lengths_and_chunks(trained):
 )
 def test_mistakes_of_a_sample(trained, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        sample.sample(trained, tmp_path / "out", **options)
+        sample.sample(trained(), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
