@@ -8,7 +8,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/python -m launch.demo --out=out/demo
 
 test: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -7,6 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CACHE = ROOT / ".cache" / "xla"
+SLOW = (
+    "config", "dryrun", "inversion", "mesh", "ltx_flowframes", "clips", "prediction", "train", "wan_flowframes", "stable_diffusion", "sample", "compare", "demo",
+)
 
 # in the environment, so that the processes that tests start compile and round as the tests do
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -20,6 +23,12 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take longest come first: none of them is begun when the other processes have nothing left."""
+    order = {f"test_{name}": i for i, name in enumerate(SLOW)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
 
 
 @pytest.fixture
