@@ -89,18 +89,19 @@ def invert(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...],
         make = partial(_with_inversions, run, lengths=lengths, options=options, empty=split != "train")
         return records.Lazy(len(clips[split]), lambda i: make(clips[split][i]))
 
-    processes.alone(lambda: _check_room(clips, lengths, directory))
+    processes.alone(lambda: _check_room(clips, lengths, directory, latents.DTYPES[settings.get("dtype", "float32")]))
     latents.write_columns(directory, {split: inverted(split) for split in clips}, settings, records.report(source), shard_bytes=SHARD_BYTES)
     for length in lengths:
         LOG.info("%s: chunks of %d frames, %s", directory, length, report(directory, length))
     return records.manifest(directory)
 
 
-def _check_room(clips: dict, lengths: tuple[int, ...], directory: Path) -> None:
+def _check_room(clips: dict, lengths: tuple[int, ...], directory: Path, dtype) -> None:
     """Raises a ValueError where the clips, and their latents once more for each length, are more than the disk has room for."""
     count, clip = sum(map(len, clips.values())), clips["train"][0]
-    means = sum(clip[name].nbytes for length in lengths for name in pipeline.latent_columns(length)[:1] + ("latent_mean",) if name in clip)
-    need = count * (sum(np.asarray(value).nbytes for value in clip.values()) + means)
+    video = clip.pop("video").nbytes
+    inverted = sum(clip[name].size for length in lengths for name in (pipeline.latent_columns(length)[0], "latent_mean") if name in clip)
+    need = count * (video + np.dtype(dtype).itemsize * (inverted + sum(np.size(value) for value in clip.values())))
     check_room(directory, need - records.written(directory), f"{count} clips with their latents and inversions")
 
 

@@ -145,7 +145,7 @@ def encode(
 
 def write_columns(directory: Path, clips: dict[str, records.Lazy], decisive: dict, came_in: dict, **options) -> None:
     """Writes clips with latents, of which each process makes some: float32 arrays of several axes in the type that the settings say, with their sizes in the report."""
-    dtype, made, shapes, begun = DTYPES[decisive["dtype"]], 0, {}, time.perf_counter()
+    dtype, made, shapes, begun = DTYPES[decisive.get("dtype", "float32")], 0, {}, time.perf_counter()
 
     def stored(clip: dict) -> dict:
         nonlocal made
