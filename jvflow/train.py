@@ -172,10 +172,10 @@ def train(config, workdir) -> Workdir:
     initial = runs.pretrained(config, experiment) if experiment.pretrained and (fresh or experiment.tuning.freezes) else None
     if experiment.inversions:
         inversion.check(data, config, initial and runs.checksum(initial))
+    create, abstract = placed(experiment, config, mesh)
     processes.alone(lambda: folder.begin(config))  # whatever is wrong with config, devices or data was said by now
 
     key_init, key_steps = jax.random.split(jax.random.key(config.seed))
-    create, abstract = placed(experiment, config, mesh)
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
     trained, frozen = (sum(a.size for a in jax.tree.leaves(part)) for part in (abstract.params, abstract.frozen))
     beside = f" train, {frozen:,} are frozen," if frozen else ""

@@ -198,6 +198,9 @@ def test_layers_by_rule_train_and_others_do_not(before, tmp_path):
     train.train(config, tmp_path / "still")
     said = {json.loads(line)["loss"] for line in (tmp_path / "still" / "validation.jsonl").read_text().splitlines()}
     assert len(said) == 1  # the same clips, times and noise each time
+    config.tune.layers = ("patch_uot",)
+    with pytest.raises(ValueError, match="'patch_uot' matches none of"):
+        train.train(config, tmp_path / "none")
     config.pretrained = ""
     with pytest.raises(ValueError, match="leaves parameters as they are, and without config.pretrained they would be random"):
         train.train(config, tmp_path / "none")
