@@ -27,7 +27,8 @@ class Tuning:
     """What trains of a network.
 
     Attributes:
-      layers: regular expressions, searched in the path of a layer such as "blocks/3/attn1/to_q"; without any all layers are meant.
+      layers: regular expressions, searched in the path of a layer such as "blocks/3/attn1/to_q"; without any all layers are meant, of a
+        rank those that have one above it.
       rank: of A and B; 0 trains the layers themselves.
       alpha: what (1) is scaled by, times the rank.
     """
@@ -89,7 +90,9 @@ class Tuning:
         if lost:
             some = ", ".join(names[:: max(len(names) // 8, 1)][:8])
             raise ValueError(f"config.tune.layers: {', '.join(map(repr, lost))} matches none of the {len(names)} {'linear ' if self.rank else ''}layers, which are {some}, ...")
-        return [path for path in able if not self.layers or any(re.search(pattern, layer(path)) for pattern in self.layers)]
+        if not self.layers:
+            return [path for path in able if min(flat[path].shape[-2:] if self.rank else (1,)) > self.rank]
+        return [path for path in able if any(re.search(pattern, layer(path)) for pattern in self.layers)]
 
 
 ALL = Tuning()
