@@ -6,6 +6,7 @@ A run lives in its workdir:
     metrics.jsonl    one line for each step
     validation.jsonl what held-out clips say: their loss, and the figures of `launch.evaluate`, as often as config.run has it
     checkpoints/     the state and the data position
+    data.json        the key of the data set
     frozen.json      of a run that trains some of its parameters: the checksum of the others
     sharding.txt     how each array of the state is split over the devices, and why
     samples/         sheets of streams or clips, while training
@@ -162,6 +163,8 @@ def train(config, workdir) -> Workdir:
     if run.microbatches > 1 and config.get("coupling") == "minibatch_ot":
         raise ValueError(f"coupling 'minibatch_ot' pairs the rows of a whole batch, which config.run.microbatches={run.microbatches} takes apart: use 1, or another coupling")
     data = processes.built(lambda: pipeline.prepare(config.data, folder.path, frames=experiment.window.span))
+    key = records.manifest(data).get("key")
+    folder.check_data(key)
     encoded = latents.are_in(data)
     if encoded:
         latents.check(data, latents.fingerprint(**config.codec), latents.lengths_of(experiment.codec, config))
@@ -174,6 +177,7 @@ def train(config, workdir) -> Workdir:
         inversion.check(data, config, initial and runs.checksum(initial))
     create, abstract = placed(experiment, config, mesh)
     processes.alone(lambda: folder.begin(config))  # whatever is wrong with config, devices or data was said by now
+    processes.alone(lambda: folder.note_data(key))
 
     key_init, key_steps = jax.random.split(jax.random.key(config.seed))
     shardings = jax.tree.map(lambda a: a.sharding, abstract)

@@ -68,6 +68,20 @@ class Workdir:
         """Notes which frozen parameters the run has; checkpoints hold none of them."""
         write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=f"{checksum:08x}")) + "\n")
 
+    def note_data(self, key: str | None) -> None:
+        """Notes the key of the data set that the run is trained on, see `jvflow.data.key`."""
+        write_text(self.path / "data.json", json.dumps(dict(key=key)) + "\n")
+
+    def check_data(self, key: str | None) -> None:
+        """Raises a ValueError when a run that has a checkpoint was trained on a data set of another key."""
+        file = self.path / "data.json"
+        noted = json.loads(file.read_text())["key"] if self.has_checkpoint and file.is_file() else None
+        if noted not in (None, key):
+            raise ValueError(
+                f"{self.path} was trained on data with key {noted}, and what config.data names now has {key}: files or captions have changed; "
+                "put back what was there, or use another --workdir"
+            )
+
     def check_frozen(self, source: str, checksum: int) -> None:
         """Raises a ValueError when frozen parameters from `source` are not those of `note_frozen`."""
         noted = json.loads((self.path / "frozen.json").read_text())["checksum"]
@@ -135,7 +149,7 @@ class Metrics:
         for file in (self._file, self._validation):
             if write and file.exists():
                 whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-                write_text(file, "".join(line for line in whole if json.loads(line)["step"] <= step))
+                write_text(file, "".join(line for line in whole if step and json.loads(line)["step"] <= step))
         self._writer = None
         if write and tensorboard:
             from tensorboardX import SummaryWriter

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,17 @@ def test_a_mistake_in_the_data_begins_nothing(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(uninterrupted, tmp_path):
+    """A folder whose files changed is another data set, whatever its path is."""
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    noted = json.loads((tmp_path / "run" / "data.json").read_text())["key"]
+    assert len(noted) == 12
+    (tmp_path / "run" / "data.json").write_text('{"key": "another"}')
+    config = debug_config(uninterrupted.parent)
+    with pytest.raises(ValueError, match=f"was trained on data with key another, and what config.data names now has {noted}: files or captions have changed"):
+        train.train(config, tmp_path / "run")
 
 
 def test_a_folder_with_checkpoints_but_no_config_is_refused(tmp_path):

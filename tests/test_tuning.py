@@ -161,6 +161,8 @@ def test_it_continues_exactly(before, tuned, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     config = tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "validation.jsonl").write_text('{"step": 0, "loss": 9.0}\n')  # of an attempt that saved nothing
     monkeypatch.setattr(Checkpoints, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         train.train(config, tmp_path / "run")
