@@ -8,7 +8,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CACHE = ROOT / ".cache" / "xla"
 SLOW = (
-    "config", "dryrun", "inversion", "mesh", "ltx_flowframes", "clips", "prediction", "train", "wan_flowframes", "stable_diffusion", "sample", "compare", "demo",
+    "ltx_flowframes", "solver", "inversion", "dryrun", "config", "clips", "train", "dit", "wan_flowframes", "prediction", "stable_diffusion", "wan_vae", "sample",
+    "mesh", "compare", "demo",
 )
 
 # in the environment, so that the processes that tests start compile and round as the tests do
