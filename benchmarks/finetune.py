@@ -77,7 +77,7 @@ def _tuned(name: str, rank: int) -> dict:
     config, more = CONFIGS[name]
     more = more if rank else [flag for flag in more if "tune" not in flag]
     given = [f"--config=configs/{config}:debug", f"--config.pretrained={','.join(str(home / folder) for folder in PUBLIC[name][2])}", *more]
-    given += ["--config.data.test_fraction=0.2", "--config.data.fps=12.0", f"--config.tune.rank={rank}", "--config.run.progress=False"]
+    given += ["--config.data.test_fraction=0.2", "--config.data.fps=10.0", f"--config.tune.rank={rank}", "--config.run.progress=False"]
     run = home / ("lora" if rank else "whole")
     _command("encode", *given, f"--config.data.path={DATA.value}", f"--out={home / 'encoded'}")
     often = max(STEPS.value // 5, 1)
