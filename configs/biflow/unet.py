@@ -4,7 +4,7 @@
 
 Generative Video Bi-flow, section 3.1 and the authors' released training script: two networks of width 128 for BI-FLOW, one of
 width 192 for FLOW and CONDIFF (the paper speaks of one), t and alpha raw, batch 128, weight decay 0.01, clipping at 1, no
-moving average, adaptive Heun at 1e-2. The configs unet_sky.py to unet_minerl.py are this one on the six data sets of the paper.
+moving average, adaptive Heun at 1e-2. --config.pretrained=VIDEO,NOISE starts from their two networks (docs/finetuning.md). The configs unet_sky.py to unet_minerl.py are this one on the six data sets of the paper.
 Nothing of this size has been run: it is checked for shapes, and its debug mode is run.
 """
 
