@@ -104,6 +104,9 @@ def model(config) -> Run:
     """The model of `config.pretrained`: the run of a workdir, or public models in folders of their own (`jvflow.public`), for FlowFrames as text to video."""
     found = public.folders(config.pretrained)
     if not found:
+        lost = [folder for folder in config.pretrained.split(",") if not (Path(folder) / "config.json").exists()]
+        if lost:
+            raise ValueError(f"config.pretrained names {', '.join(lost)}, which holds neither a run nor a public model: give the workdir of launch.train, or a folder with config.json and safetensors")
         run = load(Path(config.pretrained))
         return replace(run, params=tuning.merged(run.params))
     config = config.copy_and_resolve_references()

@@ -30,7 +30,7 @@ class Tuning:
       layers: regular expressions, searched in the path of a layer such as "blocks/3/attn1/to_q"; without any all layers are meant, of a
         rank those that have one above it.
       rank: of A and B; 0 trains the layers themselves.
-      alpha: what (1) is scaled by, times the rank.
+      alpha: of the scale of (1), over the rank.
     """
 
     layers: tuple[str, ...] = ()

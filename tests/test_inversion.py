@@ -113,7 +113,7 @@ def test_a_run_that_was_begun_does_not_need_its_pretrained_model_any_more(folder
     shutil.rmtree(tmp_path / "model")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     assert train.train(config, tmp_path / "run").losses() == whole
-    with pytest.raises(ValueError, match="is no workdir"):
+    with pytest.raises(ValueError, match="holds neither a run nor a public model"):
         train.train(config, tmp_path / "new")
 
 
@@ -161,7 +161,7 @@ def change(config, **changes):
         (dict(inversion__std=None), "this codec has no sigma_0"),
         (dict(data__fps=4.0), "have fps 8.0, and config.data.fps is 4.0"),
         (dict(network__width=48), "the network of config.pretrained=.* is not that of this config, .* parameters differ: .* there and .* here"),
-        (dict(pretrained="nowhere"), "nowhere is no workdir"),
+        (dict(pretrained="nowhere"), "nowhere, which holds neither a run nor a public model"),
         (dict(data__path="procedural:comets"), "has no inverted targets, .* make them once with launch.encode"),
         (dict(times__name="beta"), "unknown times"),
     ],

@@ -204,6 +204,9 @@ def test_layers_by_rule_train_and_others_do_not(before, tmp_path):
     config.tune.layers = ("patch_uot",)
     with pytest.raises(ValueError, match="'patch_uot' matches none of"):
         train.train(config, tmp_path / "none")
+    config.pretrained = f"{before},{tmp_path / 'nowhere'}"
+    with pytest.raises(ValueError, match="config.pretrained names .*nowhere, which holds neither a run nor a public model"):
+        train.train(config, tmp_path / "none")
     config.pretrained = ""
     with pytest.raises(ValueError, match="leaves parameters as they are, and without config.pretrained they would be random"):
         train.train(config, tmp_path / "none")
