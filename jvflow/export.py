@@ -1,6 +1,7 @@
 """A trained run as what other packages load: the public models inside its network, whole or as matrices of low rank beside them."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from jvflow import processes, public, tuning, weights
 from jvflow import run as runs
 from jvflow.files import write_text
 from jvflow.workdir import Workdir
+
+LOG = logging.getLogger(__name__)
 
 
 def export(workdir, out, *, lora: bool = False, like: Sequence = (), step: int | None = None, ema: bool | None = None) -> list[Path]:
@@ -42,6 +45,8 @@ def export(workdir, out, *, lora: bool = False, like: Sequence = (), step: int |
         raise ValueError(f"{'; '.join(wrong)}: the network {config.network.name} is a {public.KINDS[config.network.name]}")
     run = runs.load(workdir, step=step, ema=ema)
     options = public.options(config, run.experiment.text.width if run.experiment.text else 0)
+    if "text" in run.params:
+        LOG.warning("the text encoder that was trained with the network has no place in a public model, and is left out: what is exported expects its embeddings")
     params, beside = jax.device_get(run.params), out.with_name(f"{out.name}.partial")
 
     def write():
