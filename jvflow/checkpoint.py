@@ -165,6 +165,11 @@ def checksums(state) -> dict[str, int]:
     return sums
 
 
+def checksum_of(tree) -> str:
+    """That of a single tree, as eight hexadecimal digits."""
+    return f"{checksums({'': tree})['']:08x}"
+
+
 def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0][:200] or type(error).__name__
 

@@ -11,7 +11,7 @@ import numpy as np
 from jvflow import mesh as meshes
 from jvflow import flowframes, processes, public, tuning
 from jvflow.biflow import OBJECTIVES
-from jvflow.checkpoint import Checkpoints, abstract_like, checksums
+from jvflow.checkpoint import Checkpoints, abstract_like, checksum_of
 from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble
 from jvflow.field import Condition, Field
@@ -81,7 +81,7 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     experiment = assemble(config)
     everywhere = meshes.replicated(meshes.make())
     frozen = frozen_of(config, experiment, folder)
-    shapes = jax.eval_shape(lambda key: experiment.tuning.split(experiment.tuning.start(key, experiment.network.init(key)))[0], jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: experiment.tuning.parts(key, experiment.network.init(key))[0], jax.random.key(0))
     checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
     restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step)
     checkpoints.close()
@@ -95,8 +95,8 @@ def frozen_of(config, experiment: Experiment, folder: Workdir):
     """
     if not experiment.tuning.freezes:
         return {}
-    frozen = experiment.tuning.split(experiment.tuning.start(jax.random.key(0), pretrained(config, experiment).params))[1]
-    folder.check_frozen(config.pretrained, checksums({"": frozen})[""])
+    frozen = experiment.tuning.parts(jax.random.key(0), pretrained(config, experiment).params)[1]
+    folder.check_frozen(config.pretrained, checksum_of(frozen))
     return frozen
 
 
@@ -152,7 +152,7 @@ def untrained(workdir) -> Run:
 
 def checksum(run: Run) -> str:
     """Of the run's parameters: what tells one model from another."""
-    return f"{checksums({'': run.field})['']:08x}"
+    return checksum_of(run.field)
 
 
 def protocol(run: Run) -> dict:

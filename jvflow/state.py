@@ -41,8 +41,7 @@ def merge(frozen: Any, params: Any) -> Any:
 
 def create(key, network: Network, optimizer: optax.GradientTransformation, *, ema: bool, params: Any = None, tuning: Tuning = ALL) -> State:
     """The state before the first step: of given parameters, or of new ones. The optimizer's is of what trains."""
-    whole = tuning.start(key, network.init(key) if params is None else params)
-    params, frozen = tuning.split(whole)
+    params, frozen = tuning.parts(key, network.init(key) if params is None else params)
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -33,7 +33,7 @@ from jvflow import clips, inversion, latents, prediction, processes, sample
 from jvflow import mesh as meshes
 from jvflow import run as runs
 from jvflow import state as states
-from jvflow.checkpoint import Checkpoints, checksums
+from jvflow.checkpoint import Checkpoints, checksum_of
 from jvflow.data import pipeline, records, video
 from jvflow.evaluate import evaluated, numbers
 from jvflow.experiment import Experiment, assemble, example_keys
@@ -194,7 +194,7 @@ def train(config, workdir) -> Workdir:
     if begin is None or initial:
         state = jax.jit(create, out_shardings=shardings)(key_init, params=initial and jax.device_get(initial.params))
     if experiment.tuning.freezes:
-        checksum = checksums({"": state.frozen})[""]
+        checksum = checksum_of(state.frozen)
         if fresh:
             processes.alone(lambda: folder.note_frozen(config.pretrained, checksum))
         folder.check_frozen(config.pretrained, checksum)

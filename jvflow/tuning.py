@@ -81,6 +81,10 @@ class Tuning:
         part = lambda inside: traverse_util.unflatten_dict({path: a for path, a in flat.items() if (path in chosen) == inside})
         return part(True), part(False)
 
+    def parts(self, key, params: Any) -> tuple[Any, Any]:
+        """(what trains, what is frozen) of the parameters that training starts from."""
+        return self.split(self.start(key, params))
+
     def _chosen(self, flat: Mapping) -> list[tuple]:
         """The paths of the parameters that are tuned, of a rank only kernels of linear layers."""
         able = sorted((path for path, a in flat.items() if path[-1] not in LORA and (not self.rank or is_linear(path, a))), key=str)

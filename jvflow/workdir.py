@@ -64,9 +64,9 @@ class Workdir:
         self.samples.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "config.json", config.to_json(indent=1) + "\n")
 
-    def note_frozen(self, source: str, checksum: int) -> None:
+    def note_frozen(self, source: str, checksum: str) -> None:
         """Notes which frozen parameters the run has; checkpoints hold none of them."""
-        write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=f"{checksum:08x}")) + "\n")
+        write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=checksum)) + "\n")
 
     def note_data(self, key: str | None) -> None:
         """Notes the key of the data set that the run is trained on, see `jvflow.data.key`."""
@@ -82,12 +82,12 @@ class Workdir:
                 "put back what was there, or use another --workdir"
             )
 
-    def check_frozen(self, source: str, checksum: int) -> None:
+    def check_frozen(self, source: str, checksum: str) -> None:
         """Raises a ValueError when frozen parameters from `source` are not those of `note_frozen`."""
         noted = json.loads((self.path / "frozen.json").read_text())["checksum"]
-        if noted != f"{checksum:08x}":
+        if noted != checksum:
             raise ValueError(
-                f"the frozen parameters of {self.path} are those of {source} when it was begun, with checksum {noted}, and what is there now has {checksum:08x}: "
+                f"the frozen parameters of {self.path} are those of {source} when it was begun, with checksum {noted}, and what is there now has {checksum}: "
                 "put the same model there again; checkpoints hold only what trains"
             )
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from jvflow import export, networks, public, run, state, train, tuning, weights
 from jvflow import mesh as meshes
-from jvflow.checkpoint import Checkpoints, checksums
+from jvflow.checkpoint import Checkpoints, checksum_of
 from jvflow.field import Condition
 from jvflow.state import merge
 from jvflow.tuning import Tuning
@@ -260,7 +260,7 @@ def as_trained(config, folder):
     now = state.create(jax.random.key(0), experiment.network, experiment.optimizer, ema=False, params=start, tuning=experiment.tuning)
     workdir = Workdir(folder)
     workdir.begin(config)
-    workdir.note_frozen(config.pretrained, checksums({"": now.frozen})[""])
+    workdir.note_frozen(config.pretrained, checksum_of(now.frozen))
     Checkpoints(workdir.checkpoints).save(1, now.replace(params=drawn(now.params), frozen={}), {"next_index": 1})
 
 

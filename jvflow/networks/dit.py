@@ -20,7 +20,7 @@ from flax import nnx
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
 from jvflow.networks.base import Network, check_split, functional
-from jvflow.networks.layers import FREQUENCIES, REMAT, Conditioning, attention, gated, layers_of, linear, modulated, normed, placed, position_table, through
+from jvflow.networks.layers import FREQUENCIES, Conditioning, attention, check_remat, gated, layers_of, linear, modulated, normed, placed, position_table, through
 
 SIZES = {
     "S": dict(width=384, depth=12, heads=6),
@@ -90,8 +90,7 @@ class DiTConfig:
             raise ValueError(f"heads {self.heads} does not divide width {self.width}")
         if self.width % 4:
             raise ValueError(f"width {self.width} must be a multiple of 4 for the sine position table")
-        if self.remat not in REMAT:
-            raise ValueError(f"unknown remat {self.remat!r}: use one of {', '.join(REMAT)}")
+        check_remat(self.remat)
 
 
 def preset(name: str) -> dict:

@@ -17,6 +17,12 @@ REMAT = {
 """What the backward pass finds of a block: all, its input alone, or the results of its matrix products but attention's."""
 
 
+def check_remat(name: str) -> None:
+    """Raises a ValueError for a name that is not of `REMAT`."""
+    if name not in REMAT:
+        raise ValueError(f"unknown remat {name!r}: use one of {', '.join(REMAT)}")
+
+
 class Linear(nnx.Linear):
     """A linear layer over the last axis, as one product of two matrices.
 

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
-from jvflow.networks.layers import REMAT, attention, placed
+from jvflow.networks.layers import attention, check_remat, placed
 
 VIDEO_RULES = (
     (r"(to_q|to_k|to_v|net/0/proj)/kernel$", (FSDP, TENSOR)),
@@ -46,8 +46,7 @@ class VideoConfig:
     scan: bool = False
 
     def __post_init__(self):
-        if self.remat not in REMAT:
-            raise ValueError(f"unknown remat {self.remat!r}: use one of {', '.join(REMAT)}")
+        check_remat(self.remat)
 
     @property
     def width(self) -> int:

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cache
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
