@@ -244,7 +244,7 @@ def test_a_disk_that_fills_up_is_an_error_of_the_disk_and_the_build_continues(tm
     with pytest.raises(OSError, match="No space left on device") as error:
         build("a")
     assert error.value.errno == errno.ENOSPC and not records.is_dataset(tmp_path / "a")
-    room, continued = 3, None
+    room = 3  # enough for what is left, and not for all
     build("a")
     contents = lambda name: {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
     assert contents("a") == contents("whole") and records.report(tmp_path / "a")["sum"] == 9 * 15
