@@ -79,8 +79,9 @@ def _prediction(model: str, part: str, name: str, frames: str) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from jvflow import codecs, dryrun, flowframes, networks
-    from jvflow.field import Condition
+    from jvflow import codecs, dryrun, networks
+    from jvflow.flowframes import method as flowframes
+    from jvflow.flow.field import Condition
     from jvflow.networks.ltx_vae import LTXVAE, LTXVAEConfig
     from jvflow.networks.wan_vae import WanVAE, WanVAEConfig
 

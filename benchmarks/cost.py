@@ -69,7 +69,7 @@ def _full_sequence(config, experiment):
     """The experiment of the same network on whole clips: noise at 0, the clip at 1."""
     from jvflow import networks
     from jvflow.experiment import with_text
-    from jvflow.path import LINEAR, Ends, matching_loss
+    from jvflow.flow.path import LINEAR, Ends, matching_loss
 
     network = networks.build(**dict(config.network), channels=3, text_width=experiment.text.width)
 
@@ -82,9 +82,9 @@ def _full_sequence(config, experiment):
 
 
 def _from_noise(field, condition, shape):
-    from jvflow.field import along
-    from jvflow.solver import Solver
-    from jvflow.vlfm import Clips
+    from jvflow.flow.field import along
+    from jvflow.flow.solver import Solver
+    from jvflow.vlfm.method import Clips
 
     derivative = along(field, lambda k: (k,), condition, moving=1)
     solution = Solver(rtol=1e-2, atol=1e-2)(derivative, jax.random.normal(jax.random.key(7), shape), 0.0, 1.0)
@@ -94,10 +94,10 @@ def _from_noise(field, condition, shape):
 def _until(experiment, make, latents, text, real, config) -> dict:
     """Trains until `make` is within TARGET dB of the clips, or the time is over."""
     from jvflow import metrics
-    from jvflow import state as states
+    from jvflow.training import state as states
     from jvflow.data.pipeline import Batch
     from jvflow.networks import as_field
-    from jvflow.train import train_step
+    from jvflow.training.loop import train_step
 
     state = states.create(jax.random.key(0), experiment.network, experiment.optimizer, ema=True)
     batch = Batch(None, jnp.full(CLIPS, 24.0), jnp.zeros(CLIPS), latents, *map(jnp.asarray, text))

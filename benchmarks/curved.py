@@ -2,7 +2,7 @@
 
 The paper leaves curved paths open. Procedural video can be looked at between its frames, so the truth is
 at hand: both fields are trained on the same clips at four times the frame rate, one on x0 + t (x1 - x0),
-one on the frames between (`jvflow.path.CURVED`), each with the same noise, seed, network and steps.
+one on the frames between (`jvflow.flow.path.CURVED`), each with the same noise, seed, network and steps.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import subject
-from jvflow import state as states
+from jvflow.training import state as states
 from jvflow.data import pipeline
-from jvflow.evaluate import Yardstick, controls, describe, method
+from jvflow.biflow.evaluate import Yardstick, controls, describe, method
 from jvflow.experiment import assemble
-from jvflow.path import BILINEAR, CURVED, Ends, matching_loss
+from jvflow.flow.path import BILINEAR, CURVED, Ends, matching_loss
 from jvflow.run import Run
-from jvflow.train import train_step
-from jvflow.workdir import Workdir
+from jvflow.training.loop import train_step
+from jvflow.training.workdir import Workdir
 
 BETWEEN = 3
 VIDEOS, FRAMES = 32, 192

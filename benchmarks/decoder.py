@@ -26,7 +26,8 @@ flags.mark_flags_as_required(["data", "weights"])
 
 
 def main():
-    from jvflow import codecs, hippo
+    from jvflow import codecs
+    from jvflow.vlfm import hippo
     from jvflow.networks import taesd
     from jvflow.data import video
 

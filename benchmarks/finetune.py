@@ -112,7 +112,8 @@ def _difference(name: str, folder: str, run: Path, out: Path, lora: bool) -> flo
     import numpy as np
     import torch
 
-    from jvflow import public, weights
+    from jvflow.pretrained import public
+    from jvflow import pretrained
     from jvflow import run as runs
 
     source, found = Path(OUT.value) / name / folder, runs.load(run)
@@ -121,7 +122,7 @@ def _difference(name: str, folder: str, run: Path, out: Path, lora: bool) -> flo
         params = params[key]
     inputs = _inputs(name)
     with jax.default_matmul_precision("highest"):
-        ours = np.asarray(weights.look(source, **public.options(found.config)).apply(params, **inputs))
+        ours = np.asarray(pretrained.look(source, **public.options(found.config)).apply(params, **inputs))
     at = out / folder if len(PUBLIC[name][2]) > 1 else out
     model = getattr(diffusers, PUBLIC[name][0]).from_pretrained(source if lora else at).eval()
     if lora:
@@ -136,7 +137,7 @@ def _with_matrices(model, folder: Path) -> None:
     """Loads matrices of low rank as diffusers does, or where it does not for a class, as peft does."""
     from safetensors.torch import load_file
 
-    from jvflow.weights import LORA_FILE
+    from jvflow.pretrained import LORA_FILE
 
     tensors = load_file(folder / LORA_FILE)
     prefix = next(iter(tensors)).partition(".")[0]

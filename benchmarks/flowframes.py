@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 import launch
 from benchmarks.record import write
-from jvflow.files import write_text
+from jvflow.data.files import write_text
 
 CONFIG = config_flags.DEFINE_config_file("config", launch.found("configs/flowframes/procedural.py"), "The experiment.", lock_config=True)
 PRETRAIN = config_flags.DEFINE_config_file("pretrain", launch.found("configs/flowframes/pretrain.py"), "The model it starts from.", lock_config=True)
@@ -47,10 +47,11 @@ ROUND_TRIPS = (10, 20, 40, 80)
 
 
 def main():
-    from jvflow import inversion, prediction
+    from jvflow.flowframes import inversion
+    from jvflow.flowframes import sample as prediction
     from jvflow.data import records
     from jvflow.run import load
-    from jvflow.train import train
+    from jvflow.training.loop import train
 
     out = Path(OUT.value)
     train(PRETRAIN.value, out / "pretrained")
@@ -79,7 +80,7 @@ def _sheet(out: Path, variants: list[str]) -> None:
     """OUT/sheet.png: two held-out clips of two chunks, each above its first chunk with what each variant makes of it in five steps."""
     import numpy as np
 
-    from jvflow import prediction
+    from jvflow.flowframes import sample as prediction
     from jvflow.data import pipeline, video
     from jvflow.run import load
 
@@ -102,8 +103,8 @@ def _kept(file: Path, make) -> dict:
 
 def _figures(run) -> dict:
     """`prediction.evaluate` of a run under the config's protocol, and for long predictions: in one piece, and fed back to the same lengths."""
-    from jvflow import prediction
-    from jvflow.workdir import override
+    from jvflow.flowframes import sample as prediction
+    from jvflow.training.workdir import override
 
     def evaluated(**settings):
         override(run.config, "evaluate", settings)
@@ -120,7 +121,7 @@ def _round_trips(run) -> dict:
     """The median error of 64 held-out chunks that are inverted and come back, by RF-Solver and by Euler, over the number of steps."""
     import numpy as np
 
-    from jvflow import flowframes
+    from jvflow.flowframes import method as flowframes
     from jvflow.data import pipeline
 
     data = run.data()

@@ -54,7 +54,7 @@ def _in_pixels(config, out):
 
 
 def _in_latents(config, out):
-    from jvflow import latents
+    from jvflow.data import latents
 
     config.data.path = DATA.value
     config.data.size = (128, 128)

@@ -7,7 +7,7 @@ import jax
 from benchmarks import subject
 from benchmarks.timing import in_turn
 from jvflow.data import pipeline
-from jvflow.train import train_step
+from jvflow.training.loop import train_step
 
 BATCHES, STEPS, ROUNDS = 200, 20, 7
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks import subject
 from jvflow.data import pipeline
-from jvflow.train import train, train_step
-from jvflow.workdir import Metrics
+from jvflow.training.loop import train, train_step
+from jvflow.training.workdir import Metrics
 
 STEPS, ROUNDS = 1000, 3
 

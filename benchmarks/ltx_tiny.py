@@ -30,10 +30,12 @@ STEPS, BATCH, PRIOR = 2500, 8, 1e-5
 def main():
     import numpy as np
 
-    from jvflow import inversion, latents, prediction
+    from jvflow.flowframes import inversion
+    from jvflow.data import latents
+    from jvflow.flowframes import sample as prediction
     from jvflow.data import pipeline, video
     from jvflow.run import load
-    from jvflow.train import train
+    from jvflow.training.loop import train
 
     out = Path(OUT.value)
     first = _config(out, "text_to_video")
@@ -90,12 +92,13 @@ def _autoencoder(folder: Path, data) -> dict:
     import numpy as np
     import optax
 
-    from jvflow import codecs, metrics, weights
+    from jvflow import codecs, metrics
+    from jvflow import pretrained
     from jvflow.data import pipeline
 
     train, test = pipeline.clips(data, "train"), pipeline.clips(data, "test")
     if not folder.exists():
-        model = weights.KINDS["ltx_vae"].model(VAE, "diffusers")
+        model = pretrained.KINDS["ltx_vae"].model(VAE, "diffusers")
         apply = model.network.apply
         params = jax.jit(model.network.init)(jax.random.key(0))
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(4e-3, STEPS)))
@@ -123,7 +126,7 @@ def _autoencoder(folder: Path, data) -> dict:
                 print(f"autoencoder, step {number + 1}: {float(value):.4f}", flush=True)
         mean = jax.jit(lambda video: apply(params, video.astype(jnp.float32) / 127.5 - 1, method="encode")[0])(train[:64, :9])
         params |= dict(latents_mean=mean.mean((0, 1, 2, 3)), latents_std=mean.std((0, 1, 2, 3)))
-        weights.export("ltx_vae", VAE, params, folder)
+        pretrained.export("ltx_vae", VAE, params, folder)
     codec = codecs.build("ltx_vae", weights=(folder,))
     found = codec.encode(codec.params, test[:, :9])
     back = np.asarray(codec.decode(codec.params, found.mean))

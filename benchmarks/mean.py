@@ -1,4 +1,4 @@
-"""mu(t) and its slope for a batch of clips: the weights of `jvflow.hippo` against the recurrence, and against a copy.
+"""mu(t) and its slope for a batch of clips: the weights of `jvflow.vlfm.hippo` against the recurrence, and against a copy.
 
     python -m benchmarks.mean --hippo=CHECKOUT
 
@@ -27,8 +27,8 @@ def main():
     import jax.numpy as jnp
     import torch
 
-    from jvflow import hippo
-    from jvflow.latent_path import LatentPosition, SigmaSchedule
+    from jvflow.vlfm import hippo
+    from jvflow.vlfm.latent_path import LatentPosition, SigmaSchedule
 
     public = _public(HIPPO.value)(ORDER, max_length=FRAMES)
     rng = np.random.default_rng(0)

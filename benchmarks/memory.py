@@ -54,7 +54,8 @@ def fit(volumes, megabytes) -> dict:
 
 def _compiled(name: str, part: str, frames: int):
     """The program of one prediction, and abstract arguments."""
-    from jvflow import codecs, flowframes, networks
+    from jvflow import codecs, networks
+    from jvflow.flowframes import method as flowframes
 
     network = networks.build(**NETWORK)
     params = jax.eval_shape(network.init, jax.random.key(0))

@@ -44,7 +44,7 @@ def _clips(length: int):
 
 
 def _figures(video: np.ndarray) -> dict:
-    from jvflow import hippo
+    from jvflow.vlfm import hippo
 
     signal = video.reshape(len(video), -1) / 127.5 - 1
     known, between = signal[::2], signal[1::2]

@@ -61,10 +61,10 @@ def main():
 
 def _measured(config, out: Path) -> dict:
     """What a variant gives before and after its training, and how long that took."""
-    from jvflow import clips
+    from jvflow.vlfm import sample as clips
     from jvflow.run import untrained
-    from jvflow.sample import load, sample
-    from jvflow.train import train
+    from jvflow.biflow.sample import load, sample
+    from jvflow.training.loop import train
 
     clock = time.perf_counter()
     train(config, out)
@@ -76,7 +76,7 @@ def _measured(config, out: Path) -> dict:
 
 def _config(name: str, out: Path):
     """The experiment on the frames of one video, which are written as images at its own rate and encoded."""
-    from jvflow import latents
+    from jvflow.data import latents
     from jvflow.data import video
 
     config = CONFIG.value.copy_and_resolve_references()

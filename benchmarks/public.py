@@ -1,4 +1,4 @@
-"""What `jvflow.weights.export` writes, loaded by the packages that published the models: how far their output is from ours (needs the extra `dev`)."""
+"""What `jvflow.pretrained.export` writes, loaded by the packages that published the models: how far their output is from ours (needs the extra `dev`)."""
 
 import json
 import tempfile
@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from jvflow import weights
+from jvflow import pretrained
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
 INPUTS = dict(
@@ -39,17 +39,17 @@ def measure() -> dict:
 
 
 def _readable(kind: str) -> tuple[str, ...]:
-    return tuple(g for g in weights.KINDS[kind].generations if g != "original")  # no package reads those
+    return tuple(g for g in pretrained.KINDS[kind].generations if g != "original")  # no package reads those
 
 
 def _difference(kind: str, file: Path, generation: str, folder: Path) -> float:
     with safe_open(file, "np") as opened:
         config = json.loads(opened.metadata()["meta"])["config"]
     tensors = load_file(file)
-    network = weights.import_checkpoint(kind, config, {name.removeprefix("w."): a for name, a in tensors.items() if name.startswith("w.")})
+    network = pretrained.import_checkpoint(kind, config, {name.removeprefix("w."): a for name, a in tensors.items() if name.startswith("w.")})
     params = jax.tree.map(lambda a: 1.1 * a + 0.01, network.params)  # not what was read
-    named = {known: name for name, known in weights.CLASSES.items()}[kind] if kind != "t5_encoder" else f"{config['model_type'].upper()}EncoderModel"
-    weights.export(kind, dict(config, _class_name=named), params, folder, generation=generation)
+    named = {known: name for name, known in pretrained.CLASSES.items()}[kind] if kind != "t5_encoder" else f"{config['model_type'].upper()}EncoderModel"
+    pretrained.export(kind, dict(config, _class_name=named), params, folder, generation=generation)
     inputs = {name: tensors[f"io.{name}"] for name in INPUTS[kind] if f"io.{name}" in tensors}
     if "rope_interpolation_scale" in inputs:
         inputs |= dict(zip(("num_frames", "height", "width"), config["shape"]))

@@ -9,10 +9,10 @@ import torch
 
 from benchmarks import subject, torch_biflow
 from benchmarks.timing import in_turn
-from jvflow.biflow import joint, next_frame
+from jvflow.biflow.method import joint, next_frame
 from jvflow.data.pipeline import Batch
 from jvflow.networks import as_field
-from jvflow.train import train_step
+from jvflow.training.loop import train_step
 
 STEPS, FRAMES, ROUNDS = 10, 3, 9
 VIDEOS = 16

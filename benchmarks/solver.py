@@ -6,10 +6,10 @@ import numpy as np
 
 from benchmarks import subject
 from benchmarks.timing import in_turn
-from jvflow.biflow import joint
-from jvflow.field import along
+from jvflow.biflow.method import joint
+from jvflow.flow.field import along
 from jvflow.networks import as_field
-from jvflow.solver import FIRST_STEP
+from jvflow.flow.solver import FIRST_STEP
 
 SOLVES, ROUNDS, VIDEOS = 3, 15, 16
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jvflow import ddim, networks
+from jvflow import networks
+from jvflow.flow import ddim
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
 from jvflow.networks.unet import UNet, UNetConfig
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from configs.biflow.procedural import get_config
-from jvflow import state as states
+from jvflow.training import state as states
 from jvflow.data import pipeline
 from jvflow.experiment import assemble
 

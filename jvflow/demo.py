@@ -7,12 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jvflow import report
+from jvflow.report import html as report
 from jvflow.data import pipeline
-from jvflow.evaluate import Yardstick, controls, describe, method
-from jvflow.files import write_text
+from jvflow.biflow.evaluate import Yardstick, controls, describe, method
+from jvflow.data.files import write_text
 from jvflow.run import Run, load
-from jvflow.train import train
+from jvflow.training.loop import train
 
 LOG = logging.getLogger(__name__)
 TITLES = {"flow": "FLOW", "biflow": "BI-FLOW", "condiff": "CONDIFF"}

@@ -17,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from jvflow import clips, hlo
-from jvflow import mesh as meshes
+from jvflow.vlfm import sample as clips
+from jvflow.parallel import hlo
+from jvflow.parallel import mesh as meshes
 from jvflow.data.pipeline import Batch
 from jvflow.experiment import Experiment, assemble
 from jvflow.networks import as_field
 from jvflow.run import Run
-from jvflow.state import merge
-from jvflow.train import compiled_step, placed
+from jvflow.training.state import merge
+from jvflow.training.loop import compiled_step, placed
 
 
 class Chip(NamedTuple):

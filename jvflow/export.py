@@ -8,10 +8,13 @@ from pathlib import Path
 
 import jax
 
-from jvflow import processes, public, tuning, weights
+from jvflow.parallel import processes
+from jvflow.pretrained import public
+from jvflow.training import lora as tuning
+from jvflow import pretrained
 from jvflow import run as runs
-from jvflow.files import write_text
-from jvflow.workdir import Workdir
+from jvflow.data.files import write_text
+from jvflow.training.workdir import Workdir
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def export(workdir, out, *, lora: bool = False, like: Sequence = (), step: int |
     if len(like) != len(wanted):
         names = ",".join(["FOLDER"] * len(wanted))
         raise ValueError(f"{workdir} has {len(wanted)} public models, and the config.json of {len(like)} is known, since its training began {'with those' if like else 'from nothing'}: give --like={names}")
-    kinds = [weights.opened(folder)[:2] for folder in like]
+    kinds = [pretrained.opened(folder)[:2] for folder in like]
     wrong = [f"{folder} holds a {kind}" for folder, (kind, _) in zip(like, kinds) if kind != public.KINDS[config.network.name]]
     if wrong:
         raise ValueError(f"{'; '.join(wrong)}: the network {config.network.name} is a {public.KINDS[config.network.name]}")
@@ -56,14 +59,14 @@ def export(workdir, out, *, lora: bool = False, like: Sequence = (), step: int |
             for key in part.path:
                 here = here[key]
             if lora:
-                weights.export_lora(kind, said, here, beside / part.folder, **options)
+                pretrained.export_lora(kind, said, here, beside / part.folder, **options)
             else:
-                weights.export(kind, said, tuning.merged(here), beside / part.folder, **options)
+                pretrained.export(kind, said, tuning.merged(here), beside / part.folder, **options)
         write_text(beside / "jvflow.json", json.dumps(dict(runs.protocol(run), lora=lora, tune=config.tune.to_dict()), indent=1) + "\n")
         beside.rename(out)  # whole, or not there
 
-    processes.alone(write)
-    return [out / part.folder / (weights.LORA_FILE if lora else weights.KINDS[kind].file) for part, (kind, _) in zip(wanted, kinds)]
+    processes.on_primary(write)
+    return [out / part.folder / (pretrained.LORA_FILE if lora else pretrained.KINDS[kind].file) for part, (kind, _) in zip(wanted, kinds)]
 
 
 def _started_from(config) -> list[Path]:

@@ -8,17 +8,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from jvflow import mesh as meshes
-from jvflow import flowframes, processes, public, tuning
-from jvflow.biflow import OBJECTIVES
-from jvflow.checkpoint import Checkpoints, abstract_like, checksum_of
+from jvflow.parallel import mesh as meshes
+from jvflow.flowframes import method as flowframes
+from jvflow.parallel import processes
+from jvflow.pretrained import public
+from jvflow.training import lora as tuning
+from jvflow.biflow.method import OBJECTIVES
+from jvflow.training.checkpoint import Checkpoints, abstract_like
+from jvflow.parallel.checksums import checksum_of
 from jvflow.data import pipeline, video
 from jvflow.experiment import Experiment, assemble
-from jvflow.field import Condition, Field
-from jvflow.files import write_text
+from jvflow.flow.field import Condition, Field
+from jvflow.data.files import write_text
 from jvflow.networks import as_field
-from jvflow.state import merge
-from jvflow.workdir import Workdir, override
+from jvflow.training.state import merge
+from jvflow.training.workdir import Workdir, override
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Run:
 
     def data(self) -> Path:
         """The data set that the run was trained on."""
-        return processes.built(lambda: pipeline.prepare(self.config.data, self.folder.path))
+        return processes.primary_first(lambda: pipeline.prepare(self.config.data, self.folder.path))
 
 
 def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
@@ -101,7 +105,7 @@ def frozen_of(config, experiment: Experiment, folder: Workdir):
 
 
 def model(config) -> Run:
-    """The model of `config.pretrained`: the run of a workdir, or public models in folders of their own (`jvflow.public`), for FlowFrames as text to video."""
+    """The model of `config.pretrained`: the run of a workdir, or public models in folders of their own (`jvflow.pretrained.public`), for FlowFrames as text to video."""
     found = public.folders(config.pretrained)
     if not found:
         lost = [folder for folder in config.pretrained.split(",") if not (Path(folder) / "config.json").exists()]
@@ -186,5 +190,5 @@ def write_videos(out, videos, captions: list[str], *, fps: float, nfe_per_frame,
         video.write_png(out / "sheet.png", video.sheet(videos))
         write_text(out / "samples.json", json.dumps(record, indent=1) + "\n")
 
-    processes.alone(write)
+    processes.on_primary(write)
     return record

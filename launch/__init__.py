@@ -54,14 +54,14 @@ def run(command):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         ours.addHandler(handler)
 
-        from jvflow import processes
-        from jvflow.train import Stopped
+        from jvflow.parallel import processes
+        from jvflow.training.loop import Stopped
 
         try:
             processes.start()
-            ours.setLevel(logging.INFO if processes.is_first() else logging.WARNING)
+            ours.setLevel(logging.INFO if processes.is_primary() else logging.WARNING)
             command()
-            processes.meet("the end")
+            processes.barrier("the end")
         except Stopped as stopped:
             ours.info("%s", stopped)
             sys.exit(143)  # what a shell reports for SIGTERM: a scheduler that restarts on failure restarts

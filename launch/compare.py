@@ -13,7 +13,7 @@ flags.mark_flags_as_required(["workdirs", "out"])
 
 
 def main():
-    from jvflow.compare import compare
+    from jvflow.biflow.compare import compare
 
     record = compare(
         WORKDIRS.value, OUT.value, epsilons=[float(e) for e in EPSILON.value], gains=[float(g) for g in GAIN.value],

@@ -19,7 +19,7 @@ flags.mark_flags_as_required(["config", "topology"])
 
 def main():
     from jvflow import dryrun
-    from jvflow.files import write_text
+    from jvflow.data.files import write_text
 
     found = dryrun.report(CONFIG.value, TOPOLOGY.value, sampler=SAMPLER.value, largest=LARGEST.value)
     print(dryrun.table(found))

@@ -14,14 +14,16 @@ flags.mark_flags_as_required(["config", "out"])
 
 
 def main():
-    from jvflow import inversion, latents, processes
+    from jvflow.flowframes import inversion
+    from jvflow.data import latents
+    from jvflow.parallel import processes
     from jvflow.data import records
-    from jvflow.files import mebibytes
+    from jvflow.data.files import mebibytes
 
     out, config = OUT.value.rstrip("/"), CONFIG.value
     inverts = "inversion" in config and config.inversion.rho
     manifest = (inversion if inverts else latents).prepare(config, out)
-    if not processes.is_first():
+    if not processes.is_primary():
         return
     report, captions = records.report(out), ", embedded captions" if "text" in manifest["settings"] else ""
     print(

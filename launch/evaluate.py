@@ -5,7 +5,7 @@ from absl import flags
 
 import launch
 
-from jvflow.files import write_text
+from jvflow.data.files import write_text
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
 OUT = flags.DEFINE_string("out", None, "The JSON file to write.")
@@ -17,14 +17,14 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main():
-    from jvflow import processes
-    from jvflow.evaluate import evaluate, numbers
+    from jvflow.parallel import processes
+    from jvflow.biflow.evaluate import evaluate, numbers
 
     record = evaluate(
         WORKDIR.value, step=STEP.value, ema=EMA.value,
         overrides=launch.entries(PROTOCOL, "videos=64"), sampling=launch.entries(SAMPLE, "epsilon=0.1"),
     )
-    if not processes.is_first():
+    if not processes.is_primary():
         return
     write_text(OUT.value, json.dumps(record, indent=1) + "\n")
     print(json.dumps(numbers(record), indent=1))

@@ -26,15 +26,15 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main():
-    from jvflow import processes
-    from jvflow.sample import sample
+    from jvflow.parallel import processes
+    from jvflow.biflow.sample import sample
 
     record = sample(
         WORKDIR.value, OUT.value, count=COUNT.value, length=FRAMES.value, seed=SEED.value, step=STEP.value,
         ema=EMA.value, first_frame=FIRST_FRAME.value, sampling=launch.entries(SAMPLE, "curve=backward"), captions=CAPTION.value,
         fps=FPS.value, extrapolate=EXTRAPOLATE.value, observed=OBSERVED.value,
     )
-    if not processes.is_first():
+    if not processes.is_primary():
         return
     first = record["samples"][0]
     print(f"{OUT.value}: {len(record['samples'])} x {first['frames']} frames, "

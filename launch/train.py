@@ -11,7 +11,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main():
-    from jvflow.train import train
+    from jvflow.training.loop import train
 
     train(CONFIG.value, WORKDIR.value)
 

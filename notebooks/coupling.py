@@ -12,7 +12,7 @@
 # FlowFrames (figure 2) joins each chunk of a video to the next one, and argues from exact optimal transport between
 # chunks, with uniform marginals and squared distance as the cost, that this coupling is nearly optimal. Two plans are
 # shown: (a) a chunk may be joined to any chunk but itself; (b) only to later chunks of its own video. Both are computed
-# here with `jvflow.coupling.ot_plan`, with the controls that tell what they show.
+# here with `jvflow.flow.coupling.ot_plan`, with the controls that tell what they show.
 #
 # `JVFLOW_CLIPS=FOLDER python notebooks/coupling.py` takes the videos of a folder; without, procedural ones are made.
 
@@ -24,7 +24,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jvflow.coupling import ot_plan
+from jvflow.flow.coupling import ot_plan
 from jvflow.data import procedural, video
 
 VIDEOS, CHUNKS, FRAMES, FPS, SIDE = 10, 12, 9, 12.0, 32

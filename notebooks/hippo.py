@@ -17,7 +17,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jvflow import hippo
+from jvflow.vlfm import hippo
 
 rng = np.random.default_rng(0)
 

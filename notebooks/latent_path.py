@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jvflow import vlfm
-from jvflow.latent_path import SigmaSchedule, latent
-from jvflow.solver import Solver
+from jvflow.vlfm import method as vlfm
+from jvflow.vlfm.latent_path import SigmaSchedule, latent
+from jvflow.flow.solver import Solver
 
 RATE, FRAMES = 24.0, 24  # one second
 

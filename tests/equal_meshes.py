@@ -17,10 +17,10 @@ import numpy as np
 import optax
 from conftest import CACHE, load_config
 
-from jvflow import mesh as meshes
+from jvflow.parallel import mesh as meshes
 from jvflow.data import pipeline
 from jvflow.experiment import assemble
-from jvflow.train import compiled_step, placed
+from jvflow.training.loop import compiled_step, placed
 
 FILES = dict(
     biflow="biflow/procedural.py", vlfm="vlfm/procedural.py", flowframes="flowframes/procedural.py", conventional="flowframes/procedural.py",

@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jvflow.checkpoint import Checkpoints
+from jvflow.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, EVERY = 3000, 50

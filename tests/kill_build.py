@@ -34,7 +34,8 @@ folder.build(sys.argv[1], sys.argv[2], frames=16, fps=8, size=(32, 32), stride=8
     inversions="""
 import sys
 import jax
-from jvflow import inversion, run
+from jvflow import run
+from jvflow.flowframes import inversion
 jax.config.update("jax_compilation_cache_dir", sys.argv[1] + "/xla")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 inversion.SHARD_BYTES = 200_000
@@ -42,15 +43,15 @@ inversion.invert(run.load(sys.argv[1] + "/model"), sys.argv[1] + "/latents", sys
 """,
     latents="""
 import runpy, sys
-from jvflow import processes
+from jvflow.parallel import processes
 processes.start()
-from jvflow import latents
+from jvflow.data import latents
 from jvflow.data import records
 records.SHARD_BYTES = 1_000_000
 config = runpy.run_path("configs/biflow/video_folder.py")["get_config"]()
 config.data.update(path=sys.argv[1], cache=sys.argv[2].rpartition("/")[0] + "/clips", frames=16, fps=8.0, stride=2, dtype="float16")  # cut once
 latents.prepare(config, sys.argv[2])
-processes.meet("the end")
+processes.barrier("the end")
 """,
 )
 PROCESSES = dict(clips=1, inversions=1, latents=2)

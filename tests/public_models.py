@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from jvflow import weights
+from jvflow import pretrained
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SINGLE = "diffusion_pytorch_model.safetensors"
@@ -37,8 +37,8 @@ def exported(kind, config, folder, *, named=None, size=1.0, seed=0):
     """A public model of this config in a folder of its own, with random weights."""
     rng = np.random.default_rng(seed)
     draw = lambda a: (size * rng.normal(size=a.shape) / np.sqrt(max(np.prod(a.shape[:-1]), 1))).astype(np.float32)
-    params = jax.tree.map(draw, jax.eval_shape(weights.KINDS[kind].model(config, weights.KINDS[kind].generations[0]).network.init, jax.random.key(0)))
-    weights.export(kind, dict(config, _class_name=named or {k: c for c, k in weights.CLASSES.items()}[kind]), params, folder)
+    params = jax.tree.map(draw, jax.eval_shape(pretrained.KINDS[kind].model(config, pretrained.KINDS[kind].generations[0]).network.init, jax.random.key(0)))
+    pretrained.export(kind, dict(config, _class_name=named or {k: c for c, k in pretrained.CLASSES.items()}[kind]), params, folder)
     return folder
 
 

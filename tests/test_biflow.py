@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow import biflow
-from jvflow.biflow import CURVES, OBJECTIVES, backward, correcting, joint, plain, stream
-from jvflow.solver import Solver
+from jvflow.biflow import method as biflow
+from jvflow.biflow.method import CURVES, OBJECTIVES, backward, correcting, joint, plain, stream
+from jvflow.flow.solver import Solver
 
 TIGHT = Solver(rtol=1e-4, atol=1e-4)
 SHAPE = (4, 1, 2, 2, 3)

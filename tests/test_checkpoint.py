@@ -12,10 +12,12 @@ import pytest
 from conftest import debug_config
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jvflow import mesh as meshes
-from jvflow import sample, train
-from jvflow import checkpoint
-from jvflow.checkpoint import Checkpoints, abstract_like, checksums
+from jvflow.parallel import mesh as meshes
+from jvflow.biflow import sample
+from jvflow.training import loop as train
+from jvflow.training import checkpoint
+from jvflow.training.checkpoint import Checkpoints, abstract_like
+from jvflow.parallel.checksums import checksums
 
 # a read that orbax gives up leaves coroutines behind
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

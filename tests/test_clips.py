@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from jvflow import clips, evaluate, hippo, run, sample, train, vlfm
+from jvflow import run
+from jvflow.vlfm import sample as clips
+from jvflow.biflow import evaluate
+from jvflow.vlfm import hippo
+from jvflow.biflow import sample
+from jvflow.training import loop as train
+from jvflow.vlfm import method as vlfm
 from jvflow.data import pipeline, video
 from jvflow.experiment import Latents, assemble
 from jvflow.networks import as_field
-from jvflow.solver import Solver
+from jvflow.flow.solver import Solver
 
 
 def debug(folder, **changes):

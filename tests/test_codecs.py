@@ -6,7 +6,9 @@ import pytest
 from conftest import debug_config
 from safetensors.numpy import save_file
 
-from jvflow import codecs, metrics, sample, train
+from jvflow import codecs, metrics
+from jvflow.biflow import sample
+from jvflow.training import loop as train
 from jvflow.codecs import tiny
 from jvflow.data import video
 from jvflow.experiment import assemble

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from conftest import debug_config
 
-from jvflow import compare, evaluate, train
-from jvflow.biflow import CURVES
+from jvflow.biflow import compare
+from jvflow.biflow import evaluate
+from jvflow.training import loop as train
+from jvflow.biflow.method import CURVES
 
 
 @pytest.fixture(scope="module")

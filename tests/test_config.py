@@ -8,8 +8,13 @@ import pytest
 from conftest import ROOT, load_config
 from ml_collections import ConfigDict
 
-from jvflow import dryrun, evaluate, inversion, sample, state, train
-from jvflow import mesh as meshes
+from jvflow import dryrun
+from jvflow.biflow import evaluate
+from jvflow.flowframes import inversion
+from jvflow.biflow import sample
+from jvflow.training import state
+from jvflow.training import loop as train
+from jvflow.parallel import mesh as meshes
 from jvflow.experiment import assemble
 from jvflow.networks import as_field
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from jvflow import coupling
+from jvflow.flow import coupling
 
 
 def pairs(n=16):
@@ -89,7 +89,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
-from jvflow import coupling, mesh as meshes
+from jvflow.flow import coupling
+from jvflow.parallel import mesh as meshes
 mesh = meshes.make()
 for n in (16, 80):
     past, future = (np.asarray(jax.random.normal(key, (n, 2, 2, 2, 3))) for key in jax.random.split(jax.random.key(0)))

@@ -8,9 +8,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from jvflow import ddim
-from jvflow.ddim import Schedule
-from jvflow.solver import solve
+from jvflow.flow import ddim
+from jvflow.flow.ddim import Schedule
+from jvflow.flow.solver import solve
 
 FILE = Path(__file__).parent / "fixtures" / "ddim.safetensors"
 TENSORS = load_file(FILE)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow.field import Condition, guide, null
+from jvflow.flow.field import Condition, guide, null
 from jvflow.networks import as_field, build
 from jvflow.networks.dit import DiTConfig, forward_flops, grid, parameter_count, preset
 from jvflow.networks.layers import position_table

@@ -6,7 +6,7 @@ import pytest
 from conftest import debug_config, load_config
 
 from jvflow import dryrun
-from jvflow import mesh as meshes
+from jvflow.parallel import mesh as meshes
 from jvflow.experiment import assemble
 
 

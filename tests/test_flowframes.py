@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow import flowframes, networks
-from jvflow.field import Condition
+from jvflow import networks
+from jvflow.flowframes import method as flowframes
+from jvflow.flow.field import Condition
 from jvflow.networks import as_field
-from jvflow.solver import solve
+from jvflow.flow.solver import solve
 
 SHAPE = (2, 4, 4, 3)
 

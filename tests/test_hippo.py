@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.polynomial import legendre
 
-from jvflow import hippo
+from jvflow.vlfm import hippo
 from jvflow.data import procedural
 
 ORDERS = (1, 2, 3, 8, 16, 32, 64)

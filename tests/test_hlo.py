@@ -5,8 +5,8 @@ import pytest
 from jax import P
 from jax.sharding import NamedSharding
 
-from jvflow import hlo
-from jvflow import mesh as meshes
+from jvflow.parallel import hlo
+from jvflow.parallel import mesh as meshes
 
 
 def compiled(function, *args, out=P()):

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from jvflow import flowframes, inversion, latents, run, train
+from jvflow import run
+from jvflow.flowframes import method as flowframes
+from jvflow.flowframes import inversion
+from jvflow.data import latents
+from jvflow.training import loop as train
 from jvflow.data import pipeline, records
 
 

@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from conftest import debug_config
 from test_folder import write, write_images
 
-from jvflow import codecs, latents
+from jvflow import codecs
+from jvflow.data import latents
 from jvflow.data import folder, key, pipeline, records
 
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, SHARED, debug_config
 
-from jvflow import codecs, latents, sample, train
+from jvflow import codecs
+from jvflow.data import latents
+from jvflow.biflow import sample
+from jvflow.training import loop as train
 from jvflow.data import pipeline, records
-from jvflow.held import Held
+from jvflow.pretrained.lazy import Held
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ for rank in 0 1; do
     SLURM_PROCID=$rank SLURM_LOCALID=$rank SLURM_NTASKS=2 SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_TASKS=2 "$@" &
 done
 wait''')
-    code = "from jvflow import processes; processes.start(); import os, jax; os.write(1, f'task {jax.process_index()} of {jax.process_count()}\\n'.encode()); processes.meet('end')"
+    code = "from jvflow import processes; processes.start(); import os, jax; os.write(1, f'task {jax.process_index()} of {jax.process_count()}\\n'.encode()); processes.barrier('end')"
     done = run(
         [str(LAUNCH / "slurm.sh"), sys.executable, "-c", code], **fake, SLURM_JOB_ID="4242", JAX_PLATFORMS="cpu", XLA_FLAGS="", PYTHONPATH=str(ROOT),
     )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from public_models import FIXTURES, assert_same, read
 
-from jvflow import networks, weights
-from jvflow.field import Condition
+from jvflow import networks
+from jvflow import pretrained
+from jvflow.flow.field import Condition
 from jvflow.networks import ltx
 
 NAMES = ("ltx_padded", "ltx_tokens")
@@ -27,14 +28,14 @@ def said(network, io, shape):
 def test_the_transformer_gives_what_diffusers_gives(name, options):
     """A timestep for all tokens and one for each, places by their numbers and given, widths that rotations fill and do not."""
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    assert_same(*said(weights.import_checkpoint("ltx_transformer", config, tensors, **options), io, config["shape"]))
+    assert_same(*said(pretrained.import_checkpoint("ltx_transformer", config, tensors, **options), io, config["shape"]))
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_full_size_transformer_has_the_public_tensors(shared, scan):
     manifest = json.loads((shared / "golden" / "manifests" / "ltx_2b_transformer.json").read_text())
-    model = weights.KINDS["ltx_transformer"].model(manifest["config"], "diffusers", scan=scan)
-    weights.check("ltx_transformer", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    model = pretrained.KINDS["ltx_transformer"].model(manifest["config"], "diffusers", scan=scan)
+    pretrained.check("ltx_transformer", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 1_923_385_472
     assert len(model.layout) == (40 if scan else len(manifest["tensors"]))
 
@@ -43,7 +44,7 @@ def test_full_size_transformer_has_the_public_tensors(shared, scan):
 def test_it_is_a_field_in_our_time(causal):
     """Data - noise at t = 1 - timestep / 1000, with one t for all, for each frame and for each token; frames in seconds by either convention."""
     config, tensors, io = read(FIXTURES / "ltx_padded.safetensors")
-    network = weights.import_checkpoint("ltx_transformer", config, tensors, causal=causal)
+    network = pretrained.import_checkpoint("ltx_transformer", config, tensors, causal=causal)
     (f, h, w), c = config["shape"], config["in_channels"]
     x, t = io["hidden_states"].reshape(2, f, h, w, c), 1 - io["timestep"] / 1000
     condition = Condition(text=io["encoder_hidden_states"], text_mask=io["encoder_attention_mask"].astype(bool), fps=jnp.array([25.0, 25.0]))
@@ -68,16 +69,16 @@ def test_it_is_a_field_in_our_time(causal):
 def test_another_transformer(change, message):
     config, tensors, _ = read(FIXTURES / "ltx_padded.safetensors")
     with pytest.raises(ValueError, match=message):
-        weights.import_checkpoint("ltx_transformer", config | change, tensors)
+        pretrained.import_checkpoint("ltx_transformer", config | change, tensors)
 
 
 def test_captions_and_rates_are_asked_for():
     config, tensors, _ = read(FIXTURES / "ltx_padded.safetensors")
-    network = weights.import_checkpoint("ltx_transformer", config, tensors)
+    network = pretrained.import_checkpoint("ltx_transformer", config, tensors)
     with pytest.raises(ValueError, match="give condition.text and condition.fps"):
         networks.as_field(network)(jnp.zeros((1, 1, 1, 1, 4)), (jnp.zeros(1),), Condition(text=jnp.zeros((1, 2, 6))))
     with pytest.raises(ValueError, match="unknown remat 'some'"):
-        weights.import_checkpoint("ltx_transformer", config, tensors, remat="some")
+        pretrained.import_checkpoint("ltx_transformer", config, tensors, remat="some")
 
 
 @pytest.mark.parametrize(

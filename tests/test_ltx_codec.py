@@ -9,7 +9,8 @@ import pytest
 from public_models import FIXTURES, SINGLE, assert_same, read
 from safetensors.numpy import save_file
 
-from jvflow import codecs, networks, weights
+from jvflow import codecs, networks
+from jvflow import pretrained
 from jvflow.networks.ltx_vae import LTXVAE, STRIDES, LTXVAEConfig
 from jvflow.networks.streaming import streamed
 
@@ -41,7 +42,7 @@ def videos(codec, b: int, k: int, h: int = 3, w: int = 2, *, space: int = 8, fra
 def test_pieces_give_what_the_whole_gives(name, piece, last):
     """Of both generations, both ways, of one latent frame, of fewer than a piece and of more than what a network looks ahead."""
     config, tensors, _ = read(FIXTURES / f"{name}.safetensors")
-    loaded = weights.import_checkpoint("ltx_vae", config, tensors)
+    loaded = pretrained.import_checkpoint("ltx_vae", config, tensors)
     network, (space, each) = networks.functional(LTXVAE, loaded.config), dict(ltx_vae_090=(8, 4), ltx_vae_095=(8, 4))[name]
     time = jnp.array([0.1, 0.4]) if loaded.config.timed else None
     encode = lambda video, *frames: jnp.concatenate(network.apply(loaded.params, video, *frames, method="encode"), axis=-1)
@@ -59,7 +60,7 @@ def test_latents_are_in_units_of_the_checkpoint(folder):
     """(mean - m) factor / d, with the posterior's size in the same; and back by the decoder at a time."""
     config, tensors, _ = read(FIXTURES / "ltx_vae_095.safetensors")
     codec = codecs.build("ltx_vae", weights=(folder,), scale=2.0, time=0.3)
-    network = weights.load(folder, dtype=jnp.float32)
+    network = pretrained.load(folder, dtype=jnp.float32)
     video = videos(codec, 2, 1)
     found = codec.encode(codec.params, video)
     assert found.mean.shape == (2, *codec.latent_shape(video.shape[1:4]))

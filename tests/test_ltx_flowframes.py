@@ -10,11 +10,18 @@ import pytest
 from conftest import load_config
 from public_models import exported
 
-from jvflow import codecs, flowframes, inversion, latents, networks, prediction, run, sample, text, train, weights
+from jvflow import codecs, networks, run, text
+from jvflow.flowframes import method as flowframes
+from jvflow.flowframes import inversion
+from jvflow.data import latents
+from jvflow.flowframes import sample as prediction
+from jvflow.biflow import sample
+from jvflow.training import loop as train
+from jvflow import pretrained
 from jvflow.data import pipeline, records
 from jvflow.data.pipeline import Window
 from jvflow.experiment import assemble
-from jvflow.field import Condition
+from jvflow.flow.field import Condition
 
 
 def tiny(folder, objective="flowframes", **change):
@@ -145,7 +152,7 @@ def test_training_starts_from_a_public_transformer(folder, tmp_path):
     assert found.config.objective == "text_to_video" and found.step == 0
     x, s = jax.random.normal(jax.random.key(0), (1, 2, 2, 2, 16)), (jnp.full(1, 0.5),)
     condition = Condition(text=jax.random.normal(jax.random.key(1), (1, 16, 8)), fps=jnp.full(1, 24.0))
-    theirs = networks.as_field(weights.load(tmp_path / "transformer"))(x, s, condition)[0]
+    theirs = networks.as_field(pretrained.load(tmp_path / "transformer"))(x, s, condition)[0]
     np.testing.assert_allclose(found.field(x, s, condition)[0], theirs, atol=1e-5)
     inversion.prepare(config, tmp_path / "inverted")
     assert records.manifest(tmp_path / "inverted")["settings"]["inversion"]["model"] == run.checksum(found)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from public_models import FIXTURES, assert_same, read
 
-from jvflow import weights
+from jvflow import pretrained
 
 NAMES = ("ltx_vae_090", "ltx_vae_095")
 
@@ -16,7 +16,7 @@ NAMES = ("ltx_vae_090", "ltx_vae_095")
 def test_the_autoencoder_gives_what_diffusers_gives(name):
     """Both ways; reductions by strides and by folding, channels that change, with and without a time."""
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    network = weights.import_checkpoint("ltx_vae", config, tensors)
+    network = pretrained.import_checkpoint("ltx_vae", config, tensors)
     apply = jax.jit(network.apply, static_argnames="method")
     mean, log_variance = apply(network.params, method="encode", x=io["sample"])
     assert_same(np.asarray(mean), io["mean"])
@@ -27,8 +27,8 @@ def test_the_autoencoder_gives_what_diffusers_gives(name):
 
 def test_full_size_autoencoder_has_the_public_tensors(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "ltx_095_vae.json").read_text())
-    model = weights.KINDS["ltx_vae"].model(manifest["config"], "diffusers")
-    weights.check("ltx_vae", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    model = pretrained.KINDS["ltx_vae"].model(manifest["config"], "diffusers")
+    pretrained.check("ltx_vae", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert len(model.layout) == len(manifest["tensors"]) == 226
     buffers = sum(model.shapes[name].size for name in ("latents_mean", "latents_std"))  # which are listed and not counted
     assert sum(a.size for a in model.shapes.values()) - buffers == manifest["parameters"]
@@ -45,12 +45,12 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
 def test_another_autoencoder(change, message):
     config, tensors, _ = read(FIXTURES / "ltx_vae_095.safetensors")
     with pytest.raises(ValueError, match=message):
-        weights.import_checkpoint("ltx_vae", config | change, tensors)
+        pretrained.import_checkpoint("ltx_vae", config | change, tensors)
 
 
 def test_a_time_is_asked_for():
     config, tensors, io = read(FIXTURES / "ltx_vae_095.safetensors")
-    network = weights.import_checkpoint("ltx_vae", config, tensors)
+    network = pretrained.import_checkpoint("ltx_vae", config, tensors)
     with pytest.raises(ValueError, match="this decoder is told a time, and got none"):
         network.apply(network.params, method="decode", z=io["mean"])
     with pytest.raises(ValueError, match="use 'encode' with x, or 'decode' with z"):

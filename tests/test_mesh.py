@@ -8,11 +8,11 @@ import pytest
 from conftest import ROOT, load_config
 from jax import P
 
-from jvflow import mesh as meshes
+from jvflow.parallel import mesh as meshes
 from jvflow.data.pipeline import Batch
 from jvflow.experiment import assemble
 from jvflow.networks.dit import RULES
-from jvflow.train import compiled_step, placed, train_step
+from jvflow.training.loop import compiled_step, placed, train_step
 
 
 def shape(*sizes):
@@ -119,7 +119,7 @@ def test_heads_and_tokens_that_do_not_divide_name_what_does():
 
 def test_no_activation_of_the_whole_batch_is_on_one_device():
     """By shape: with 24 rows on 4 devices, no array of a device has 24 rows and tokens, or 24 rows and the width of the network."""
-    from jvflow import hlo
+    from jvflow.parallel import hlo
 
     config = load_config("biflow/procedural.py", "debug")
     config.network.update(width=64, depth=2, heads=2)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jvflow import optimizer
+from jvflow.training import optimizer
 
 RENAMED = {"lr": "learning_rate", "weight_decay": "weight_decay", "eps": "eps"}
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow.path import BILINEAR, CURVED, LINEAR, Ends, Path, matching_loss
+from jvflow.flow.path import BILINEAR, CURVED, LINEAR, Ends, Path, matching_loss
 
 SHAPE = (3, 1, 4, 4, 2)
 

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from jvflow import prediction, run, sample, train
-from jvflow.evaluate import evaluate
+from jvflow import run
+from jvflow.flowframes import sample as prediction
+from jvflow.biflow import sample
+from jvflow.training import loop as train
+from jvflow.biflow.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 from conftest import CACHE, ROOT
 
-from jvflow import processes
+from jvflow.parallel import processes
 
 WORK = """
 import sys
 import numpy as np
-from jvflow import mesh as meshes, processes
+from jvflow.parallel import mesh as meshes
+from jvflow.parallel import processes
 processes.start()
 import jax
 me = jax.process_index()
 make = lambda i: dict(latent=np.full((i + 1, 2), i, np.float32), name=f"clip {i}", number=np.float32(i / 2), by=np.int32(me))
-made = processes.dealt(5, make)
+made = processes.distributed_map(5, make)
 print("dealt", [(m["latent"].shape, m["name"], type(m["name"]).__name__, float(m["number"]), int(m["by"])) for m in made], flush=True)
-print("tuple", [float(a.sum()) + float(b) for a, b in processes.dealt(3, lambda i: (np.arange(i), np.float64(i)))], flush=True)
+print("tuple", [float(a.sum()) + float(b) for a, b in processes.distributed_map(3, lambda i: (np.arange(i), np.float64(i)))], flush=True)
 
 calls = []
 class Lazy:
@@ -28,24 +29,24 @@ class Lazy:
 from collections.abc import Sequence
 class Lazily(Lazy, Sequence): pass
 seen = []
-processes.served(dict(a=Lazily(), b=Lazily()), lambda s: seen.extend([len(s["b"][i]["value"]) for i in range(7)] + [len(s["a"][3]["value"])]))
+processes.serve_items(dict(a=Lazily(), b=Lazily()), lambda s: seen.extend([len(s["b"][i]["value"]) for i in range(7)] + [len(s["a"][3]["value"])]))
 print("served", seen if me == 0 else "nothing", "mine", calls, flush=True)
 try:
-    processes.alone(lambda: 1 / 0)
+    processes.on_primary(lambda: 1 / 0)
 except Exception as error:
     print("alone", type(error).__name__, error, flush=True)
-agreed = processes.Agreement(meshes.make())
+agreed = processes.AnyProcess(meshes.make())
 print("agreed", [agreed(me == 1 and step == 2) for step in range(5)], flush=True)
-rows = processes.share(5)
+rows = processes.local_rows(5)
 stream = ((rows * 10 + frame, np.float32(rows)) for frame in range(100))
 taken = []
-processes.joined(stream, 5, lambda items: taken.extend([next(items) for _ in range(2)]))
+processes.gather_stream(stream, 5, lambda items: taken.extend([next(items) for _ in range(2)]))
 print("joined", rows.tolist(), [[part.tolist() for part in item] for item in taken], flush=True)
 try:
-    processes.joined(stream, 5, lambda items: next(items) and 1 / 0)
+    processes.gather_stream(stream, 5, lambda items: next(items) and 1 / 0)
 except Exception as error:
     print("joined", type(error).__name__, error, flush=True)
-processes.meet("the end")
+processes.barrier("the end")
 """
 
 
@@ -91,13 +92,13 @@ def test_work_is_dealt_out_and_comes_together():
 
 
 def test_one_process_calls_plainly():
-    assert processes.dealt(3, lambda i: i) == [0, 1, 2]
+    assert processes.distributed_map(3, lambda i: i) == [0, 1, 2]
     sources, seen = dict(a=[1, 2]), []
-    processes.served(sources, seen.append)
-    assert seen == [sources] and processes.is_first()
-    assert processes.built(lambda: 5) == 5
+    processes.serve_items(sources, seen.append)
+    assert seen == [sources] and processes.is_primary()
+    assert processes.primary_first(lambda: 5) == 5
     with pytest.raises(ZeroDivisionError):
-        processes.alone(lambda: 1 / 0)
+        processes.on_primary(lambda: 1 / 0)
 
 
 def test_what_travels_comes_back_as_it_was():

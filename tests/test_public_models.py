@@ -8,9 +8,11 @@ import pytest
 from public_models import FIXTURES, SINGLE, assert_same, outputs, read
 from safetensors.numpy import load_file
 
-from jvflow import ddim, networks, weights
+from jvflow import networks
+from jvflow.flow import ddim
+from jvflow import pretrained
 from jvflow.codecs import tiny
-from jvflow.field import Condition
+from jvflow.flow.field import Condition
 
 # --- DiT ------------------------------------------------------------------------------------------
 
@@ -19,12 +21,12 @@ from jvflow.field import Condition
 @pytest.mark.parametrize("name", ["dit_two_layers", "dit_wide_patch"])
 def test_dit_gives_what_diffusers_gives(name, scan):
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    assert_same(outputs(weights.import_checkpoint("dit", config, tensors, scan=scan), io), io["output"])
+    assert_same(outputs(pretrained.import_checkpoint("dit", config, tensors, scan=scan), io), io["output"])
 
 
 def test_dit_gives_the_golden_output(shared):
     config, tensors, io = read(shared / "golden" / "dit_tiny.safetensors")
-    assert_same(outputs(weights.import_checkpoint("dit", config, tensors), io), io["output"])
+    assert_same(outputs(pretrained.import_checkpoint("dit", config, tensors), io), io["output"])
 
 
 def original(tensors, hidden, timestep, labels, heads):
@@ -64,18 +66,18 @@ def test_dit_as_its_authors_name_it(tmp_path):
 
     config, _, io = read(FIXTURES / "dit_two_layers.safetensors")
     rng, d = np.random.default_rng(0), config["num_attention_heads"] * config["attention_head_dim"]
-    shapes = jax.eval_shape(weights.KINDS["dit"].model(config, "original").network.init, jax.random.key(0))
+    shapes = jax.eval_shape(pretrained.KINDS["dit"].model(config, "original").network.init, jax.random.key(0))
     params = jax.tree.map(lambda a: (0.2 * rng.normal(size=a.shape)).astype(np.float32), shapes)
-    weights.export("dit", config, params, tmp_path, generation="original")
+    pretrained.export("dit", config, params, tmp_path, generation="original")
     tensors = load_file(tmp_path / SINGLE) | {"pos_embed": position_table((1, 5, 5), d)[None]}
     expected = original(tensors, io["hidden_states"], io["timestep"], io["class_labels"], config["num_attention_heads"])
-    assert_same(outputs(weights.import_checkpoint("dit", config, tensors), io), expected)
+    assert_same(outputs(pretrained.import_checkpoint("dit", config, tensors), io), expected)
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_dit_with_captions_is_the_public_one_until_it_is_trained(scan, tmp_path):
     config, tensors, io = read(FIXTURES / "dit_two_layers.safetensors")
-    network = weights.import_checkpoint("dit", config, tensors, scan=scan, text_width=6)
+    network = pretrained.import_checkpoint("dit", config, tensors, scan=scan, text_width=6)
     assert_same(outputs(network, io), io["output"])
     field = jax.jit(lambda params, x, t, condition: networks.as_field(network, params)(x, (t,), condition)[0])
     x, t = np.moveaxis(io["hidden_states"], 1, -1)[:, None], np.asarray(io["timestep"], np.float32)
@@ -86,27 +88,27 @@ def test_a_dit_with_captions_is_the_public_one_until_it_is_trained(scan, tmp_pat
     trained = jax.tree_util.tree_map_with_path(lambda path, a: a + np.broadcast_to(rows, a.shape) if "text_proj" in jax.tree_util.keystr(path) else a, network.params)
     assert np.abs(field(trained, x, t, Condition(label=label, text=text)) - said).max() > 0.01
     with pytest.raises(ValueError, match="has no place for .*text_.* export without scan, text_width" if scan else "has no place for"):
-        weights.export("dit", config, network.params, tmp_path, scan=scan, text_width=6)
+        pretrained.export("dit", config, network.params, tmp_path, scan=scan, text_width=6)
 
 
 def test_full_size_dit_has_the_public_tensors(shared):
     """Names and shapes one to one, under `eval_shape`, and the counts of both layouts."""
     manifest = json.loads((shared / "golden" / "manifests" / "dit_xl_2_256.json").read_text())
     config, shapes = manifest["config"], {name: tuple(shape) for name, shape in manifest["tensors"].items()}
-    model = weights.KINDS["dit"].model(config, "diffusers")
-    weights.check("dit", model, shapes)
+    model = pretrained.KINDS["dit"].model(config, "diffusers")
+    pretrained.check("dit", model, shapes)
     assert sorted(name for entry in model.layout for name in entry.theirs) == sorted(shapes)
     count = lambda model: sum(a.size for a in model.shapes.values())
     assert count(model) == manifest["parameters"] == 749_826_464
     table = 16 * 16 * 1152
-    assert count(weights.KINDS["dit"].model(config, "original", scan=True)) + table == 675_129_632
+    assert count(pretrained.KINDS["dit"].model(config, "original", scan=True)) + table == 675_129_632
 
 
 # --- autoencoder ----------------------------------------------------------------------------------
 
 
 def assert_autoencodes(config, tensors, io):
-    network = weights.import_checkpoint("sd_vae", config, tensors)
+    network = pretrained.import_checkpoint("sd_vae", config, tensors)
     apply = jax.jit(network.apply, static_argnames="method")
     mean, log_variance = apply(network.params, method="encode", sample=io["sample"])
     assert_same(np.asarray(mean), io["mean"])
@@ -135,7 +137,7 @@ def test_the_autoencoder_under_its_first_names(tmp_path):
     config, tensors, io = read(FIXTURES / "vae_three_levels.safetensors")
     assert first_names(tensors).keys() != tensors.keys()
     assert_autoencodes(config, first_names(tensors), io)
-    weights.export("sd_vae", config, weights.import_checkpoint("sd_vae", config, tensors).params, tmp_path, generation="first")
+    pretrained.export("sd_vae", config, pretrained.import_checkpoint("sd_vae", config, tensors).params, tmp_path, generation="first")
     assert load_file(tmp_path / SINGLE).keys() == first_names(tensors).keys()
 
 
@@ -143,8 +145,8 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "sd15_vae.json").read_text())
     shapes = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
     for generation, names in dict(current=shapes, first=first_names(shapes)).items():
-        model = weights.KINDS["sd_vae"].model(manifest["config"], generation)
-        weights.check("sd_vae", model, names)
+        model = pretrained.KINDS["sd_vae"].model(manifest["config"], generation)
+        pretrained.check("sd_vae", model, names)
         assert len(model.layout) == len(names) == 248
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 83_653_863
 
@@ -160,7 +162,7 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
 def test_another_autoencoder(change, message):
     config, tensors, _ = read(FIXTURES / "vae_three_levels.safetensors")
     with pytest.raises(ValueError, match=message):
-        weights.import_checkpoint("sd_vae", config | change, tensors)
+        pretrained.import_checkpoint("sd_vae", config | change, tensors)
 
 
 # --- tiny autoencoder -----------------------------------------------------------------------------
@@ -170,11 +172,11 @@ def test_another_autoencoder(change, message):
 def test_the_tiny_autoencoder_gives_what_diffusers_gives(name, tmp_path):
     """Both ways, from diffusers' names and from those of the authors; and the codec of the family reads the same tensors."""
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    network = weights.import_checkpoint("taesd", config, tensors)
-    weights.export("taesd", config, network.params, tmp_path, generation="original")
+    network = pretrained.import_checkpoint("taesd", config, tensors)
+    pretrained.export("taesd", config, network.params, tmp_path, generation="original")
     original = load_file(tmp_path / SINGLE)
     assert {"encoder.0.weight", "decoder.1.weight", "decoder.3.conv.0.weight"} <= original.keys() and not original.keys() & tensors.keys()
-    for params in (network.params, weights.import_checkpoint("taesd", config, original).params):
+    for params in (network.params, pretrained.import_checkpoint("taesd", config, original).params):
         assert_same(np.asarray(network.apply(params, method="encode", x=io["sample"])), io["latents"])
         assert_same(np.asarray(network.apply(params, method="decode", x=io["latents"])), io["decoded"])
     codec = tiny.codec(tmp_path / SINGLE)
@@ -185,13 +187,13 @@ def test_the_tiny_autoencoder_gives_what_diffusers_gives(name, tmp_path):
 
 def test_full_size_tiny_autoencoder_has_the_public_tensors():
     """The size of diffusers' AutoencoderTiny(), and an encoder or decoder whose last layer is left out is said."""
-    model = weights.KINDS["taesd"].model({}, "diffusers")
+    model = pretrained.KINDS["taesd"].model({}, "diffusers")
     assert sum(a.size for a in model.shapes.values()) == 2_445_063 and len(model.layout) == 134
     shapes = {entry.theirs[0]: model.shapes[entry.ours].shape for entry in model.layout}
     with pytest.raises(ValueError, match="1 differ:\n  missing decoder.layers.18.bias \\(3,\\)"):
-        weights.check("taesd", model, {name: shape for name, shape in shapes.items() if name != "decoder.layers.18.bias"})
+        pretrained.check("taesd", model, {name: shape for name, shape in shapes.items() if name != "decoder.layers.18.bias"})
     with pytest.raises(ValueError, match="one width in all its layers, this config says {'encoder_block_out_channels': \\[32, 64\\]}"):
-        weights.KINDS["taesd"].model(dict(encoder_block_out_channels=[32, 64, 64, 64]), "diffusers")
+        pretrained.KINDS["taesd"].model(dict(encoder_block_out_channels=[32, 64, 64, 64]), "diffusers")
 
 
 # --- U-Net ----------------------------------------------------------------------------------------
@@ -200,14 +202,14 @@ def test_full_size_tiny_autoencoder_has_the_public_tensors():
 @pytest.mark.parametrize("name", ["unet_biflow", "unet_plain"])
 def test_the_unet_gives_what_diffusers_gives(name):
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    network = weights.import_checkpoint("unet2d", config, tensors)
+    network = pretrained.import_checkpoint("unet2d", config, tensors)
     assert_same(np.asarray(jax.jit(network.apply)(network.params, io["sample"], io["timestep"], io.get("class_labels"))), io["output"])
 
 
 def test_full_size_unet_has_the_tensors_that_biflow_released(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "biflow_unet_c128.json").read_text())
-    model = weights.KINDS["unet2d"].model(manifest["config"], "diffusers")
-    weights.check("unet2d", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    model = pretrained.KINDS["unet2d"].model(manifest["config"], "diffusers")
+    pretrained.check("unet2d", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 123_909_635
 
 
@@ -215,10 +217,10 @@ def test_another_unet_and_images_that_it_does_not_take():
     config, tensors, io = read(FIXTURES / "unet_biflow.safetensors")
     for change in (dict(act_fn="relu"), dict(class_embed_type="identity"), dict(up_block_types=["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"])):
         with pytest.raises(ValueError, match=f"this config says {{.*{next(iter(change))}"):
-            weights.import_checkpoint("unet2d", config | change, tensors)
+            pretrained.import_checkpoint("unet2d", config | change, tensors)
     with pytest.raises(ValueError, match="channels .* are no multiples of groups 3"):
-        weights.import_checkpoint("unet2d", config | dict(norm_num_groups=3), tensors)
-    network = weights.import_checkpoint("unet2d", config, tensors)
+        pretrained.import_checkpoint("unet2d", config | dict(norm_num_groups=3), tensors)
+    network = pretrained.import_checkpoint("unet2d", config, tensors)
     with pytest.raises(ValueError, match="multiples of 4 for 3 levels, got 10 x 8"):
         network.apply(network.params, np.zeros((1, 3, 10, 8)), 0.5, 0.1)
     with pytest.raises(ValueError, match="was built with a noise level, and got none"):
@@ -228,16 +230,16 @@ def test_another_unet_and_images_that_it_does_not_take():
 @pytest.mark.parametrize("name", ["sd_unet_two_levels", "sd_unet_three_levels"])
 def test_the_unet_with_text_gives_what_diffusers_gives(name):
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    network = weights.import_checkpoint("sd_unet", config, tensors)
+    network = pretrained.import_checkpoint("sd_unet", config, tensors)
     assert_same(np.asarray(jax.jit(network.apply)(network.params, io["sample"], io["timestep"], io["encoder_hidden_states"])), io["output"])
     with pytest.raises(ValueError, match="this config says {'use_linear_projection': True}"):
-        weights.import_checkpoint("sd_unet", config | dict(use_linear_projection=True), tensors)
+        pretrained.import_checkpoint("sd_unet", config | dict(use_linear_projection=True), tensors)
 
 
 def test_full_size_unet_with_text_has_the_public_tensors(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "sd15_unet.json").read_text())
-    model = weights.KINDS["sd_unet"].model(manifest["config"], "diffusers")
-    weights.check("sd_unet", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    model = pretrained.KINDS["sd_unet"].model(manifest["config"], "diffusers")
+    pretrained.check("sd_unet", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 859_520_964
 
 
@@ -248,7 +250,7 @@ def test_full_size_unet_with_text_has_the_public_tensors(shared):
 @pytest.mark.parametrize("prefix", ["", "text_model."])
 def test_clip_gives_what_transformers_gives(name, prefix):
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    network = weights.import_checkpoint("clip_text", config, {prefix + key: tensor for key, tensor in tensors.items()})
+    network = pretrained.import_checkpoint("clip_text", config, {prefix + key: tensor for key, tensor in tensors.items()})
     x, pooled = jax.jit(network.apply)(network.params, io["input_ids"], io.get("attention_mask"))
     assert_same(np.asarray(x), io["last_hidden_state"])
     assert_same(np.asarray(pooled), io["pooler_output"])
@@ -257,16 +259,16 @@ def test_clip_gives_what_transformers_gives(name, prefix):
 def test_full_size_clip_has_the_public_tensors(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "clip_vit_l14_text.json").read_text())
     for generation, prefix in dict(current="", hub="text_model.").items():
-        model = weights.KINDS["clip_text"].model(manifest["config"], generation)
-        weights.check("clip_text", model, {prefix + name: tuple(shape) for name, shape in manifest["tensors"].items()})
+        model = pretrained.KINDS["clip_text"].model(manifest["config"], generation)
+        pretrained.check("clip_text", model, {prefix + name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 123_060_480
 
 
 def test_another_clip_and_texts_that_it_does_not_take():
     config, tensors, io = read(FIXTURES / "clip_quick.safetensors")
     with pytest.raises(ValueError, match="unknown activation 'relu' of a text encoder of CLIP: use quick_gelu, gelu"):
-        weights.import_checkpoint("clip_text", config | dict(hidden_act="relu"), tensors)
-    network = weights.import_checkpoint("clip_text", config, tensors)
+        pretrained.import_checkpoint("clip_text", config | dict(hidden_act="relu"), tensors)
+    network = pretrained.import_checkpoint("clip_text", config, tensors)
     with pytest.raises(ValueError, match="reads 9 tokens, got 10"):
         network.apply(network.params, np.zeros((1, 10), int))
 
@@ -278,9 +280,9 @@ def test_a_published_picture(shared):
     """DiT, DDIM and the decoder together: the numbers that the diffusers package publishes for its pipeline of DiT (two steps, class 1, guidance 4)."""
     config, tensors, io = read(shared / "golden" / "dit_pipeline_dummy.safetensors")
     part = lambda name: {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
-    dit = weights.import_checkpoint("dit", config, part("transformer"))
+    dit = pretrained.import_checkpoint("dit", config, part("transformer"))
     plain = dict(down_block_types=["DownEncoderBlock2D"], up_block_types=["UpDecoderBlock2D"], block_out_channels=[64], layers_per_block=1, latent_channels=4)
-    vae = weights.import_checkpoint("sd_vae", plain, part("vae"))
+    vae = pretrained.import_checkpoint("sd_vae", plain, part("vae"))
 
     def guided(params, x, t):
         with_class, without = (dit.apply(params, x, t, np.full(len(x), label))[:, :4] for label in (1, 1000))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jvflow import report
+from jvflow.report import html as report
 
 VOID = {"meta", "img"}
 

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from conftest import debug_config
 
-from jvflow import evaluate, hlo, sample, train
-from jvflow import mesh as meshes
+from jvflow.biflow import evaluate
+from jvflow.parallel import hlo
+from jvflow.biflow import sample
+from jvflow.training import loop as train
+from jvflow.parallel import mesh as meshes
 from jvflow.data import pipeline, video
 
 

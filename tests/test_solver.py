@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow import solver
-from jvflow.solver import METHODS, Solver, solve
+from jvflow.flow import solver
+from jvflow.flow.solver import METHODS, Solver, solve
 
 ADAPTIVE = [m for m in METHODS if m not in solver.FIXED_ONLY]
 

@@ -10,7 +10,11 @@ import pytest
 from conftest import load_config
 from public_models import FIXTURES, exported, stable_diffusion
 
-from jvflow import codecs, ddim, latents, text, train, weights
+from jvflow import codecs, text
+from jvflow.flow import ddim
+from jvflow.data import latents
+from jvflow.training import loop as train
+from jvflow import pretrained
 from jvflow.codecs.base import tiled
 from jvflow.data import pipeline, records
 from jvflow.experiment import assemble
@@ -40,7 +44,7 @@ def test_each_frame_is_the_noise_that_sampling_makes_it_of(model, video, options
     codec = built(model, **options)
     found = codec.encode(codec.params, video)
     assert found.std is None and found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 2, 2, 4, 4)
-    vae, unet, clip = (weights.load(model / part) for part in ("vae", "unet", "text_encoder"))
+    vae, unet, clip = (pretrained.load(model / part) for part in ("vae", "unet", "text_encoder"))
     tokens = text.build("clip", weights=(model / "text_encoder", model / "tokenizer")).tokenize(["", options.get("prompt", "")])[0]
     empty, prompted = clip.apply(clip.params, tokens)[0]
     weight, scale = options.get("guidance", 1.0), options.get("scale", 1.0)

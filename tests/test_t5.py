@@ -9,7 +9,10 @@ import pytest
 from conftest import load_config
 from public_models import FIXTURES, assert_same, exported, read
 
-from jvflow import latents, networks, text, train, weights
+from jvflow import networks, text
+from jvflow.data import latents
+from jvflow.training import loop as train
+from jvflow import pretrained
 from jvflow.networks.t5 import T5, buckets
 
 
@@ -21,15 +24,15 @@ def embedded(network, io):
 def test_the_encoder_gives_what_transformers_gives(name):
     """One bias for all layers and one for each, tokens nearer and farther than the last bucket, with and without a mask."""
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    network = weights.import_checkpoint("t5_encoder", config, tensors)
+    network = pretrained.import_checkpoint("t5_encoder", config, tensors)
     assert_same(embedded(network, io), io["last_hidden_state"])
     tensors.pop("encoder.embed_tokens.weight")  # files of the hubs may have the embedding once
-    assert_same(embedded(weights.import_checkpoint("t5_encoder", config, tensors), io), io["last_hidden_state"])
+    assert_same(embedded(pretrained.import_checkpoint("t5_encoder", config, tensors), io), io["last_hidden_state"])
 
 
 def test_bfloat16_keeps_what_is_added_up_in_float32():
     config, tensors, io = read(FIXTURES / "t5_shared.safetensors")
-    network = weights.import_checkpoint("t5_encoder", config, tensors)
+    network = pretrained.import_checkpoint("t5_encoder", config, tensors)
     half = networks.functional(T5, network.config.__class__(**dict(vars(network.config), dtype="bfloat16"))).apply
     made = jax.jit(half)(network.params, io["input_ids"], None)
     assert made.dtype == jnp.float32
@@ -41,9 +44,9 @@ def test_bfloat16_keeps_what_is_added_up_in_float32():
 def test_full_size_encoders_have_the_public_tensors(shared, name):
     """The embedding is listed twice there and counted once."""
     manifest = json.loads((shared / "golden" / "manifests" / f"{name}.json").read_text())
-    model = weights.KINDS["t5_encoder"].model(manifest["config"], "transformers")
+    model = pretrained.KINDS["t5_encoder"].model(manifest["config"], "transformers")
     names = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
-    weights.check("t5_encoder", model, names)
+    pretrained.check("t5_encoder", model, names)
     assert len(model.layout) == len(names) - 1
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"]
 
@@ -58,7 +61,7 @@ def test_buckets_grow_with_the_distance():
 def test_another_encoder(change, message):
     config, tensors, _ = read(FIXTURES / "t5_shared.safetensors")
     with pytest.raises(ValueError, match=message):
-        weights.import_checkpoint("t5_encoder", config | change, tensors)
+        pretrained.import_checkpoint("t5_encoder", config | change, tensors)
 
 
 # --- captions -------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from conftest import load_config
 from jvflow import text
 from jvflow.data import pipeline
 from jvflow.experiment import assemble
-from jvflow.field import Condition, drop
-from jvflow.held import Held
+from jvflow.flow.field import Condition, drop
+from jvflow.pretrained.lazy import Held
 from jvflow.text import byte_encoder
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import logistic, norm
 
-from jvflow import times
-from jvflow.times import TimeDensity
+from jvflow.flow import times
+from jvflow.flow.times import TimeDensity
 
 LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 

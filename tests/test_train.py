@@ -14,15 +14,15 @@ import optax
 import pytest
 from conftest import CACHE, ROOT, debug_config
 
-from jvflow import mesh as meshes
-from jvflow import state as states
-from jvflow import train
-from jvflow.checkpoint import Checkpoints
+from jvflow.parallel import mesh as meshes
+from jvflow.training import state as states
+from jvflow.training import loop as train
+from jvflow.training.checkpoint import Checkpoints
 from jvflow.data.pipeline import Batch
 from jvflow.experiment import assemble
 from jvflow.networks.dit import forward_flops
-from jvflow.train import train_step
-from jvflow.workdir import Metrics, Workdir
+from jvflow.training.loop import train_step
+from jvflow.training.workdir import Metrics, Workdir
 
 
 def final(workdir):

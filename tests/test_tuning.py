@@ -12,14 +12,20 @@ from public_models import FIXTURES, exported, read
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from jvflow import export, networks, public, run, state, train, tuning, weights
-from jvflow import mesh as meshes
-from jvflow.checkpoint import Checkpoints, checksum_of
-from jvflow.field import Condition
-from jvflow.state import merge
-from jvflow.tuning import Tuning
-from jvflow.weights.base import flat
-from jvflow.workdir import Workdir
+from jvflow import export, networks, run
+from jvflow.pretrained import public
+from jvflow.training import state
+from jvflow.training import loop as train
+from jvflow.training import lora as tuning
+from jvflow import pretrained
+from jvflow.parallel import mesh as meshes
+from jvflow.training.checkpoint import Checkpoints
+from jvflow.parallel.checksums import checksum_of
+from jvflow.flow.field import Condition
+from jvflow.training.state import merge
+from jvflow.training.lora import Tuning
+from jvflow.pretrained.base import flat
+from jvflow.training.workdir import Workdir
 
 WAN = dict(channels=4, text_width=8, depth=2, heads=2, head=12, hidden=16, patch=(1, 2, 2))
 CASES = {
@@ -230,13 +236,13 @@ def test_matrices_are_exported_under_public_names(case, tmp_path):
     name, kind, scan, layers = PUBLIC[case]
     config, tensors, _ = read(FIXTURES / f"{name}.safetensors")
     options = {} if scan is None else dict(scan=scan)
-    params = weights.import_checkpoint(kind, config, tensors, **options).params
+    params = pretrained.import_checkpoint(kind, config, tensors, **options).params
     tuned = Tuning(layers, rank=2, alpha=3.0)
     trained, frozen = tuned.split(tuned.start(jax.random.key(0), params))
     whole = merge(frozen, drawn(trained, 0.3))
-    file = weights.export_lora(kind, config, whole, tmp_path / "lora", **options)
-    weights.export(kind, config, tuning.merged(whole), tmp_path / "whole", **options)
-    added, given = load_file(tmp_path / "whole" / weights.KINDS[kind].file), load_file(file)
+    file = pretrained.export_lora(kind, config, whole, tmp_path / "lora", **options)
+    pretrained.export(kind, config, tuning.merged(whole), tmp_path / "whole", **options)
+    added, given = load_file(tmp_path / "whole" / pretrained.KINDS[kind].file), load_file(file)
     prefix = "unet." if kind == "unet2d" else "transformer."
     modules = {key.removeprefix(prefix).rpartition(".lora_")[0] for key in given}
     assert len(given) == 2 * len(modules) and file.name == "pytorch_lora_weights.safetensors" and file.stat().st_mode & 0o044
@@ -250,7 +256,7 @@ def test_matrices_are_exported_under_public_names(case, tmp_path):
         if key in added:
             np.testing.assert_allclose(added[key], expected, atol=1e-6)
     with pytest.raises(ValueError, match="hold no matrices of low rank: train with config.tune.rank above 0"):
-        weights.export_lora(kind, config, params, tmp_path / "none", **options)
+        pretrained.export_lora(kind, config, params, tmp_path / "none", **options)
 
 
 def as_trained(config, folder):
@@ -282,7 +288,7 @@ def test_from_a_public_model_and_back(tmp_path):
     assert [file.parent.name for file in files] == ["video", "noise"]
     trained = run.load(tmp_path / "run").params
     for number, folder in enumerate(("video", "noise")):
-        back = weights.load(tmp_path / "whole" / folder).params
+        back = pretrained.load(tmp_path / "whole" / folder).params
         expected = tuning.merged(trained)["velocities"][number]
         assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(expected), strict=True))
     matrices = export.export(tmp_path / "run", tmp_path / "lora", lora=True)

@@ -7,9 +7,11 @@ import pytest
 from flax import nnx
 from public_models import FIXTURES, read
 
-from jvflow import biflow, networks, weights
-from jvflow import mesh as meshes
-from jvflow.field import Condition, together
+from jvflow import networks
+from jvflow.biflow import method as biflow
+from jvflow import pretrained
+from jvflow.parallel import mesh as meshes
+from jvflow.flow.field import Condition, together
 from jvflow.networks.base import Keys
 
 SMALL = dict(width=8, levels=(1, 2), attends=(False, True), groups=4, head=4, channels=3, blocks=1)
@@ -75,8 +77,8 @@ def test_what_is_computed_again_is_the_same():
 def test_the_networks_of_biflows_authors_are_its_field():
     """Two public networks, imported, stream as the field of BI-FLOW; and are what `network.name="unet"` builds."""
     config, tensors, io = read(FIXTURES / "unet_biflow.safetensors")
-    video = weights.import_checkpoint("unet2d", config, tensors)
-    noise = weights.import_checkpoint("unet2d", config, {name: 0.9 * a for name, a in tensors.items()})
+    video = pretrained.import_checkpoint("unet2d", config, tensors)
+    noise = pretrained.import_checkpoint("unet2d", config, {name: 0.9 * a for name, a in tensors.items()})
     field = together(networks.as_field(video), networks.as_field(noise))
     x, s = jnp.moveaxis(io["sample"], 1, -1)[:, None], (jnp.asarray(io["timestep"]), jnp.asarray(io["class_labels"]))
     v, d = jax.jit(lambda x, s: field(x, s, None))(x, s)
@@ -97,7 +99,7 @@ def test_the_networks_of_biflows_authors_are_its_field():
 def test_autoencoders_are_no_field():
     config, tensors, _ = read(FIXTURES / "vae_plain.safetensors")
     with pytest.raises(ValueError, match="a sd_vae is no field: call its apply"):
-        networks.as_field(weights.import_checkpoint("sd_vae", config, tensors))(frames(), (jnp.zeros(2),), None)
+        networks.as_field(pretrained.import_checkpoint("sd_vae", config, tensors))(frames(), (jnp.zeros(2),), None)
 
 
 @pytest.mark.parametrize(

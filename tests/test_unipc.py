@@ -10,8 +10,8 @@ from public_models import FIXTURES
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from jvflow import unipc
-from jvflow.unipc import UniPC
+from jvflow.flow import unipc
+from jvflow.flow.unipc import UniPC
 
 FILE = FIXTURES / "unipc.safetensors"
 with safe_open(FILE, "np") as opened:

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow import hippo, vlfm
-from jvflow.field import Condition
-from jvflow.latent_path import Clip, SigmaSchedule, latent
-from jvflow.solver import Solver
+from jvflow.vlfm import hippo
+from jvflow.vlfm import method as vlfm
+from jvflow.flow.field import Condition
+from jvflow.vlfm.latent_path import Clip, SigmaSchedule, latent
+from jvflow.flow.solver import Solver
 
 FRAMES, RATE, SHAPE = 12, 8.0, (2, 3, 4)
 ACCURATE = Solver(method="dopri5", rtol=1e-6, atol=1e-6)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from public_models import FIXTURES, assert_same, read
 
-from jvflow import networks, weights
-from jvflow.field import Condition
+from jvflow import networks
+from jvflow import pretrained
+from jvflow.flow.field import Condition
 
 
 def said(network, io):
@@ -23,14 +24,14 @@ def said(network, io):
 def test_the_transformer_gives_what_diffusers_gives(name, options):
     """A timestep for all tokens and one for each, 1, 5, 9 and 17 frames, heads that divide by six and do not, with a norm before the text and without."""
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    assert_same(*said(weights.import_checkpoint("wan_transformer", config, tensors, **options), io))
+    assert_same(*said(pretrained.import_checkpoint("wan_transformer", config, tensors, **options), io))
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_full_size_transformer_has_the_public_tensors(shared, scan):
     manifest = json.loads((shared / "golden" / "manifests" / "wan21_1p3b_transformer.json").read_text())
-    model = weights.KINDS["wan_transformer"].model(manifest["config"], "diffusers", scan=scan)
-    weights.check("wan_transformer", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    model = pretrained.KINDS["wan_transformer"].model(manifest["config"], "diffusers", scan=scan)
+    pretrained.check("wan_transformer", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 1_418_996_800
     assert len(model.layout) == (42 if scan else len(manifest["tensors"]))
 
@@ -38,7 +39,7 @@ def test_full_size_transformer_has_the_public_tensors(shared, scan):
 def test_it_is_a_field_in_our_time():
     """Data - noise at t = 1 - timestep / 1000, with one t for all, or for each frame; beyond its mask the text is 0."""
     config, tensors, io = read(FIXTURES / "wan_plain.safetensors")
-    network = weights.import_checkpoint("wan_transformer", config, tensors)
+    network = pretrained.import_checkpoint("wan_transformer", config, tensors)
     x, t = np.moveaxis(np.tile(io["hidden_states"], (1, 1, 3, 1, 1)), 1, -1), 1 - io["timestep"] / 1000
     text = io["encoder_hidden_states"]
     field = jax.jit(lambda params, x, t, condition: networks.as_field(network, params)(x, (t,), condition)[0])
@@ -56,7 +57,7 @@ def test_it_is_a_field_in_our_time():
 
 def test_built_from_sizes_it_is_the_same_function():
     config, tensors, _ = read(FIXTURES / "wan_plain.safetensors")
-    public = weights.import_checkpoint("wan_transformer", config, tensors)
+    public = pretrained.import_checkpoint("wan_transformer", config, tensors)
     network = networks.build("wan", channels=4, text_width=6, depth=2, heads=2, head=12, hidden=20)
     x, condition = jax.random.normal(jax.random.key(0), (1, 2, 4, 2, 4)), Condition(text=jnp.ones((1, 3, 6)))
     given = (x, (jnp.full(1, 0.3),), condition)
@@ -71,7 +72,7 @@ def test_built_from_sizes_it_is_the_same_function():
         (lambda: networks.build("wan", channels=4, text_width=0), "attends to captions in every layer"),
         (lambda: networks.build("wan", channels=4, text_width=6, velocities=2), "this objective has 1 and 2"),
         (lambda: networks.build("wan", channels=4, text_width=6, remat="some"), "unknown remat 'some'"),
-        (lambda: weights.KINDS["wan_transformer"].model(dict(image_dim=1280), "diffusers"), "this config says {'image_dim': 1280}"),
+        (lambda: pretrained.KINDS["wan_transformer"].model(dict(image_dim=1280), "diffusers"), "this config says {'image_dim': 1280}"),
     ],
 )
 def test_bad_input(make, message):
@@ -81,6 +82,6 @@ def test_bad_input(make, message):
 
 def test_captions_are_asked_for():
     config, tensors, io = read(FIXTURES / "wan_plain.safetensors")
-    network = weights.import_checkpoint("wan_transformer", config, tensors)
+    network = pretrained.import_checkpoint("wan_transformer", config, tensors)
     with pytest.raises(ValueError, match="give condition.text"):
         networks.as_field(network)(np.moveaxis(io["hidden_states"], 1, -1), (jnp.zeros(2),), Condition(fps=jnp.ones(2)))

@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from jvflow import inversion, latents, prediction, run, sample, train
+from jvflow import run
+from jvflow.flowframes import inversion
+from jvflow.data import latents
+from jvflow.flowframes import sample as prediction
+from jvflow.biflow import sample
+from jvflow.training import loop as train
 from jvflow.experiment import assemble
-from jvflow.unipc import UniPC
+from jvflow.flow.unipc import UniPC
 
 
 def tiny(folder, objective="flowframes", **change):

@@ -9,7 +9,8 @@ import pytest
 from public_models import FIXTURES, SINGLE, assert_same, read
 from safetensors.numpy import save_file
 
-from jvflow import codecs, networks, weights
+from jvflow import codecs, networks
+from jvflow import pretrained
 from jvflow.networks.streaming import streamed
 from jvflow.networks.wan_vae import WanVAE
 
@@ -20,7 +21,7 @@ NAMES = ("wan_vae_one", "wan_vae_five", "wan_vae_nine", "wan_vae_seventeen")
 def test_the_autoencoder_gives_what_diffusers_gives(name):
     """Both ways, of 1, 5, 9 and 17 frames, which the package takes in pieces and this whole; levels with and without half of the frames."""
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    network = weights.import_checkpoint("wan_vae", config, tensors)
+    network = pretrained.import_checkpoint("wan_vae", config, tensors)
     apply = jax.jit(network.apply, static_argnames="method")
     mean, log_variance = apply(network.params, method="encode", x=io["sample"])
     assert_same(np.asarray(mean), io["mean"])
@@ -31,7 +32,7 @@ def test_the_autoencoder_gives_what_diffusers_gives(name):
 @pytest.mark.parametrize("name, piece", [("wan_vae_five", 1), ("wan_vae_seventeen", 1), ("wan_vae_seventeen", 3)])
 def test_pieces_give_what_the_whole_gives(name, piece):
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    loaded = weights.import_checkpoint("wan_vae", config, tensors)
+    loaded = pretrained.import_checkpoint("wan_vae", config, tensors)
     network = networks.functional(WanVAE, loaded.config)
     video, latents = (np.moveaxis(io[key], 1, -1) for key in ("sample", "mean"))
     encode = lambda x, frames: network.apply(loaded.params, x, frames, method="encode")[0]
@@ -42,8 +43,8 @@ def test_pieces_give_what_the_whole_gives(name, piece):
 
 def test_full_size_autoencoder_has_the_public_tensors(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "wan21_vae.json").read_text())
-    model = weights.KINDS["wan_vae"].model(manifest["config"], "diffusers")
-    weights.check("wan_vae", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    model = pretrained.KINDS["wan_vae"].model(manifest["config"], "diffusers")
+    pretrained.check("wan_vae", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 126_892_531
     assert len(model.layout) == len(manifest["tensors"]) == 194
 
@@ -52,8 +53,8 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
 def test_another_autoencoder(change):
     config, tensors, io = read(FIXTURES / "wan_vae_one.safetensors")
     with pytest.raises(ValueError, match=f"this config says {{'{next(iter(change))}'"):
-        weights.import_checkpoint("wan_vae", config | change, tensors)
-    network = weights.import_checkpoint("wan_vae", config, tensors)
+        pretrained.import_checkpoint("wan_vae", config | change, tensors)
+    network = pretrained.import_checkpoint("wan_vae", config, tensors)
     with pytest.raises(ValueError, match="use 'encode' with x, or 'decode' with z"):
         network.apply(network.params, method="decode", x=io["sample"])
 
@@ -70,7 +71,7 @@ def test_latents_are_in_units_of_the_config(tmp_path):
     save_file(tensors, tmp_path / SINGLE)
     codec, whole = (codecs.build("wan_vae", weights=(tmp_path,), scale=2.0, **options) for options in ({}, dict(piece=0)))
     video = rng.integers(0, 256, (2, 9, 8, 12, 3), np.uint8)
-    network = weights.load(tmp_path, dtype=jnp.float32)
+    network = pretrained.load(tmp_path, dtype=jnp.float32)
     mean, log_variance = (np.moveaxis(np.asarray(a), 1, -1) for a in network.apply(network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1)))
     found = codec.encode(codec.params, video)
     assert found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 3, 2, 3, 3) and codec.frames == 4

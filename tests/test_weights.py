@@ -9,8 +9,10 @@ import pytest
 from public_models import FIXTURES, SINGLE, assert_same, outputs, read
 from safetensors.numpy import load_file, save_file
 
-from jvflow import codecs, latents, weights
-from jvflow import mesh as meshes
+from jvflow import codecs
+from jvflow.data import latents
+from jvflow import pretrained
+from jvflow.parallel import mesh as meshes
 
 
 @pytest.fixture
@@ -38,9 +40,9 @@ def folder_of(path, config, tensors, files: int = 1, named: str = "DiTTransforme
 @pytest.mark.parametrize("files", [1, 3])
 def test_a_folder_in_one_file_or_in_many_comes_back_from_an_export(dit, tmp_path, files):
     config, tensors, io = dit
-    network = weights.load(folder_of(tmp_path / "hub", config, tensors, files))
+    network = pretrained.load(folder_of(tmp_path / "hub", config, tensors, files))
     assert_same(outputs(network, io), io["output"])
-    weights.export("dit", config, network.params, tmp_path / "again")
+    pretrained.export("dit", config, network.params, tmp_path / "again")
     again = load_file(tmp_path / "again" / SINGLE)
     assert again.keys() == tensors.keys()
     for name in tensors:
@@ -52,7 +54,7 @@ def test_parameters_are_cast_and_split_on_the_way_in(dit, tmp_path, monkeypatch)
     config, tensors, io = dit
     monkeypatch.setattr(meshes, "SMALL", 2**8)
     half = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
-    network = weights.load(folder_of(tmp_path / "hub", config, half), mesh=meshes.make(dict(fsdp=4)), dtype=np.float32)
+    network = pretrained.load(folder_of(tmp_path / "hub", config, half), mesh=meshes.make(dict(fsdp=4)), dtype=np.float32)
     leaves = jax.tree.leaves(network.params)
     assert all(leaf.dtype == np.float32 for leaf in leaves)
     qkv = network.params["blocks"][0]["qkv"]["kernel"]
@@ -70,7 +72,7 @@ def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
         codec.latent_shape((3, 5, 10))
     video = np.random.default_rng(0).integers(0, 256, (2, 3, 6, 10, 3), dtype=np.uint8)
     found = codec.encode(codec.params, video)
-    network = weights.load(path)
+    network = pretrained.load(path)
     one = video[1, 2].astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
     mean, log_variance = network.apply(network.params, method="encode", sample=one)
     np.testing.assert_allclose(found.mean[1, 2], 0.25 * np.asarray(mean)[0].transpose(1, 2, 0), atol=1e-5)
@@ -105,7 +107,7 @@ def test_all_that_is_wrong_with_tensors_is_one_message(dit):
     del wrong["proj_out_1.bias"], wrong["transformer_blocks.1.attn1.to_q.weight"]
     wrong["proj_out_2.bias"] = np.zeros(7)
     with pytest.raises(ValueError) as error:
-        weights.import_checkpoint("dit", config, wrong)
+        pretrained.import_checkpoint("dit", config, wrong)
     assert str(error.value).splitlines() == [
         f"these are not the {len(tensors)} tensors of a dit of this config, 4 differ:",
         "  missing transformer_blocks.1.attn1.to_q.weight (24, 24), for blocks/1/qkv/kernel",
@@ -126,18 +128,18 @@ def test_all_that_is_wrong_with_tensors_is_one_message(dit):
 def test_another_config(dit, change, message):
     config, tensors, _ = dit
     with pytest.raises(ValueError, match=message):
-        weights.import_checkpoint("dit", config | change, tensors)
+        pretrained.import_checkpoint("dit", config | change, tensors)
 
 
 def test_unknown_kinds_generations_and_parameters(dit, tmp_path):
     config, tensors, _ = dit
     with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d"):
-        weights.import_checkpoint("dot", config, tensors)
-    params = weights.import_checkpoint("dit", config, tensors).params
+        pretrained.import_checkpoint("dot", config, tensors)
+    params = pretrained.import_checkpoint("dit", config, tensors).params
     with pytest.raises(ValueError, match="unknown generation 'first' of dit: use one of diffusers, original"):
-        weights.export("dit", config, params, tmp_path, generation="first")
+        pretrained.export("dit", config, params, tmp_path, generation="first")
     with pytest.raises(ValueError, match="not the parameters of a dit .* original layout, .*conditioning"):
-        weights.export("dit", config, params, tmp_path, generation="original")
+        pretrained.export("dit", config, params, tmp_path, generation="original")
     assert not list(tmp_path.iterdir())
 
 
@@ -145,25 +147,25 @@ def test_folders_that_hold_no_model(dit, tmp_path):
     config, tensors, _ = dit
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no config.json"):
-        weights.load(tmp_path / "empty")
+        pretrained.load(tmp_path / "empty")
     cut = folder_of(tmp_path / "cut", config, tensors)
     whole = (cut / SINGLE).read_bytes()
     (cut / SINGLE).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="is no whole safetensors file"):
-        weights.load(cut)
+        pretrained.load(cut)
     pickled = folder_of(tmp_path / "pickled", config, tensors)
     (pickled / SINGLE).rename(pickled / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match="no safetensors but diffusion_pytorch_model.bin: pickles are never read"):
-        weights.load(pickled)
+        pretrained.load(pickled)
     (pickled / "diffusion_pytorch_model.bin").rename(pickled / SINGLE)
     (pickled / SINGLE).write_bytes(b"\x80\x04\x95 a pickle under another name")
     with pytest.raises(ValueError, match="is no whole safetensors file .*pickled files .* are never read"):
-        weights.load(pickled)
+        pretrained.load(pickled)
     other = folder_of(tmp_path / "other", config, tensors)
     (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
     with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, LTXVideoTransformer3DModel, AutoencoderKLLTXVideo, WanTransformer3DModel, AutoencoderKLWan, UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel"):
-        weights.load(other)
+        pretrained.load(other)
     missing = folder_of(tmp_path / "missing", config, tensors, files=2)
     next(missing.glob("*00001-of*")).unlink()
     with pytest.raises(ValueError, match="00001-of-00002.safetensors is not there"):
-        weights.load(missing)
+        pretrained.load(missing)

@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from jvflow.held import Held
+from jvflow.pretrained.lazy import Held
 
 
 class Posterior(NamedTuple):

@@ -17,11 +17,13 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, UInt8
 
-from jvflow import ddim, networks, text, weights
+from jvflow import networks, text
+from jvflow.flow import ddim
+from jvflow import pretrained
 from jvflow.codecs.base import Codec, Posterior, by_image, divided, tiled
-from jvflow.ddim import Schedule
-from jvflow.field import Condition
-from jvflow.held import Held
+from jvflow.flow.ddim import Schedule
+from jvflow.flow.field import Condition
+from jvflow.pretrained.lazy import Held
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
 from jvflow.networks.unet import UNetConfig
 
@@ -31,7 +33,7 @@ SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def codec(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
-    """The codec of a folder with config.json and safetensors (see `jvflow.weights.load`).
+    """The codec of a folder with config.json and safetensors (see `jvflow.pretrained.load`).
 
     Args:
       folders: one, of the autoencoder.
@@ -40,11 +42,11 @@ def codec(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
     """
     if len(folders) != 1:
         raise ValueError(f"the codec stable_diffusion takes one folder as config.codec.weights, such as ('stable-diffusion-v1-5/vae',), got {folders}")
-    sizes = weights.look(folders[0]).network.config
+    sizes = pretrained.look(folders[0]).network.config
     if not isinstance(sizes, KLConfig):
         raise ValueError(f"{folders[0]} holds no autoencoder: give the folder vae of the model")
     network = networks.functional(Autoencoder, sizes)  # in our layout
-    factor = json.loads((Path(folders[0]) / weights.CONFIG).read_text()).get("scaling_factor", FACTOR) / scale
+    factor = json.loads((Path(folders[0]) / pretrained.CONFIG).read_text()).get("scaling_factor", FACTOR) / scale
     reduction = 2 ** (len(network.config.channels) - 1)
     if tile % (4 * reduction):
         raise ValueError(f"config.codec.tile is {tile}: tiles are multiples of {4 * reduction} pixels, four times the reduction of the autoencoder")
@@ -54,7 +56,7 @@ def codec(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
         decode=jax.jit(partial(_decode, network.apply, **options)),
         latent_shape=divided(reduction, network.config.latent),
         valid_frames=lambda frames: frames >= 1,
-        held=Held(lambda: weights.load(folders[0], dtype=jnp.float32).params),
+        held=Held(lambda: pretrained.load(folders[0], dtype=jnp.float32).params),
         posterior=True,
     )
 
@@ -97,7 +99,7 @@ def inverting(*folders: str | Path, scale: float = 1.0, tile: int = 0, steps: in
     schedule = Schedule.of(json.loads((folder / SCHEDULER).read_text()))
     schedule.moves(steps)  # a number of steps that does not fit is said here
     inner = codec(folder / "vae", tile=tile)
-    unet = weights.look(folder / "unet")
+    unet = pretrained.look(folder / "unet")
     if not isinstance(unet.network.config, UNetConfig) or not unet.network.config.text_width:
         raise ValueError(f"{folder / 'unet'} holds no U-Net of Stable Diffusion")
     encoder = text.build("clip", weights=(folder / "text_encoder", folder / "tokenizer"))
@@ -106,7 +108,7 @@ def inverting(*folders: str | Path, scale: float = 1.0, tile: int = 0, steps: in
 
     def read() -> dict:
         embedded = encoder.apply(encoder.held.read(), encoder.tokenize(["", prompt])[0])
-        return dict(vae=inner.held.read(), unet=weights.load(folder / "unet", dtype=jnp.float32).params, text=embedded)
+        return dict(vae=inner.held.read(), unet=pretrained.load(folder / "unet", dtype=jnp.float32).params, text=embedded)
 
     solve = partial(_solved, unet.field, schedule=schedule, steps=steps, guidance=guidance)
     return Codec(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from safetensors.numpy import load_file
 
 from jvflow.codecs.base import Codec, Posterior, by_image, divided
-from jvflow.held import Held
+from jvflow.pretrained.lazy import Held
 from jvflow.networks.taesd import Tensors, decode, encode, layers
 
 

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from jvflow import networks, weights
+from jvflow import networks
+from jvflow import pretrained
 from jvflow.codecs.base import Codec, Posterior, by_image, divided, tiled
-from jvflow.held import Held
+from jvflow.pretrained.lazy import Held
 from jvflow.networks.ltx_vae import STRIDES, LTXVAE, LTXVAEConfig
 from jvflow.networks.streaming import WHOLE, streamed
 from jvflow.networks.wan_vae import WanVAE, WanVAEConfig
@@ -31,7 +32,7 @@ TINY_WAN = WanVAEConfig(width=4, decoder_width=4, blocks=1)
 
 
 def ltx(*folders: str | Path, scale: float = 1.0, piece: int = 0, tile: int = 0, time: float = 0.0, tiny: bool = False, abstract: bool = False) -> Codec:
-    """The codec of a folder with config.json and safetensors (see `jvflow.weights.load`).
+    """The codec of a folder with config.json and safetensors (see `jvflow.pretrained.load`).
 
     Args:
       folders: one, of the autoencoder.
@@ -76,10 +77,10 @@ def _model(folders, kind: type, module: type, tiny_config, tiny: bool, abstract:
         name = {LTXVAE: "LTX-Video", WanVAE: "Wan"}[module]
         if len(folders) != 1:
             raise ValueError(f"the codec takes one folder as config.codec.weights, such as ('{name}/vae',), got {folders}")
-        config = weights.look(folders[0]).network.config
+        config = pretrained.look(folders[0]).network.config
         if not isinstance(config, kind):
             raise ValueError(f"{folders[0]} holds no autoencoder of {name}: give the folder vae of the model")
-        return Held(lambda: weights.load(folders[0], dtype=jnp.float32).params), config, json.loads((Path(folders[0]) / weights.CONFIG).read_text())
+        return Held(lambda: pretrained.load(folders[0], dtype=jnp.float32).params), config, json.loads((Path(folders[0]) / pretrained.CONFIG).read_text())
     if tiny:
         return Held(lambda: jax.jit(networks.functional(module, tiny_config).init)(jax.random.key(0))), tiny_config, {}
     return Held(), kind(), {}

@@ -22,7 +22,7 @@ from jvflow.data import captions as texts
 from jvflow.data import cuts, records, video
 from jvflow.data.key import Hashes
 from jvflow.data.records import Clip
-from jvflow.files import check_room, write_text
+from jvflow.data.files import check_room, write_text
 
 LOG = logging.getLogger(__name__)
 VERSION = 3

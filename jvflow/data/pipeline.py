@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jvflow.data import folder, key, procedural, records
-from jvflow.files import check_room
+from jvflow.data.files import check_room
 
 PROCEDURAL = "procedural:"
 TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
@@ -37,7 +37,7 @@ class Batch:
       start: seconds into its source (b,).
       latent_mean, latent_std: of a data set with latents, (b, f, h, w, c); std where the codec has one.
       inverted, inverted_error: the window's second chunk inverted to noise, (b, f / 2, h, w, c), and its error (b,);
-        of a data set with inversions (`jvflow.inversion`), where the window asks for them.
+        of a data set with inversions (`jvflow.flowframes.inversion`), where the window asks for them.
       text_tokens, text_mask: of the captions, as a text encoder's `tokenize` returns them, where one was given.
       text_embedding: in place of the tokens, of a data set that has them (b, m, d).
     """
@@ -282,9 +282,9 @@ def batches(
       threads: that read ahead; 0 reads when asked.
       step: the data position, batches that were already used.
       rows: of the global batch, those that this process needs; all when None.
-      latents: read the latents of the data set (`jvflow.latents`) and not its video.
+      latents: read the latents of the data set (`jvflow.data.latents`) and not its video.
       tokenize: of a text encoder, for the captions.
-      embedded: take the embedded captions of the data set (`jvflow.latents`) and not their tokens.
+      embedded: take the embedded captions of the data set (`jvflow.data.latents`) and not their tokens.
     """
     clips = records.open(directory, split)
     have, need = clips[0]["video"].shape[0], max(window.span for window in windows)

@@ -7,7 +7,7 @@
       report.json                                     bytes, and what its maker says of what came in and what did not
 
 A clip is a `Clip`, or a dict of named columns: arrays, numbers and strings (such as the latents of
-`jvflow.latents`). The first clip decides the columns; all others have the same.
+`jvflow.data.latents`). The first clip decides the columns; all others have the same.
 
 Writing streams: it holds one clip, whatever the size of a split. (tfds' own generator builder keeps
 up to 1 GB, and an unshuffled split beyond that whole, so its public parts are used instead.)
@@ -30,7 +30,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from jvflow.data import key
 from jvflow.data.columns import Clip, Columns, as_dict
-from jvflow.files import write_text
+from jvflow.data.files import write_text
 
 MANIFEST, REPORT = "manifest.json", "report.json"
 IDENTITY = "identity.json"  # of what is under way

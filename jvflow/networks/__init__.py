@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jvflow.field import Field
+from jvflow.flow.field import Field
 from jvflow.networks import dit, ltx, unet_field, wan
 from jvflow.networks.base import Network, functional
 from jvflow.networks.dit import DiTConfig
@@ -59,8 +59,8 @@ def as_field(network: Network, params: Any = None) -> Field:
     """The network as a field: a pytree whose leaves are its parameters.
 
     Of a public model it is what the model says of our latents (b, f, h, w, c). The U-Nets of Bi-flow's authors give a velocity each at
-    (t, alpha), see `jvflow.field.together`. LTX-Video gives data - noise at our t. A diffusion model gives its prediction at timesteps
-    (t,), which `jvflow.ddim.flow` makes such a velocity.
+    (t, alpha), see `jvflow.flow.field.together`. LTX-Video gives data - noise at our t. A diffusion model gives its prediction at timesteps
+    (t,), which `jvflow.flow.ddim.flow` makes such a velocity.
     """
     params = network.params if params is None else params
     if params is None:

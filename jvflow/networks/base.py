@@ -8,7 +8,7 @@ import jax
 from flax import nnx, traverse_util
 from jaxtyping import Array, Key
 
-from jvflow.mesh import FSDP, LORA, SEQUENCE, TENSOR, Rules
+from jvflow.parallel.constrain import FSDP, LORA, SEQUENCE, TENSOR, Rules
 from jvflow.networks.layers import beside
 
 
@@ -16,11 +16,11 @@ class Network(NamedTuple):
     """A network as pure functions.
 
     Attributes:
-      apply: `(params, x, s, condition) -> velocities`; of a public model (`jvflow.weights`), in that model's own layout.
+      apply: `(params, x, s, condition) -> velocities`; of a public model (`jvflow.pretrained`), in that model's own layout.
       params: its parameters, where it came with some; else None.
       config: its sizes.
       init: `key -> params`, where it can start from nothing.
-      rules: how its parameters are split over a mesh, see `jvflow.mesh`.
+      rules: how its parameters are split over a mesh, see `jvflow.parallel.mesh`.
       field: of a public model that is a field: the same function as `apply` of one of ours.
     """
 
@@ -73,7 +73,7 @@ def check_split(heads: int, tokens: int, video: tuple, mesh) -> None:
 def functional(module: type[nnx.Module], config, rules: Rules = ()) -> Network:
     """A module, `module(config, rngs=...)`, as pure functions; `apply(params, ..., method=NAME)` calls another of its methods.
 
-    Linear layers whose parameters hold matrices of low rank beside the kernel add these, see `jvflow.tuning`.
+    Linear layers whose parameters hold matrices of low rank beside the kernel add these, see `jvflow.training.lora`.
     """
 
     def init(key):

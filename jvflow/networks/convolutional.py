@@ -1,6 +1,6 @@
 """What convolutional networks on images share: residual blocks, attention over all places, halving and doubling. Images are (b, h, w, c).
 
-Names of layers are those of the diffusers package, so that its tensors fit without a table of names (`jvflow.weights.mirrored`).
+Names of layers are those of the diffusers package, so that its tensors fit without a table of names (`jvflow.pretrained.mirrored`).
 """
 
 from collections.abc import Callable

@@ -18,7 +18,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.parallel.constrain import FSDP, ROWS, SEQUENCE, TENSOR, constrain
 from jvflow.networks.base import Network, check_split, functional
 from jvflow.networks.layers import FREQUENCIES, Conditioning, attention, check_remat, gated, layers_of, linear, modulated, normed, placed, position_table, through
 
@@ -33,7 +33,7 @@ RULES = (
     (r"(proj|text_proj|mlp_out)/kernel$", (TENSOR, FSDP)),
     (r"(qkv|text_q|text_kv|mlp_in)/bias$", (TENSOR,)),
 )
-"""How the parameters of a DiT are split, see `jvflow.mesh`; what is not named has no heads and no hidden layer."""
+"""How the parameters of a DiT are split, see `jvflow.parallel.mesh`; what is not named has no heads and no hidden layer."""
 
 
 @dataclass(frozen=True)

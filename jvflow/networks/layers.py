@@ -6,7 +6,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from jvflow.mesh import LORA, ROWS, SEQUENCE, TENSOR, axis_size, constrain
+from jvflow.parallel.constrain import LORA, ROWS, SEQUENCE, TENSOR, axis_size, constrain
 
 FREQUENCIES = 256  # width of the sine features of a coordinate
 REMAT = {
@@ -35,7 +35,7 @@ class Linear(nnx.Linear):
 
 
 def _tuned(kind: type[nnx.Linear]) -> type[nnx.Linear]:
-    """The linear layer that is tuned by matrices of low rank, equation (1) of `jvflow.tuning`."""
+    """The linear layer that is tuned by matrices of low rank, equation (1) of `jvflow.training.lora`."""
 
     class Tuned(kind):
         def __call__(self, x):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jvflow.mesh import ROWS, constrain
+from jvflow.parallel.constrain import ROWS, constrain
 from jvflow.networks.convolutional import Attention, Level, Middle, TextTransformer, convolution, group_norm
 from jvflow.networks.layers import TimeMLP, sines
 

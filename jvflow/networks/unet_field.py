@@ -13,7 +13,7 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
-from jvflow.mesh import SEQUENCE, TENSOR
+from jvflow.parallel.constrain import SEQUENCE, TENSOR
 from jvflow.networks.base import Network, functional
 from jvflow.networks.unet import UNet, UNetConfig
 

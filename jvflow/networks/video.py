@@ -7,7 +7,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jvflow.mesh import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.parallel.constrain import FSDP, ROWS, SEQUENCE, TENSOR, constrain
 from jvflow.networks.layers import attention, check_remat, placed
 
 VIDEO_RULES = (
@@ -15,7 +15,7 @@ VIDEO_RULES = (
     (r"(to_out/0|net/2)/kernel$", (TENSOR, FSDP)),
     (r"(to_q|to_k|to_v|net/0/proj)/bias$", (TENSOR,)),
 )
-"""How the parameters of these layers are split, see `jvflow.mesh`."""
+"""How the parameters of these layers are split, see `jvflow.parallel.mesh`."""
 
 
 @dataclass(frozen=True)

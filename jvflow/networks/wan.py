@@ -23,14 +23,14 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jvflow.field import Condition
-from jvflow.mesh import ROWS, constrain
+from jvflow.flow.field import Condition
+from jvflow.parallel.constrain import ROWS, constrain
 from jvflow.networks.base import Network, check_split, functional
 from jvflow.networks.layers import FREQUENCIES, TimeMLP, gated, layers_of, modulated, normed, sines, through
 from jvflow.networks.video import MLP, VIDEO_RULES, Attention, Captions, VideoConfig, by_row, check_told, line
 
 RULES = VIDEO_RULES
-"""How its parameters are split, see `jvflow.mesh`."""
+"""How its parameters are split, see `jvflow.parallel.mesh`."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Strings end on the host: `tokenize` makes arrays of them while batches are read,
 
 import inspect
 
-from jvflow.text import byte_encoder, clip, t5
+from jvflow.text import byte_encoder, clip_text, t5
 from jvflow.text.base import TextEncoder
 
 __all__ = ["TextEncoder", "build"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jvflow.held import Held
+from jvflow.pretrained.lazy import Held
 
 LOG = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class TextEncoder:
       width: of an embedding.
       init: `key -> params` of an encoder that is trained with its network; None for a pretrained one.
       held: the parameters of a pretrained encoder, which stays as it is; they are read when `params` is asked for.
-      pure: whether `apply` can be compiled; one that cannot embeds captions before training, see `jvflow.latents`.
+      pure: whether `apply` can be compiled; one that cannot embeds captions before training, see `jvflow.data.latents`.
     """
 
     tokenize: Callable[[Sequence[str]], Tokens]

@@ -15,7 +15,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jvflow.mesh import ROWS, constrain
+from jvflow.parallel.constrain import ROWS, constrain
 from jvflow.text.base import TextEncoder, Tokens
 
 NOTHING = 256

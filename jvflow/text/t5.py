@@ -4,7 +4,7 @@
     embedded by `jvflow.networks.t5`                       padding is seen by none
 
 An XXL encoder has 9 GiB in bfloat16. Layer by layer it takes the memory of one layer: each is read, used on all rows and forgotten, so that a machine that
-cannot hold the model makes the embeddings that `jvflow.latents` keeps.
+cannot hold the model makes the embeddings that `jvflow.data.latents` keeps.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jvflow import networks, weights
-from jvflow.held import Held
+from jvflow import networks
+from jvflow import pretrained
+from jvflow.pretrained.lazy import Held
 from jvflow.networks.t5 import T5, Block, T5Config
 from jvflow.text.base import TextEncoder, Tokens, say_cut
 
@@ -40,11 +41,11 @@ def encoder(*folders: str | Path, length: int = 128, dtype: str = "bfloat16", by
     if by_layer:
         layers = ByLayer(model, dtype)
         return TextEncoder(tokenize, layers, layers.config.width, pure=False)
-    sizes = weights.look(model).network.config
+    sizes = pretrained.look(model).network.config
     if not isinstance(sizes, T5Config):
         raise ValueError(f"{model} holds no encoder of T5: give the folder text_encoder")
     apply = networks.functional(T5, _in(sizes, dtype)).apply
-    held = Held(lambda: weights.load(model, dtype=jnp.dtype(dtype)).params)
+    held = Held(lambda: pretrained.load(model, dtype=jnp.dtype(dtype)).params)
     return TextEncoder(tokenize, jax.jit(lambda params, tokens: apply(params, tokens, tokens != PADDING)), sizes.width, held=held)
 
 
@@ -63,10 +64,10 @@ class ByLayer:
     """`apply` of an encoder whose layers are read one after the other, `(None, tokens (b, n)) -> (b, n, width)`."""
 
     def __init__(self, folder: str | Path, dtype: str):
-        kind, config, self._files = weights.opened(folder)
+        kind, config, self._files = pretrained.opened(folder)
         if kind != "t5_encoder":
             raise ValueError(f"{folder} holds no encoder of T5: give the folder text_encoder")
-        self._model = weights.checked(kind, config, self._files)
+        self._model = pretrained.checked(kind, config, self._files)
         self.config, self._dtype = _in(self._model.network.config, dtype), jnp.dtype(dtype)
         self._blocks = {biased: jax.jit(networks.functional(partial(Block, biased=biased), self.config).apply) for biased in (True, False)}
 
@@ -76,7 +77,7 @@ class ByLayer:
         x, bias, mask = jnp.asarray(self._files.rows(EMBEDDING, tokens), self._dtype).astype(jnp.float32), None, tokens != PADDING
         for i in range(self.config.depth):
             layer = self._read(f"encoder/block/{i}/")
-            x, bias = jax.block_until_ready(self._blocks[self.config.own_bias or not i](weights.tree(layer), x, bias, mask))
+            x, bias = jax.block_until_ready(self._blocks[self.config.own_bias or not i](pretrained.tree(layer), x, bias, mask))
         scale = self._read("encoder/final_layer_norm/")["scale"].astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.config.epsilon) * scale[None, None]
 

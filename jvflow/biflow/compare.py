@@ -1,0 +1,122 @@
+"""Trained runs side by side, as Bi-flow compares its methods (section 3).
+
+    equal accuracy    adaptive Heun, both tolerances 1e-2: what each method needs for the same error of its solve
+    equal budget      Euler with steps of 0.05: what each method makes of the same 20 evaluations
+    epsilon           BI-FLOW at several noise levels: its front of cost against distance
+    gain              BI-FLOW with a noise level of each frame, up to the highest of them
+    backward          BI-FLOW into the past of held-out clips, against the frames that really came before
+"""
+
+import json
+import logging
+from pathlib import Path
+
+from jvflow.report import html as report
+from jvflow.biflow.evaluate import Yardstick, controls, describe, method
+from jvflow.data.files import write_text
+from jvflow.run import load
+from jvflow.training.workdir import Workdir, override
+
+LOG = logging.getLogger(__name__)
+SOLVERS = {
+    "equal accuracy": dict(method="heun", rtol=1e-2, atol=1e-2, steps=None),
+    "equal budget": dict(method="euler", steps=20),
+}
+EPSILONS = (0.0, 0.1, 0.2, 0.3)
+"""The paper's noise levels."""
+GAINS = (1.0, 2.0)
+"""Of a frame's own noise level (`biflow`, eq. 5)."""
+
+
+def compare(workdirs, out, *, epsilons=EPSILONS, gains=GAINS, overrides: dict | None = None) -> dict:
+    """Evaluates runs of one data set and protocol in all these ways; writes `compare.json` and `pareto.png` into `out`.
+
+    Each evaluation is written as soon as it is done. A comparison that was stopped continues, and one
+    whose runs, noise levels, gains or protocol changed does again what they touch.
+
+    Args:
+      workdirs: of `launch.train`, one for each objective.
+      out: a folder.
+      epsilons: noise levels of BI-FLOW.
+      gains: of BI-FLOW's noise level per frame, whose limit is the highest of `epsilons`.
+      overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
+
+    Returns:
+      The content of `compare.json`: `controls`, and `results`, a list of figures with their protocols.
+
+    Raises:
+      ValueError: for runs of different data or different protocols, whose figures do not compare.
+    """
+    configs = {str(path): Workdir.read(path)[1] for path in workdirs}
+    _check(configs)
+    file = Path(out) / "compare.json"
+    before = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
+    yardstick, record = None, dict(controls=None, results=[])
+    for objective, kind, path, sampling in _evaluations(configs, epsilons, gains):
+        run = load(path, sampling=sampling)
+        if yardstick is None:
+            override(run.config, "evaluate", overrides or {})
+            data = run.data()
+            yardstick = Yardstick.of(run.config.evaluate, data)
+            record["controls"] = controls(yardstick, data)
+        named = _as_read(dict(method=objective, kind=kind, protocol=describe(run, yardstick)))
+        done = next((r for r in before if all(r[key] == value for key, value in named.items())), None)
+        record["results"].append(done or named | _as_read(method(run, yardstick, data)[0]))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(record, indent=1) + "\n")
+        figures = record["results"][-1]
+        LOG.info(
+            "%s, %s: NFE %.1f, distance %.2f -> %.2f, motion %.2f", objective, kind, figures["nfe_per_frame"],
+            figures["distance_first_window"], figures["distance_last_window"], figures["motion_last_window"],
+        )
+    report.write_pareto(Path(out) / "pareto.png", _fronts(record["results"]))
+    return record
+
+
+def _as_read(figures: dict) -> dict:
+    """Figures as they come back from a file: lists for tuples, strings for keys."""
+    return json.loads(json.dumps(figures))
+
+
+def _check(configs: dict) -> None:
+    first, *others = configs
+    for path in others:
+        for section, ignored in (("data", ("cache",)), ("evaluate", ())):
+            a, b = (configs[p][section].to_dict() for p in (first, path))
+            differing = [key for key in a if a[key] != b.get(key) and key not in ignored]
+            if differing:
+                said = ", ".join(f"config.{section}.{key} is {a[key]!r} and {b.get(key)!r}" for key in differing)
+                raise ValueError(f"the figures of {first} and {path} do not compare: {said}")
+
+
+def _evaluations(configs: dict, epsilons, gains):
+    """(objective, kind, workdir, sampling) of every evaluation."""
+    for kind, solver in SOLVERS.items():
+        for path, config in configs.items():
+            yield config.objective, kind, path, solver
+    for path, config in configs.items():
+        if config.objective != "biflow":
+            continue
+        joint = SOLVERS["equal accuracy"] | dict(curve="joint")
+        for epsilon in epsilons:
+            yield "biflow", "epsilon", path, joint | dict(epsilon=float(epsilon), gain=0.0)
+        for gain in gains if epsilons else ():
+            yield "biflow", "gain", path, joint | dict(epsilon=float(max(epsilons)), gain=float(gain))
+        if config.context.frames == 1:
+            yield "biflow", "backward", path, SOLVERS["equal accuracy"] | dict(curve="backward")
+
+
+def _fronts(results: list) -> dict[str, list]:
+    """(NFE, mean distance, label) of each method at equal accuracy, and of BI-FLOW over its noise levels and gains."""
+    swept = dict(epsilon=("biflow", "eps"), gain=("biflow, eps per frame", "gain"))
+    fronts = {}
+    for r in results:
+        if r["kind"] in swept:
+            name, symbol = swept[r["kind"]]
+            label = f"{symbol} {r['protocol'][r['kind']]:g}"
+        elif r["kind"] == "equal accuracy" and r["method"] != "biflow":
+            name, label = r["method"], ""
+        else:
+            continue
+        fronts.setdefault(name, []).append((r["nfe_per_frame"], r["distance_mean"], label))
+    return fronts

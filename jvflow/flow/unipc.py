@@ -1,0 +1,135 @@
+"""UniPC for flows (Zhao et al., arXiv 2302.04867): a multistep predictor and corrector, one evaluation for each step. Wan's sampler.
+
+On the linear path x(t) = t x1 + (1 - t) x0 from noise or anything else, with sigma = 1 - t, the end that a velocity v points to is m = x + sigma v, and with
+lambda = log(t / sigma), h = lambda_i+1 - lambda_i,
+
+    x_i+1 = sigma_i+1 / sigma_i x_i - t_i+1 (e^-h - 1) (m_i + sum_k rho_k (m_i-k - m_i) / r_k),    r_k = (lambda_i-k - lambda_i) / h    (1)   predictor
+    the same with one more term rho (m_i+1 - m_i), once m_i+1 is known                                                                  (2)   corrector
+
+where the rho make (1) and (2) exact for polynomials of lambda (section 3.2, with B(h) = e^-h - 1; of order 1 and 2, 1/2 in place of the last of
+them, as its authors have it). A step never has a higher order than there are steps before it, nor than there are left with itself: the last one
+goes to m. What is evaluated is the predicted x, not the corrected one. All coefficients depend on the grid alone and are made on the host.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import factorial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jvflow.flow.solver import Solution
+from jvflow.flow.times import warp as warped
+
+ALMOST = 1e-6
+"""How far from pure noise the first time is: lambda is finite there."""
+
+
+def grid(steps: int, factor: float = 1.0, least: float = 1e-3) -> tuple[float, ...]:
+    """The steps + 1 times of the public scheduler for flows: sigma linear from 1 towards `least`, which the last step leaps over, warped by `factor`.
+
+    In float32, as it has them: the first lambda is sensitive.
+    """
+    if steps < 1 or steps != int(steps):
+        raise ValueError(f"steps must be a positive whole number, got {steps}")
+    if not factor > 0:
+        raise ValueError(f"warp is a factor and must be above 0, got {factor}: 1 leaves times as they are")
+    sigma = warped(np.linspace(1, least, int(steps) + 1)[:-1], factor)
+    sigma[0] -= ALMOST
+    return tuple(float(t) for t in np.float32(1) - np.append(sigma, 0).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class UniPC:
+    """A solver from t = 0 to 1: called like a `jvflow.flow.solver.Solver`, from t0 = 0 to t1 = 1.
+
+    Attributes:
+      steps: the times of the solve, as of `grid`: strictly from above 0 to 1.
+      order: of predictor and corrector.
+    """
+
+    steps: tuple[float, ...]
+    order: int = 2
+    method, rtol, atol, per_sample = "unipc", None, None, False
+
+    def __post_init__(self):
+        times = np.asarray(self.steps)
+        if times.ndim != 1 or len(times) < 2 or not times[0] > 0 or times[-1] != 1 or np.any(np.diff(times) <= 0):
+            raise ValueError(f"UniPC steps strictly from above 0 to 1, got {self.steps}: use jvflow.flow.unipc.grid")
+        if self.order < 1:
+            raise ValueError(f"the order of UniPC is 1 or more, got {self.order}")
+
+    def __call__(self, field: Callable, x: Array, t0: float = 0.0, t1: float = 1.0) -> Solution:
+        """Solves dx/dt = `field (t (b,), x (b, ...))`. The state at t0 = 0 is taken for the one at the first time."""
+        if (t0, t1) != (0.0, 1.0):
+            raise ValueError(f"UniPC goes from 0 to 1, got {t0} to {t1}: use rf_solver for the way back")
+        x = jnp.asarray(x)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        tables = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), (np.asarray(self.steps[:-1]), *coefficients(np.asarray(self.steps), self.order)))
+
+        def step(carry, now):
+            predicted, before, ends = carry  # x as predicted; the corrected x one step before; m of so many steps before, the latest first
+            t, correct, predict = now
+            end = predicted + (1 - t) * jnp.asarray(field(jnp.full(len(x), t, x.dtype), predicted), x.dtype)
+            known = jnp.stack([predicted, before, end, *ends])
+            corrected = jnp.tensordot(correct, known, 1)
+            known = jnp.stack([corrected, end, *ends])
+            return (jnp.tensordot(predict, known, 1), corrected, jnp.stack([end, *ends])[: self.order]), None
+
+        (end, _, _), _ = jax.lax.scan(step, (x, jnp.zeros_like(x), jnp.zeros((self.order, *x.shape), x.dtype)), tables)
+        count = jnp.full(len(x), len(self.steps) - 1)
+        return Solution(end, count, count, jnp.full(len(x), True) & jnp.all(jnp.isfinite(end)))
+
+
+def coefficients(times: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each step: the corrector's (2) over (x predicted, x before, m, m before ...), and the predictor's (1) over (x corrected, m, m before ...)."""
+    steps = len(times) - 1
+    with np.errstate(divide="ignore"):
+        log = np.log(times) - np.log1p(-times)
+    correct, predict = np.zeros((steps, 3 + order)), np.zeros((steps, 2 + order))
+    orders = [min(order, i + 1, steps - i) for i in range(steps)]
+    for i, used in enumerate(orders):
+        scale, weights, _ = _step(times, log, i, used)
+        predict[i, 0] = scale
+        predict[i, 1 : 1 + used] = weights
+        if i == 0:
+            correct[0, 0] = 1.0
+        else:
+            scale, weights, last = _step(times, log, i - 1, orders[i - 1], corrector=True)
+            correct[i, 1] = scale
+            correct[i, 2] = last
+            correct[i, 3 : 3 + orders[i - 1]] = weights
+    return correct, predict
+
+
+def _step(times, log, i: int, order: int, corrector: bool = False) -> tuple[float, np.ndarray, float]:
+    """Factors of x_i, of m_i, m_i-1 ..., and of m_i+1, in the step i of (1) or (2)."""
+    h = log[i + 1] - log[i]
+    whole = -times[i + 1] * np.expm1(-h)
+    scale = (1 - times[i + 1]) / (1 - times[i])
+    weights = np.zeros(order)
+    weights[0] = whole
+    r = np.array([(log[i - k] - log[i]) / h for k in range(1, order)])
+    rho = _rho(h, np.append(r, 1.0), corrector)
+    for k in range(1, order):
+        weights[k] += whole * rho[k - 1] / r[k - 1]
+        weights[0] -= whole * rho[k - 1] / r[k - 1]
+    last = whole * rho[-1] if corrector else 0.0
+    weights[0] -= last
+    return scale, weights, last
+
+
+def _rho(h: float, r: np.ndarray, corrector: bool) -> np.ndarray:
+    """The rho of differences at r, of which the last is the end of the step, which the predictor does not know."""
+    unknowns = len(r) if corrector else len(r) - 1
+    if not unknowns:
+        return np.zeros(0)
+    if unknowns == 1:
+        return np.full(1, 0.5)
+    phi, right = np.expm1(-h) / -h - 1, []
+    for n in range(1, unknowns + 1):
+        right.append(phi * factorial(n) / np.expm1(-h))
+        phi = phi / -h - 1 / factorial(n + 1)
+    return np.linalg.solve(np.stack([r[:unknowns] ** n for n in range(unknowns)]), np.array(right))

@@ -1,0 +1,122 @@
+"""DiT under its public names: as the diffusers package has it, and as its authors do.
+
+    diffusers    each block embeds time and class itself, q, k and v are apart
+    original     one embedding for all blocks, q, k and v in one tensor; its sine positions are stored and not read
+
+Both give noise and its variance for noisy latents at a timestep; our velocities are these two, in this order.
+"""
+
+import re
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from einops import rearrange
+
+from jvflow import networks
+from jvflow.flow.field import Condition
+from jvflow.pretrained.base import Entry, Kind, Model, linear, rearranged, same, shapes_of, stacked, unlike
+
+EXPECTED = dict(norm_type="ada_norm_zero", activation_fn="gelu-approximate", attention_bias=True, norm_elementwise_affine=False)
+
+
+def generation(names) -> str:
+    """Whose names these are."""
+    return "original" if any(name.startswith("x_embedder.") for name in names) else "diffusers"
+
+
+def model(config: Mapping, generation: str, *, scan: bool = False, text_width: int = 0) -> Model:
+    """The network and layout of a config of the diffusers package; the original has none and takes the same.
+
+    With `scan` its layers are scanned. With `text_width` each block attends to text of that width besides, which changes nothing until it is trained.
+    """
+    other = unlike(config, EXPECTED)
+    if other:
+        raise ValueError(f"a DiT has {EXPECTED}, this config says {other}")
+    original = generation == "original"
+    heads, channels, patch = config["num_attention_heads"], config["in_channels"], config["patch_size"]
+    out = config.get("out_channels") or channels
+    if out % channels:
+        raise ValueError(f"out_channels {out} is no multiple of in_channels {channels}: noise, and its variance beside it")
+    network = networks.build(
+        "dit", width=heads * config["attention_head_dim"], depth=config["num_layers"], heads=heads, patch=(1, patch, patch), channels=channels,
+        velocities=out // channels, labels=config["num_embeds_ada_norm"], time_scale=1.0, text_width=text_width, scan=scan, each_embeds=not original,
+        frequency_shift=0 if original else 1, mlp_epsilon=1e-6 if original else config.get("norm_eps", 1e-5),
+    )
+    sizes = dict(heads=heads, patch=patch, velocities=out // channels)
+    block = _original_block if original else _diffusers_block
+    blocks = [block(f"blocks/{i}", i, heads) for i in range(config["num_layers"])]
+    blocks = stacked(blocks, lambda name: name.replace("blocks/0/", "blocks/")) if scan else sum(blocks, [])
+    ends = _original_ends(**sizes) if original else _diffusers_ends(**sizes)
+    apply = lambda params, hidden_states, timestep, class_labels: _public(network, params, hidden_states, timestep, class_labels)
+    shapes = shapes_of(network)
+    fresh = frozenset(name for name in shapes if re.search(r"/text_(q|kv|proj)/", name))
+    return Model(network, shapes, blocks + ends, frozenset({"pos_embed", "pos_embed.pos_embed"}), apply, network.apply, fresh)
+
+
+def _public(network, params, hidden_states, timestep, class_labels):
+    """(b, c, h, w) at timesteps (b,) with classes (b,) -> noise and variance, (b, 2 c, h, w)."""
+    x = rearrange(hidden_states, "b c h w -> b 1 h w c")
+    outputs = network.apply(params, x, (jnp.asarray(timestep, jnp.float32),), Condition(label=jnp.asarray(class_labels)))
+    return rearrange(list(outputs), "v b 1 h w c -> b (v c) h w")
+
+
+def _diffusers_block(ours: str, i: int, heads: int) -> list[Entry]:
+    theirs = f"transformer_blocks.{i}"
+    parts = [f"{theirs}.attn1.to_{part}" for part in "qkv"]
+
+    def merged(kind, inside):  # a head's q, k and v are beside each other
+        names = tuple(f"{part}.{kind}" for part in parts)
+        read = lambda *tensors: rearrange(list(tensors), f"p (h e) {inside} -> {inside} (h p e)", h=heads)
+        write = lambda array: tuple(rearrange(array, f"{inside} (h p e) -> p (h e) {inside}", h=heads, p=3)[p] for p in range(3))
+        return names, read, write
+
+    return [
+        Entry(f"{ours}/qkv/kernel", *merged("weight", "d")),
+        Entry(f"{ours}/qkv/bias", *merged("bias", "")),
+        *linear(f"{ours}/proj", f"{theirs}.attn1.to_out.0"),
+        *linear(f"{ours}/mlp_in", f"{theirs}.ff.net.0.proj"),
+        *linear(f"{ours}/mlp_out", f"{theirs}.ff.net.2"),
+        *linear(f"{ours}/modulation", f"{theirs}.norm1.linear"),
+        *linear(f"{ours}/conditioning/embedders/0/hidden", f"{theirs}.norm1.emb.timestep_embedder.linear_1"),
+        *linear(f"{ours}/conditioning/embedders/0/out", f"{theirs}.norm1.emb.timestep_embedder.linear_2"),
+        same(f"{ours}/conditioning/labels/embedding", f"{theirs}.norm1.emb.class_embedder.embedding_table.weight"),
+    ]
+
+
+def _original_block(ours: str, i: int, heads: int) -> list[Entry]:
+    theirs = f"blocks.{i}"
+    return [
+        rearranged(f"{ours}/qkv/kernel", f"{theirs}.attn.qkv.weight", "(p h e) d -> d (h p e)", p=3, h=heads),
+        rearranged(f"{ours}/qkv/bias", f"{theirs}.attn.qkv.bias", "(p h e) -> (h p e)", p=3, h=heads),
+        *linear(f"{ours}/proj", f"{theirs}.attn.proj"),
+        *linear(f"{ours}/mlp_in", f"{theirs}.mlp.fc1"),
+        *linear(f"{ours}/mlp_out", f"{theirs}.mlp.fc2"),
+        *linear(f"{ours}/modulation", f"{theirs}.adaLN_modulation.1"),
+    ]
+
+
+def _diffusers_ends(**sizes) -> list[Entry]:
+    return [*_patches("pos_embed.proj", "proj_out_2", **sizes), *linear("modulation", "proj_out_1")]
+
+
+def _original_ends(**sizes) -> list[Entry]:
+    return [
+        *_patches("x_embedder.proj", "final_layer.linear", **sizes),
+        *linear("modulation", "final_layer.adaLN_modulation.1"),
+        *linear("conditioning/embedders/0/hidden", "t_embedder.mlp.0"),
+        *linear("conditioning/embedders/0/out", "t_embedder.mlp.2"),
+        same("conditioning/labels/embedding", "y_embedder.embedding_table.weight"),
+    ]
+
+
+def _patches(into: str, out: str, *, heads: int, patch: int, velocities: int) -> list[Entry]:
+    sizes = dict(p=patch, q=patch, v=velocities)
+    return [
+        rearranged("patch_in/kernel", f"{into}.weight", "d c p q -> (p q c) d", p=patch, q=patch),
+        same("patch_in/bias", f"{into}.bias"),
+        rearranged("patch_out/kernel", f"{out}.weight", "(p q v c) d -> d (p q c v)", **sizes),
+        rearranged("patch_out/bias", f"{out}.bias", "(p q v c) -> (p q c v)", **sizes),
+    ]
+
+
+KIND = Kind(model, generation, ("diffusers", "original"))

@@ -1,0 +1,161 @@
+"""Checkpoints: the whole state and the data position, by orbax, with checksums.
+
+A save has finished when `save` returns, so a run that is killed at any moment goes back by no
+more than the interval between two saves. A save that was cut off is not found by `latest`. One that
+was damaged later (orbax does not see a changed bit in its arrays) is passed over, and said.
+"""
+
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jvflow.parallel.checksums import checksums
+
+LOG = logging.getLogger(__name__)
+ROOM = 2**20
+"""Bytes of a checkpoint beside its arrays, at most."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of their own."""
+
+    def __init__(self, directory, *, keep: int = 2):
+        """Opens (and makes) `directory`; the newest `keep` checkpoints stay."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """The steps that can be restored."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state, position: dict) -> None:
+        """Writes the state and the data position of a step. Returns when it is complete.
+
+        Raises:
+          OSError: when it cannot be written, a full disk say. Nothing of it is left, and the
+            checkpoints before it stay.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position),
+            checksums=ocp.args.JsonSave(checksums(state) | {"position": _checksum_of_text(position)}),
+        )
+        need = sum(a.nbytes for a in jax.tree.leaves(state)) + ROOM
+        if shutil.disk_usage(self._manager.directory).free < need:
+            raise self._not_saved(step, f"it needs {need / 2**20:.1f} MiB")
+        try:
+            self._manager.save(step, args=items)
+            self._manager.wait_until_finished()
+        except Exception as error:  # OSError, or what tensorstore makes of one
+            raise self._not_saved(step, _reason(error)) from error
+
+    def restore(self, abstract, step: int | None = None) -> tuple:
+        """The state and the data position of a step: when None, of the newest that is whole.
+
+        Args:
+          abstract: a state of `jax.ShapeDtypeStruct`s with shardings: where the arrays go.
+          step: which checkpoint.
+        """
+
+        def read(step):
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=items)
+            state, position = restored["state"], restored["position"]
+            self._check(step, checksums(state) | {"position": _checksum_of_text(position)})
+            return state, position
+
+        return self._newest(read, step)
+
+    def restore_only(self, abstract: dict, step: int | None = None) -> tuple[dict, int]:
+        """Some fields of the state alone, such as {"ema": abstract parameters}, from a fresh manager; and their step."""
+        sharded = jax.tree.map(lambda a: ocp.ArrayRestoreArgs(sharding=a.sharding), abstract)
+        arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=sharded, partial_restore=True)
+
+        def read(step):
+            fields = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+            self._check(step, checksums(fields))
+            return fields, step
+
+        return self._newest(read, step)
+
+    def restore_raw(self, step: int | None = None) -> dict:
+        """The whole state of a step as nested dicts of NumPy arrays, for looking at, on whatever devices it was saved."""
+        step = self._find(step)
+        tree = ocp.PyTreeCheckpointHandler().metadata(Path(self._manager.directory) / str(step) / "state").tree
+        arguments = ocp.args.PyTreeRestore(restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree))
+        return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, which a run that went back to `step` writes anew."""
+        for later in (s for s in self.steps() if s > step):
+            self._manager.delete(later)
+
+    def _newest(self, read: Callable, step: int | None):
+        """What `read` gives for `step`; when None, for the newest checkpoint that it can read."""
+        if step is not None:
+            return read(self._find(step))
+        self._find(None)
+        for candidate in reversed(self.steps()):
+            try:
+                return read(candidate)
+            except Exception as error:  # orbax and tensorstore raise what they happen to meet
+                reason = _reason(error)
+                LOG.warning("the checkpoint of step %d in %s is damaged (%s): trying the one before", candidate, self._manager.directory, reason)
+        raise ValueError(f"no checkpoint in {self._manager.directory} can be read, the oldest one: {reason}")
+
+    def _not_saved(self, step: int, reason: str) -> OSError:
+        """What is to be said of a checkpoint that could not be written, once its remains are gone."""
+        directory = Path(self._manager.directory)
+        whole = {str(step) for step in Checkpoints(directory).steps()}
+        for path in directory.iterdir():
+            if path.name not in whole:
+                shutil.rmtree(path, ignore_errors=True)
+        kept = f"continues from step {max(map(int, whole))}, which is whole" if whole else "begins anew"
+        return OSError(
+            f"the checkpoint of step {step} cannot be written to {directory} ({reason}; "
+            f"{shutil.disk_usage(directory).free / 2**20:.1f} MiB are free). Make room and give the same command "
+            f"again: it {kept}"
+        )
+
+    def _check(self, step: int, restored: dict[str, int]) -> None:
+        saved = self._manager.restore(step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore()))["checksums"]
+        for name, found in restored.items():
+            if found != saved[name]:
+                raise ValueError(f"the checksum of {name} at step {step} is {found:08x}, it was saved as {saved[name]:08x}")
+
+    def _find(self, step):
+        found = self.steps()
+        if not found:
+            raise ValueError(f"no complete checkpoint in {self._manager.directory}: train first")
+        if step is None:
+            return found[-1]
+        if step not in found:
+            raise ValueError(f"no checkpoint of step {step} in {self._manager.directory}: there are {found}")
+        return step
+
+    def close(self):
+        """Frees what the manager holds."""
+        self._manager.close()
+
+
+def abstract_like(state, sharding):
+    """The shapes of a state with one sharding for all of it, as `restore` wants them."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
+def _checksum_of_text(position: dict) -> int:
+    return zlib.crc32(json.dumps(position, sort_keys=True).encode())

@@ -1,0 +1,135 @@
+"""Which parameters train: all of them, those of some layers, or matrices of low rank beside linear layers (LoRA).
+
+    y = x W + b + s (x A) B        A (in, r), B (r, out), s = alpha / r                                                (1)   arXiv 2106.09685, section 4.1
+
+A and B train and W stays; B begins at 0, so that the network begins as what it was. In a tree of parameters they are beside the kernel that they are of, as
+`lora_a`, `lora_b` and `lora_scale`: a network whose parameters hold them computes (1) there (`networks.functional`), any other has none. A layer
+axis of scanned layers comes first in all of them.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from jvflow.parallel.constrain import LORA
+
+A, B, SCALE = LORA
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What trains of a network.
+
+    Attributes:
+      layers: regular expressions, searched in the path of a layer such as "blocks/3/attn1/to_q"; without any all layers are meant, of a
+        rank those that have one above it.
+      rank: of A and B; 0 trains the layers themselves.
+      alpha: of the scale of (1), over the rank.
+    """
+
+    layers: tuple[str, ...] = ()
+    rank: int = 0
+    alpha: float = 1.0
+
+    def __post_init__(self):
+        if self.rank < 0 or self.rank and not self.alpha > 0:
+            raise ValueError(f"config.tune.rank is 0 or more and config.tune.alpha above 0, got {self.rank} and {self.alpha}: alpha = rank is a scale of 1")
+        for pattern in self.layers:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"config.tune.layers: {pattern!r} is no regular expression: {error}") from error
+
+    @property
+    def freezes(self) -> bool:
+        """Whether some parameters stay as they are."""
+        return bool(self.layers or self.rank)
+
+    def start(self, key, params: Any) -> Any:
+        """The parameters with A and B beside the kernels that are tuned; the same without a rank.
+
+        A is uniform in +-1 / sqrt(in), as the peft package has it.
+
+        Raises:
+          ValueError: for a rule that no layer matches; names some that there are.
+        """
+        flat = _flat(params)
+        chosen = self._chosen(flat)
+        for number, kernel in enumerate(chosen if self.rank else ()):
+            shape, dtype = flat[kernel].shape, flat[kernel].dtype
+            layers, (inputs, outputs) = shape[:-2], shape[-2:]
+            if self.rank > min(inputs, outputs):
+                raise ValueError(f"config.tune.rank={self.rank} is above that of {'/'.join(map(str, kernel[:-1]))}, a matrix {inputs} x {outputs}: use {min(inputs, outputs)} or less, or leave the layer out")
+            bound = 1 / math.sqrt(inputs)
+            flat[(*kernel[:-1], A)] = jax.random.uniform(jax.random.fold_in(key, number), (*layers, inputs, self.rank), dtype, -bound, bound)
+            flat[(*kernel[:-1], B)] = jnp.zeros((*layers, self.rank, outputs), dtype)
+            flat[(*kernel[:-1], SCALE)] = jnp.full(layers, self.alpha / self.rank, dtype)
+        return traverse_util.unflatten_dict(flat)
+
+    def split(self, params: Any) -> tuple[Any, Any]:
+        """(what trains, what is frozen) of the parameters that `start` gave."""
+        if not self.freezes:
+            return params, {}
+        flat = _flat(params)
+        chosen = {path for path in flat if path[-1] in (A, B)} if self.rank else set(self._chosen(flat))
+        part = lambda inside: traverse_util.unflatten_dict({path: a for path, a in flat.items() if (path in chosen) == inside})
+        return part(True), part(False)
+
+    def parts(self, key, params: Any) -> tuple[Any, Any]:
+        """(what trains, what is frozen) of the parameters that training starts from."""
+        return self.split(self.start(key, params))
+
+    def _chosen(self, flat: Mapping) -> list[tuple]:
+        """The paths of the parameters that are tuned, of a rank only kernels of linear layers."""
+        able = sorted((path for path, a in flat.items() if path[-1] not in LORA and (not self.rank or is_linear(path, a))), key=str)
+        layer = lambda path: "/".join(map(str, path[:-1]))
+        names = list(dict.fromkeys(map(layer, able)))
+        lost = [pattern for pattern in self.layers if not any(re.search(pattern, name) for name in names)]
+        if lost:
+            some = ", ".join(names[:: max(len(names) // 8, 1)][:8])
+            raise ValueError(f"config.tune.layers: {', '.join(map(repr, lost))} matches none of the {len(names)} {'linear ' if self.rank else ''}layers, which are {some}, ...")
+        if not self.layers:
+            return [path for path in able if min(flat[path].shape[-2:] if self.rank else (1,)) > self.rank]
+        return [path for path in able if any(re.search(pattern, layer(path)) for pattern in self.layers)]
+
+
+ALL = Tuning()
+"""All parameters train."""
+
+
+def is_linear(path: tuple, array) -> bool:
+    """Whether an array is the kernel of a linear layer, or of scanned ones."""
+    return path[-1] == "kernel" and array.ndim in (2, 3)
+
+
+def merged(params: Any) -> Any:
+    """The parameters of the same network without A and B: each kernel with s A B added."""
+
+    def one(flat, path):
+        a, b, scale = (flat[(*path[:-1], name)] for name in LORA)
+        return flat[path] + scale[..., None, None] * jnp.matmul(a, b, precision="highest")
+
+    return _without(params, one)
+
+
+def original(params: Any) -> Any:
+    """The parameters without A and B, as they were before tuning."""
+    return _without(params, lambda flat, path: flat[path])
+
+
+def _without(params: Any, kernel: Callable) -> Any:
+    flat = _flat(params)
+    if not any(path[-1] == A for path in flat):
+        return params
+    tuned = {(*path[:-1], "kernel") for path in flat if path[-1] == A}
+    return traverse_util.unflatten_dict({path: kernel(flat, path) if path in tuned else a for path, a in flat.items() if path[-1] not in LORA})
+
+
+def _flat(params: Any) -> dict:
+    return traverse_util.flatten_dict(params)

@@ -1,0 +1,218 @@
+"""The folder of a run: its config, its metrics, and where the rest of it lies."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jvflow.data.files import write_text
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """Paths inside the folder of a run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint was completed here, whole or not by now."""
+        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        return self.path / "validation.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @classmethod
+    def open(cls, path, config) -> "Workdir":
+        """The folder of a run of `config`, checked against the run that was begun there. Writes nothing."""
+        folder = cls(Path(path))
+        file = folder.path / "config.json"
+        if file.exists():
+            differing = _differences(json.loads(file.read_text()), json.loads(config.to_json()))
+            if differing:
+                lines = "\n".join(f"  config.{k}: begun with {a!r}, now {b!r}" for k, a, b in differing)
+                raise ValueError(
+                    f"{folder.path} holds a run of another config; on resume only config.run.* may differ:\n{lines}\n"
+                    "use another --workdir, or the config that it was begun with"
+                )
+        elif folder.checkpoints.exists():
+            raise ValueError(f"{folder.path} holds checkpoints but no config.json: use another --workdir")
+        return folder
+
+    def begin(self, config) -> None:
+        """Makes the folder, and notes what runs there: from here on no other config does."""
+        self.samples.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "config.json", config.to_json(indent=1) + "\n")
+
+    def note_frozen(self, source: str, checksum: str) -> None:
+        """Notes which frozen parameters the run has; checkpoints hold none of them."""
+        write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=checksum)) + "\n")
+
+    def note_data(self, key: str | None) -> None:
+        """Notes the key of the data set that the run is trained on, see `jvflow.data.key`."""
+        write_text(self.path / "data.json", json.dumps(dict(key=key)) + "\n")
+
+    def check_data(self, key: str | None) -> None:
+        """Raises a ValueError when a run that has a checkpoint was trained on a data set of another key."""
+        file = self.path / "data.json"
+        noted = json.loads(file.read_text())["key"] if self.has_checkpoint and file.is_file() else None
+        if noted not in (None, key):
+            raise ValueError(
+                f"{self.path} was trained on data with key {noted}, and what config.data names now has {key}: files or captions have changed; "
+                "put back what was there, or use another --workdir"
+            )
+
+    def check_frozen(self, source: str, checksum: str) -> None:
+        """Raises a ValueError when frozen parameters from `source` are not those of `note_frozen`."""
+        noted = json.loads((self.path / "frozen.json").read_text())["checksum"]
+        if noted != checksum:
+            raise ValueError(
+                f"the frozen parameters of {self.path} are those of {source} when it was begun, with checksum {noted}, and what is there now has {checksum}: "
+                "put the same model there again; checkpoints hold only what trains"
+            )
+
+    @classmethod
+    def read(cls, path) -> tuple["Workdir", ConfigDict]:
+        """The folder of a run that was begun, and its config."""
+        folder = cls(Path(path))
+        file = folder.path / "config.json"
+        if not file.exists():
+            raise ValueError(f"{folder.path} is no workdir (it has no config.json): train first, with this --workdir")
+        return folder, ConfigDict(json.loads(file.read_text()))
+
+    def losses(self) -> list[tuple[int, float]]:
+        """(step, loss) of every step so far."""
+        lines = (json.loads(line) for line in self.metrics.read_text().splitlines())
+        return [(line["step"], line["loss"]) for line in lines]
+
+
+def override(config: ConfigDict, section: str, entries: dict) -> None:
+    """Replaces entries of `config[section]`, in place.
+
+    Raises:
+      ValueError: for a name that the section does not have, or a value of another type.
+    """
+    settings = config[section]
+    for name, value in entries.items():
+        if name not in settings:
+            raise ValueError(f"config.{section} has no {name!r}: use one of {', '.join(sorted(settings))}")
+        try:
+            settings[name] = value
+        except TypeError as error:
+            raise ValueError(f"config.{section}.{name} is {settings[name]!r}, it cannot become {value!r}: {error}") from error
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _differences(before: dict, now: dict) -> list[tuple]:
+    before, now = _flat(before), _flat(now)
+    keys = [k for k in sorted(before | now) if not k.startswith("run.")]
+    return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
+
+
+class Metrics:
+    """`metrics.jsonl`, one line for each step, `validation.jsonl`, and TensorBoard, with the last step of each flush.
+
+    Values stay on the device until `flush`, so that a step is not waited for. On resume the lines
+    after the restored step go: their steps are run again.
+    """
+
+    def __init__(self, folder: Workdir, step: int, *, tensorboard: bool, write: bool = True):
+        """With `write` False nothing is written: values are read and checked alone."""
+        self._write = write
+        self._file, self._validation, self._pending, self.flushed, self._loss = folder.metrics, folder.validation, [], 0, float("nan")
+        for file in (self._file, self._validation):
+            if write and file.exists():
+                whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+                write_text(file, "".join(line for line in whole if step and json.loads(line)["step"] <= step))
+        self._writer = None
+        if write and tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+
+    def add(self, step: int, values: dict) -> None:
+        """Keeps the values of a step for the next flush."""
+        self._pending.append((step, values))
+
+    def flush(self, behind: int = 0) -> float:
+        """Writes what was kept and returns the last loss that was written.
+
+        With `behind` the newest steps stay for the next time: the device works on them meanwhile.
+
+        Raises:
+          FloatingPointError: when a loss is not finite. The steps before it are written.
+        """
+        lines, bad = [], None
+        ready = max(len(self._pending) - behind, 0)
+        for step, values in self._pending[:ready]:
+            values = {name: float(np.asarray(value)) for name, value in values.items()}
+            if not np.isfinite(values["loss"]):
+                bad = (step, values["loss"], values.get("gradient_norm"))
+                break
+            lines.append(json.dumps({"step": step, **values}) + "\n")
+            self._loss = values["loss"]
+        self._append(self._file, lines)
+        for name, value in (values if lines and not bad else {}).items():
+            self.scalar(name, step, value)
+        self.flushed, self._pending = ready, self._pending[ready:]
+        if bad:
+            raise FloatingPointError(
+                f"the loss is {bad[1]} at step {bad[0]} (gradient norm {bad[2]}): the last checkpoint is from before it; "
+                "try a lower config.optimizer.learning_rate, or config.optimizer.clip"
+            )
+        return self._loss
+
+    def validated(self, step: int, record: dict) -> None:
+        """A line of `validation.jsonl`, and its numbers for TensorBoard."""
+        self._append(self._validation, [json.dumps({"step": step, **record}) + "\n"])
+        for name, value in _flat(record).items():
+            if isinstance(value, float | int):
+                self.scalar(f"validation/{name}", step, value)
+
+    def _append(self, path: Path, lines: list[str]) -> None:
+        if self._write:
+            with open(path, "a") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def scalar(self, name: str, step: int, value: float) -> None:
+        """One number for TensorBoard alone."""
+        if self._writer:
+            self._writer.add_scalar(name, value, step)
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """One image uint8 (h, w, 3) for TensorBoard."""
+        if self._writer:
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what TensorBoard still holds."""
+        if self._writer:
+            self._writer.close()

@@ -1,0 +1,131 @@
+"""The latent path of VLFM: through the frames of a clip, as a continuous function of video time.
+
+    x(t)  = sigma(t) z + mu(t),    mu(t) = r(t) sum_k w_k(t / T) u_k               (1)   VLFM, eq. 3
+
+t is video time in seconds, T the length of a clip whose frame k of N is at k T / N, and w the weights of the clip's
+polynomial (`jvflow.vlfm.hippo`). With N / T = R frames per second, the noise level is
+
+    exponential     (1 - s0) exp(-alpha R t) + s0                                  (2)
+    paper           (1 - s0) (sin^2(pi R t) + exp(-alpha t)) + s0                  (3)   VLFM, section 4.2
+
+By (3) a state between two frames is mostly noise, and sigma passes 1; (2) is the default. VLFM asserts mu(0) = 0, which
+a polynomial through the frames does not fulfil, and nothing would know mu(0) when a clip is generated. So r rises
+smoothly from 0 to 1 until the first frame, and a path starts at x(0) = z.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jvflow.vlfm import hippo
+from jvflow.flow.path import Path
+
+
+class Clip(NamedTuple):
+    """What the latent path runs through: the frames of a clip, and the noise z of one frame."""
+
+    frames: Float[Array, "b n ..."]
+    noise: Float[Array, "b ..."]
+
+
+@dataclass(frozen=True)
+class SigmaSchedule:
+    """The noise level over video time, 1 at the start.
+
+    Attributes:
+      frame_rate: R, frames per second.
+      kind: "exponential" (2) or "paper" (3).
+      minimum: s0, the level at the frames.
+      alpha: of (2) per frame, where 7 brings the first frame within a tenth of `minimum`; of (3) per second,
+        where the paper has 10.
+    """
+
+    frame_rate: float
+    kind: str = "exponential"
+    minimum: float = 0.01
+    alpha: float = 7.0
+
+    def __post_init__(self):
+        if self.kind not in ("exponential", "paper"):
+            raise ValueError(f"unknown schedule {self.kind!r} of sigma: use exponential or paper")
+        if not (self.frame_rate > 0 and self.alpha > 0 and 0 < self.minimum < 1):
+            raise ValueError(
+                f"a schedule of sigma needs frame_rate and alpha above 0 and a minimum in (0, 1), got frame_rate {self.frame_rate}, "
+                f"alpha {self.alpha}, minimum {self.minimum}"
+            )
+
+    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """sigma at t, in seconds."""
+        if self.kind == "exponential":
+            above = jnp.exp(-self.alpha * self.frame_rate * t)  # (2)
+        else:
+            above = jnp.square(jnp.sin(jnp.pi * self.frame_rate * t)) + jnp.exp(-self.alpha * t)  # (3)
+        return (1 - self.minimum) * above + self.minimum
+
+
+@dataclass(frozen=True)
+class LatentPosition:
+    """The position (1) on the latent path of one `Clip`; `mean` is what it is without noise.
+
+    Attributes:
+      frames: N of the clip.
+      order, rule: of its polynomial, see `jvflow.vlfm.hippo`.
+      sigma: the noise level; its frame rate is the clip's.
+      ramp: whether the mean rises from 0 (r in (1)); without it mu(0) is the polynomial's own.
+      allow_divergence: lets a diverging rule through.
+    """
+
+    frames: int
+    order: int
+    sigma: SigmaSchedule
+    rule: str = "first_order_hold"
+    ramp: bool = True
+    allow_divergence: bool = False
+
+    def __post_init__(self):
+        hippo.kernel(self.frames, self.order, self.rule, allow_divergence=self.allow_divergence)
+
+    @property
+    def seconds(self) -> float:
+        """The length of the clip, T."""
+        return self.frames / self.sigma.frame_rate
+
+    def mean(self, frames: Float[Array, "n ..."], t: Float[Array, ""]) -> Float[Array, "..."]:
+        """mu (1) at t in seconds. Beyond the clip it is what the polynomial says, which soon is nothing true."""
+        if len(frames) != self.frames:
+            raise ValueError(f"this path is for clips of {self.frames} frames, got {len(frames)}")
+        t = jnp.asarray(t, frames.dtype)
+        at = (t / self.seconds)[None]
+        w, _ = hippo.weights(at, self.frames, self.order, self.rule, extrapolate=True, allow_divergence=self.allow_divergence)
+        return self._rise(t) * _weighted(w[0], frames)
+
+    def _rise(self, t):
+        first = jnp.clip(t * self.sigma.frame_rate, 0.0, 1.0)
+        return jnp.square(first) * (3 - 2 * first) if self.ramp else jnp.ones_like(t)
+
+    def __call__(self, clip: Clip, s: tuple) -> Array:
+        (t,) = s
+        return self.sigma(t) * clip.noise + self.mean(clip.frames, t)  # (1)
+
+
+def latent(frames: int, order: int, sigma: SigmaSchedule, rule: str = "first_order_hold", *, ramp: bool = True, allow_divergence: bool = False) -> Path:
+    """The latent path (1) through clips of `frames` frames. Its `position` has `mean`, `sigma` and `seconds`."""
+    return Path(LatentPosition(frames, order, sigma, rule, ramp, allow_divergence), coordinates=1)
+
+
+@jax.custom_jvp
+def _weighted(w: Float[Array, "n"], frames: Float[Array, "n ..."]) -> Float[Array, "..."]:
+    """sum_k w_k u_k. With its slope in w it is one product of both rows, so that the frames are read once."""
+    return jnp.tensordot(w, frames, 1)
+
+
+@partial(_weighted.defjvp, symbolic_zeros=True)
+def _weighted_jvp(primals, tangents):
+    (w, frames), (dw, dframes) = primals, tangents
+    moves = lambda tangent: not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+    value, slope = jnp.tensordot(jnp.stack([w, dw if moves(dw) else jnp.zeros_like(w)]), frames, 1)
+    return value, slope + jnp.tensordot(w, dframes, 1) if moves(dframes) else slope
