@@ -18,7 +18,7 @@ def build(name: str, *, weights: tuple[str, ...] = (), abstract: bool = False, *
     """
     if name == "none":
         return None
-    makers = dict(bytes=byte_encoder.BytesConfig, clip=clip.encoder, t5=t5.encoder)
+    makers = dict(bytes=byte_encoder.BytesConfig, clip=clip_text.encoder, t5=t5.encoder)
     if name not in makers:
         raise ValueError(f"unknown text encoder {name!r}: use 'bytes', 'clip', 't5' or 'none'")
     unknown = sorted(sizes.keys() - inspect.signature(makers[name]).parameters.keys())
