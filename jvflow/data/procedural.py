@@ -11,7 +11,7 @@ Times are in seconds and suit 16 frames per second: things move by about 0.5 to 
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ SMALLEST = 8  # pixels of a side
 PIXELS = 2**16  # rendered at once, unless a single frame has more
 
 
+@runtime_checkable
 class World(Protocol):
     """What a kind of scene has to be."""
 
