@@ -3,9 +3,10 @@
     python -m launch.train --config=configs/biflow/unet_biking.py --config.data.path=FOLDER --workdir=out/biking
     python -m launch.evaluate --workdir=out/biking --out=out/biking/metrics.json
 
-FOLDER is the data set's videos at 128 x 128 pixels or more; data.fps is the rate that their frames are taken at, which the
-paper does not say: give that of the files. The paper has an FVD of 3753 at 25.6 evaluations a frame, the
-best of epsilon 0 to 0.3, and of 3271 with 20 steps of Euler; its features are others than those measured here. Not run at this size.
+FOLDER holds the data set's videos at 128 x 128 pixels or more. data.fps is the rate at which frames are taken; the
+paper does not state it: give that of the files. The paper reports an FVD of 3753 at 25.6 evaluations per frame, the
+best of epsilon 0 to 0.3, and of 3271 with 20 Euler steps; its features differ from those measured here. Nothing of this
+size has been run.
 """
 
 from pathlib import Path
@@ -15,7 +16,7 @@ import ml_collections
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-    """`mode`: as of unet.py."""
+    """Returns unet.py's config of the same mode, for this data set."""
     config = run_path(str(Path(__file__).with_name("unet.py")))["get_config"](mode)
     if mode != "debug":
         config.data.update(fps=30.0)

@@ -3,9 +3,10 @@
     python -m launch.train --config=configs/biflow/unet_minerl.py --config.data.path=FOLDER --workdir=out/minerl
     python -m launch.evaluate --workdir=out/minerl --out=out/minerl/metrics.json
 
-FOLDER is the data set's videos at 64 x 64 pixels or more; data.fps is the rate that their frames are taken at, which the
-paper does not say: give that of the files. Seven levels leave one place of 64 x 64 pixels at the lowest. The paper has an FVD of 834 at 25.7 evaluations a frame, the
-best of epsilon 0 to 0.3, and of 823 with 20 steps of Euler; its features are others than those measured here. Not run at this size.
+FOLDER holds the data set's videos at 64 x 64 pixels or more. data.fps is the rate at which frames are taken; the paper
+does not state it: give that of the files. With seven levels the lowest has one position for 64 x 64 pixels. The paper
+reports an FVD of 834 at 25.7 evaluations per frame, the best of epsilon 0 to 0.3, and of 823 with 20 Euler steps; its
+features differ from those measured here. Nothing of this size has been run.
 """
 
 from pathlib import Path
@@ -15,7 +16,7 @@ import ml_collections
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-    """`mode`: as of unet.py."""
+    """Returns unet.py's config of the same mode, for this data set."""
     config = run_path(str(Path(__file__).with_name("unet.py")))["get_config"](mode)
     if mode != "debug":
         config.data.update(size=(64, 64), fps=20.0)

@@ -1,21 +1,30 @@
-"""The paper's first setting (table 3): FlowFrames from LTX-Video 2B, 17 and 41 frames of 256 x 384 at 24 fps to as many that follow.
+r"""The paper's first setting (table 3): FlowFrames from LTX-Video 2B, 17 and 41 frames, 256 x 384 at 24 fps.
 
-    python -m launch.encode   --config=configs/flowframes/ltx_2b.py --config.codec.weights="('LTX/vae',)" --config.text.weights="('LTX/text_encoder', 'LTX/tokenizer')" --config.data.path=FOLDER --config.pretrained=LTX/transformer --out=out/ltx_inverted
-    python -m launch.train    --config=configs/flowframes/ltx_2b.py --config.codec.weights="('LTX/vae',)" --config.text.weights="('LTX/text_encoder', 'LTX/tokenizer')" --config.data.path=out/ltx_inverted --config.pretrained=LTX/transformer --workdir=out/ltx
+    python -m launch.encode   --config=configs/flowframes/ltx_2b.py --config.codec.weights="('LTX/vae',)" \
+                              --config.text.weights="('LTX/text_encoder', 'LTX/tokenizer')" \
+                              --config.data.path=FOLDER --config.pretrained=LTX/transformer --out=out/ltx_inverted
+    python -m launch.train    --config=configs/flowframes/ltx_2b.py --config.codec.weights="('LTX/vae',)" \
+                              --config.text.weights="('LTX/text_encoder', 'LTX/tokenizer')" \
+                              --config.data.path=out/ltx_inverted --config.pretrained=LTX/transformer --workdir=out/ltx
     python -m launch.sample   --workdir=out/ltx --out=out/ltx/future
     python -m launch.evaluate --workdir=out/ltx --out=out/ltx/metrics.json
 
-LTX is the folder of LTX-Video 0.9.5 as the public hubs lay it out: transformer, vae, text_encoder and tokenizer. FOLDER is videos with captions.
-Latents, embedded captions and inverted chunks are made once; training runs none of the models that made them. With
---config.objective=conventional and --config.inversion.rho=0.0 it is LTX-Video's own design, the observed chunk at t = 1 beside noise.
+LTX is the folder of LTX-Video 0.9.5 in the public hubs' layout: transformer, vae, text_encoder and tokenizer. FOLDER
+holds videos with captions. Each chunk flows to the next one of the same length. Latents, embedded captions and inverted
+chunks are made once; training runs none of the models that made them. --config.objective=conventional with
+--config.inversion.rho=0.0 is LTX-Video's own design: noise, with the observed chunk at t = 1 as a condition.
 
-Batch, microbatches and learning rate are the paper's for 28 GPUs of 80 GB: see `launch.dryrun` for your own machines. Its table says neither how often
-captions are left out in training, which guidance needs, nor how many steps invert: 0.1 and 25 here. Nothing of this size has been run: it is
-compiled for slices (`python -m benchmarks.backbones`), and `:debug` goes through all of the commands above with a very small model of the same shape:
+Batch, microbatches and learning rate are the paper's for 28 GPUs of 80 GB: see `launch.dryrun` for your own machines.
+The paper's table states neither how often training drops captions, which guidance needs, nor how many steps invert: 0.1
+and 25 here. Nothing of this size has been run: it is compiled for slices (`python -m benchmarks.backbones`), and
+`:debug` runs all of the commands above with a very small model of the same shape:
 
-    python -m launch.train    --config=configs/flowframes/ltx_2b.py:debug --config.objective=text_to_video --config.inversion.rho=0.0 --workdir=out/tiny_pretrained
-    python -m launch.encode   --config=configs/flowframes/ltx_2b.py:debug --config.pretrained=out/tiny_pretrained --out=out/tiny_inverted
-    python -m launch.train    --config=configs/flowframes/ltx_2b.py:debug --config.pretrained=out/tiny_pretrained --config.data.path=out/tiny_inverted --workdir=out/tiny
+    python -m launch.train    --config=configs/flowframes/ltx_2b.py:debug --config.objective=text_to_video \
+                              --config.inversion.rho=0.0 --workdir=out/tiny_pretrained
+    python -m launch.encode   --config=configs/flowframes/ltx_2b.py:debug --config.pretrained=out/tiny_pretrained \
+                              --out=out/tiny_inverted
+    python -m launch.train    --config=configs/flowframes/ltx_2b.py:debug --config.pretrained=out/tiny_pretrained \
+                              --config.data.path=out/tiny_inverted --workdir=out/tiny
     python -m launch.sample   --workdir=out/tiny --out=out/tiny/future
     python -m launch.evaluate --workdir=out/tiny --out=out/tiny/metrics.json
 """
@@ -25,45 +34,53 @@ from ml_collections import config_dict
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-    """`mode`: "" for the experiment, "debug" for the same code in seconds, with a very small model of random parameters."""
+    """Returns the experiment; mode "debug" returns the same code path with a very small model of random parameters."""
     if mode not in ("", "debug"):
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.objective = "flowframes"  # or "conventional": noise beside the observed chunk; "text_to_video": what it starts from
+    config.objective = "flowframes"  # or "conventional": noise with the observed chunk as a condition; "text_to_video"
     config.pretrained = ""  # LTX/transformer, or the workdir of a run of text_to_video
+
+    # data
     config.codec = dict(name="ltx_vae", weights=(), scale=1.0, piece=0, tile=0, time=0.0)
-    config.data = dict(
-        path="", cache="", frames=82, fps=24.0, size=(256, 384), clips=dict(train=1, test=1), seed=0,
-        fit="crop", stride=82, test_fraction=0.01, threads=4, captions="", image_fps=0.0,
-        dtype="float32",  # of latents on disk; or float16, bfloat16
-    )
-    config.chunk = dict(frames=(17, 41))  # lengths of chunks, 8 k + 1 frames of video each; each batch takes one
+    config.data = dict(path="", cache="", frames=82, fps=24.0, size=(256, 384), clips=dict(train=1, test=1), seed=0)
+    config.data.update(fit="crop", stride=82, test_fraction=0.01, threads=4, captions="", image_fps=0.0)
+    config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
+    config.chunk = dict(frames=(17, 41))  # chunk lengths, 8 k + 1 frames of video each; each batch uses one
+
+    # coupling and objective
     config.coupling = "consecutive"  # or "independent", "minibatch_ot"
-    config.inversion = dict(
-        rho=0.7, coin="example",  # or "batch": one coin for all of a batch
-        std=config_dict.placeholder(float), max_error=0.1,  # sigma_0 is the posterior's; inversions above this error are not used
-        steps=25, guidance=1.0, method="rf_solver", back="rf_solver",
-    )
-    config.times = dict(name="logit_normal", logit_mean=config_dict.placeholder(float), logit_std=1.0, warp=1.0)  # the mean is that of the number of tokens
+    config.inversion = dict(rho=0.7, coin="example")  # or "batch": one coin for the whole batch
+    config.inversion.std = config_dict.placeholder(float)  # sigma_0: when empty, the posterior's
+    config.inversion.max_error = 0.1  # inversions with a larger error are not used
+    config.inversion.update(steps=25, guidance=1.0, method="rf_solver", back="rf_solver")
+    config.times = dict(name="logit_normal", logit_mean=config_dict.placeholder(float))  # follows the number of tokens
+    config.times.update(logit_std=1.0, warp=1.0)
+
+    # captions and network
     config.text = dict(name="t5", weights=(), length=128, dtype="bfloat16", by_layer=True)
     config.caption_dropout = 0.1
-    config.network = dict(name="ltx", depth=28, heads=32, head=64, causal=True, dtype="bfloat16", attention=0, scan=True)
-    config.optimizer = dict(
-        name="adamw", learning_rate=2e-4, schedule="linear", warmup_steps=0, b1=0.9, b2=0.99, eps=1e-8,
-        weight_decay=0.0, clip=1.0, ema=0.0,
-    )
+    config.network = dict(name="ltx", depth=28, heads=32, head=64, causal=True)
+    config.network.update(dtype="bfloat16", attention=0, scan=True)
+
+    # optimization
+    config.optimizer = dict(name="adamw", learning_rate=2e-4, schedule="linear", warmup_steps=0)
+    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0, ema=0.0)
     config.train = dict(steps=1450, batch_size=14336)
+
+    # sampling and evaluation
     config.sample = dict(method="euler", steps=5, warp=1.0, guidance=3.5)
-    config.evaluate = dict(
-        clips=2000, starts=1, batch=4, seed=0, frames=(17,), chunks=1, steps=(5, 10), window=16,
-        features="window_pca", dimensions=32, real_clips=2000,
-    )
-    config.tune = dict(layers=(), rank=0, alpha=16.0)  # what trains: all; layers by rule; or with a rank LoRA beside them
-    config.run = dict(
-        mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=8, remat="full",  # how steps are computed, not what
-        log_every=10, checkpoint_every=100, keep=2, sample_every=100, validate_every=100, evaluate_every=0, progress=True, tensorboard=True,
-    )
+    config.evaluate = dict(clips=2000, starts=1, batch=4, seed=0, frames=(17,), chunks=1, steps=(5, 10))
+    config.evaluate.update(window=16, features="window_pca", dimensions=32, real_clips=2000)
+
+    # run
+    config.tune = dict(layers=(), rank=0, alpha=16.0)  # everything trains; or layers chosen by rule; or LoRA, rank > 0
+    # mesh, microbatches and remat: how steps are computed, not what
+    config.run = dict(mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=8, remat="full")
+    config.run.update(log_every=10, checkpoint_every=100, keep=2, sample_every=100, validate_every=100)
+    config.run.update(evaluate_every=0, progress=True, tensorboard=True)
+
     if mode == "debug":
         config.codec = dict(name="ltx_vae", weights=(), scale=1.0, piece=1, tile=0, time=0.0, tiny=True)
         config.data.update(path="procedural:comets", frames=34, size=(64, 64), clips=dict(train=8, test=4), threads=1)
@@ -71,6 +88,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.text = dict(name="bytes", length=64, group=4, width=16, depth=1, heads=2)
         config.network.update(depth=2, heads=2, head=12, dtype="float32")
         config.train.update(steps=20, batch_size=4)
-        config.evaluate.update(clips=4, starts=2, batch=4, frames=(9,), window=8, steps=(5, 10), dimensions=4, real_clips=8)
+        config.evaluate.update(clips=4, starts=2, batch=4, frames=(9,), window=8, steps=(5, 10), dimensions=4)
+        config.evaluate.real_clips = 8
         config.run.update(microbatches=1, log_every=5, checkpoint_every=10, sample_every=20, validate_every=0)
     return config

@@ -1,13 +1,18 @@
-"""The paper's second setting (tables 3 and 4): FlowFrames from Wan 2.1 1.3B, 17 and 41 frames of 240 x 416 at 16 fps to as many that follow.
+r"""The paper's second setting (tables 3, 4): FlowFrames from Wan 2.1 1.3B, 17 and 41 frames, 240 x 416 at 16 fps.
 
-    python -m launch.encode   --config=configs/flowframes/wan_1p3b.py --config.codec.weights="('WAN/vae',)" --config.text.weights="('WAN/text_encoder', 'WAN/tokenizer')" --config.data.path=FOLDER --config.pretrained=WAN/transformer --out=out/wan_inverted
-    python -m launch.train    --config=configs/flowframes/wan_1p3b.py --config.codec.weights="('WAN/vae',)" --config.text.weights="('WAN/text_encoder', 'WAN/tokenizer')" --config.data.path=out/wan_inverted --config.pretrained=WAN/transformer --workdir=out/wan
+    python -m launch.encode   --config=configs/flowframes/wan_1p3b.py --config.codec.weights="('WAN/vae',)" \
+                              --config.text.weights="('WAN/text_encoder', 'WAN/tokenizer')" \
+                              --config.data.path=FOLDER --config.pretrained=WAN/transformer --out=out/wan_inverted
+    python -m launch.train    --config=configs/flowframes/wan_1p3b.py --config.codec.weights="('WAN/vae',)" \
+                              --config.text.weights="('WAN/text_encoder', 'WAN/tokenizer')" \
+                              --config.data.path=out/wan_inverted --config.pretrained=WAN/transformer --workdir=out/wan
     python -m launch.sample   --workdir=out/wan --out=out/wan/future
     python -m launch.evaluate --workdir=out/wan --out=out/wan/metrics.json
 
-WAN is the folder of Wan2.1-T2V-1.3B-Diffusers as the public hubs lay it out: transformer, vae, text_encoder and tokenizer. All else is as in ltx_2b.py,
-whose `:debug` commands go with this file too. The rate is Wan's own, which its network is not told. Table 3 says UniPC and "shifting", which in Wan is the
-warp of times, and no factor: 3 here, the public one for 480p.
+WAN is the folder of Wan2.1-T2V-1.3B-Diffusers in the public hubs' layout: transformer, vae, text_encoder and tokenizer.
+All else is as in ltx_2b.py, whose `:debug` commands work with this file too. The frame rate is Wan's own; its network
+does not receive it. Table 3 says UniPC and "shifting", which in Wan is the warp of times, without a factor: 3 here, the
+public one for 480p.
 """
 
 from pathlib import Path
@@ -17,12 +22,13 @@ import ml_collections
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-    """`mode`: as of ltx_2b.py."""
+    """Returns ltx_2b.py's config of the same mode, with Wan's models."""
     config = run_path(str(Path(__file__).with_name("ltx_2b.py")))["get_config"](mode)
     config.codec = dict(name="wan_vae", weights=(), scale=1.0, piece=1, tile=0)
     config.data.update(fps=16.0, size=(240, 416))
     config.times.update(name="uniform", logit_mean=0.0, warp=3.0)
-    config.network = dict(name="wan", depth=30, heads=12, head=128, hidden=8960, patch=(1, 2, 2), dtype="bfloat16", attention=0, scan=True)
+    config.network = dict(name="wan", depth=30, heads=12, head=128, hidden=8960, patch=(1, 2, 2))
+    config.network.update(dtype="bfloat16", attention=0, scan=True)
     config.optimizer.schedule = "cosine"
     config.sample.update(method="unipc", warp=3.0, guidance=5.0)
     if mode == "debug":
@@ -31,5 +37,6 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.network.update(depth=2, heads=2, head=12, hidden=32, dtype="float32")
     else:
         config.text.length = 512
-        config.run.microbatches = 28  # 8, as for LTX-Video, fits no slice but one of v5p: its sequences are 2.4 times as long
+        # 8, as for LTX-Video, fits only a slice of v5p: the sequences are 2.4 times as long
+        config.run.microbatches = 28
     return config

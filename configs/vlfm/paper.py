@@ -1,13 +1,15 @@
-"""The paper's setting with small ends: DiT-XL/2 on the latents of Stable Diffusion v1.5 by TAESD, captions by an encoder that is trained with it.
+r"""The paper's setting with small encoders: DiT-XL/2 on TAESD's latents, captions by an encoder trained with it.
 
-    python -m launch.encode --config=configs/vlfm/paper.py --config.codec.weights="('TAESD',)" --config.data.path=FOLDER --out=out/latents
-    python -m launch.train  --config=configs/vlfm/paper.py --config.codec.weights="('TAESD',)" --config.data.path=out/latents --workdir=out/paper
+    python -m launch.encode --config=configs/vlfm/paper.py --config.codec.weights="('TAESD',)" \
+                            --config.data.path=FOLDER --out=out/latents
+    python -m launch.train  --config=configs/vlfm/paper.py --config.codec.weights="('TAESD',)" \
+                            --config.data.path=out/latents --workdir=out/paper
 
-Video Latent Flow Matching, section 6. TAESD is a safetensors file of the tiny autoencoder of these latents. The paper does not
-say s, the learning rate, the batch, N, the resolution or the guidance: they are ours, and so is what the paper gets
-wrong: the ramp, the hold, the exponential schedule, scales, and the mean as an output. `config.path.sigma="paper"`,
-`config.prediction="plain"` and `config.sample.readout="none"` are as printed. Nothing of this size has been run: it is
-checked for shapes only.
+Video Latent Flow Matching, section 6. TAESD is a safetensors file of the tiny autoencoder of Stable Diffusion v1.5's
+latents. The paper does not state s, the learning rate, the batch, N, the resolution or the guidance: these are ours.
+So are the corrections where the paper is wrong: the ramp, the hold, the exponential schedule, the scales, and the mean
+as an output. `config.path.sigma="paper"`, `config.prediction="plain"` and `config.sample.readout="none"` are as
+printed. Nothing of this size has been run: only its shapes are checked.
 """
 
 import ml_collections
@@ -15,48 +17,52 @@ from ml_collections import config_dict
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-    """`mode`: "" for the experiment, "debug" for the same code in seconds, on pixels."""
+    """Returns the experiment; mode "debug" returns the same code path on pixels, small enough to run in seconds."""
     if mode not in ("", "debug"):
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.objective = "vlfm"  # or "direct": the paper's ablation without a flow
-    config.pretrained = ""  # what training starts from: the workdir of a run, or a public model
+    config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
+
+    # data
     config.codec = dict(name="tiny", weights=(), scale=1.0)
-    config.data = dict(
-        path="", cache="", frames=48, fps=24.0, size=(256, 256), clips=dict(train=0, test=0), seed=0,
-        fit="crop", stride=48, test_fraction=0.01, threads=16, captions="", image_fps=0.0,
-        dtype="float32",  # of latents on disk; or float16, bfloat16
-    )
+    config.data = dict(path="", cache="", frames=48, fps=24.0, size=(256, 256), clips=dict(train=0, test=0), seed=0)
+    config.data.update(fit="crop", stride=48, test_fraction=0.01, threads=16, captions="", image_fps=0.0)
+    config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
     config.clip = dict(frames=48, every=1, anywhere=False)  # two seconds
-    config.path = dict(
-        order=config_dict.placeholder(int),  # 1.3 N when empty
-        rule="first_order_hold", ramp=True, sigma="exponential", alpha=7.0, minimum=0.5,
-        motion=0.4,  # how much latents change from a frame to the next, root mean square
-    )
-    config.draw = dict(start=0.1, frames=1.0)  # this part of all t is within so many first frames
-    config.prediction = "mean"  # or "velocity", or "plain" without scales: what the network returns
+
+    # path and objective
+    config.path = dict(order=config_dict.placeholder(int))  # 1.3 N when empty
+    config.path.update(rule="first_order_hold", ramp=True, sigma="exponential", alpha=7.0, minimum=0.5)
+    config.path.motion = 0.4  # root mean square change of the latents from one frame to the next
+    config.draw = dict(start=0.1, frames=1.0)  # this fraction of all t falls within so many first frames
+    config.prediction = "mean"  # what the network returns; or "velocity", or "plain" without scales
     config.mean_weight = 30.0
+
+    # captions and network
     config.text = dict(name="bytes", length=512, group=4, width=768, depth=6, heads=12)
     config.caption_dropout = 0.1
-    config.network = dict(
-        name="dit", width=1152, depth=28, heads=16, patch=(1, 2, 2), mlp_ratio=4.0, time_scale=30.0,
-        dtype="bfloat16", scan=True, local=False,
-    )
-    config.optimizer = dict(
-        name="grams", learning_rate=1e-4, schedule="constant", warmup_steps=1000, b1=0.9, b2=0.999, eps=1e-6,
-        weight_decay=0.0, clip=1.0, ema=0.9999,
-    )
+    config.network = dict(name="dit", width=1152, depth=28, heads=16, patch=(1, 2, 2), mlp_ratio=4.0, time_scale=30.0)
+    config.network.update(dtype="bfloat16", scan=True, local=False)
+
+    # optimization
+    config.optimizer = dict(name="grams", learning_rate=1e-4, schedule="constant", warmup_steps=1000)
+    config.optimizer.update(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, clip=1.0, ema=0.9999)
     config.train = dict(steps=400_000, batch_size=256)
-    config.sample = dict(
-        guidance=4.0, readout="mean", method="heun", rtol=1e-2, atol=1e-2, steps=config_dict.placeholder(int), per_sample=True,
-    )
+
+    # sampling and evaluation
+    config.sample = dict(guidance=4.0, readout="mean", method="heun", rtol=1e-2, atol=1e-2)
+    config.sample.update(steps=config_dict.placeholder(int), per_sample=True)
     config.evaluate = dict(split="train", clips=64, batch=16, seed=0, text_guidance=(1.0, 4.0))
-    config.tune = dict(layers=(), rank=0, alpha=16.0)  # what trains: all; layers by rule; or with a rank LoRA beside them
-    config.run = dict(
-        mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="full",  # how steps are computed, not what
-        log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, validate_every=5000, evaluate_every=0, progress=True, tensorboard=True,
-    )
+
+    # run
+    config.tune = dict(layers=(), rank=0, alpha=16.0)  # everything trains; or layers chosen by rule; or LoRA, rank > 0
+    # mesh, microbatches and remat: how steps are computed, not what
+    config.run = dict(mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="full")
+    config.run.update(log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, validate_every=5000)
+    config.run.update(evaluate_every=0, progress=True, tensorboard=True)
+
     if mode == "debug":
         config.codec = dict(name="pixels", weights=(), scale=1.0)
         config.data.update(path="procedural:bouncing", frames=6, size=(16, 16), clips=dict(train=4, test=1))

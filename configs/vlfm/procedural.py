@@ -1,11 +1,11 @@
-"""VLFM from captions: 16 procedural clips of two seconds, trained at 24 frames a second, read at 48 and to eight seconds.
+"""VLFM from captions: 16 procedural clips of two seconds, trained at 24 fps, read at 48 fps and up to eight seconds.
 
     python -m launch.train    --config=configs/vlfm/procedural.py --workdir=out/captions
     python -m launch.sample   --workdir=out/captions --out=out/captions/clips --count=4 --fps=48
     python -m launch.evaluate --workdir=out/captions --out=out/captions/metrics.json
 
-Each clip has a caption of its own. The evaluation says of how many captions the clip is nearest to the true one, also when
-captions are swapped, and how good the frames between and after those of training are.
+Each clip has a caption of its own. The evaluation counts for how many captions the sampled clip is nearest to the true
+one, also with captions swapped, and measures the frames between and after those of training.
 """
 
 import ml_collections
@@ -13,48 +13,54 @@ from ml_collections import config_dict
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-    """`mode`: "" for the experiment, "debug" for the same code in seconds."""
+    """Returns the experiment; mode "debug" returns the same code path, small enough to run in seconds."""
     if mode not in ("", "debug"):
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.objective = "vlfm"  # or "direct": the paper's ablation without a flow
-    config.pretrained = ""  # what training starts from: the workdir of a run, or a public model
+    config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
+
+    # data
     config.codec = dict(name="pixels", weights=(), scale=1.0)
-    config.data = dict(
-        path="procedural:bouncing", cache="", frames=384, fps=48.0, size=(32, 32), clips=dict(train=16, test=1), seed=0,
-        fit="squeeze", stride=384, test_fraction=0.2, threads=1, captions="", image_fps=0.0,
-        dtype="float32",  # of latents on disk; or float16, bfloat16
-    )
-    config.clip = dict(frames=48, every=2, anywhere=False)  # what is trained on: N frames of each clip, every second one, from the first on
-    config.path = dict(
-        order=config_dict.placeholder(int),  # 1.3 N when empty
-        rule="first_order_hold", ramp=True, sigma="exponential", alpha=7.0, minimum=0.9,
-        motion=0.1,  # how much latents change from a frame to the next, root mean square
-    )
-    config.draw = dict(start=0.1, frames=1.0)  # this part of all t is within so many first frames
-    config.prediction = "mean"  # or "velocity", or "plain" without scales: what the network returns
+    config.data = dict(path="procedural:bouncing", cache="", frames=384, fps=48.0, size=(32, 32))
+    config.data.update(clips=dict(train=16, test=1), seed=0, fit="squeeze", stride=384, test_fraction=0.2, threads=1)
+    config.data.update(captions="", image_fps=0.0)
+    config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
+    # trained on: N frames of each clip, every second one, from the first on
+    config.clip = dict(frames=48, every=2, anywhere=False)
+
+    # path and objective
+    config.path = dict(order=config_dict.placeholder(int))  # 1.3 N when empty
+    config.path.update(rule="first_order_hold", ramp=True, sigma="exponential", alpha=7.0, minimum=0.9)
+    config.path.motion = 0.1  # root mean square change of the latents from one frame to the next
+    config.draw = dict(start=0.1, frames=1.0)  # this fraction of all t falls within so many first frames
+    config.prediction = "mean"  # what the network returns; or "velocity", or "plain" without scales
     config.mean_weight = 10.0
+
+    # captions and network
     config.text = dict(name="bytes", length=256, group=4, width=96, depth=2, heads=4)
-    config.caption_dropout = 0.1  # trained without, for guidance
-    config.network = dict(
-        name="dit", width=192, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=30.0,
-        dtype="float32", scan=False, local=True,
-    )
-    config.optimizer = dict(
-        name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=100, b1=0.9, b2=0.99, eps=1e-8,
-        weight_decay=0.0, clip=1.0, ema=0.998,
-    )
+    config.caption_dropout = 0.1  # fraction of examples that train without a caption, for guidance
+    config.network = dict(name="dit", width=192, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=30.0)
+    config.network.update(dtype="float32", scan=False, local=True)
+
+    # optimization
+    config.optimizer = dict(name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=100)
+    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0, ema=0.998)
     config.train = dict(steps=6000, batch_size=16)
-    config.sample = dict(
-        guidance=1.0, readout="mean", method="heun", rtol=1e-2, atol=1e-2, steps=config_dict.placeholder(int), per_sample=True,
-    )
+
+    # sampling and evaluation
+    config.sample = dict(guidance=1.0, readout="mean", method="heun", rtol=1e-2, atol=1e-2)
+    config.sample.update(steps=config_dict.placeholder(int), per_sample=True)
     config.evaluate = dict(split="train", clips=16, batch=16, seed=0, text_guidance=(1.0, 2.0, 4.0))
-    config.tune = dict(layers=(), rank=0, alpha=16.0)  # what trains: all; layers by rule; or with a rank LoRA beside them
-    config.run = dict(
-        mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none",  # how steps are computed, not what
-        log_every=25, checkpoint_every=500, keep=2, sample_every=1000, validate_every=1000, evaluate_every=0, progress=True, tensorboard=True,
-    )
+
+    # run
+    config.tune = dict(layers=(), rank=0, alpha=16.0)  # everything trains; or layers chosen by rule; or LoRA, rank > 0
+    # mesh, microbatches and remat: how steps are computed, not what
+    config.run = dict(mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none")
+    config.run.update(log_every=25, checkpoint_every=500, keep=2, sample_every=1000, validate_every=1000)
+    config.run.update(evaluate_every=0, progress=True, tensorboard=True)
+
     if mode == "debug":
         config.data.update(frames=24, size=(16, 16), clips=dict(train=4, test=1))
         config.clip.update(frames=6)
