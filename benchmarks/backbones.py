@@ -20,7 +20,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from absl import flags
 
-import launch
+from jvflow import cli
 from benchmarks.memory import fit
 from benchmarks.record import RESULTS, write
 
@@ -122,4 +122,4 @@ def _slopes(results: dict, part: str, lengths: tuple) -> dict:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -12,11 +12,11 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import RESULTS, write
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", launch.found("configs/biflow/procedural.py"), "The experiment.", lock_config=True
+    "config", cli.find_config("configs/biflow/procedural.py"), "The experiment.", lock_config=True
 )
 OUT = flags.DEFINE_string("out", "out/benchmark", "Where the runs go.")
 SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of training and streaming.")
@@ -39,4 +39,4 @@ def main():
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

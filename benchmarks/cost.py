@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import launch
+from jvflow import cli
 from benchmarks import subject
 from benchmarks.record import write
 from configs.vlfm.procedural import get_config
@@ -128,4 +128,4 @@ def _until(experiment, make, latents, text, real, config) -> dict:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import write
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
@@ -72,4 +72,4 @@ def _largest(decode, z) -> float:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import write
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
@@ -174,4 +174,4 @@ def _inputs(name: str) -> dict:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -22,12 +22,12 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import write
 from jvflow.data.files import write_text
 
-CONFIG = config_flags.DEFINE_config_file("config", launch.found("configs/flowframes/procedural.py"), "The experiment.", lock_config=True)
-PRETRAIN = config_flags.DEFINE_config_file("pretrain", launch.found("configs/flowframes/pretrain.py"), "The model it starts from.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", cli.find_config("configs/flowframes/procedural.py"), "The experiment.", lock_config=True)
+PRETRAIN = config_flags.DEFINE_config_file("pretrain", cli.find_config("configs/flowframes/pretrain.py"), "The model it starts from.", lock_config=True)
 OUT = flags.DEFINE_string("out", "out/flowframes_study", "Where the runs go.")
 VARIANTS = flags.DEFINE_list("variants", None, "Of the ones above; all when empty.")
 NAME = flags.DEFINE_string("name", "flowframes", "What the results are called.")
@@ -136,4 +136,4 @@ def _round_trips(run) -> dict:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

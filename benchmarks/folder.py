@@ -13,12 +13,12 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-import launch
+from jvflow import cli
 from benchmarks import subject
 from benchmarks.record import write
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", launch.found("configs/biflow/video_folder.py"), "The experiment.", lock_config=True
+    "config", cli.find_config("configs/biflow/video_folder.py"), "The experiment.", lock_config=True
 )
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 WEIGHTS = flags.DEFINE_list("weights", [], "Encoder and decoder of the TAESD family, as safetensors.")
@@ -41,7 +41,7 @@ def main():
         titles = {f"known_{n}": f"BI-FLOW, {n} known" for n in KNOWN.value}
         record = side_by_side(
             configs, out, titles=titles, heading=f"Real video, {kind}", command=command,
-            sampling=launch.entries(SAMPLE, "epsilon=0.8"),
+            sampling=cli.parse_overrides(SAMPLE, "epsilon=0.8"),
         )
         write(f"folder_{kind}" if KNOWN.value == KNOWN.default else f"folder_{kind}_known_{'_'.join(KNOWN.value)}", record)
 
@@ -68,4 +68,4 @@ def _in_latents(config, out):
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

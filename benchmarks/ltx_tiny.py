@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import write
 
 OUT = flags.DEFINE_string("out", "out/ltx_tiny", "Where models, data and the sheet go.")
@@ -136,4 +136,4 @@ def _autoencoder(folder: Path, data) -> dict:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

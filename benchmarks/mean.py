@@ -13,7 +13,7 @@ import types
 import numpy as np
 from absl import flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import write
 from benchmarks.timing import in_turn
 
@@ -80,4 +80,4 @@ def _public(checkout: str):
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import write
 
 WEIGHTS = flags.DEFINE_list("weights", None, "Encoder and decoder of the TAESD family, as safetensors.")
@@ -94,4 +94,4 @@ def _peak(compiled, arrays) -> float | None:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

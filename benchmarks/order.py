@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import write
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
@@ -61,4 +61,4 @@ def _figures(video: np.ndarray) -> dict:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

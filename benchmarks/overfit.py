@@ -21,10 +21,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import write
 
-CONFIG = config_flags.DEFINE_config_file("config", launch.found("configs/vlfm/overfit.py"), "The experiment.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", cli.find_config("configs/vlfm/overfit.py"), "The experiment.", lock_config=True)
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 WEIGHTS = flags.DEFINE_list("weights", None, "Encoder and decoder of TAEF2, as safetensors.")
 CLIPS = flags.DEFINE_list("clips", ["04_coffee", "bigbuckbunny"], "Names of videos in the folder.")
@@ -93,4 +93,4 @@ def _config(name: str, out: Path):
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -16,7 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from absl import flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import RESULTS, write
 
 SIZES = dict(dit_xl=dict(width=1152, depth=28, heads=16), ltx=dict(width=2048, depth=28, heads=32))
@@ -80,4 +80,4 @@ def _recommended(results: dict) -> dict:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

@@ -11,7 +11,7 @@ import time
 import numpy as np
 from absl import flags
 
-import launch
+from jvflow import cli
 from benchmarks.record import write
 
 LATENTS = flags.DEFINE_string("latents", None, "Latents (n, c, f, h, w), as a NumPy file.")
@@ -43,4 +43,4 @@ def main():
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    cli.run(main)

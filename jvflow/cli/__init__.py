@@ -1,0 +1,121 @@
+"""Command line of jvflow: each module here parses the flags of one command and calls one function of the package."""
+
+import ast
+import errno
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def find_config(path: str) -> str:
+    """Returns the path of a config given as FILE or FILE:MODE, wherever the command runs.
+
+    Looks in the working directory, then in the checkout, then in the configs that the installed package holds. A file
+    that is in none of them is returned as given.
+    """
+    file = path.partition(":")[0]
+    for root in (Path(), PACKAGE.parent, PACKAGE):
+        if (root / file).exists():
+            return str(root / path)
+    return path
+
+
+def _with_found_config(argv: list[str]) -> list[str]:
+    argv = [f"--config={find_config(a.split('=', 1)[1])}" if a.startswith("--config=") else a for a in argv]
+    return [find_config(a) if i and argv[i - 1] == "--config" else a for i, a in enumerate(argv)]
+
+
+def parse_overrides(flag: flags.FlagHolder, example: str) -> dict:
+    """Returns the entries of a repeated flag NAME=VALUE, such as videos=64.
+
+    A value is read as a Python literal, or else as a string.
+
+    Raises:
+      ValueError: if a name or a value is missing; the message shows `example`.
+    """
+    entries = {}
+    for text in flag.value:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"--{flag.name}={text}: write NAME=VALUE, for example --{flag.name}={example}")
+        try:
+            entries[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            entries[name] = value
+    return entries
+
+
+def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = None) -> None:
+    """Parses the flags in `sys.argv` and runs `command()` as one process of its job.
+
+    A user's mistake ends the program with one line on stderr and exit status 1, a stop by signal with status 143.
+    `before_jax` is called when the flags are parsed and JAX is not imported yet.
+    """
+
+    def main(argv: list[str]) -> None:
+        if before_jax is not None:
+            before_jax()
+        log = _start_log()
+        # imported late, so that --help and a mistake in the flags answer at once
+        from jvflow.parallel import processes
+        from jvflow.training.loop import Stopped
+
+        try:
+            processes.start()
+            log.setLevel(logging.INFO if processes.is_primary() else logging.WARNING)
+            command()
+            processes.barrier("the end")
+        except Stopped as stopped:
+            log.info("%s", stopped)
+            sys.exit(143)  # the status that a shell reports for SIGTERM: schedulers restart what ends with it
+        except OSError as error:
+            full = ": make room and give the same command again, it continues after what is whole"
+            sys.exit(f"error: {error}{full if error.errno == errno.ENOSPC else ''}")
+        except (ValueError, FloatingPointError) as error:
+            sys.exit(f"error: {error}")
+        except AttributeError as error:
+            # ml_collections wraps a KeyError; any other AttributeError is a mistake in this package
+            if not (error.args and isinstance(error.args[0], KeyError)):
+                raise
+            sys.exit(
+                f"error: the config has no key {error.args[0].args[0]}: give a config of your own every key of the one "
+                "it follows; a run of an earlier version has to be trained anew, or continued with that version"
+            )
+
+    app.run(main, argv=_with_found_config(sys.argv), flags_parser=_parse_flags)
+
+
+def _start_log() -> logging.Logger:
+    """Returns this package's logger, which alone writes messages of level INFO, to stderr."""
+    absl_logging.set_verbosity(absl_logging.WARNING)  # the level of all other packages
+    log = logging.getLogger("jvflow")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    return log
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; a mistake in them or in the config ends the program with one line."""
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        text = " ".join(str(error).split())
+        sys.exit(f"error: {text} (--help lists the flags)")
+    except AttributeError as error:  # from ml_collections, which has looked for the nearest key
+        text = str(error).strip("'\"").replace("\\'", "'").replace("\\n", ". ")
+        given = ", ".join(a for a in argv if a.startswith("--config."))
+        sys.exit(f"error: the config has no key {text} (given: {given})")
+    except (ValueError, OSError, TypeError) as error:
+        sys.exit(f"error: {error}")
+    if len(rest) > 1:
+        sys.exit(f"error: unexpected arguments: {' '.join(rest[1:])}; flags are written --NAME=VALUE")
+    return rest

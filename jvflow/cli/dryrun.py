@@ -1,0 +1,38 @@
+"""Compiles a config for accelerators that this machine does not have, and prints memory, time and communication.
+
+jvflow dryrun --config=configs/biflow/paper.py --topology=v5e:4x4 [--out=FILE.json]
+"""
+
+import json
+import os
+
+from absl import flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py or FILE.py:MODE.", lock_config=True)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "A TPU slice such as v5e:4x4, v5p:4x4x4 or v6e:8x8; or GPUs such as h100:8."
+)
+OUT = flags.DEFINE_string("out", None, "The JSON file to write the figures to.")
+SAMPLER = flags.DEFINE_boolean("sampler", True, "Also compile the sampler.")
+LARGEST = flags.DEFINE_boolean("largest", True, "Also find the largest batch that fits.")
+flags.mark_flags_as_required(["config", "topology"])
+
+
+def main():
+    from jvflow import dryrun
+    from jvflow.data.files import write_text
+
+    record = dryrun.report(CONFIG.value, TOPOLOGY.value, sampler=SAMPLER.value, largest=LARGEST.value)
+    print(dryrun.table(record))
+    if OUT.value:
+        write_text(OUT.value, json.dumps(record, indent=1) + "\n")
+
+
+def simulate_devices() -> None:
+    """Keeps JAX on the CPU, with as many simulated devices as the topology has GPUs; JAX reads this when it starts."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    name, _, count = TOPOLOGY.value.partition(":")
+    if count.isdigit() and not name.startswith("v"):
+        given = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={count}"

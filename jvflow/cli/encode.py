@@ -1,0 +1,49 @@
+"""Encodes a data set once, for training in latents.
+
+    jvflow encode --config=configs/biflow/video_folder.py --out=DIR ...
+
+With target inversion (config.inversion.rho above 0) the data set gets the inverted chunks too, and with a pretrained
+text encoder the embedded captions. Training takes it as --config.data.path=DIR. The command may be stopped at any time;
+the same command continues.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment; its data and its codec are used.", lock_config=True
+)
+OUT = flags.DEFINE_string("out", None, "The data set of latents. Clips that have to be built go to DIR-clips.")
+flags.mark_flags_as_required(["config", "out"])
+
+
+def main():
+    from jvflow.data import latents, records
+    from jvflow.data.files import mebibytes
+    from jvflow.flowframes import inversion
+    from jvflow.parallel import processes
+
+    out, config = OUT.value.rstrip("/"), CONFIG.value
+    inverts = "inversion" in config and config.inversion.rho
+    manifest = (inversion if inverts else latents).prepare(config, out)
+    if not processes.is_primary():
+        return
+    report = records.report(out)
+    inversions = " and inversions" if inverts else ""
+    captions = ", embedded captions" if "text" in manifest["settings"] else ""
+    clips = ", ".join(f"{count} clips in {split}" for split, count in manifest["splits"].items())
+    print(f"{out}: key {manifest['key']}, latents{inversions}{captions} of {clips}, {mebibytes(report['bytes'])}")
+    if files := report.get("files"):
+        skipped = [f"{file['file']} ({file['error']})" for file in files if file["error"]]
+        dropped = sum(file["dropped"] for file in files)
+        errors = ("; ".join(skipped[:5]) or "none") + " ..." * (len(skipped) > 5)
+        print(f"{len(files)} videos, {dropped} frames in no clip; not read to the end: {errors}")
+    for name, stats in report["latents"].items():
+        shape = " x ".join(map(str, stats["shape"]))
+        print(
+            f"{name}: {shape} {manifest['settings']['dtype']}, "
+            f"mean {stats['mean']:.4g}, standard deviation {stats['std']:.4g}"
+        )
+    if "path" in config:
+        change = latents.motion(out, every=config.clip.every)
+        print(f"they change by {change:.3f} from a frame to the next: --config.path.motion takes it")

@@ -1,0 +1,48 @@
+"""The console script `jvflow`: `jvflow COMMAND --flag=value ...`."""
+
+import difflib
+import importlib
+import sys
+
+from absl import flags
+
+from jvflow import cli
+
+COMMANDS = {
+    "train": "Trains a config, or continues a run.",
+    "sample": "Writes videos from a trained run.",
+    "evaluate": "Measures a trained run.",
+    "encode": "Encodes a data set once, for training in latents.",
+    "compare": "Compares trained runs of one data set, as Bi-flow's paper does.",
+    "export": "Writes a trained run in the layout of the public hubs, which other packages load.",
+    "dryrun": "Compiles a config for accelerators that this machine does not have.",
+    "demo": "Trains, streams and compares FLOW, BI-FLOW and CONDIFF on procedural video.",
+}
+
+
+def main() -> None:
+    """Runs the command that `sys.argv` names."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name in ("", "help", "--help", "-h"):
+        lines = [f"    {command:10}{line}" for command, line in COMMANDS.items()]
+        print(
+            "\n".join(
+                ["usage: jvflow COMMAND --flag=value ...", "", *lines, "", "jvflow COMMAND --help lists its flags"]
+            )
+        )
+        sys.exit(0 if name else 1)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(COMMANDS)}"
+        sys.exit(f"error: unknown command {name!r}: {hint}")
+    run_command(name, arguments, program=f"jvflow {name}")
+
+
+def run_command(name: str, arguments: list[str], *, program: str) -> None:
+    """Runs one command with its flags; `program` is what the user typed before the flags."""
+    module = importlib.import_module(f"jvflow.cli.{name}")
+    if "--help" in arguments or "-h" in arguments:
+        print(f"{module.__doc__.strip()}\n{flags.FLAGS.module_help(module.__name__)}")
+        return
+    sys.argv = [program, *arguments]
+    cli.run(module.main, before_jax=module.simulate_devices if name == "dryrun" else None)
