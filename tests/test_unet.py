@@ -11,7 +11,7 @@ from jvflow import networks
 from jvflow.biflow import method as biflow
 from jvflow import pretrained
 from jvflow.parallel import mesh as meshes
-from jvflow.flow.field import Condition, together
+from jvflow.flow.field import Condition, concat_fields
 from jvflow.networks.base import Keys
 
 SMALL = dict(width=8, levels=(1, 2), attends=(False, True), groups=4, head=4, channels=3, blocks=1)
@@ -79,7 +79,7 @@ def test_the_networks_of_biflows_authors_are_its_field():
     config, tensors, io = read(FIXTURES / "unet_biflow.safetensors")
     video = pretrained.import_checkpoint("unet2d", config, tensors)
     noise = pretrained.import_checkpoint("unet2d", config, {name: 0.9 * a for name, a in tensors.items()})
-    field = together(networks.as_field(video), networks.as_field(noise))
+    field = concat_fields(networks.as_field(video), networks.as_field(noise))
     x, s = jnp.moveaxis(io["sample"], 1, -1)[:, None], (jnp.asarray(io["timestep"]), jnp.asarray(io["class_labels"]))
     v, d = jax.jit(lambda x, s: field(x, s, None))(x, s)
     np.testing.assert_allclose(jnp.moveaxis(v[:, 0], -1, 1), io["output"], atol=2e-5 * np.abs(io["output"]).max())

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jvflow.flow.field import Field, as_partial, column
+from jvflow.flow.field import Field, as_partial, expand_like
 
 Predict = Callable[[Float[Array, "b ..."], Int[Array, "b"]], Float[Array, "b ..."]]
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -140,7 +140,7 @@ def _velocity(schedule: Schedule, field, x, s, condition=None):
     odds = np.log(alphas / (1 - alphas))  # falls over the timesteps
     wanted = jnp.clip(2 * (jnp.log(t) - jnp.log1p(-t)), odds[-1], odds[0])
     timestep = jnp.interp(wanted, odds[::-1], np.arange(schedule.train_steps)[::-1].astype(float))
-    a, r = column(jax.nn.sigmoid(wanted), x), column(jnp.sqrt(t**2 + (1 - t) ** 2), x)
+    a, r = expand_like(jax.nn.sigmoid(wanted), x), expand_like(jnp.sqrt(t**2 + (1 - t) ** 2), x)
     clean, noise = _read(field(x / r, (timestep,), condition)[0], x / r, a, schedule)
     return (clean - noise,)
 

@@ -1,4 +1,4 @@
-"""Fields: what a network is to the rest of the library, and functions from a field to a field.
+"""Fields: the interface of a network to the rest of the library, and functions from a field to a field.
 
     Field           (x, s, condition) -> velocities, one per coordinate of s; always batched
     along           dx/dk = sum_i f_i(x, s(k), condition) ds_i/dk           (1)   Bi-flow, eq. 8
@@ -19,12 +19,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Condition:
-    """What a field is conditioned on beside x and s; every entry may be absent.
+    """The inputs of a field other than x and s; every entry may be None.
 
     Attributes:
       text: embedded caption tokens (b, n, d).
       text_mask: which of them are real (b, n).
-      context: frames that are known, beside x on the channel axis: (b, f, h, w, c).
+      context: known frames, concatenated with x on the channel axis: (b, f, h, w, c).
       fps: frames per second of the clip (b,).
       label: class index (b,), with -1 for "none".
     """
@@ -40,7 +40,7 @@ Field = Callable[[Array, tuple, Condition | None], tuple]
 
 
 def null(condition: Condition | None) -> Condition | None:
-    """The condition without its text and its label: what guidance and caption dropout compare with.
+    """Returns the condition without its text and its label, for guidance and caption dropout.
 
     Masked-out text keeps its shape, so that both versions compile to one program. Context and fps
     are part of the input and stay.
@@ -57,18 +57,37 @@ def null(condition: Condition | None) -> Condition | None:
 
 
 def drop(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Condition | None:
-    """Caption dropout: the condition with text and label left out for a part `rate` of the examples, as `null` leaves them out.
+    """Drops text and label, as `null` does, from each example with probability `rate` (caption dropout).
 
-    A field that was trained so knows both fields that guidance (2) compares. One key for each example.
+    A field trained with it learns both fields that guidance (2) needs. Takes one key per example.
     """
     if condition is None or not rate:
         return condition
-    out = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
-    return jax.tree.map(lambda there, gone: jnp.where(column(out, there), gone, there), condition, null(condition))
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    choose = lambda kept, empty: jnp.where(expand_like(dropped, kept), empty, kept)
+    return jax.tree.map(choose, condition, null(condition))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A function with its first arguments fixed; equal to another one with an equal function and equal arguments.
+
+    A compiled program that takes it is used again, which it is not for a `functools.partial`.
+
+    Attributes:
+      function: `(*fixed, *args) -> result`.
+      fixed: hashable values.
+    """
+
+    function: Callable
+    fixed: tuple
+
+    def __call__(self, *args, **options):
+        return self.function(*self.fixed, *args, **options)
 
 
 def as_partial(field: Field) -> jax.tree_util.Partial:
-    """The field as a pytree, so that it can be an argument of a compiled function."""
+    """Returns the field as a pytree, so that it can be an argument of a compiled function."""
     return field if isinstance(field, jax.tree_util.Partial) else jax.tree_util.Partial(field)
 
 
@@ -79,54 +98,57 @@ def _guided(field, weight, x, s, condition):
 
 
 def guide(field: Field, weight: float) -> Field:
-    """Classifier-free guidance (2). `weight` 1 means none and returns the field itself.
+    """Applies classifier-free guidance (2). `weight` 1 means none and returns the field itself.
 
-    Each call of the guided field calls the given one twice. A solver counts calls of the field it
-    was given, so the cost of guidance is reported as a number of its own and never inside NFE.
+    Each call of the guided field calls the given field twice. A solver counts calls of the field
+    that it gets, so NFE does not include the cost of guidance, which is reported separately.
     """
     if weight == 1:
         return field
     return jax.tree_util.Partial(_guided, as_partial(field), weight)
 
 
-def _together(fields, x, s, condition=None):
+def _concatenated(fields, x, s, condition=None):
     return tuple(velocity for field in fields for velocity in field(x, s, condition))
 
 
-def together(*fields: Field) -> Field:
-    """The velocities of several fields, one after the other: networks that were trained apart as one field."""
-    return jax.tree_util.Partial(_together, tuple(as_partial(field) for field in fields))
+def concat_fields(*fields: Field) -> Field:
+    """Joins fields that were trained separately: returns the velocities of all of them, in order."""
+    return jax.tree_util.Partial(_concatenated, tuple(as_partial(field) for field in fields))
 
 
-def along(field: Field, curve: Callable, condition: Condition | None, *, each: tuple = (), moving: int | None = None) -> Callable:
-    """The ordinary differential equation (1) of a field along a curve.
+def along(
+    field: Field, curve: Callable, condition: Condition | None, *, curve_args: tuple = (), num_moving: int | None = None
+) -> Callable:
+    """Restricts a field to a curve: returns the right-hand side of the differential equation (1).
 
     Args:
-      field: velocities, one per coordinate.
-      curve: `(k, *each) -> s`, a tuple of scalars.
-      each: what tells the curve of one sample from another's, arrays (b,).
+      field: returns velocities, one per coordinate.
+      curve: `(k, *curve_args) -> s`, a tuple of scalars.
+      curve_args: arguments of the curve that differ between samples, arrays (b,).
       condition: passed on to the field.
-      moving: how many coordinates change along the curve; a field may leave out the velocities of
-        the others. All of them when None.
+      num_moving: how many of the first coordinates change along the curve; the field may omit the
+        velocities of the others. All coordinates when None.
 
     Returns:
-      `(k (b,), x (b, ...)) -> dx/dk (b, ...)`, as `solver.solve` wants it.
+      `(k (b,), x (b, ...)) -> dx/dk (b, ...)`, as `solver.solve` takes it.
     """
 
     def derivative(k, x):
-        s, ds = jax.vmap(lambda k, *of: jax.jvp(lambda k: curve(k, *of), (k,), (jnp.ones_like(k),)))(k, *each)
-        need = len(s) if moving is None else moving
+        one = lambda k, *args: jax.jvp(lambda k: curve(k, *args), (k,), (jnp.ones_like(k),))
+        s, ds = jax.vmap(one)(k, *curve_args)
+        need = len(s) if num_moving is None else num_moving
         velocities = field(x, s, condition)
         if len(velocities) < need:
             raise ValueError(
                 f"the curve moves along {need} coordinates, the field has {len(velocities)} velocities: "
                 "FLOW and CONDIFF fields take the curve `plain`"
             )
-        return sum(column(d, x) * v for d, v in zip(ds, velocities))
+        return sum(expand_like(d, x) * v for d, v in zip(ds, velocities))
 
     return derivative
 
 
-def column(values: Float[Array, "b"], like: Array) -> Array:
-    """Values, one for each example, against the axes of `like` (b, ...)."""
+def expand_like(values: Float[Array, "b"], like: Array) -> Array:
+    """Appends axes of size 1 to `values` (b,), so that they broadcast against `like` (b, ...)."""
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
