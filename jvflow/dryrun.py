@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from jvflow.vlfm import sample as clips
-from jvflow.parallel import hlo
-from jvflow.parallel import mesh as meshes
+from jvflow.assembly import Experiment
 from jvflow.data.pipeline import Batch
-from jvflow.experiment import Experiment, assemble
+from jvflow.experiment import assemble
 from jvflow.networks import as_field
-from jvflow.run import Run
-from jvflow.training.state import merge
-from jvflow.training.loop import compiled_step, placed
+from jvflow.parallel import hlo, sharding
+from jvflow.parallel import mesh as meshes
+from jvflow.parallel.constrain import DATA, FSDP, TENSOR
+from jvflow.training.sharded import compiled_step, init_and_abstract_state
+from jvflow.training.step import merge
 
 
 class Chip(NamedTuple):
@@ -87,13 +87,13 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
       largest: with the largest batch that fits, which takes some more compilations.
     """
     chip, count = parse(topology)
-    mesh = meshes.make(config.run.mesh, devices(topology))
+    mesh = meshes.make_mesh(config.run.mesh, devices(topology))
     meshes.check_batch(config.train.batch_size, mesh, config.run.microbatches)
     experiment = assemble(config, abstract=True)
     experiment.check_mesh(mesh)
-    _, abstract = placed(experiment, config, mesh)
+    _, abstract = init_and_abstract_state(experiment, config, mesh)
     whole = merge(abstract.frozen, abstract.params)
-    decisions = meshes.decide(whole, experiment.network.rules, mesh)
+    decisions = sharding.decide(whole, experiment.network.rules, mesh)
     total, trained = (sum(a.size for a in jax.tree.leaves(part)) for part in (whole, abstract.params))
     train = _train(experiment, config, mesh, abstract, CHIPS[chip])
     found = dict(
@@ -115,16 +115,16 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
 
 def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
-    batch, (key, given) = batch_shapes(experiment, config, mesh), _everywhere(experiment, mesh)
+    batch, (key, encoder_params) = batch_shapes(experiment, config, mesh), _everywhere(experiment, mesh)
     step = compiled_step(experiment, config, shardings)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of devices that are not there
-        figures = _compiled(step, (abstract, batch, key, given), mesh, chip)
+        figures = _compiled(step, (abstract, batch, key, encoder_params), mesh, chip)
     each = jnp.dtype(config.network.dtype).itemsize  # parameters travel as they are computed with
-    split = lambda part: sum(a.size * each for a in jax.tree.leaves(part) if meshes.FSDP in a.sharding.spec)
+    split = lambda part: sum(a.size * each for a in jax.tree.leaves(part) if FSDP in a.sharding.spec)
     sharded = 3 * split(abstract.params) + 2 * split(abstract.frozen)  # forwards, backwards, and the gradient of what has one
-    n = mesh.shape[meshes.FSDP]
+    n = mesh.shape[FSDP]
     if n > 1 and "collectives" in figures:
-        figures["minimum_bytes"] = sharded / mesh.shape[meshes.TENSOR] * (n - 1) / n * config.run.microbatches  # each of which sees all weights
+        figures["minimum_bytes"] = sharded / mesh.shape[TENSOR] * (n - 1) / n * config.run.microbatches  # each of which sees all weights
         sent = sum(kind["bytes"] for kind in figures["collectives"].values())
         figures["bytes_over_minimum"] = sent / figures["minimum_bytes"]
     return figures
@@ -140,7 +140,7 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
     latent = (chunks * each, *places)
     tokens = experiment.text.tokenize([""]) if experiment.text else None
     embedded = tokens and experiment.text.init is None  # by `launch.encode`, as the latents
-    inverted = each if experiment.inversions else 0
+    inverted = each if experiment.window.inverted else 0
     return Batch(
         video=of((frames, *config.data.size, 3), jnp.uint8) if pixels and not inverted else None,
         fps=of(()), start=of(()),
@@ -156,9 +156,9 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
 
 def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
     """The sampler for one video on each part of the mesh that takes rows: a frame of a stream, a clip, or a chunk."""
-    count = mesh.shape[meshes.DATA] * mesh.shape[meshes.FSDP]
-    rows, (key, given) = meshes.batched(mesh), _everywhere(experiment, mesh)
-    frames = experiment.past_frames or experiment.window.frames // experiment.chunks
+    count = mesh.shape[DATA] * mesh.shape[FSDP]
+    rows, (key, encoder_params) = meshes.batched(mesh), _everywhere(experiment, mesh)
+    frames = experiment.start_frames
     of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=rows)
     first = of(experiment.codec.latent_shape((frames, *config.data.size)))
     text = dict(fps=of(()))
@@ -168,19 +168,15 @@ def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
         if experiment.text.init is None:  # embedded by a program of its own
             text |= dict(embedding=of((*mask.shape[1:], experiment.text.width)))
 
-    times = clips.read_times(Run(config, experiment, params, None, 0)) if experiment.generate else None
+    program = experiment.method.sampling_program(experiment)
 
-    def made(params, given, first, key, text):
-        field = as_field(experiment.network, params)
-        condition = experiment.condition(params, text.get("tokens"), text.get("mask"), given, text.get("embedding"), text["fps"])
-        if experiment.generate:
-            return experiment.generate(field, key, times, count, condition)
-        if experiment.predict:
-            return experiment.predict(field, first, key, condition)
-        return next(experiment.stream(field, first, key))
+    def made(params, encoder_params, first, key, text):
+        tokens, mask, embedding = (text.get(name) for name in ("tokens", "mask", "embedding"))
+        condition = experiment.condition(params, tokens, mask, encoder_params, embedding, text["fps"])
+        return program(as_field(experiment.network, params), first, key, condition)
 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of devices that are not there
-        return dict(_compiled(jax.jit(made), (params, given, first, key, text), mesh, chip), videos=count)
+        return dict(_compiled(jax.jit(made), (params, encoder_params, first, key, text), mesh, chip), videos=count)
 
 
 def _compiled(function, args, mesh, chip: Chip) -> dict:
@@ -210,7 +206,7 @@ def _compiled(function, args, mesh, chip: Chip) -> dict:
 
 def _largest(experiment, config, mesh, abstract, chip: Chip, train: dict) -> int:
     """The largest batch that fits: temporaries grow with it in proportion, so two compilations say where to look, and a third whether it is so."""
-    step = mesh.shape[meshes.DATA] * mesh.shape[meshes.FSDP] * config.run.microbatches
+    step = mesh.shape[DATA] * mesh.shape[FSDP] * config.run.microbatches
     config = config.copy_and_resolve_references()
 
     def needed(batch: int) -> float:
@@ -234,7 +230,7 @@ def _largest(experiment, config, mesh, abstract, chip: Chip, train: dict) -> int
 
 def _everywhere(experiment: Experiment, mesh) -> tuple[jax.ShapeDtypeStruct, Any]:
     """The shapes of a key, and of what the experiment's programs are given besides their state, on every device."""
-    shapes = jax.eval_shape(lambda: (jax.random.key(0), experiment.given))
+    shapes = jax.eval_shape(lambda: (jax.random.key(0), experiment.encoder_params))
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=meshes.replicated(mesh)), shapes)
 
 

@@ -1,43 +1,94 @@
-"""What a config means: the one place where config keys become functions, those of each paper in a file."""
+"""What a config means: the one place where config keys become functions. It imports a paper by its name, when it is asked for."""
+
+from importlib import import_module
+from importlib.util import find_spec
 
 import optax
 
 from jvflow import codecs, text
-from jvflow.biflow import method as biflow
-from jvflow.flowframes import method as flowframes
-from jvflow.training import optimizer
-from jvflow.biflow import assemble as of_biflow
-from jvflow.flowframes import assemble as of_flowframes
-from jvflow.vlfm import assemble as of_vlfm
-from jvflow.method import Experiment, Latents, choose, example_keys, with_text
+from jvflow.assembly import Experiment, choose
+from jvflow.method import Method
 from jvflow.training.lora import Tuning
+from jvflow.training.optimizer import grams
 
-__all__ = ["Experiment", "Latents", "assemble", "example_keys", "with_text"]
+PAPERS = ("biflow", "vlfm", "flowframes")
+
+
+def method_of(config) -> Method:
+    """Returns the method that `config.method` names.
+
+    Raises:
+      ValueError: if no such paper is installed, or if it has no such objective.
+    """
+    if config.method not in PAPERS or find_spec(f"jvflow.{config.method}") is None:
+        there = [name for name in PAPERS if find_spec(f"jvflow.{name}")]
+        raise ValueError(f"unknown method {config.method!r}: use one of {', '.join(there)}")
+    method = import_module(f"jvflow.{config.method}.method").METHOD
+    choose(dict.fromkeys(method.objectives), "objective", config.objective)
+    return method
 
 
 def assemble(config, *, abstract: bool = False) -> Experiment:
-    """All functions of a config. Wrong names and sizes that do not fit are errors here.
+    """Assembles the functions of a config.
 
-    With `abstract` a codec and a text encoder without weights are taken for their public models, of which nothing but shapes is known then.
+    Args:
+      config: of `configs/`.
+      abstract: a codec and a text encoder without checkpoints stand for their public models, of which only the
+        shapes are known.
+
+    Raises:
+      ValueError: for unknown names, and for sizes that do not fit.
     """
-    papers = ((biflow.OBJECTIVES, of_biflow), (of_vlfm.OBJECTIVES, of_vlfm), (flowframes.DESIGNS, of_flowframes))
-    methods = {objective: paper.assemble for objectives, paper in papers for objective in objectives}
-    method = choose(methods, "objective", config.objective)
+    method = method_of(config)
     codec = codecs.build(**config.codec, abstract=abstract)
     encoder = text.build(**config.text, abstract=abstract) if "text" in config else None
-    if codec.frames > 1 and config.objective not in flowframes.DESIGNS:
-        raise ValueError(f"the codec {config.codec.name} takes {codec.frames} frames as one, {config.objective} is about single frames: use a codec of images, such as tiny")
-    update, rate = _optimizer(config)
-    tuning = Tuning(tuple(config.tune.layers), config.tune.rank, config.tune.alpha)
-    if tuning.freezes and not config.pretrained:
-        raise ValueError("config.tune leaves parameters as they are, and without config.pretrained they would be random: name what training starts from, or use --config.tune.rank=0 --config.tune.layers='()'")
-    return Experiment(codec=codec, optimizer=update, schedule=rate, pretrained=config.pretrained, tuning=tuning, **method(config, codec, encoder))
+    if codec.frames > 1 and not method.video_codecs:
+        raise ValueError(
+            f"the codec {config.codec.name} takes {codec.frames} frames as one, {config.objective} is about single frames: "
+            "use a codec of images, such as tiny"
+        )
+    update, schedule = _optimizer(config)
+    tune = config.tune
+    tuning = Tuning(tuple(tune.layers), tune.rank, tune.alpha) if tune.layers or tune.rank else None
+    if tuning and not config.pretrained:
+        raise ValueError(
+            "config.tune leaves parameters as they are, and without config.pretrained they would be random: name what "
+            "training starts from, or use --config.tune.rank=0 --config.tune.layers='()'"
+        )
+    return Experiment(
+        method=method,
+        codec=codec,
+        optimizer=update,
+        schedule=schedule,
+        text=encoder,
+        pretrained=config.pretrained,
+        tuning=tuning,
+        **method.assemble(config, codec, encoder),
+    )
 
 
 def _optimizer(config) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    settings = dict(config.optimizer)
-    settings.pop("ema")
-    rate = optimizer.schedule(
-        settings.pop("schedule"), settings.pop("learning_rate"), warmup_steps=settings.pop("warmup_steps"), steps=config.train.steps
+    """Returns the optimizer of a config, behind clipping by the global norm, and its learning rate over the steps."""
+    settings = config.optimizer
+    schedule = learning_rate_schedule(
+        settings.schedule, settings.learning_rate, warmup_steps=settings.warmup_steps, steps=config.train.steps
     )
-    return optimizer.build(settings.pop("name"), rate, **settings), rate
+    build = choose(dict(adamw=optax.adamw, grams=grams), "optimizer", settings.name)
+    update = build(schedule, **{key: settings[key] for key in ("b1", "b2", "eps", "weight_decay")})
+    limit = settings.max_grad_norm
+    return optax.chain(optax.clip_by_global_norm(limit), update) if limit else update, schedule
+
+
+def learning_rate_schedule(name: str, learning_rate: float, *, warmup_steps: int, steps: int) -> optax.Schedule:
+    """Returns the learning rate over `steps` steps: linear warm-up, then constant, linear or cosine to 0."""
+    rest = max(steps - warmup_steps, 1)
+    decays = {
+        "constant": optax.constant_schedule(learning_rate),
+        "linear": optax.linear_schedule(learning_rate, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(learning_rate, rest),
+    }
+    decay = choose(decays, "schedule", name)
+    if warmup_steps < 1:
+        return decay
+    warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps - 1 or 1)
+    return optax.join_schedules([warmup, decay], [warmup_steps])

@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 
 from jvflow.parallel import processes
+from jvflow.load import load
 from jvflow.pretrained import public
 from jvflow.training import lora as tuning
 from jvflow import pretrained
-from jvflow import run as runs
 from jvflow.data.files import write_text
 from jvflow.training.workdir import Workdir
 
@@ -46,7 +46,7 @@ def export(workdir, out, *, lora: bool = False, like: Sequence = (), step: int |
     wrong = [f"{folder} holds a {kind}" for folder, (kind, _) in zip(like, kinds) if kind != public.KINDS[config.network.name]]
     if wrong:
         raise ValueError(f"{'; '.join(wrong)}: the network {config.network.name} is a {public.KINDS[config.network.name]}")
-    run = runs.load(workdir, step=step, ema=ema)
+    run = load(workdir, step=step, ema=ema)
     options = public.options(config, run.experiment.text.width if run.experiment.text else 0)
     if "text" in run.params:
         LOG.warning("the text encoder that was trained with the network has no place in a public model, and is left out: what is exported expects its embeddings")
@@ -62,7 +62,7 @@ def export(workdir, out, *, lora: bool = False, like: Sequence = (), step: int |
                 pretrained.export_lora(kind, said, here, beside / part.folder, **options)
             else:
                 pretrained.export(kind, said, tuning.merged(here), beside / part.folder, **options)
-        write_text(beside / "jvflow.json", json.dumps(dict(runs.protocol(run), lora=lora, tune=config.tune.to_dict()), indent=1) + "\n")
+        write_text(beside / "jvflow.json", json.dumps(dict(run.protocol, lora=lora, tune=config.tune.to_dict()), indent=1) + "\n")
         beside.rename(out)  # whole, or not there
 
     processes.on_primary(write)

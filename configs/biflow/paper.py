@@ -18,6 +18,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.method = "biflow"
     config.objective = "biflow"  # or "flow", "condiff"
     config.coupling = "consecutive"
     config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
@@ -35,11 +36,11 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.prediction = "velocity"  # or "clean": what the network returns where there is noise
     config.alpha_max = 1.0
     config.context = dict(frames=1, noise=0.0)  # number of known frames; the highest noise level on those other than x
-    config.weights = dict(flow=(1.0,), biflow=(1.0, 1.0), condiff=(1.0,))
+    config.loss_weights = dict(flow=(1.0,), biflow=(1.0, 1.0), condiff=(1.0,))
 
     # optimization
     config.optimizer = dict(name="adamw", learning_rate=1e-4, schedule="constant", warmup_steps=0)
-    config.optimizer.update(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip=1.0, ema=0.0)
+    config.optimizer.update(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, max_grad_norm=1.0, ema=0.0)
     config.train = dict(steps=200_000, batch_size=128)
 
     # sampling and evaluation

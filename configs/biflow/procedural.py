@@ -17,6 +17,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 1
+    config.method = "biflow"
     config.objective = "biflow"  # or "flow", "condiff"
     config.coupling = "consecutive"
     config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
@@ -36,11 +37,11 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.prediction = "velocity"  # or "clean": what the network returns where there is noise
     config.alpha_max = 1.0
     config.context = dict(frames=1, noise=0.0)  # number of known frames; the highest noise level on those other than x
-    config.weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
+    config.loss_weights = dict(flow=(30.0,), biflow=(30.0, 1.0), condiff=(1.0,))
 
     # optimization
     config.optimizer = dict(name="adamw", learning_rate=3e-3, schedule="cosine", warmup_steps=50)
-    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip=1.0, ema=0.99)
+    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, max_grad_norm=1.0, ema=0.99)
     config.train = dict(steps=1200, batch_size=16)
 
     # sampling and evaluation

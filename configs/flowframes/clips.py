@@ -25,6 +25,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.method = "flowframes"
     config.objective = "flowframes"  # or "conventional": noise with the observed chunk as a condition; "text_to_video"
     config.pretrained = ""  # the workdir of a run of text_to_video, whose parameters training starts from
 
@@ -51,7 +52,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     # optimization
     config.optimizer = dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=100)
-    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0, ema=0.99)
+    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=1.0, ema=0.99)
     config.train = dict(steps=1500, batch_size=8)
 
     # sampling and evaluation

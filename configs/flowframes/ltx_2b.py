@@ -39,6 +39,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.method = "flowframes"
     config.objective = "flowframes"  # or "conventional": noise with the observed chunk as a condition; "text_to_video"
     config.pretrained = ""  # LTX/transformer, or the workdir of a run of text_to_video
 
@@ -66,7 +67,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     # optimization
     config.optimizer = dict(name="adamw", learning_rate=2e-4, schedule="linear", warmup_steps=0)
-    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0, ema=0.0)
+    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=1.0, ema=0.0)
     config.train = dict(steps=1450, batch_size=14336)
 
     # sampling and evaluation

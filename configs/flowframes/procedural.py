@@ -22,6 +22,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.method = "flowframes"
     config.objective = "flowframes"  # or "conventional": noise with the observed chunk as a condition
     config.pretrained = ""  # the workdir of a run whose parameters training starts from
 
@@ -49,7 +50,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     # optimization
     config.optimizer = dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=50)
-    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0, ema=0.99)
+    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=1.0, ema=0.99)
     config.train = dict(steps=1000, batch_size=16)
 
     # sampling and evaluation

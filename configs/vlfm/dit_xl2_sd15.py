@@ -29,5 +29,5 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.codec.update(steps=50, guidance=1.0, prompt="", tile=0)
         config.text = dict(name="clip", weights=())
         config.data.size = (512, 512)
-        config.path.motion = 0.4  # use the value that `launch.encode` prints for your latents
+        config.path.velocity_scale = 0.4  # use the value that `launch.encode` prints for your latents
     return config

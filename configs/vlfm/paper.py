@@ -8,7 +8,7 @@ r"""The paper's setting with small encoders: DiT-XL/2 on TAESD's latents, captio
 Video Latent Flow Matching, section 6. TAESD is a safetensors file of the tiny autoencoder of Stable Diffusion v1.5's
 latents. The paper does not state s, the learning rate, the batch, N, the resolution or the guidance: these are ours.
 So are the corrections where the paper is wrong: the ramp, the hold, the exponential schedule, the scales, and the mean
-as an output. `config.path.sigma="paper"`, `config.prediction="plain"` and `config.sample.readout="none"` are as
+as an output. `config.path.sigma="paper"`, `config.prediction="velocity"` and `config.sample.readout="none"` are as
 printed. Nothing of this size has been run: only its shapes are checked.
 """
 
@@ -22,6 +22,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.method = "vlfm"
     config.objective = "vlfm"  # or "direct": the paper's ablation without a flow
     config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
 
@@ -30,14 +31,14 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data = dict(path="", cache="", frames=48, fps=24.0, size=(256, 256), clips=dict(train=0, test=0), seed=0)
     config.data.update(fit="crop", stride=48, test_fraction=0.01, threads=16, captions="", image_fps=0.0)
     config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
-    config.clip = dict(frames=48, every=1, anywhere=False)  # two seconds
+    config.window = dict(frames=48, every=1, anywhere=False)  # two seconds
 
     # path and objective
     config.path = dict(order=config_dict.placeholder(int))  # 1.3 N when empty
-    config.path.update(rule="first_order_hold", ramp=True, sigma="exponential", alpha=7.0, minimum=0.5)
-    config.path.motion = 0.4  # root mean square change of the latents from one frame to the next
-    config.draw = dict(start=0.1, frames=1.0)  # this fraction of all t falls within so many first frames
-    config.prediction = "mean"  # what the network returns; or "velocity", or "plain" without scales
+    config.path.update(rule="first_order_hold", ramp=True, sigma="exponential", alpha=7.0, sigma_min=0.5)
+    config.path.velocity_scale = 0.4  # root mean square change of the latents from one frame to the next
+    config.times = dict(start=0.1, frames=1.0)  # this fraction of all t falls within so many first frames
+    config.prediction = "clean"  # what the network returns; or "velocity", or "scaled_velocity"
     config.mean_weight = 30.0
 
     # captions and network
@@ -48,7 +49,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     # optimization
     config.optimizer = dict(name="grams", learning_rate=1e-4, schedule="constant", warmup_steps=1000)
-    config.optimizer.update(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, clip=1.0, ema=0.9999)
+    config.optimizer.update(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0, ema=0.9999)
     config.train = dict(steps=400_000, batch_size=256)
 
     # sampling and evaluation
@@ -66,7 +67,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     if mode == "debug":
         config.codec = dict(name="pixels", weights=(), scale=1.0)
         config.data.update(path="procedural:bouncing", frames=6, size=(16, 16), clips=dict(train=4, test=1))
-        config.clip.update(frames=6)
+        config.window.update(frames=6)
         config.text.update(width=32, depth=1, heads=2)
         config.network.update(width=32, depth=2, heads=2)
         config.train.update(steps=20, batch_size=4)

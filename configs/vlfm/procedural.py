@@ -18,6 +18,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.method = "vlfm"
     config.objective = "vlfm"  # or "direct": the paper's ablation without a flow
     config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
 
@@ -28,14 +29,14 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.data.update(captions="", image_fps=0.0)
     config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
     # trained on: N frames of each clip, every second one, from the first on
-    config.clip = dict(frames=48, every=2, anywhere=False)
+    config.window = dict(frames=48, every=2, anywhere=False)
 
     # path and objective
     config.path = dict(order=config_dict.placeholder(int))  # 1.3 N when empty
-    config.path.update(rule="first_order_hold", ramp=True, sigma="exponential", alpha=7.0, minimum=0.9)
-    config.path.motion = 0.1  # root mean square change of the latents from one frame to the next
-    config.draw = dict(start=0.1, frames=1.0)  # this fraction of all t falls within so many first frames
-    config.prediction = "mean"  # what the network returns; or "velocity", or "plain" without scales
+    config.path.update(rule="first_order_hold", ramp=True, sigma="exponential", alpha=7.0, sigma_min=0.9)
+    config.path.velocity_scale = 0.1  # root mean square change of the latents from one frame to the next
+    config.times = dict(start=0.1, frames=1.0)  # this fraction of all t falls within so many first frames
+    config.prediction = "clean"  # what the network returns; or "velocity", or "scaled_velocity"
     config.mean_weight = 10.0
 
     # captions and network
@@ -46,7 +47,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     # optimization
     config.optimizer = dict(name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=100)
-    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0, ema=0.998)
+    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=1.0, ema=0.998)
     config.train = dict(steps=6000, batch_size=16)
 
     # sampling and evaluation
@@ -63,7 +64,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     if mode == "debug":
         config.data.update(frames=24, size=(16, 16), clips=dict(train=4, test=1))
-        config.clip.update(frames=6)
+        config.window.update(frames=6)
         config.text.update(width=32, depth=1, heads=2)
         config.network.update(width=32, depth=1, heads=2)
         config.train.update(steps=20, batch_size=4)

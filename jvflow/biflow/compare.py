@@ -1,21 +1,20 @@
 """Trained runs side by side, as Bi-flow compares its methods (section 3).
 
-    equal accuracy    adaptive Heun, both tolerances 1e-2: what each method needs for the same error of its solve
-    equal budget      Euler with steps of 0.05: what each method makes of the same 20 evaluations
-    epsilon           BI-FLOW at several noise levels: its front of cost against distance
-    gain              BI-FLOW with a noise level of each frame, up to the highest of them
-    backward          BI-FLOW into the past of held-out clips, against the frames that really came before
+equal accuracy    adaptive Heun, both tolerances 1e-2: what each method needs for the same error of its solve
+equal budget      Euler with steps of 0.05: what each method makes of the same 20 evaluations
+epsilon           BI-FLOW at several noise levels: its front of cost against distance
+gain              BI-FLOW with a noise level of each frame, up to the highest of them
+backward          BI-FLOW into the past of held-out clips, against the frames that really came before
 """
 
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from jvflow.report import html as report
-from jvflow.biflow.evaluate import Yardstick, controls, describe, method
+from jvflow.biflow.evaluate import Yardstick, controls, describe, evaluate_streams
 from jvflow.data.files import write_text
-from jvflow.run import load
-from jvflow.training.workdir import Workdir, override
+from jvflow.report import html
 
 LOG = logging.getLogger(__name__)
 SOLVERS = {
@@ -28,14 +27,24 @@ GAINS = (1.0, 2.0)
 """Of a frame's own noise level (`biflow`, eq. 5)."""
 
 
-def compare(workdirs, out, *, epsilons=EPSILONS, gains=GAINS, overrides: dict | None = None) -> dict:
+def compare(
+    configs: Mapping,
+    load: Callable,
+    out: str | Path,
+    *,
+    epsilons: Sequence[float] = EPSILONS,
+    gains: Sequence[float] = GAINS,
+    overrides: dict | None = None,
+) -> dict:
     """Evaluates runs of one data set and protocol in all these ways; writes `compare.json` and `pareto.png` into `out`.
 
-    Each evaluation is written as soon as it is done. A comparison that was stopped continues, and one
-    whose runs, noise levels, gains or protocol changed does again what they touch.
+    Each evaluation is written as soon as it is done. A comparison that was stopped continues; after a change of runs,
+    noise levels, gains or protocol it repeats what the change affects.
 
     Args:
-      workdirs: of `launch.train`, one for each objective.
+      configs: workdir -> config, one run for each objective.
+      load: `(workdir, sampling, overrides) -> (run, data)`: a run with other entries of `config.sample` and
+        `config.evaluate`, and the folder of its data set.
       out: a folder.
       epsilons: noise levels of BI-FLOW.
       gains: of BI-FLOW's noise level per frame, whose limit is the highest of `epsilons`.
@@ -47,34 +56,36 @@ def compare(workdirs, out, *, epsilons=EPSILONS, gains=GAINS, overrides: dict | 
     Raises:
       ValueError: for runs of different data or different protocols, whose figures do not compare.
     """
-    configs = {str(path): Workdir.read(path)[1] for path in workdirs}
     _check(configs)
     file = Path(out) / "compare.json"
     before = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
     yardstick, record = None, dict(controls=None, results=[])
     for objective, kind, path, sampling in _evaluations(configs, epsilons, gains):
-        run = load(path, sampling=sampling)
+        run, data = load(path, sampling, overrides or {})
         if yardstick is None:
-            override(run.config, "evaluate", overrides or {})
-            data = run.data()
             yardstick = Yardstick.of(run.config.evaluate, data)
             record["controls"] = controls(yardstick, data)
         named = _as_read(dict(method=objective, kind=kind, protocol=describe(run, yardstick)))
         done = next((r for r in before if all(r[key] == value for key, value in named.items())), None)
-        record["results"].append(done or named | _as_read(method(run, yardstick, data)[0]))
+        record["results"].append(done or named | _as_read(evaluate_streams(run, yardstick, data)[0]))
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(record, indent=1) + "\n")
         figures = record["results"][-1]
         LOG.info(
-            "%s, %s: NFE %.1f, distance %.2f -> %.2f, motion %.2f", objective, kind, figures["nfe_per_frame"],
-            figures["distance_first_window"], figures["distance_last_window"], figures["motion_last_window"],
+            "%s, %s: NFE %.1f, distance %.2f -> %.2f, motion %.2f",
+            objective,
+            kind,
+            figures["nfe_per_frame"],
+            figures["distance_first_window"],
+            figures["distance_last_window"],
+            figures["motion_last_window"],
         )
-    report.write_pareto(Path(out) / "pareto.png", _fronts(record["results"]))
+    html.write_pareto(Path(out) / "pareto.png", _fronts(record["results"]))
     return record
 
 
 def _as_read(figures: dict) -> dict:
-    """Figures as they come back from a file: lists for tuples, strings for keys."""
+    """Returns figures as they come back from a file: lists for tuples, strings for keys."""
     return json.loads(json.dumps(figures))
 
 
@@ -85,8 +96,8 @@ def _check(configs: dict) -> None:
             a, b = (configs[p][section].to_dict() for p in (first, path))
             differing = [key for key in a if a[key] != b.get(key) and key not in ignored]
             if differing:
-                said = ", ".join(f"config.{section}.{key} is {a[key]!r} and {b.get(key)!r}" for key in differing)
-                raise ValueError(f"the figures of {first} and {path} do not compare: {said}")
+                differences = ", ".join(f"config.{section}.{key} is {a[key]!r} and {b.get(key)!r}" for key in differing)
+                raise ValueError(f"the figures of {first} and {path} do not compare: {differences}")
 
 
 def _evaluations(configs: dict, epsilons, gains):

@@ -15,18 +15,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jvflow import metrics
-from jvflow.vlfm import sample as clips
-from jvflow.flowframes import sample as prediction
-from jvflow.parallel import processes
-from jvflow.biflow.method import backward, correcting
+from jvflow.biflow.sample import backward, correcting, stream_frames, stream_protocol
 from jvflow.data import pipeline
-from jvflow.run import Run, load
-from jvflow.biflow.sample import frames, stream_protocol
-from jvflow.training.workdir import override
-
-
-def _signal(video: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return np.asarray(video, np.float32) / 127.5 - 1.0
+from jvflow.metrics import flatten_windows, to_unit_range
+from jvflow.parallel import processes
+from jvflow.run import Run
 
 
 @dataclass(frozen=True)
@@ -49,11 +42,14 @@ class Yardstick:
     def of(cls, settings, data: Path) -> "Yardstick":
         """The yardstick of a data set."""
         _check_length(settings, settings.frames)
-        train, test = _signal(pipeline.clips(data, "train", count=settings.real_clips)), _signal(pipeline.clips(data, "test"))
+        train, test = (
+            to_unit_range(pipeline.clips(data, "train", count=settings.real_clips)),
+            to_unit_range(pipeline.clips(data, "test")),
+        )
         if len(test) < 2:
             raise ValueError(f"{data} has {len(test)} held-out clips, a distance needs at least 2")
         fit = metrics.feature_map(settings.features)
-        flat = lambda video: _flat(metrics.windows(video, settings.window, settings.stride))
+        flat = lambda video: flatten_windows(metrics.windows(video, settings.window, settings.stride))
         features = fit(flat(train), dimensions=settings.dimensions)
         motion = metrics.motion(test, settings.window, settings.stride).mean()
         return cls(features, features(flat(test)), float(motion), settings)
@@ -65,14 +61,16 @@ class Yardstick:
         """
         window, stride, pooled = self.settings.window, self.settings.stride, self.settings.pooled
         _check_length(self.settings, video.shape[1])
-        signal = _signal(video)
+        signal = to_unit_range(video)
         windows = metrics.windows(signal, window, stride)[:, :, :: -1 if reverse else 1]
         motion = metrics.motion(signal, window, stride) / self.motion
         features = np.stack([self.features(np.asarray(windows[:, i])) for i in range(windows.shape[1])], axis=1)
-        distance = lambda some: metrics.distance(_flat(some), self.reference)
+        distance = lambda some: metrics.distance(flatten_windows(some), self.reference)
         starts = [i * stride for i in range(windows.shape[1])]
         # a single window has too few samples for a covariance of its own: pooled as the first and the last
-        over_time = [(s, distance(features[:, i : i + pooled])) for i, s in enumerate(starts[: len(starts) - pooled + 1])]
+        over_time = [
+            (s, distance(features[:, i : i + pooled])) for i, s in enumerate(starts[: len(starts) - pooled + 1])
+        ]
         return dict(
             distance_first_window=over_time[0][1],
             distance_last_window=over_time[-1][1],
@@ -96,11 +94,6 @@ def _check_length(settings, frames: int):
         )
 
 
-def _flat(windows: np.ndarray) -> np.ndarray:
-    """(b, n, ...) -> (b n, ...)."""
-    return np.asarray(windows).reshape(-1, *windows.shape[2:])
-
-
 def controls(yardstick: Yardstick, data: Path) -> dict:
     """Distances of what needs no model, from as many windows as the first window of a method has.
 
@@ -109,9 +102,9 @@ def controls(yardstick: Yardstick, data: Path) -> dict:
     """
     settings, need = yardstick.settings, _span(yardstick.settings)
     count = settings.videos * settings.pooled
-    cut = lambda clips: metrics.windows(_signal(clips), settings.window, settings.stride)
+    cut = lambda clips: metrics.windows(to_unit_range(clips), settings.window, settings.stride)
     each = cut(pipeline.clips(data, "train", count=1, frames=need)).shape[1]
-    real = _flat(cut(pipeline.clips(data, "train", count=-(-count // each), frames=need)))[:count]
+    real = flatten_windows(cut(pipeline.clips(data, "train", count=-(-count // each), frames=need)))[:count]
     first = pipeline.clips(data, "test", count=settings.videos, frames=1)
     shape = (len(first), need, *first.shape[2:])
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -125,7 +118,7 @@ def controls(yardstick: Yardstick, data: Path) -> dict:
 def generate(
     run: Run, start: UInt8[np.ndarray, "b n h w c"], *, length: int, batch: int, seed: int, **options
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Streams from the given frames, these first, `batch` of them at a time.
+    """Streams from the given frames, these first, `batch` streams at a time.
 
     Returns:
       video uint8 (videos, length, h, w, c); nfe (videos, length - given); seconds per frame of one
@@ -135,10 +128,12 @@ def generate(
 
     def make(group: int) -> tuple:
         first = start[group * batch : (group + 1) * batch]
-        video, nfe = np.empty((len(first), length, *start.shape[2:]), np.uint8), np.zeros((len(first), length - given))
+        video = np.empty((len(first), length, *start.shape[2:]), np.uint8)
+        nfe = np.zeros((len(first), length - given))
         video[:, :given] = first
+        frames = stream_frames(run, first, jax.random.fold_in(jax.random.key(seed), group), **options)
         clock = time.perf_counter()
-        for number, (frame, cost) in zip(range(length - given), frames(run, first, jax.random.fold_in(jax.random.key(seed), group), **options)):
+        for number, (frame, cost) in zip(range(length - given), frames):
             if number == 0:
                 clock = time.perf_counter()  # compiled by now
             video[:, given + number], nfe[:, number] = frame[:, 0], cost
@@ -148,58 +143,38 @@ def generate(
     return np.concatenate(video), np.concatenate(nfe), float(sum(seconds)) / (max(length - given - 1, 1) * videos)
 
 
-def truth(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h w c"], given: int = 1) -> dict:
+def frame_errors(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h w c"], given: int = 1) -> dict:
     """PSNR and SSIM against the frames that really followed, by frame number after the `given` ones: mean over streams."""
     video, real = video[:, given - 1 :], real[:, given - 1 :]
     length = min(video.shape[1], real.shape[1])
     numbers = [n for n in (1, 2, 4, 8, 16, 32, 63) if n < length]
-    pair = lambda n: (jnp.asarray(_signal(video[:, n : n + 1])), jnp.asarray(_signal(real[:, n : n + 1])))
+    pair = lambda n: (jnp.asarray(to_unit_range(video[:, n : n + 1])), jnp.asarray(to_unit_range(real[:, n : n + 1])))
     return dict(
         psnr={n: float(np.mean(metrics.psnr(*pair(n)))) for n in numbers},
         ssim={n: float(np.mean(metrics.ssim(*pair(n)))) for n in numbers},
     )
 
 
-def evaluate(workdir, *, step=None, ema=None, overrides: dict | None = None, sampling: dict | None = None) -> dict:
-    """Evaluates a trained run under its config's protocol; clips (VLFM) by `clips.evaluate`, chunks (FlowFrames) by `prediction.evaluate`.
+def evaluate(run: Run, data: Path) -> dict:
+    """Returns the record of a run under its config's protocol: figures, curves over time, controls, and the protocol.
 
     Args:
-      workdir: of `launch.train`.
-      step, ema, sampling: which parameters, and how they are sampled, see `run.load`.
-      overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
-
-    Returns:
-      A record: figures, curves over time, controls, and the protocol.
+      run: a trained run.
+      data: the folder of its data set.
     """
-    run = load(workdir, step=step, ema=ema, sampling=sampling)
-    override(run.config, "evaluate", overrides or {})
-    return evaluated(run)
-
-
-def numbers(record: dict) -> dict:
-    """The figures of a record, without its curves and protocol."""
-    found = {name: numbers(value) if isinstance(value, dict) else value for name, value in record.items() if name != "protocol"}
-    return {name: value for name, value in found.items() if isinstance(value, float | int | dict)}
-
-
-def evaluated(run: Run) -> dict:
-    """The record of `evaluate` for a run under its own config."""
-    if run.experiment.generate:
-        return clips.evaluate(run)
-    if run.experiment.predict:
-        return prediction.evaluate(run)
-    data = run.data()
     yardstick = Yardstick.of(run.config.evaluate, data)
     references = controls(yardstick, data)
-    return dict(method(run, yardstick, data)[0], controls=references, protocol=describe(run, yardstick))
+    return dict(evaluate_streams(run, yardstick, data)[0], controls=references, protocol=describe(run, yardstick))
 
 
-def method(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray]:
-    """The figures of one run, and its videos: from the first frames of held-out clips, backwards from the last ones."""
-    settings, curve, given = yardstick.settings, run.experiment.stream.keywords["curve"], run.experiment.past_frames
+def evaluate_streams(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray]:
+    """Returns the figures of one run and its videos, which start from held-out clips: from their first frames, or backwards from their last ones."""
+    settings, curve, given = yardstick.settings, run.experiment.sampler.curve, run.experiment.start_frames
     real = pipeline.clips(data, "test", count=settings.videos)
     if len(real) < settings.videos:
-        raise ValueError(f"{settings.videos} videos need as many held-out clips, {data} has {len(real)}: evaluate videos={len(real)}")
+        raise ValueError(
+            f"{settings.videos} videos need as many held-out clips, {data} has {len(real)}: evaluate videos={len(real)}"
+        )
     real = real[:, ::-1] if curve is backward else real
     video, nfe, seconds = generate(
         run, real[:, :given], length=settings.frames, batch=settings.batch, seed=settings.seed
@@ -210,15 +185,16 @@ def method(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray
         **yardstick.drift(video, reverse=curve is backward),
     )
     if curve is not correcting:
-        figures["truth"] = truth(video, real, given)
+        figures["truth"] = frame_errors(video, real, given)
     return figures, video
 
 
 def describe(run: Run, yardstick: Yardstick) -> dict:
-    """The protocol: everything that decides the figures."""
+    """Returns the protocol: everything that decides the figures."""
     return stream_protocol(run) | dict(
         distance=metrics.DISTANCE_NAME,
-        reference_windows=len(yardstick.reference), real_motion=yardstick.motion,
+        reference_windows=len(yardstick.reference),
+        real_motion=yardstick.motion,
         seconds="wall time over frames times streams, without compilation",
         **yardstick.settings.to_dict(),
     )

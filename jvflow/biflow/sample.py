@@ -1,168 +1,319 @@
-"""From a trained run to moving pictures: streams after given frames (Bi-flow), written as they come."""
+"""Sampling of Bi-flow: curves in (t, alpha), streams of frames, and the videos of a trained run.
 
-import json
-import time
-from collections.abc import Iterator
+The equations (4) and (5) stand in `jvflow.biflow.method`.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from einops import rearrange
+from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jvflow.vlfm import sample as clips
-from jvflow.flowframes import sample as prediction
+from jvflow.assembly import Experiment, fold_in_each, noise_like, solver_protocol
+from jvflow.data import pipeline
+from jvflow.flow.field import Condition, Field, along, as_partial, expand_like
+from jvflow.flow.solver import Solution, Solver, raise_if_failed
+from jvflow.method import SampleRequest
+from jvflow.networks import as_field
 from jvflow.parallel import processes
-from jvflow.biflow.method import CURVES
-from jvflow.data import pipeline, video
-from jvflow.data.files import write_text
-from jvflow.run import Run, load, protocol, solver_protocol
+from jvflow.report import videos
+from jvflow.run import Run
+
+Frames = Float[Array, "b n h w c"]
 
 
-def frames(run: Run, first: UInt8[np.ndarray, "b n h w c"], key, **options) -> Iterator[tuple]:
-    """Streams after the given frames: `(frame uint8 (b, 1, h, w, c), nfe (b,))`, on the host.
+# --- curves ---------------------------------------------------------------------------------------
 
-    `options` replace those of the run's stream (curve, epsilon, context_noise, solver), or number the streams (rows).
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve in (t, alpha): `curve(epsilon)` is `k -> (t, alpha)`, solved from `start` to `stop`.
+
+    Attributes:
+      position: `(k, epsilon) -> (t, alpha)`, scalars.
+      start, stop: the interval of k, in the direction of the solve.
+        num_moving: how many coordinates change; a field may leave out the velocities of the others.
     """
-    codec = run.experiment.codec
-    with run.on_devices():
-        start = codec.encode(codec.params, jnp.asarray(first)).mean
-        stream = run.experiment.stream(run.field, start, key, **options)  # wrong options raise here, not at the first frame
 
-    def made():
-        while True:
-            with run.on_devices():
-                latent, nfe = next(stream)
-                frame = codec.decode(codec.params, latent)
-            yield np.asarray(frame), np.asarray(nfe)
+    position: Callable
+    start: float = 0.0
+    stop: float = 1.0
+    num_moving: int = 2
 
-    return made()
+    def __call__(self, epsilon: float) -> Callable:
+        return lambda k: self.position(k, epsilon)
 
 
-def first_frames(run: Run, count: int, path=None, need: int | None = None) -> UInt8[np.ndarray, "b n h w c"]:
-    """Where streams and predictions start: `need` frames, or as many as the run needs, of held-out clips, or of the image, the
-    video, or the folder of images at `path` (taken at the run's rate where `config.data.image_fps` says none)."""
-    need, data = need or run.experiment.past_frames, run.config.data
-    if path is None:
-        found = pipeline.clips(run.data(), "test", count=count, frames=need)
-        if len(found) < count:
-            raise ValueError(f"{count} streams need as many held-out clips, there are {len(found)}: use --count={len(found)}")
-        return found
-    if Path(path).suffix.lower() in video.IMAGES:
-        given = [video.read_image(path)]
+plain = Curve(lambda k, epsilon: (k, jnp.zeros_like(k)), num_moving=1)
+joint = Curve(lambda k, epsilon: (k, epsilon * (1 - k)))
+backward = Curve(lambda k, epsilon: (k, epsilon * k), start=1.0, stop=0.0)
+correcting = Curve(lambda k, epsilon: (jnp.zeros_like(k), epsilon * (1 - k)))
+
+CURVES = {"plain": plain, "joint": joint, "backward": backward, "correcting": correcting}
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames=("gain", "curve", "solver", "source", "clamp"))
+def next_frame(
+    field,
+    past,
+    key,
+    rows,
+    epsilon,
+    context_noise,
+    condition,
+    *,
+    gain=0.0,
+    curve,
+    solver,
+    source="frame",
+    clamp=(-1.0, 1.0),
+) -> Solution:
+    """Solves for one frame of `stream`: `past (b, n, h, w, c) -> Solution`, whose x is the past with that frame as its last.
+
+    Row i draws its noise from fold_in(key, rows[i]), so that a video does not depend on how many others stream with it.
+    """
+    keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
+    frame, older = past[:, -1:], past if source == "noise" else past[:, :-1]
+    condition = add_context(condition, older + context_noise * noise_like(context_keys(keys), older))
+    noise, level, probes = noise_like(keys, frame), jnp.full(len(past), epsilon), 0
+    if gain:
+        level, probes = jnp.minimum(level, gain * corruption(field, frame, epsilon, condition)), 1
+    if source == "noise":
+        x = noise
     else:
-        source = video.Images(Path(path), data.image_fps or data.fps) if Path(path).is_dir() else path
-        given = [frame for _, frame in islice(video.frames(source, fps=float(data.fps)), need)]
-    if len(given) < need:
-        raise ValueError(f"{path} has {len(given)} frames at {data.fps} fps, a stream of this run starts from {need}: give a longer video")
-    start = np.stack([video.resize(frame, tuple(data.size), data.fit) for frame in given])
-    return np.repeat(start[None], count, axis=0)
+        x = frame if curve is plain else frame + expand_like(level, frame) * noise
+    derivative = along(field, curve.position, condition, curve_args=(level,), num_moving=curve.num_moving)
+    solution = solver(derivative, x, curve.start, curve.stop)
+    x = solution.x if clamp is None else jnp.clip(solution.x, *clamp)
+    return solution._replace(x=jnp.concatenate([past[:, 1:], x], axis=1), nfe=solution.nfe + probes)
 
 
-def sample(
-    workdir, out, *, count=4, length=None, seed=0, step=None, ema=None, first_frame=None, sampling=None, captions=(), fps=None, extrapolate=False,
-    observed=None,
-) -> dict:
-    """Writes videos of a run into the folder `out`: an mp4 for each, `sheet.png` with a row for each, and `samples.json`.
+def add_context(condition: Condition | None, frames: Frames) -> Condition | None:
+    """Returns the condition with frames as context, on the channel axis of x; the condition itself without frames."""
+    if not frames.shape[1]:
+        return condition
+    return replace(condition or Condition(), context=rearrange(frames, "b n h w c -> b 1 h w (n c)"))
+
+
+def context_keys(keys: Key[Array, "b"]) -> Key[Array, "b"]:
+    """Returns keys for the noise of the context, different from all that are derived from `keys`."""
+    return fold_in_each(keys, 2**31)
+
+
+def corruption(field: Field, frames: Frames, epsilon, condition: Condition | None = None) -> Float[Array, "b"]:
+    """How much noise a field of BI-FLOW sees in each frame when it is told that there may be `epsilon` (5).
+
+    In units of the data. One evaluation of the field.
+    """
+    here = jnp.zeros(len(frames)), jnp.full(len(frames), epsilon)
+    noise = field(frames, here, condition)[1]
+    return epsilon * jnp.sqrt(jnp.mean(jnp.square(noise), axis=(1, 2, 3, 4)))
+
+
+def stream(
+    field: Field,
+    frames: Frames,
+    key: Key[Array, ""],
+    *,
+    curve: Curve = joint,
+    epsilon: float = 0.1,
+    gain: float = 0.0,
+    context_noise: float = 0.0,
+    solver: Callable | dict = Solver(rtol=1e-2, atol=1e-2),
+    condition: Condition | None = None,
+    source: str = "frame",
+    clamp: tuple[float, float] | None = (-1.0, 1.0),
+    rows: Int[np.ndarray, "b"] | None = None,
+) -> Iterator[tuple[Frames, Int[Array, "b"]]]:
+    """Streams frames without end, each solved from the last (paper, section 2.2).
+
+    Memory is constant and one program is compiled. A frame is computed while the caller still
+    works on the one before it. Every frame has fresh noise, from fold_in(key, frame number).
 
     Args:
-      workdir, step, ema, sampling: of `run.load`.
-      count: how many; one for each caption where captions are given.
-      length: frames of each; by default 64 of a stream, all of a clip, and one chunk after the observed one.
-      seed: of all noise.
-      first_frame: where streams start, see `first_frames`.
-      captions, fps, extrapolate: of clips, see `clips.sample`; predictions take captions too.
-      observed: frames of a chunk, where not the longest of training.
+      field: `(x, s, condition) -> velocities`, see `jvflow.networks.as_field`.
+      frames: where each stream starts, (b, n, h, w, c) in order, in [-1, 1]; as many as the field
+        was trained with. Each next frame is solved from the last one, given the others as context.
+      key: a key of all noise.
+      curve: `plain`, `joint`, `backward` or `correcting`.
+      epsilon: the noise level of the curve, in units of the data's; 0 is the plain curve.
+      gain: when not 0, each frame of each stream has its own level, min(epsilon, gain r) with r (5)
+        what is wrong with the frame before. On the curve `joint`; counted in the NFE.
+      context_noise: the level of the noise that is added to the context.
+      solver: a `Solver`, or the keyword arguments of one.
+      condition: given to the field at every frame.
+      source: "frame" starts a solve at the last frame; "noise" at noise, with the last frame among
+        the context (CONDIFF).
+      clamp: the range each frame is clipped to before it is used again, or None.
+      rows: the number of each stream, which its noise belongs to; 0, 1, ... when None.
 
-    Returns:
-      The content of `samples.json`.
+    Yields:
+      `(frame (b, 1, h, w, c), nfe (b,))`: the first is the frame after the given ones (before it,
+      on `backward`). Both are on the device and may still be under way.
     """
-    for name, value in dict(count=count, frames=1 if length is None else length).items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    run = load(workdir, step=step, ema=ema, sampling=sampling)
-    if run.experiment.generate:
-        if first_frame:
-            raise ValueError(f"a run of {run.config.objective} starts from noise and takes no first frame: leave out {first_frame}")
-        return clips.sample(run, out, count=count, captions=captions, length=length, fps=fps, seed=seed, extrapolate=extrapolate)
-    if run.experiment.predict:
-        if fps or extrapolate:
-            raise ValueError(f"a run of {run.config.objective} makes frames at the rate of its data, and chunks without end: leave out fps and extrapolate")
-        return _predictions(run, out, count=count, length=length, seed=seed, first_frame=first_frame, captions=list(captions), observed=observed)
-    if observed:
-        raise ValueError(f"a run of {run.config.objective} makes no chunks: leave out observed")
-    if captions or fps or extrapolate:
-        raise ValueError(f"a run of {run.config.objective} streams after given frames at the rate of its data: leave out captions, fps and extrapolate")
-    return _streams(run, out, count=count, length=64 if length is None else length, seed=seed, first_frame=first_frame)
+    if source not in ("frame", "noise"):
+        raise ValueError(f"source is {source!r}: use 'frame' (FLOW, BI-FLOW) or 'noise' (CONDIFF)")
+    if source == "noise" and curve is not plain:
+        raise ValueError("source='noise' (CONDIFF) solves along the curve `plain` alone")
+    for name, level in dict(epsilon=epsilon, context_noise=context_noise, gain=gain).items():
+        if not 0 <= level:
+            raise ValueError(f"{name} scales noise and must be 0 or more, got {level}")
+    if gain and (curve is not joint or not epsilon):
+        raise ValueError(
+            f"gain {gain} chooses the noise of the curve `joint` up to epsilon {epsilon}: use that curve, and an epsilon above 0"
+        )
+    if frames.ndim != 5:
+        raise ValueError(f"frames must be (b, n, h, w, c), got shape {frames.shape}")
+    if curve is backward and frames.shape[1] > 1:
+        raise ValueError(
+            f"the curve `backward` solves for the frame before the given one, so the {frames.shape[1] - 1} frames before "
+            "that are not known: it takes a field that was trained with one frame"
+        )
+    step = partial(
+        next_frame,
+        as_partial(field),
+        rows=jnp.arange(len(frames)) if rows is None else jnp.asarray(rows),
+        epsilon=jnp.float32(epsilon),
+        context_noise=jnp.float32(context_noise),
+        condition=condition,
+        gain=float(gain),
+        curve=curve,
+        solver=Solver(**solver) if isinstance(solver, dict) else solver,
+        source=source,
+        clamp=clamp,
+    )
+    return _frames(step, jnp.asarray(frames, jnp.float32), key)
 
 
-def _predictions(run: Run, out, *, count, length, seed, first_frame, captions, observed) -> dict:
-    chunk = max(run.config.chunk.frames) if observed is None else observed
-    after = prediction.is_after(run)
-    if first_frame and not after:
-        raise ValueError(f"a run of {run.config.objective} starts from noise and takes no first frame: leave out {first_frame}")
-    count = len(captions) or count
-    have = run.config.data.frames
-    if first_frame is None and chunk > have:
-        raise ValueError(f"a chunk of {chunk} frames is longer than the held-out clips, {have} frames: use a shorter one, or give a video")
-    first = first_frames(run, count, first_frame, chunk)
-    captions = captions or ([""] * count if first_frame else pipeline.captions(run.data(), "test", count=count))
-    return prediction.sample(run, out, first, captions, length=chunk * (1 + after) if length is None else length, seed=seed)
+def _frames(step: Callable, past, key) -> Iterator[tuple]:
+    number = 0
+    pending = step(past=past, key=jax.random.fold_in(key, number))
+    while True:
+        number += 1
+        following = step(past=pending.x, key=jax.random.fold_in(key, number))
+        raise_if_failed(pending, what=f"frame {number} of the stream")
+        yield pending.x[:, -1:], pending.nfe
+        pending = following
 
 
-def _streams(run: Run, out, *, count, length, seed, first_frame) -> dict:
-    """Streams of `length` frames, the given ones first. They are written as they come: memory does not grow with the
-    length. On the curve "backward" the frames of a file go into the past. Each process makes its share, the first one writes."""
-    given = run.experiment.past_frames
+# --- videos of a trained run ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How a run streams: arguments of `stream`."""
+
+    curve: Curve
+    epsilon: float
+    gain: float
+    context_noise: float
+    solver: Solver
+    source: str
+    clamp: tuple[float, float] | None
+
+
+def stream_frames(run: Run, first: UInt8[np.ndarray, "b n h w c"], key, **options) -> Iterator[tuple]:
+    """Streams after the given frames: `(frame uint8 (b, 1, h, w, c), nfe (b,))`, on the host.
+
+    `options` replace the run's `StreamSettings`, or number the streams (`rows`).
+    """
+    experiment = run.experiment
+    codec = experiment.codec
+    start = codec.encode(codec.params, jnp.asarray(first)).mean
+    field = as_field(experiment.network, run.params)
+    frames = stream(
+        field, start, key, **vars(experiment.sampler) | options
+    )  # wrong options raise here, not at the first frame
+    return ((np.asarray(codec.decode(codec.params, latent)), np.asarray(nfe)) for latent, nfe in frames)
+
+
+def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
+    """Writes streams into the folder `out`, the given frames first, and returns the record of `samples.json`.
+
+    Frames are written as they come, so that memory does not grow with the length. On the curve `backward` the frames
+    of a file go into the past. Each process makes its share; the primary one writes.
+    """
+    objective = run.config.objective
+    request.refuse(objective, "makes no chunks", "observed")
+    request.refuse(objective, "streams after given frames at the rate of its data", "captions", "fps", "extrapolate")
+    count, length, given = request.count, request.length or 64, run.experiment.start_frames
     if length < given:
-        raise ValueError(f"frames is {length}, and a stream of this run starts from {given}: use --frames={given} or more")
-    first = first_frames(run, count, first_frame)
+        raise ValueError(
+            f"frames is {length}, and a stream of this run starts from {given}: use --frames={given} or more"
+        )
+    first = pipeline.start_frames(run.config.data, request.data, count, given, request.first_frame)
     rows, record = processes.local_rows(count), {}
-    stream = frames(run, first[rows], jax.random.key(seed), rows=rows)
-    origin = str(first_frame) if first_frame else "held-out clips"
-    processes.gather_stream(stream, count, lambda stream: record.update(_written(run, Path(out), first, stream, length, seed, origin)))
+    stream = stream_frames(run, first[rows], jax.random.key(request.seed), rows=rows)
+    write = lambda frames: record.update(_write_stream(run, Path(out), first, frames, length, request))
+    processes.gather_stream(stream, count, write)
     return record
 
 
-def _written(run: Run, out: Path, first, stream: Iterator[tuple], length: int, seed: int, origin: str) -> dict:
+def _write_stream(run: Run, out: Path, first, stream: Iterator[tuple], length: int, request: SampleRequest) -> dict:
     count, given = first.shape[:2]
     fps = float(run.config.data.fps)
     out.mkdir(parents=True, exist_ok=True)
-    columns = np.unique(np.linspace(0, length - 1, min(length, 8)).round().astype(int))
-    kept, nfe, files = [first[:, columns[columns < given]]], np.zeros(count), [out / f"sample_{i:03d}.mp4" for i in range(count)]
+    shown = np.unique(np.linspace(0, length - 1, min(length, 8)).round().astype(int))  # columns of the sheet
+    kept, nfe, files = (
+        [first[:, shown[shown < given]]],
+        np.zeros(count),
+        [out / f"sample_{i:03d}.mp4" for i in range(count)],
+    )
     with ExitStack() as stack:
-        writers = [stack.enter_context(video.Writer(file, fps)) for file in files]
+        writers = [stack.enter_context(videos.Writer(file, fps)) for file in files]
         write = lambda batch: [writer.append(frame) for writer, video in zip(writers, batch) for frame in video]
         write(first)
-        clock = time.perf_counter()
+        clock = perf_counter()
         for number, (batch, cost) in zip(range(given, length), stream):
             write(batch)
             nfe += cost
-            kept += [batch] if number in columns else []
-        seconds = time.perf_counter() - clock
-    video.write_png(out / "sheet.png", video.sheet(np.concatenate(kept, axis=1), columns=len(columns)))
+            kept += [batch] if number in shown else []
+        seconds = perf_counter() - clock
     steps = max(length - given, 1)
-    record = {
-        "samples": [
-            dict(file=file.name, frames=length, fps=fps, nfe_per_frame=float(n / steps),
-                 seconds_per_frame=seconds / steps, seed=seed)
-            for file, n in zip(files, nfe)
-        ],
-        "protocol": stream_protocol(run) | dict(
-            first_frame=origin,
-            seconds="wall time of a frame of all streams together, compilation and writing included",
-        ),
-    }
-    write_text(out / "samples.json", json.dumps(record, indent=1) + "\n")
-    return record
+    each = dict(frames=length, fps=fps, seconds_per_frame=seconds / steps, seed=request.seed)
+    samples = [dict(each, file=file.name, nfe_per_frame=float(n / steps)) for file, n in zip(files, nfe)]
+    protocol = stream_protocol(run) | dict(
+        first_frame=str(request.first_frame) if request.first_frame else "held-out clips",
+        seconds="wall time of a frame of all streams together, compilation and writing included",
+    )
+    sheet = videos.sheet(np.concatenate(kept, axis=1), columns=len(shown))
+    return videos.write_record(out, samples, protocol, sheet)
 
 
 def stream_protocol(run: Run) -> dict:
-    """How the frames of a run that streams are made: what every record of it carries."""
-    stream = run.experiment.stream.keywords
-    curve = next(name for name, curve in CURVES.items() if curve is stream["curve"])
-    return protocol(run) | dict(
-        past_frames=run.experiment.past_frames, curve=curve, epsilon=stream["epsilon"], gain=stream["gain"], context_noise=stream["context_noise"],
-    ) | solver_protocol(stream["solver"])
+    """Returns how the frames of a run are made: every record of the run carries it."""
+    settings = run.experiment.sampler
+    return (
+        run.protocol
+        | dict(
+            past_frames=run.experiment.start_frames,
+            curve=next(name for name, curve in CURVES.items() if curve is settings.curve),
+            epsilon=settings.epsilon,
+            gain=settings.gain,
+            context_noise=settings.context_noise,
+        )
+        | solver_protocol(settings.solver)
+    )
+
+
+def preview(run: Run, data: Path) -> UInt8[np.ndarray, "b f h w c"]:
+    """Streams from held-out first frames, for a sheet during training."""
+    first = pipeline.clips(data, "test", count=4, frames=run.experiment.start_frames)
+    frames = stream_frames(run, first, jax.random.key(run.config.seed))
+    return np.concatenate([first, *(frame for frame, _ in islice(frames, run.config.run.sample_frames))], axis=1)
+
+
+def sampling_program(experiment: Experiment) -> Callable:
+    """Returns what a dry run compiles: one frame of a stream."""
+    return lambda field, start, key, condition: next(stream(field, start, key, **vars(experiment.sampler)))

@@ -11,6 +11,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 PACKAGE = Path(__file__).resolve().parents[1]
+DEMO_CONFIG = "configs/biflow/procedural.py"
+"""The config of `jvflow demo`."""
 
 
 def find_config(path: str) -> str:

@@ -20,7 +20,7 @@ flags.mark_flags_as_required(["workdirs", "out"])
 
 
 def main():
-    from jvflow.biflow.compare import compare
+    from jvflow.commands import compare
 
     record = compare(
         WORKDIRS.value,

@@ -10,11 +10,11 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from jvflow.cli import find_config
+from jvflow.cli import DEMO_CONFIG, find_config
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
-    find_config("configs/biflow/procedural.py"),
+    find_config(DEMO_CONFIG),
     "The experiment; its objective is replaced.",
     lock_config=True,
 )
@@ -22,7 +22,7 @@ OUT = flags.DEFINE_string("out", "out/demo", "Where the runs, metrics.json and r
 
 
 def main():
-    from jvflow.demo import demo
+    from jvflow.commands import demo
 
     demo(CONFIG.value, OUT.value, command=" ".join(sys.argv))
     print(f"{OUT.value}/report.html")

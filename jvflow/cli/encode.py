@@ -18,21 +18,19 @@ flags.mark_flags_as_required(["config", "out"])
 
 
 def main():
-    from jvflow.data import latents, records
+    from jvflow.commands import encode
+    from jvflow.data import records
     from jvflow.data.files import mebibytes
-    from jvflow.flowframes import inversion
     from jvflow.parallel import processes
 
     out, config = OUT.value.rstrip("/"), CONFIG.value
-    inverts = "inversion" in config and config.inversion.rho
-    manifest = (inversion if inverts else latents).prepare(config, out)
+    manifest, note = encode(config, out)
     if not processes.is_primary():
         return
     report = records.report(out)
-    inversions = " and inversions" if inverts else ""
     captions = ", embedded captions" if "text" in manifest["settings"] else ""
     clips = ", ".join(f"{count} clips in {split}" for split, count in manifest["splits"].items())
-    print(f"{out}: key {manifest['key']}, latents{inversions}{captions} of {clips}, {mebibytes(report['bytes'])}")
+    print(f"{out}: key {manifest['key']}, latents{captions} of {clips}, {mebibytes(report['bytes'])}")
     if files := report.get("files"):
         skipped = [f"{file['file']} ({file['error']})" for file in files if file["error"]]
         dropped = sum(file["dropped"] for file in files)
@@ -44,6 +42,5 @@ def main():
             f"{name}: {shape} {manifest['settings']['dtype']}, "
             f"mean {stats['mean']:.4g}, standard deviation {stats['std']:.4g}"
         )
-    if "path" in config:
-        change = latents.motion(out, every=config.clip.every)
-        print(f"they change by {change:.3f} from a frame to the next: --config.path.motion takes it")
+    if note:
+        print(note)

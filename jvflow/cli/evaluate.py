@@ -21,9 +21,10 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main():
-    from jvflow.biflow.evaluate import evaluate, numbers
+    from jvflow.commands import evaluate
     from jvflow.data.files import write_text
     from jvflow.parallel import processes
+    from jvflow.run import scalars
 
     record = evaluate(
         WORKDIR.value,
@@ -35,4 +36,4 @@ def main():
     if not processes.is_primary():
         return
     write_text(OUT.value, json.dumps(record, indent=1) + "\n")
-    print(json.dumps(numbers(record), indent=1))
+    print(json.dumps(scalars(record), indent=1))

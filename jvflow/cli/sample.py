@@ -41,7 +41,7 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main():
-    from jvflow.biflow.sample import sample
+    from jvflow.commands import sample
     from jvflow.parallel import processes
 
     record = sample(

@@ -12,58 +12,138 @@ models never meet in one folder, nor in one run.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Array, Float
 
-from jvflow.flowframes import method as flowframes
-from jvflow.data import latents
-from jvflow.parallel import processes
-from jvflow.data import key, pipeline, records
+from jvflow.data import dataset, latents, pipeline, records
+from jvflow.data.dataset_key import check_settings
 from jvflow.data.files import check_room
-from jvflow.run import Run, checksum, model
+from jvflow.flow.field import Condition, Field, along, guide
+from jvflow.flow.path import squared_error
+from jvflow.flow.solver import Solver
+from jvflow.networks import as_field
+from jvflow.parallel import processes
+from jvflow.parallel.checksums import tree_checksum
+from jvflow.parallel.mesh import local_mesh
+from jvflow.run import Run
 
 LOG = logging.getLogger(__name__)
 SHARD_BYTES = 16 * 2**20  # clips take long here, and an interruption loses what is in the last shard
 OPTIONS = ("steps", "guidance", "method", "back")
 
 
-def prepare(config, directory) -> dict:
-    """The latents of a config's data with the inversions of their chunks, in the data set `directory`; returns its manifest.
+# --- chunks ---------------------------------------------------------------------------------------
 
-    Latents that have to be made lie beside it, in `directory` + "-latents". What was interrupted continues.
+
+Chunk = Float[Array, "b f h w c"]
+
+
+class Inverted(NamedTuple):
+    """A chunk inverted to noise (3).
+
+    Attributes:
+      latents: xhat_1, of the shape of the chunk.
+      error: of the way back, RMS(x1' - x1) / RMS(x1), for each chunk.
+    """
+
+    latents: Chunk
+    error: Float[Array, "b"]
+
+
+@partial(jax.jit, static_argnames=("steps", "guidance", "method", "back"))
+def invert(
+    field: Field,
+    chunk: Chunk,
+    condition: Condition | None = None,
+    *,
+    steps: int = 25,
+    guidance: float = 1.0,
+    method: str = "rf_solver",
+    back: str = "rf_solver",
+) -> Inverted:
+    """Inverts chunks to noise through a text-to-video field (3), and measures how well they come back.
+
+    Args:
+      field: u*; a `jax.tree_util.Partial`, as of `networks.as_field`.
+      chunk: x1.
+      condition: its caption.
+      steps: from t = 1 to 0, and as many back.
+      guidance: 1 is none.
+      method: of the inversion.
+      back: the method of the way back; the paper goes back by Euler, which does not come near.
+
+    Returns:
+      An `Inverted`. A solve that fails gives an error that is not finite.
+    """
+    derivative = along(guide(field, guidance), lambda t: (t,), condition)
+    solve = lambda method, x, t0, t1: Solver(method, steps=steps, per_sample=False)(derivative, x, t0, t1).x
+    noise = solve(method, chunk, 1.0, 0.0)
+    again = solve(back, noise, 0.0, 1.0)
+    size = squared_error(chunk, jnp.zeros_like(chunk))
+    return Inverted(noise, jnp.sqrt(squared_error(again, chunk) / size))
+
+
+# --- data sets ------------------------------------------------------------------------------------
+
+
+def encode(config, directory: str | Path, load_model: Callable) -> tuple[dict, str]:
+    """Writes the latents of a config's data, with inverted chunks if `config.inversion.rho` is above 0; see `prepare`."""
+    if not config.inversion.rho:
+        return latents.prepare(config, directory), ""
+    return prepare(config, directory, load_model), "the chunks of every length are inverted too"
+
+
+def prepare(config, directory: str | Path, load_model: Callable) -> dict:
+    """Writes the latents of a config's data with the inversions of their chunks; returns the manifest.
+
+    Latents that have to be made lie in `directory` + "-latents". An interrupted run continues.
 
     Args:
       config: an experiment's config; `data`, `codec`, `pretrained`, `chunk` and `inversion` are read.
-      directory: where the result goes; what `config.data.path` takes afterwards.
+      directory: of the data set to write; `config.data.path` takes it afterwards.
+      load_model: `config -> Run`, reads the model of `config.pretrained`.
     """
     directory = Path(directory)
     if not config.pretrained:
-        raise ValueError("inversion needs the model that inverts: give the workdir of a text_to_video run as config.pretrained")
-    run = model(config)
+        raise ValueError(
+            "inversion needs the model that inverts: give the workdir of a text_to_video run as config.pretrained"
+        )
+    run = load_model(config)
     _check_model(run, config)
-    beside = directory.with_name(f"{directory.name}-latents")
+    encoded = directory.with_name(f"{directory.name}-latents")
     source = Path(config.data.path)
-    if records.is_dataset(source) and latents.are_in(source):
-        pipeline.prepare(config.data, beside)  # of the size, rate, fit and type that the config says
+    if records.is_dataset(source) and latents.has_latents(source):
+        dataset.prepare(config.data, encoded)  # checks size, rate, fit and type
     else:
-        latents.prepare(config, source := beside)
-    latents.check(source, latents.fingerprint(**config.codec), latents.lengths_of(run.experiment.codec, config))
-    return invert(run, source, directory, lengths=tuple(config.chunk.frames), **{name: config.inversion[name] for name in OPTIONS})
+        latents.prepare(config, source := encoded)
+    latents.check_latents(
+        source, latents.model_fingerprint(**config.codec), latents.chunk_lengths(run.experiment.codec, config)
+    )
+    options = {name: config.inversion[name] for name in OPTIONS}
+    return invert_dataset(run, source, directory, lengths=tuple(config.chunk.frames), **options)
 
 
 def _check_model(run: Run, config) -> None:
     if run.config.objective != "text_to_video":
-        raise ValueError(f"config.pretrained={config.pretrained} is a run of {run.config.objective!r}: chunks are inverted through a 'text_to_video' run")
-    for what, of in dict(fps=lambda c: c.data.fps, codec=lambda c: latents.fingerprint(**c.codec)).items():
+        raise ValueError(
+            f"config.pretrained={config.pretrained} is a run of {run.config.objective!r}: chunks are inverted through a 'text_to_video' run"
+        )
+    for what, of in dict(fps=lambda c: c.data.fps, codec=lambda c: latents.model_fingerprint(**c.codec)).items():
         if of(run.config) != of(config):
-            raise ValueError(f"config.pretrained={config.pretrained} was trained with {what} {of(run.config)}, this config has {of(config)}: use the same")
+            raise ValueError(
+                f"config.pretrained={config.pretrained} was trained with {what} {of(run.config)}, this config has {of(config)}: use the same"
+            )
 
 
-def invert(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...], **options) -> dict:
+def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...], **options) -> dict:
     """Writes the data set `source` with the inversions of its chunks to `directory`; returns its manifest.
 
     An interrupted run continues after its last complete shard. With a finished one there is nothing to do.
@@ -76,23 +156,33 @@ def invert(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...],
       options: of `flowframes.invert`.
     """
     of = records.manifest(source)
-    settings = dict(of["settings"], inversion=dict(model=checksum(run), frames=list(lengths), **options))
+    settings = dict(of["settings"], inversion=dict(model=tree_checksum(run.params), frames=list(lengths), **options))
     if "inversion" in of["settings"]:
         raise ValueError(f"{source} has inversions already: give the data set that it was made of")
     if records.is_dataset(directory):
-        key.check(directory, records.manifest(directory)["settings"], settings)
+        check_settings(directory, records.manifest(directory)["settings"], settings)
         return records.manifest(directory)
-    clips = {split: records.open(source, split) for split in of["splits"]}
+    clips = {split: pipeline.open_split(source, split) for split in of["splits"]}
     longest = min(len(split[0]["video"]) for split in clips.values())
     if max(lengths) > longest:
-        raise ValueError(f"chunks of {max(lengths)} frames are longer than the clips in {source}, {longest} frames: use shorter ones in config.chunk.frames")
+        raise ValueError(
+            f"chunks of {max(lengths)} frames are longer than the clips in {source}, {longest} frames: use shorter ones in config.chunk.frames"
+        )
 
-    def inverted(split: str) -> records.Lazy:
+    def inverted(split: str) -> records.LazyClips:
         make = partial(_with_inversions, run, lengths=lengths, options=options, empty=split != "train")
-        return records.Lazy(len(clips[split]), lambda i: make(clips[split][i]))
+        return records.LazyClips(len(clips[split]), lambda i: make(clips[split][i]))
 
-    processes.on_primary(lambda: _check_room(clips, lengths, directory, latents.DTYPES[settings.get("dtype", "float32")]))
-    latents.write_columns(directory, {split: inverted(split) for split in clips}, settings, records.report(source), shard_bytes=SHARD_BYTES)
+    processes.on_primary(
+        lambda: _check_room(clips, lengths, directory, latents.DTYPES[settings.get("dtype", "float32")])
+    )
+    latents.write_latents(
+        directory,
+        {split: inverted(split) for split in clips},
+        settings,
+        records.report(source),
+        shard_bytes=SHARD_BYTES,
+    )
     for length in lengths:
         LOG.info("%s: chunks of %d frames, %s", directory, length, report(directory, length))
     return records.manifest(directory)
@@ -102,9 +192,14 @@ def _check_room(clips: dict, lengths: tuple[int, ...], directory: Path, dtype) -
     """Raises a ValueError where the clips, and their latents once more for each length, are more than the disk has room for."""
     count, clip = sum(map(len, clips.values())), clips["train"][0]
     video = clip.pop("video").nbytes
-    inverted = sum(clip[name].size for length in lengths for name in (pipeline.latent_columns(length)[0], "latent_mean") if name in clip)
+    inverted = sum(
+        clip[name].size
+        for length in lengths
+        for name in (pipeline.latent_columns(length)[0], "latent_mean")
+        if name in clip
+    )
     need = count * (video + np.dtype(dtype).itemsize * (inverted + sum(np.size(value) for value in clip.values())))
-    check_room(directory, need - records.written(directory), f"{count} clips with their latents and inversions")
+    check_room(directory, need - records.bytes_written(directory), f"{count} clips with their latents and inversions")
 
 
 def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> dict:
@@ -117,10 +212,16 @@ def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> 
         if whole > 1 and not empty:
             targets = slice(each, whole * each)
             chunks = rearrange(mean[targets], "(n f) ... -> n f ...", f=each)
-            embedded = tuple(again(name, len(chunks)) for name in ("text_embedding", "text_mask")) if "text_embedding" in clip else None
-            with run.on_devices():
-                made = flowframes.invert(run.field, jnp.asarray(chunks), run.condition([clip["caption"]] * len(chunks), embedded), **options)
-            latents[targets], error[1:whole] = rearrange(np.asarray(made.latents), "n f ... -> (n f) ..."), np.asarray(made.error)
+            embedded = None
+            if "text_embedding" in clip:
+                embedded = tuple(again(name, len(chunks)) for name in ("text_embedding", "text_mask"))
+            field = as_field(run.experiment.network, run.params)
+            with jax.set_mesh(local_mesh()):
+                captions = [clip["caption"]] * len(chunks)
+                condition = run.experiment.caption_condition(run.params, captions, run.config.data.fps, embedded)
+                made = invert(field, jnp.asarray(chunks), condition, **options)
+            latents[targets] = rearrange(np.asarray(made.latents), "n f ... -> (n f) ...")
+            error[1:whole] = np.asarray(made.error)
         name = pipeline.inverted_column(length)
         clip |= {name: latents, f"{name}_error": error}
     return clip
@@ -129,10 +230,21 @@ def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> 
 def report(directory: Path, length: int, most: float | None = None) -> dict:
     """The errors of the training chunks of a length: how many, median, 90th percentile, largest, and how many are above `most`."""
     column = f"{pipeline.inverted_column(length)}_error"
-    errors = np.concatenate([clip[column] for clip in records.open(directory, "train")])
+    errors = np.concatenate([clip[column] for clip in pipeline.open_split(directory, "train")])
     errors = errors[np.isfinite(errors)]
-    figures = dict(chunks=len(errors), median=float(np.median(errors)), ninety=float(np.quantile(errors, 0.9)), largest=float(errors.max()))
+    figures = dict(
+        chunks=len(errors),
+        median=float(np.median(errors)),
+        ninety=float(np.quantile(errors, 0.9)),
+        largest=float(errors.max()),
+    )
     return figures if most is None else figures | dict(above=int((errors > most).sum()))
+
+
+def check_data(config, experiment, data: Path, checksum: str | None) -> None:
+    """Raises ValueError if training needs inverted targets and the data set does not have them."""
+    if experiment.window.inverted:
+        check(data, config, checksum)
 
 
 def check(directory: Path, config, model: str | None) -> None:
@@ -155,8 +267,14 @@ def check(directory: Path, config, model: str | None) -> None:
             "invert with that model into another folder, or start from the other"
         )
     want = {name: config.inversion[name] for name in OPTIONS} | dict(frames=list(config.chunk.frames))
-    differing = [f"{name} {settings[name]} there and {value} here" for name, value in want.items() if name != "frames" and settings[name] != value]
+    differing = [
+        f"{name} {settings[name]} there and {value} here"
+        for name, value in want.items()
+        if name != "frames" and settings[name] != value
+    ]
     missing = sorted(set(want["frames"]) - set(settings["frames"]))
     if differing or missing:
         said = "; ".join(differing + [f"no chunks of {n} frames there" for n in missing])
-        raise ValueError(f"the inversions in {directory} are not those of config.inversion and config.chunk: {said}: use those, or invert anew")
+        raise ValueError(
+            f"the inversions in {directory} are not those of config.inversion and config.chunk: {said}: use those, or invert anew"
+        )

@@ -14,8 +14,8 @@ with x1 = mu_1. The pairs are a `jvflow.flow.coupling`. xhat_1 is the target inv
 
     dx/dt = u*(x, t, c),  x(1) = x1,  xhat_1 = x(0)     target inversion, by RF-Solver           (3)   paper, section 3.2
 
-Number of steps and guidance of (3) are in neither the paper nor what its authors released: 25 and 1 here, and the error of
-the way back stands beside every xhat_1. A prediction starts from mu_0 alone.
+Neither the paper nor the released code gives the number of steps and the guidance of (3): 25 and 1 here. The error of the
+way back is stored with every xhat_1. A prediction starts from mu_0 alone.
 
     conventional   noise flows to x1 beside the observed chunk, which is held at t = 1           (4)   LTX-Video's "condition"
 
@@ -29,274 +29,293 @@ along a trajectory is 0 where it is straight, and is solved exactly by one step 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from jvflow.flow import unipc
-from jvflow.flow.field import Condition, Field, along, as_partial, column, guide
+from jvflow import networks
+from jvflow.assembly import (
+    Latents,
+    build_network,
+    choose,
+    choose_coupling,
+    drop_captions,
+    fold_in_each,
+    noise_like,
+    split_each,
+    unchanged,
+)
+from jvflow.data.pipeline import Window
+from jvflow.flow.field import Condition, Field, expand_like
 from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
-from jvflow.flow.solver import Solver
-from jvflow.flow.times import TimeDensity, grid
-from jvflow.flow.unipc import UniPC
+from jvflow.flow.times import TimeDensity
+from jvflow.flowframes import inversion
+from jvflow.flowframes.evaluate import evaluate
+from jvflow.flowframes.sample import ChunkSampler, make_solver, preview, sample, sampling_program, with_observed
+from jvflow.method import Method
 
 Chunk = Float[Array, "b f h w c"]
+Keys = Key[Array, "b"]
 
 
 # --- objectives -----------------------------------------------------------------------------------
 
 
 def text_to_video_loss(
-    field: Field, chunk: Chunk, keys: Key[Array, "b"], condition: Condition | None = None, *,
-    times: TimeDensity = TimeDensity(), tokens: int = 0,
+    field: Field,
+    chunk: Chunk,
+    keys: Keys,
+    condition: Condition | None = None,
+    *,
+    times: TimeDensity = TimeDensity(),
+    tokens: int = 0,
 ) -> Float[Array, "b"]:
-    """The objective (1) of the pretrained model u*: x0 is noise. Times as of `loss`."""
-    t, noise = _drawn(keys, chunk, times, tokens)
-    return matching_loss(LINEAR, field, Ends(noise, chunk), (t,), condition)
+    """Computes the objective (1) of the pretrained model u*: x0 is noise. Times as of `loss`."""
+    key_t, key_noise = split_each(keys, 2)
+    ends = Ends(noise_like(key_noise, chunk), chunk)
+    return matching_loss(LINEAR, field, ends, (times(key_t, tokens),), condition)
 
 
 def loss(
-    field: Field, observed: Chunk, future: Chunk, keys: Key[Array, "b"], condition: Condition | None = None, *,
-    times: TimeDensity = TimeDensity(), tokens: int = 0,
+    field: Field,
+    observed: Chunk,
+    future: Chunk,
+    keys: Keys,
+    condition: Condition | None = None,
+    *,
+    times: TimeDensity = TimeDensity(),
+    tokens: int = 0,
 ) -> Float[Array, "b"]:
-    """The objective (1), one number per example.
+    """Computes the objective (1), one number per example.
 
     Args:
       field: gets s = (t,) and returns one velocity.
-      observed: x0, of algorithm 1 by `with_inversion`.
+      observed: x0; `with_inversion` makes that of algorithm 1.
       future: x1, of the same shape.
       keys: one per example.
       condition: captions.
-      times: where t is drawn; uniform in algorithm 1, logit-normal in the paper's table 3 for LTX-Video.
-      tokens: of an example, where `times` asks for it.
+      times: density of t; uniform in algorithm 1, logit-normal in the paper's table 3 for LTX-Video.
+      tokens: tokens of an example, for a density that depends on them.
     """
     _check_chunks(observed, future)
-    t, _ = _drawn(keys, None, times, tokens)
-    return matching_loss(LINEAR, field, Ends(observed, future), (t,), condition)
+    key_t, _ = split_each(keys, 2)
+    return matching_loss(LINEAR, field, Ends(observed, future), (times(key_t, tokens),), condition)
 
 
 def conventional_loss(
-    field: Field, observed: Chunk, future: Chunk, keys: Key[Array, "b"], condition: Condition | None = None, *,
-    times: TimeDensity = TimeDensity(), tokens: int = 0,
+    field: Field,
+    observed: Chunk,
+    future: Chunk,
+    keys: Keys,
+    condition: Condition | None = None,
+    *,
+    times: TimeDensity = TimeDensity(),
+    tokens: int = 0,
 ) -> Float[Array, "b"]:
-    """The objective (1) of noise that flows to x1 beside the observed chunk (4). Arguments as of `loss`."""
+    """Computes the objective (1) of noise that flows to x1 with the observed chunk as context (4). Arguments as of `loss`."""
     _check_chunks(observed, future)
-    t, noise = _drawn(keys, future, times, tokens)
-    return matching_loss(LINEAR, beside(field, observed), Ends(noise, future), (t,), condition)
-
-
-def _drawn(keys, like, times, tokens) -> tuple[Array, Array | None]:
-    """t (b,), and noise of the shape of `like`, from one key for each example."""
-    key_t, key_noise = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-    return times(key_t, tokens), None if like is None else _noise(key_noise, like)
-
-
-def _noise(keys, like):
-    return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)
-
-
-def _check_chunks(observed, future):
-    if observed.shape != future.shape:
-        raise ValueError(f"the observed chunk is {observed.shape}, the next one {future.shape}: (b, f, h, w, c) of both must be the same")
-
-
-def beside(field: Field, observed: Chunk) -> Field:
-    """The field (4) of the second half of a field's frames, beside the observed chunk at t = 1. It gets t (b,)."""
-    return jax.tree_util.Partial(_beside, as_partial(field), observed)
-
-
-def _beside(field, observed, x, s, condition=None):
-    (t,) = s
-    known = jnp.ones(observed.shape[:2], t.dtype)
-    each = jnp.broadcast_to(t[:, None], x.shape[:2])
-    velocities = field(jnp.concatenate([observed, x], axis=1), (jnp.concatenate([known, each], axis=1),), condition)
-    return tuple(v[:, observed.shape[1] :] for v in velocities)
-
-
-# --- target inversion -----------------------------------------------------------------------------
-
-
-class Inverted(NamedTuple):
-    """A chunk inverted to noise (3).
-
-    Attributes:
-      latents: xhat_1, of the shape of the chunk.
-      error: of the way back, RMS(x1' - x1) / RMS(x1), for each chunk.
-    """
-
-    latents: Chunk
-    error: Float[Array, "b"]
-
-
-@partial(jax.jit, static_argnames=("steps", "guidance", "method", "back"))
-def invert(
-    field: Field, chunk: Chunk, condition: Condition | None = None, *, steps: int = 25, guidance: float = 1.0,
-    method: str = "rf_solver", back: str = "rf_solver",
-) -> Inverted:
-    """Inverts chunks to noise through a text-to-video field (3), and tells how well they come back.
-
-    Args:
-      field: u*; a `jax.tree_util.Partial`, as of `networks.as_field`.
-      chunk: x1.
-      condition: its caption.
-      steps: from t = 1 to 0, and as many back.
-      guidance: 1 is none.
-      method: of the inversion.
-      back: the method of the way back; the paper goes back by Euler, which does not come near.
-    """
-    derivative = along(guide(field, guidance), lambda t: (t,), condition)
-    solve = lambda method, x, t0, t1: Solver(method, steps=steps, per_sample=False)(derivative, x, t0, t1).x
-    noise = solve(method, chunk, 1.0, 0.0)
-    again = solve(back, noise, 0.0, 1.0)
-    size = squared_error(chunk, jnp.zeros_like(chunk))
-    return Inverted(noise, jnp.sqrt(squared_error(again, chunk) / size))
+    key_t, key_noise = split_each(keys, 2)
+    ends = Ends(noise_like(key_noise, future), future)
+    return matching_loss(LINEAR, with_observed(field, observed), ends, (times(key_t, tokens),), condition)
 
 
 def with_inversion(
-    mean: Chunk, std: Chunk | float | None, inverted: Chunk, keys: Key[Array, "b"], *, rho: float = 0.7, usable: Bool[Array, "b"] | None = None
+    mean: Chunk,
+    std: Chunk | float | None,
+    inverted: Chunk,
+    keys: Keys,
+    *,
+    rho: float = 0.7,
+    usable: Bool[Array, "b"] | None = None,
 ) -> Chunk:
-    """The observed chunk of algorithm 1 (2).
+    """Returns the observed chunk of algorithm 1 (2).
 
     Args:
       mean, std: mu_0 and sigma_0, in the units of the latents.
       inverted: xhat_1.
-      keys: one per example, of the coin; equal keys are one coin for the micro-batch, as the authors' code has it.
-      rho: how often xhat_1 is added, in [0, 1].
-      usable: which of `inverted` are good enough to be used; all when None.
+      keys: one per example, of the coin; equal keys are one coin for the micro-batch, as in the authors' code.
+      rho: the probability of adding xhat_1, in [0, 1].
+      usable: which of `inverted` are good enough; all when None.
     """
     if not 0 <= rho <= 1:
         raise ValueError(f"rho is a probability and must be in [0, 1], got {rho}")
     if std is None:
-        raise ValueError("target inversion adds sigma_0 xhat_1, and this codec has no sigma_0: give its size with config.inversion.std")
+        raise ValueError(
+            "target inversion adds sigma_0 xhat_1, and this codec has no sigma_0: give its size with config.inversion.std"
+        )
     _check_chunks(mean, inverted)
     coin = jax.vmap(lambda key: jax.random.bernoulli(key, rho))(keys)
     coin = coin if usable is None else coin & usable
-    return jnp.where(column(coin, mean), mean + std * inverted, mean)
+    return jnp.where(expand_like(coin, mean), mean + std * inverted, mean)
 
 
-# --- prediction -----------------------------------------------------------------------------------
-
-
-class Prediction(NamedTuple):
-    """Chunks that were made.
-
-    Attributes:
-      frames: (b, f, h, w, c), all chunks in order.
-      nfe: evaluations of the field for each example, in all chunks together.
-    """
-
-    frames: Chunk
-    nfe: Int[Array, "b"]
-
-
-def predict(
-    field: Field, observed: Chunk, condition: Condition | None = None, *, steps: int = 5, chunks: int = 1, guidance: float = 1.0,
-    solver: Callable | None = None,
-) -> Chunk:
-    """The chunks after the observed one, by Euler steps of (1) from it.
-
-    Args:
-      field: u.
-      observed: x0, the mean of its latents; as many frames as a chunk of training has, or more for one longer prediction.
-      condition: captions.
-      steps: Euler steps for each chunk, equally long.
-      chunks: how many; each starts from the one before it.
-      guidance: of the captions; 1 is none.
-      solver: in place of Euler with `steps`.
-
-    Returns:
-      The future, (b, chunks f, h, w, c).
-    """
-    return predicted(field, observed, None, condition, design=FLOWFRAMES, chunks=chunks, guidance=guidance, solver=solver or euler(steps)).frames
-
-
-def stepping(method: str, steps: int, warp: float = 1.0) -> Callable:
-    """A method of `jvflow.flow.solver` on the grid of `times.grid`, or "unipc" on its own."""
-    return UniPC(unipc.grid(steps, warp)) if method == "unipc" else Solver(method, steps=grid(steps, warp), per_sample=False)
-
-
-euler = partial(stepping, "euler")
+def _check_chunks(observed, future):
+    if observed.shape != future.shape:
+        raise ValueError(
+            f"the observed chunk is {observed.shape}, the next one {future.shape}: (b, f, h, w, c) of both must be the same"
+        )
 
 
 @dataclass(frozen=True)
-class Design:
+class Objective:
     """What flows, and what the network sees.
 
     Attributes:
-      loss: the objective.
+      loss: see `loss`.
       source: where a prediction starts: "observed" or "noise".
-      beside: whether the observed chunk stands beside what flows (4).
+      context: whether the network sees the observed chunk as context (4).
     """
 
     loss: Callable
     source: str
-    beside: bool = False
+    context: bool = False
 
 
-FLOWFRAMES = Design(loss, "observed")
-CONVENTIONAL = Design(conventional_loss, "noise", beside=True)
-TEXT_TO_VIDEO = Design(text_to_video_loss, "noise")
+FLOWFRAMES = Objective(loss, "observed")
+CONVENTIONAL = Objective(conventional_loss, "noise", context=True)
+TEXT_TO_VIDEO = Objective(text_to_video_loss, "noise")
 
-DESIGNS = {"flowframes": FLOWFRAMES, "conventional": CONVENTIONAL, "text_to_video": TEXT_TO_VIDEO}
-
-
-def predicted(
-    field: Field, observed: Chunk, key: Key[Array, ""] | None, condition: Condition | None = None, *, design: Design = FLOWFRAMES,
-    solver: Callable, chunks: int = 1, guidance: float = 1.0,
-) -> Prediction:
-    """`predict` for each `Design`, with what it cost. `key` is that of the noise; of TEXT_TO_VIDEO the shape of `observed` counts alone.
-
-    Row i draws its noise from fold_in(key, i). Guidance costs each evaluation twice and is not in `nfe`.
-    """
-    if observed.ndim != 5:
-        raise ValueError(f"a chunk must be (b, f, h, w, c), got shape {observed.shape}")
-    if chunks < 1 or chunks != int(chunks):
-        raise ValueError(f"chunks must be a positive whole number, got {chunks}")
-    if design.source == "noise" and key is None:
-        raise ValueError("chunks of this design start from noise: give a key")
-    frames, nfe = [jnp.asarray(observed, jnp.float32)], 0
-    for number in range(int(chunks)):
-        if design.source == "noise":
-            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, number)))(jnp.arange(len(observed)))
-        else:
-            keys = None
-        chunk, cost = next_chunk(as_partial(field), frames[-1], keys, condition, design=design, solver=solver, guidance=float(guidance))
-        frames.append(chunk)
-        nfe = nfe + cost
-    return Prediction(jnp.concatenate(frames[1:], axis=1), nfe)
+OBJECTIVES = {"flowframes": FLOWFRAMES, "conventional": CONVENTIONAL, "text_to_video": TEXT_TO_VIDEO}
 
 
-@partial(jax.jit, static_argnames=("design", "solver", "guidance"))
-def next_chunk(field, observed, keys, condition, *, design, solver, guidance):
-    """One chunk of `predicted`: `observed (b, f, h, w, c) -> (future, nfe (b,))`."""
-    start = observed if design.source == "observed" else _noise(keys, observed)
-    solution = solver(_derivative(field, observed, condition, design, guidance), start)
-    return solution.x, solution.nfe
+# --- an experiment from a config ------------------------------------------------------------------
 
 
-def _derivative(field, observed, condition, design, guidance):
-    field = guide(field, guidance)
-    return along(beside(field, observed) if design.beside else field, lambda t: (t,), condition)
+def assemble(config, codec, encoder) -> dict:
+    """Returns the fields of an `Experiment` that this paper decides."""
+    objective, follows = OBJECTIVES[config.objective], config.objective != "text_to_video"
+    inverted = _check_inversion(config, codec)
+    lengths = tuple(config.chunk.frames)
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"config.chunk.frames lists lengths of chunks, each 1 or more, got {lengths}")
+    encoded = {length: codec.latent_shape((length, *config.data.size)) for length in lengths}
+    network = build_network(
+        config,
+        list(encoded.values()),
+        encoder,
+        to_field=unchanged,
+        coordinates=1,
+        velocities=1,
+        text_width=encoder.width if encoder else 0,
+    )
+
+    def window(length: int) -> Window:
+        latent_frames = encoded[length][0] if codec.frames > 1 else 0  # of a chunk that is encoded as one
+        whole = latent_frames or (follows and inverted)  # the window starts where a chunk does
+        return Window(
+            length * (1 + follows), inverted=follows and inverted, chunk=length if whole else 0, encoded=latent_frames
+        )
+
+    options = dict(
+        objective=partial(objective.loss, times=TimeDensity(**config.times)),
+        count_tokens=partial(networks.tokens, network),
+        dropout=config.caption_dropout,
+    )
+    if follows:
+        coupling = choose_coupling(config)
+        batch_loss = partial(chunk_loss, coupling=coupling, inversion=config.inversion if inverted else None, **options)
+    else:
+        batch_loss = partial(caption_loss, **options)
+    sample = config.sample
+    solver = make_solver(sample.method, sample.steps, sample.warp)
+    return dict(
+        network=network,
+        shapes=tuple((shape[0] * (1 + objective.context), *shape[1:]) for shape in encoded.values()),
+        windows=tuple(window(length) for length in lengths),
+        loss=batch_loss,
+        sampler=ChunkSampler(objective.source, objective.context, solver, sample.guidance, follows),
+        start_frames=max(lengths),
+        chunks=1 + follows,
+        takes_fps=networks.takes_fps(network),
+    )
 
 
-@partial(jax.jit, static_argnames=("design", "steps", "guidance"))
-def straightness(
-    field: Field, observed: Chunk, keys: Key[Array, "b"], condition: Condition | None = None, *, design: Design = FLOWFRAMES, steps: int = 40,
-    guidance: float = 1.0,
-) -> Float[Array, "b"]:
-    """S of (5) along the trajectories that `steps` Euler steps follow, each from its own observed chunk or noise."""
-    start = observed if design.source == "observed" else _noise(keys, observed)
-    derivative = _derivative(field, observed, condition, design, guidance)
-    at = np.linspace(0, 1, steps + 1)
+def _check_inversion(config, codec) -> bool:
+    """Returns whether training needs inverted targets; raises ValueError if its settings do not fit."""
+    settings = config.inversion
+    if not 0 <= settings.rho <= 1:
+        raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {settings.rho}")
+    inverted = config.objective == "flowframes" and settings.rho > 0
+    if inverted and settings.std is None and not codec.posterior:
+        raise ValueError(
+            "config.inversion adds sigma_0 xhat_1, and this codec has no sigma_0: give its size with config.inversion.std"
+        )
+    choose(dict(example=False, batch=True), "inversion.coin", settings.coin)
+    return inverted
 
-    def step(x, t):
-        v = derivative(jnp.full(len(x), t, x.dtype), x)
-        return x + v / steps, v
 
-    end, velocities = jax.lax.scan(step, start, jnp.asarray(at[:-1], start.dtype))
-    whole = end - start
-    off = jax.vmap(lambda v: squared_error(v, whole))(velocities).mean(0)
-    return off / squared_error(whole, jnp.zeros_like(whole))  # (5)
+def caption_loss(
+    field: Field,
+    latents: Latents,
+    condition,
+    keys: Keys,
+    key,
+    *,
+    objective: Callable,
+    count_tokens: Callable,
+    dropout: float,
+) -> tuple[Float[Array, "b"], dict]:
+    """Computes the loss of the model that FlowFrames starts from: noise flows to chunks."""
+    del key
+    tokens = count_tokens(latents.mean.shape[1:])
+    return objective(field, latents.mean, keys, drop_captions(condition, keys, dropout), tokens=tokens), {}
+
+
+def chunk_loss(
+    field: Field,
+    latents: Latents,
+    condition,
+    keys: Keys,
+    key,
+    *,
+    objective: Callable,
+    count_tokens: Callable,
+    dropout: float,
+    coupling: Callable,
+    inversion,
+) -> tuple[Float[Array, "b"], dict]:
+    """Computes the loss of consecutive chunks: the first half of each clip is observed, the second is the future."""
+    halves = lambda a: jnp.split(a, 2, axis=1)
+    (mean, future), std = halves(latents.mean), None if latents.std is None else halves(latents.std)[0]
+    (mean, std), future = coupling((mean, std), future, key)
+    metrics = dict(coupling_cost=squared_error(mean, future).mean())
+    observed = mean
+    if inversion:
+        std = std if inversion.std is None else inversion.std
+        usable = None if inversion.max_error is None else latents.inverted_error <= inversion.max_error
+        one_coin = inversion.coin == "batch"
+        coins = jnp.broadcast_to(jax.random.fold_in(key, 1), keys.shape) if one_coin else fold_in_each(keys, 2**31 + 1)
+        observed = with_inversion(mean, std, latents.inverted, coins, rho=inversion.rho, usable=usable)
+        metrics |= dict(inversion_used=jnp.ones(()) if usable is None else usable.mean())
+    condition, tokens = drop_captions(condition, keys, dropout), count_tokens(future.shape[1:])
+    return objective(field, observed, future, keys, condition, tokens=tokens), metrics
+
+
+def _no_comparison(*args, **options):
+    raise ValueError("runs of FlowFrames are compared by `jvflow evaluate`: `jvflow compare` is for runs that stream")
+
+
+def _pretrained_config(config):
+    """Returns the config of the text-to-video model that chunks are inverted through, and training starts from."""
+    config = config.copy_and_resolve_references()
+    config.objective = "text_to_video"
+    return config
+
+
+METHOD = Method(
+    name="flowframes",
+    objectives=tuple(OBJECTIVES),
+    assemble=assemble,
+    preview=preview,
+    sample=sample,
+    evaluate=evaluate,
+    sampling_program=sampling_program,
+    video_codecs=True,
+    encode=inversion.encode,
+    check_data=inversion.check_data,
+    check_sampling=lambda config, entries: None,
+    pretrained_config=_pretrained_config,
+    compare=_no_comparison,
+    demo=_no_comparison,
+)

@@ -1,177 +1,283 @@
-"""From a trained run of FlowFrames to chunks of video, and what they are worth beside the chunks that really followed.
+"""Sampling of FlowFrames: chunks after the observed one, and the videos of a trained run.
 
-The same for its conventional twin, and for the text-to-video model that both start from, whose chunks follow nothing but a caption.
+The same for its conventional twin, and for the text-to-video model that both start from, whose chunks follow a caption
+alone. The equations stand in `jvflow.flowframes.method`.
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jvflow import metrics
-from jvflow.flowframes import method as flowframes
-from jvflow.parallel import processes
+from jvflow.assembly import Experiment, noise_like, solver_protocol
 from jvflow.codecs import decode_chunks
 from jvflow.data import pipeline
-from jvflow.run import Run, protocol, solver_protocol, write_videos
+from jvflow.flow import times, unipc
+from jvflow.flow.field import Condition, Field, along, as_partial, guide
+from jvflow.flow.solver import Solution, Solver, raise_if_failed
+from jvflow.flow.unipc import UniPC
+from jvflow.method import SampleRequest
+from jvflow.networks import as_field
+from jvflow.parallel import processes
+from jvflow.report import videos
+from jvflow.run import Run
 
+Chunk = Float[Array, "b f h w c"]
 Videos = UInt8[np.ndarray, "b f h w c"]
 
 
 # --- chunks ---------------------------------------------------------------------------------------
 
 
-def predict(run: Run, observed: Videos, captions: list[str], *, seed: int = 0, batch: int = 128, **options) -> tuple[Videos, np.ndarray]:
-    """The chunks after the observed ones.
+class Prediction(NamedTuple):
+    """Predicted chunks.
+
+    Attributes:
+      frames: (b, f, h, w, c), all chunks in order.
+      nfe: evaluations of the field for each example, in all chunks together.
+    """
+
+    frames: Chunk
+    nfe: Int[Array, "b"]
+
+
+def predict(
+    field: Field,
+    observed: Chunk,
+    condition: Condition | None = None,
+    *,
+    steps: int = 5,
+    chunks: int = 1,
+    guidance: float = 1.0,
+    solver: Callable | None = None,
+) -> Chunk:
+    """Predicts the chunks after the observed one, by Euler steps of (1) from it.
 
     Args:
-      run: a run with `experiment.predict`.
-      observed: a chunk for each caption, of any length that the network takes; its length is that of every chunk.
+      field: u.
+      observed: x0, the mean of its latents; as many frames as a chunk of training has, or more for one longer
+        prediction.
+      condition: captions.
+      steps: Euler steps for each chunk, equally long.
+      chunks: how many; each starts from the one before it.
+      guidance: of the captions; 1 is none.
+      solver: in place of Euler with `steps`.
+
+    Returns:
+      The future, (b, chunks f, h, w, c).
+    """
+    solver = solver or make_solver("euler", steps)
+    return predict_chunks(field, observed, None, condition, solver=solver, chunks=chunks, guidance=guidance).frames
+
+
+def make_solver(method: str, steps: int, warp: float = 1.0) -> Callable:
+    """Returns a method of `jvflow.flow.solver` on the grid of `times.grid`, or "unipc" on its own grid."""
+    if method == "unipc":
+        return UniPC(unipc.grid(steps, warp))
+    return Solver(method, steps=times.grid(steps, warp), per_sample=False)
+
+
+def predict_chunks(
+    field: Field,
+    observed: Chunk,
+    key: Key[Array, ""] | None,
+    condition: Condition | None = None,
+    *,
+    source: str = "observed",
+    context: bool = False,
+    solver: Callable,
+    chunks: int = 1,
+    guidance: float = 1.0,
+) -> Prediction:
+    """Predicts as `predict` does, for every objective, and counts evaluations.
+
+    Guidance doubles the cost of each evaluation and is not in `nfe`.
+
+    Args:
+      observed: without `context`, only its shape counts for the source "noise".
+      key: of the noise; row i draws from fold_in(key, i). None for the source "observed".
+      source: where a chunk starts: "observed" or "noise".
+      context: whether the field sees the observed chunk as context (4).
+    """
+    if observed.ndim != 5:
+        raise ValueError(f"a chunk must be (b, f, h, w, c), got shape {observed.shape}")
+    if chunks < 1 or chunks != int(chunks):
+        raise ValueError(f"chunks must be a positive whole number, got {chunks}")
+    if source == "noise" and key is None:
+        raise ValueError("chunks of the source 'noise' start from noise: give a key")
+    frames, nfe = [jnp.asarray(observed, jnp.float32)], 0
+    for number in range(int(chunks)):
+        if source == "noise":
+            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, number)))(jnp.arange(len(observed)))
+        else:
+            keys = None
+        options = dict(source=source, context=context, solver=solver, guidance=float(guidance))
+        solution = next_chunk(as_partial(field), frames[-1], keys, condition, **options)
+        raise_if_failed(solution, what=f"chunk {number + 1}")
+        frames.append(solution.x)
+        nfe = nfe + solution.nfe
+    return Prediction(jnp.concatenate(frames[1:], axis=1), nfe)
+
+
+@partial(jax.jit, static_argnames=("source", "context", "solver", "guidance"))
+def next_chunk(field, observed, keys, condition, *, source, context, solver, guidance) -> Solution:
+    """Solves for one chunk of `predict_chunks`: `observed (b, f, h, w, c) -> Solution` of the future."""
+    start = observed if source == "observed" else noise_like(keys, observed)
+    return solver(chunk_equation(field, observed, condition, context, guidance), start)
+
+
+def chunk_equation(field: Field, observed: Chunk, condition, context: bool, guidance: float) -> Callable:
+    """Returns dx/dt of a chunk, `(t (b,), x) -> dx/dt`."""
+    field = guide(field, guidance)
+    return along(with_observed(field, observed) if context else field, lambda t: (t,), condition)
+
+
+def with_observed(field: Field, observed: Chunk) -> Field:
+    """Returns the field (4) of the second half of a field's frames, with the observed chunk at t = 1 as the first half.
+
+    It gets t (b,).
+    """
+    return jax.tree_util.Partial(_with_observed, as_partial(field), observed)
+
+
+def _with_observed(field, observed, x, s, condition=None):
+    (t,) = s
+    known = jnp.ones(observed.shape[:2], t.dtype)
+    each = jnp.broadcast_to(t[:, None], x.shape[:2])
+    velocities = field(jnp.concatenate([observed, x], axis=1), (jnp.concatenate([known, each], axis=1),), condition)
+    return tuple(v[:, observed.shape[1] :] for v in velocities)
+
+
+# --- videos of a trained run ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChunkSampler:
+    """How a run predicts chunks.
+
+    Attributes:
+      source, context: see `predict_chunks`.
+      solver: of each chunk.
+      guidance: of the captions.
+      follows: whether chunks follow an observed one; those of text to video do not.
+    """
+
+    source: str
+    context: bool
+    solver: Callable
+    guidance: float
+    follows: bool
+
+    def __call__(self, field: Field, observed: Chunk, key, condition=None, **options) -> Prediction:
+        """Predicts chunks; `options` replace the run's solver and guidance, and give the number of chunks."""
+        own = dict(source=self.source, context=self.context, solver=self.solver, guidance=self.guidance)
+        return predict_chunks(field, observed, key, condition, **own | options)
+
+
+def predict_videos(
+    run: Run, observed: Videos, captions: list[str], *, seed: int = 0, batch: int = 128, **options
+) -> tuple[Videos, np.ndarray]:
+    """Predicts the chunks after the observed ones.
+
+    Args:
+      run: of FlowFrames.
+      observed: a chunk for each caption, of any length that the network takes; every chunk has this length.
       captions: of the videos.
-      seed: of the noise, where there is some.
+      seed: of the noise, for objectives that start from noise.
       batch: predictions at a time.
-      options: replace those of `flowframes.predicted`: chunks, solver, guidance.
+      options: of `ChunkSampler`: chunks, solver, guidance.
 
     Returns:
       video uint8 (b, chunks f, h, w, 3); evaluations of the network for each (b,).
     """
     experiment, codec = run.experiment, run.experiment.codec
-    codec.latent_shape(observed.shape[1:4])  # a length that cannot be encoded is said here
+    codec.latent_shape(observed.shape[1:4])  # raises here if this length cannot be encoded
+    field = as_field(experiment.network, run.params)
 
     def make(group: int) -> tuple:
         rows = slice(group * batch, (group + 1) * batch)
         key = jax.random.fold_in(jax.random.key(seed), group)
-        with run.on_devices():
-            start = codec.encode(codec.params, jnp.asarray(observed[rows])).mean
-            made = experiment.predict(run.field, start, key, run.condition(list(captions[rows])), **options)
-            return np.asarray(decode_chunks(codec, codec.params, made.frames, options.get("chunks", 1))), np.asarray(made.nfe)
+        start = codec.encode(codec.params, jnp.asarray(observed[rows])).mean
+        condition = experiment.caption_condition(run.params, list(captions[rows]), run.config.data.fps)
+        made = experiment.sampler(field, start, key, condition, **options)
+        decoded = decode_chunks(codec, codec.params, made.frames, options.get("chunks", 1))
+        return np.asarray(decoded), np.asarray(made.nfe)
 
-    videos, nfe = zip(*processes.distributed_map(-(-len(observed) // batch), make))
-    return np.concatenate(videos), np.concatenate(nfe)
-
-
-def is_after(run: Run) -> bool:
-    """Whether the run's chunks follow an observed one; those of text_to_video do not."""
-    return run.experiment.predict.keywords["design"] is not flowframes.TEXT_TO_VIDEO
+    made, nfe = zip(*processes.distributed_map(-(-len(observed) // batch), make))
+    return np.concatenate(made), np.concatenate(nfe)
 
 
-def compared(run: Run, data) -> Videos:
-    """Four held-out clips of two chunks, each above its first chunk with what the run makes of it."""
-    length = max(run.config.chunk.frames)
-    real = pipeline.clips(data, "test", count=4, frames=2 * length)
-    made, _ = predict(run, real[:, :length], pipeline.captions(data, "test", count=len(real)), seed=run.config.seed)
-    whole = np.concatenate([real[:, :length], made], axis=1) if is_after(run) else np.concatenate([made, made], axis=1)
-    return rearrange([real, whole], "two b ... -> (b two) ...")
-
-
-def sample(run: Run, out, observed: Videos, captions: list[str], *, length: int, seed: int = 0) -> dict:
-    """Writes videos of `length` frames, the observed ones included; see `sample.sample`."""
-    given = observed.shape[1]
-    after = is_after(run)
-    need = length - given if after else length
+def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
+    """Writes videos of observed chunks with the predicted ones after them; returns the record of `samples.json`."""
+    objective, follows = run.config.objective, run.experiment.sampler.follows
+    request.refuse(objective, "makes frames at the rate of its data, and chunks without end", "fps", "extrapolate")
+    if not follows:
+        request.refuse(objective, "starts from noise and takes no first frame", "first_frame")
+    given = request.observed or run.experiment.start_frames
+    count, have = len(request.captions) or request.count, run.config.data.frames
+    if request.first_frame is None and given > have:
+        raise ValueError(
+            f"a chunk of {given} frames is longer than the held-out clips, {have} frames: use a shorter one, or give a video"
+        )
+    length = request.length or given * (1 + follows)
+    need = length - given if follows else length
     if need < 1:
         raise ValueError(f"frames is {length}, and {given} of them are observed: use --frames={2 * given}, or more")
+    observed = pipeline.start_frames(run.config.data, request.data, count, given, request.first_frame)
+    captions = list(request.captions)
+    if not captions:
+        captions = [""] * count if request.first_frame else pipeline.captions(request.data(), "test", count=count)
     clock = time.perf_counter()
-    made, nfe = predict(run, observed, captions, seed=seed, chunks=-(-need // given))
+    made, nfe = predict_videos(run, observed, captions, seed=request.seed, chunks=-(-need // given))
     seconds = time.perf_counter() - clock
-    whole = np.concatenate([observed, made], axis=1)[:, :length] if after else made[:, :length]
-    return write_videos(
-        out, whole, captions, fps=float(run.config.data.fps), nfe_per_frame=nfe / made.shape[1], seconds_per_frame=seconds / made[:, :, 0, 0, 0].size,
-        seed=seed, protocol=chunk_protocol(run) | dict(observed=given, seconds="wall time of a frame, compilation included"),
+    whole = np.concatenate([observed, made], axis=1)[:, :length] if follows else made[:, :length]
+    return videos.write_samples(
+        out,
+        whole,
+        captions,
+        fps=float(run.config.data.fps),
+        nfe_per_frame=nfe / made.shape[1],
+        seconds_per_frame=seconds / made[:, :, 0, 0, 0].size,
+        seed=request.seed,
+        protocol=chunk_protocol(run) | dict(observed=given, seconds="wall time of a frame, compilation included"),
     )
 
 
 def chunk_protocol(run: Run) -> dict:
-    """How the chunks of a run are made: what every record of them carries."""
-    config, options = run.config, run.experiment.predict.keywords
-    return protocol(run) | dict(
-        trained_frames=list(config.chunk.frames), coupling=config.coupling, rho=config.inversion.rho, pretrained=config.pretrained,
-        guidance=options["guidance"], warp=config.sample.warp,
-    ) | solver_protocol(options["solver"])
-
-
-# --- what they are worth --------------------------------------------------------------------------
-
-
-def evaluate(run: Run) -> dict:
-    """Predicts chunks of held-out clips and compares them with what followed; `config.evaluate` is the protocol.
-
-    Returns:
-      frames_L: for chunks of L frames, `nfe_N` for each number of steps N: distance (Frechet, between windows of the predictions
-        and of the true futures of the same clips), distance_seam (between windows that are half observed, half predicted: a
-        prediction can look like video and not follow), motion (over that of the futures), PSNR in dB (peak 2), evaluations;
-        `controls`, what needs no model; and `straightness`, (5) of `flowframes`, of a run that moves.
-    """
-    settings = run.config.evaluate
-    data = run.data()
-    real, captions = pipeline.clips(data, "test", count=settings.clips), pipeline.captions(data, "test", count=settings.clips)
-    if len(real) < settings.clips:
-        raise ValueError(f"{settings.clips} clips are asked for, {data} has {len(real)} held-out ones: evaluate clips={len(real)}")
-    training = _windows(pipeline.clips(data, "train", count=settings.real_clips), settings.window)
-    features = metrics.feature_map(settings.features)(training, dimensions=settings.dimensions)
-    record = {f"frames_{length}": _of_length(run, length, real, captions, features, training) for length in settings.frames}
-    return record | dict(protocol=chunk_protocol(run) | dict(
-        settings.to_dict(), distance=metrics.DISTANCE_NAME, reference="the true futures of the same clips", nfe="evaluations in all chunks of a prediction",
-    ))
-
-
-def pairs(real: Videos, length: int, future: int, starts: int) -> tuple[Videos, Videos, np.ndarray]:
-    """Observed chunks of `length` frames and the `future` frames after each, at `starts` places of every clip; and which clip each is of."""
-    have, need = real.shape[1], length + future
-    if have < need:
-        raise ValueError(f"{length} observed frames and {future} after them are longer than the clips, {have} frames: use shorter chunks, or fewer")
-    at = np.unique(np.linspace(0, have - need, starts).astype(int))
-    cut = np.concatenate([real[:, first : first + need] for first in at])
-    return cut[:, :length], cut[:, length:], np.tile(np.arange(len(real)), len(at))
-
-
-def _of_length(run, length, real, captions, features, training) -> dict:
-    settings = run.config.evaluate
-    observed, future, clip = pairs(real, length, settings.chunks * length, settings.starts)
-    captions = [captions[i] for i in clip]
-    half = settings.window // 2
-    seam = lambda made: features(_signal(np.concatenate([observed[:, -half:], made[:, : settings.window - half]], axis=1)))
-    truth, true_seam = features(_windows(future, settings.window)), seam(future)
-    moves = _motion(future)
-    worth = lambda made: dict(
-        distance=metrics.distance(features(_windows(made, settings.window)), truth),
-        distance_seam=metrics.distance(seam(made), true_seam), motion=_motion(made) / moves,
-        psnr=float(np.mean(np.concatenate([metrics.psnr(_signal(a), _signal(b)) for a, b in zip(np.array_split(made, 8), np.array_split(future, 8)) if len(a)]))),
+    """Returns how the chunks of a run are made: every record of the run carries it."""
+    config, sampler = run.config, run.experiment.sampler
+    return (
+        run.protocol
+        | dict(
+            trained_frames=list(config.chunk.frames),
+            coupling=config.coupling,
+            rho=config.inversion.rho,
+            pretrained=config.pretrained,
+            guidance=sampler.guidance,
+            warp=config.sample.warp,
+        )
+        | solver_protocol(sampler.solver)
     )
-    same = dict(seed=settings.seed, batch=settings.batch)
-    figures = {}
-    for steps in settings.steps:
-        made, nfe = predict(run, observed, captions, chunks=settings.chunks, solver=flowframes.stepping(run.config.sample.method, steps, run.config.sample.warp), **same)
-        figures[f"nfe_{steps}"] = worth(made) | dict(nfe=float(np.mean(nfe)))
-    figures["controls"] = dict(
-        repeat_observed=worth(np.tile(observed, (1, settings.chunks, 1, 1, 1))), repeat_last=worth(np.repeat(observed[:, -1:], future.shape[1], axis=1)),
-        other_real=dict(distance=metrics.distance(features(training[: len(truth)]), truth)),
-    )
-    moving = [name for name, value in figures.items() if name.startswith("nfe") and 0.5 <= value["motion"] <= 2]
-    figures["straightness"] = _straightness(run, observed[: settings.batch], captions[: settings.batch]) if moving else None
-    return figures
 
 
-def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
-    experiment = run.experiment
-    start = experiment.codec.encode(experiment.codec.params, jnp.asarray(observed)).mean
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(run.config.evaluate.seed), jnp.arange(len(start)))
-    options = experiment.predict.keywords
-    values = flowframes.straightness(run.field, start, keys, run.condition(captions), design=options["design"], guidance=float(options["guidance"]))
-    return float(values.mean())
+def preview(run: Run, data: Path) -> Videos:
+    """Predicts the second chunk of four held-out clips, below the real ones, for a sheet during training."""
+    length = max(run.config.chunk.frames)
+    real = pipeline.clips(data, "test", count=4, frames=2 * length)
+    captions = pipeline.captions(data, "test", count=len(real))
+    made, _ = predict_videos(run, real[:, :length], captions, seed=run.config.seed)
+    first = real[:, :length] if run.experiment.sampler.follows else made
+    return rearrange([real, np.concatenate([first, made], axis=1)], "two b ... -> (b two) ...")
 
 
-def _signal(frames: Videos) -> Float[np.ndarray, "..."]:
-    return np.asarray(frames, np.float32) / 127.5 - 1
-
-
-def _windows(frames: Videos, length: int) -> Float[np.ndarray, "n length h w c"]:
-    """All windows of the clips, one after the other."""
-    return rearrange(metrics.windows(_signal(frames), length, length), "b n ... -> (b n) ...")
-
-
-def _motion(frames: Videos) -> float:
-    return float(metrics.motion(_signal(frames), frames.shape[1], frames.shape[1]).mean())
+def sampling_program(experiment: Experiment) -> Callable:
+    """Returns what a dry run compiles: one chunk."""
+    return lambda field, start, key, condition: experiment.sampler(field, start, key, condition)

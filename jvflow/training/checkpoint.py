@@ -47,7 +47,8 @@ class Checkpoints:
             checkpoints before it stay.
         """
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position),
+            state=ocp.args.StandardSave(state),
+            position=ocp.args.JsonSave(position),
             checksums=ocp.args.JsonSave(checksums(state) | {"position": _checksum_of_text(position)}),
         )
         need = sum(a.nbytes for a in jax.tree.leaves(state)) + ROOM
@@ -92,7 +93,9 @@ class Checkpoints:
         """The whole state of a step as nested dicts of NumPy arrays, for looking at, on whatever devices it was saved."""
         step = self._find(step)
         tree = ocp.PyTreeCheckpointHandler().metadata(Path(self._manager.directory) / str(step) / "state").tree
-        arguments = ocp.args.PyTreeRestore(restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree))
+        arguments = ocp.args.PyTreeRestore(
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        )
         return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
 
     def forget_after(self, step: int) -> None:
@@ -110,7 +113,12 @@ class Checkpoints:
                 return read(candidate)
             except Exception as error:  # orbax and tensorstore raise what they happen to meet
                 reason = _reason(error)
-                LOG.warning("the checkpoint of step %d in %s is damaged (%s): trying the one before", candidate, self._manager.directory, reason)
+                LOG.warning(
+                    "the checkpoint of step %d in %s is damaged (%s): trying the one before",
+                    candidate,
+                    self._manager.directory,
+                    reason,
+                )
         raise ValueError(f"no checkpoint in {self._manager.directory} can be read, the oldest one: {reason}")
 
     def _not_saved(self, step: int, reason: str) -> OSError:
@@ -131,7 +139,9 @@ class Checkpoints:
         saved = self._manager.restore(step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore()))["checksums"]
         for name, found in restored.items():
             if found != saved[name]:
-                raise ValueError(f"the checksum of {name} at step {step} is {found:08x}, it was saved as {saved[name]:08x}")
+                raise ValueError(
+                    f"the checksum of {name} at step {step} is {found:08x}, it was saved as {saved[name]:08x}"
+                )
 
     def _find(self, step):
         found = self.steps()

@@ -39,7 +39,9 @@ class Tuning:
 
     def __post_init__(self):
         if self.rank < 0 or self.rank and not self.alpha > 0:
-            raise ValueError(f"config.tune.rank is 0 or more and config.tune.alpha above 0, got {self.rank} and {self.alpha}: alpha = rank is a scale of 1")
+            raise ValueError(
+                f"config.tune.rank is 0 or more and config.tune.alpha above 0, got {self.rank} and {self.alpha}: alpha = rank is a scale of 1"
+            )
         for pattern in self.layers:
             try:
                 re.compile(pattern)
@@ -65,9 +67,13 @@ class Tuning:
             shape, dtype = flat[kernel].shape, flat[kernel].dtype
             layers, (inputs, outputs) = shape[:-2], shape[-2:]
             if self.rank > min(inputs, outputs):
-                raise ValueError(f"config.tune.rank={self.rank} is above that of {'/'.join(map(str, kernel[:-1]))}, a matrix {inputs} x {outputs}: use {min(inputs, outputs)} or less, or leave the layer out")
+                raise ValueError(
+                    f"config.tune.rank={self.rank} is above that of {'/'.join(map(str, kernel[:-1]))}, a matrix {inputs} x {outputs}: use {min(inputs, outputs)} or less, or leave the layer out"
+                )
             bound = 1 / math.sqrt(inputs)
-            flat[(*kernel[:-1], A)] = jax.random.uniform(jax.random.fold_in(key, number), (*layers, inputs, self.rank), dtype, -bound, bound)
+            flat[(*kernel[:-1], A)] = jax.random.uniform(
+                jax.random.fold_in(key, number), (*layers, inputs, self.rank), dtype, -bound, bound
+            )
             flat[(*kernel[:-1], B)] = jnp.zeros((*layers, self.rank, outputs), dtype)
             flat[(*kernel[:-1], SCALE)] = jnp.full(layers, self.alpha / self.rank, dtype)
         return traverse_util.unflatten_dict(flat)
@@ -78,7 +84,9 @@ class Tuning:
             return params, {}
         flat = _flat(params)
         chosen = {path for path in flat if path[-1] in (A, B)} if self.rank else set(self._chosen(flat))
-        part = lambda inside: traverse_util.unflatten_dict({path: a for path, a in flat.items() if (path in chosen) == inside})
+        part = lambda inside: traverse_util.unflatten_dict(
+            {path: a for path, a in flat.items() if (path in chosen) == inside}
+        )
         return part(True), part(False)
 
     def parts(self, key, params: Any) -> tuple[Any, Any]:
@@ -87,13 +95,18 @@ class Tuning:
 
     def _chosen(self, flat: Mapping) -> list[tuple]:
         """The paths of the parameters that are tuned, of a rank only kernels of linear layers."""
-        able = sorted((path for path, a in flat.items() if path[-1] not in LORA and (not self.rank or is_linear(path, a))), key=str)
+        able = sorted(
+            (path for path, a in flat.items() if path[-1] not in LORA and (not self.rank or is_linear(path, a))),
+            key=str,
+        )
         layer = lambda path: "/".join(map(str, path[:-1]))
         names = list(dict.fromkeys(map(layer, able)))
         lost = [pattern for pattern in self.layers if not any(re.search(pattern, name) for name in names)]
         if lost:
             some = ", ".join(names[:: max(len(names) // 8, 1)][:8])
-            raise ValueError(f"config.tune.layers: {', '.join(map(repr, lost))} matches none of the {len(names)} {'linear ' if self.rank else ''}layers, which are {some}, ...")
+            raise ValueError(
+                f"config.tune.layers: {', '.join(map(repr, lost))} matches none of the {len(names)} {'linear ' if self.rank else ''}layers, which are {some}, ..."
+            )
         if not self.layers:
             return [path for path in able if min(flat[path].shape[-2:] if self.rank else (1,)) > self.rank]
         return [path for path in able if any(re.search(pattern, layer(path)) for pattern in self.layers)]
@@ -128,7 +141,9 @@ def _without(params: Any, kernel: Callable) -> Any:
     if not any(path[-1] == A for path in flat):
         return params
     tuned = {(*path[:-1], "kernel") for path in flat if path[-1] == A}
-    return traverse_util.unflatten_dict({path: kernel(flat, path) if path in tuned else a for path, a in flat.items() if path[-1] not in LORA})
+    return traverse_util.unflatten_dict(
+        {path: kernel(flat, path) if path in tuned else a for path, a in flat.items() if path[-1] not in LORA}
+    )
 
 
 def _flat(params: Any) -> dict:

@@ -1,8 +1,8 @@
-"""Optimizers over optax: AdamW, Grams, and their schedules.
+"""Grams, an optimizer over optax.
 
     Grams    m, v as Adam's;  p <- p - lr sqrt(1 - b2^t) / (1 - b1^t) sign(g) |m| / (sqrt(v) + eps)     (1)   arXiv 2412.17107
 
-The direction is the gradient's, the size is Adam's. `eps` is added before the bias correction, other than in optax's Adam.
+The direction is the gradient's, the size is Adam's. `eps` is added before the bias correction, unlike in optax's Adam.
 """
 
 import jax
@@ -10,32 +10,9 @@ import jax.numpy as jnp
 import optax
 
 
-def schedule(name: str, learning_rate: float, *, warmup_steps: int, steps: int) -> optax.Schedule:
-    """The learning rate over the steps of a run: linear warm-up, then constant, linear or cosine to 0."""
-    rest = max(steps - warmup_steps, 1)
-    after = {
-        "constant": optax.constant_schedule(learning_rate),
-        "linear": optax.linear_schedule(learning_rate, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(learning_rate, rest),
-    }
-    if name not in after:
-        raise ValueError(f"unknown schedule {name!r}: use one of {', '.join(after)}")
-    if warmup_steps < 1:
-        return after[name]
-    warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps - 1 or 1)
-    return optax.join_schedules([warmup, after[name]], [warmup_steps])
-
-
-def build(name: str, learning_rate: optax.Schedule, *, b1: float, b2: float, eps: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
-    """An optimizer by its name, "adamw" or "grams", behind clipping by the global norm; `clip` 0 means none."""
-    optimizers = dict(adamw=optax.adamw, grams=grams)
-    if name not in optimizers:
-        raise ValueError(f"unknown optimizer {name!r}: use one of {', '.join(optimizers)}")
-    update = optimizers[name](learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(clip), update) if clip else update
-
-
-def scale_by_grams(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, *, correct_bias: bool = True) -> optax.GradientTransformation:
+def scale_by_grams(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, *, correct_bias: bool = True
+) -> optax.GradientTransformation:
     """The step of Grams (1), without the learning rate."""
 
     def init(params):
@@ -59,12 +36,18 @@ def scale_by_grams(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, *, cor
 
 
 def grams(
-    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: float = 0.0
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """Grams: the sign of the gradient with the size of Adam's momentum (Cao et al., arXiv 2412.17107; the authors' algorithm).
 
     Weight decay is decoupled and applied before the step, lr weight_decay p. Needs the parameters in `update`.
     """
     return optax.chain(
-        scale_by_grams(b1, b2, eps), optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate)
+        scale_by_grams(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
     )

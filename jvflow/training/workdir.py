@@ -69,7 +69,7 @@ class Workdir:
         write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=checksum)) + "\n")
 
     def note_data(self, key: str | None) -> None:
-        """Notes the key of the data set that the run is trained on, see `jvflow.data.key`."""
+        """Notes the key of the data set that the run is trained on, see `jvflow.data.dataset_key`."""
         write_text(self.path / "data.json", json.dumps(dict(key=key)) + "\n")
 
     def check_data(self, key: str | None) -> None:
@@ -119,7 +119,9 @@ def override(config: ConfigDict, section: str, entries: dict) -> None:
         try:
             settings[name] = value
         except TypeError as error:
-            raise ValueError(f"config.{section}.{name} is {settings[name]!r}, it cannot become {value!r}: {error}") from error
+            raise ValueError(
+                f"config.{section}.{name} is {settings[name]!r}, it cannot become {value!r}: {error}"
+            ) from error
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
@@ -145,7 +147,13 @@ class Metrics:
     def __init__(self, folder: Workdir, step: int, *, tensorboard: bool, write: bool = True):
         """With `write` False nothing is written: values are read and checked alone."""
         self._write = write
-        self._file, self._validation, self._pending, self.flushed, self._loss = folder.metrics, folder.validation, [], 0, float("nan")
+        self._file, self._validation, self._pending, self.flushed, self._loss = (
+            folder.metrics,
+            folder.validation,
+            [],
+            0,
+            float("nan"),
+        )
         for file in (self._file, self._validation):
             if write and file.exists():
                 whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -184,7 +192,7 @@ class Metrics:
         if bad:
             raise FloatingPointError(
                 f"the loss is {bad[1]} at step {bad[0]} (gradient norm {bad[2]}): the last checkpoint is from before it; "
-                "try a lower config.optimizer.learning_rate, or config.optimizer.clip"
+                "try a lower config.optimizer.learning_rate, or config.optimizer.max_grad_norm"
             )
         return self._loss
 

@@ -28,262 +28,240 @@ A read-out that takes the noise away loses nothing by that.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from jvflow.flow.field import Condition, Field, along, as_partial, column, guide
-from jvflow.vlfm.latent_path import Clip
+from jvflow.assembly import Latents, build_network, build_solver, choose, drop_captions, split_each, unchanged
+from jvflow.data.pipeline import Window
+from jvflow.flow.field import Bound, Condition, Field, as_partial, expand_like
 from jvflow.flow.path import Path, squared_error
-from jvflow.flow.solver import Solver
+from jvflow.method import Method
+from jvflow.vlfm import data, hippo
+from jvflow.vlfm.evaluate import evaluate
+from jvflow.vlfm.latent_path import LatentEnds, SigmaSchedule, latent
+from jvflow.vlfm.sample import ClipSampler, preview, regress, sample, sample_frames, sampling_program
 
-Frames = Float[Array, "b f h w c"]
-Times = Float[Array, "m"]
+Frames = Float[Array, "b n h w c"]
+
+OBJECTIVES = ("vlfm", "direct")
+"""The paper's method, and its ablation without a flow."""
 
 
 # --- objective ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Density:
-    """Where t is drawn: uniform in [0, T], as the paper has it, or a part `start` of all draws within the first `frames` frames."""
+class ClipTimeDensity:
+    """Where t is drawn: uniformly in [0, T] as in the paper, or a part of all draws within the first frames.
+
+    Attributes:
+      start: the part of all draws that lies within the first `frames` frames, in [0, 1].
+      frames: length of that part of the clip, in frames.
+    """
 
     start: float = 0.0
     frames: float = 1.0
 
     def __call__(self, keys: Key[Array, "b"], path: Path) -> Float[Array, "b"]:
-        """One t for each key, in seconds."""
+        """Draws one t for each key, in seconds."""
         whole, early = path.position.seconds, self.frames / path.position.sigma.frame_rate
-        which, at = jax.vmap(lambda key: tuple(jax.random.uniform(k) for k in jax.random.split(key)))(keys)
+        which, at = (jax.vmap(jax.random.uniform)(each) for each in split_each(keys, 2))
         return at * jnp.where(which < self.start, early, whole)
 
 
 def loss(
-    field: Field, frames: Frames, keys: Key[Array, "b"], condition: Condition | None = None, *,
-    path: Path, slope: float | None = None, density: Density = Density(), mean: float = 0.0,
+    field: Field,
+    frames: Frames,
+    keys: Key[Array, "b"],
+    condition: Condition | None = None,
+    *,
+    path: Path,
+    velocity_scale: float | None = None,
+    times: ClipTimeDensity = ClipTimeDensity(),
+    mean_weight: float = 0.0,
 ) -> Float[Array, "b"]:
-    """The objective (2), one number per example.
+    """Computes the objective (2), one number per example.
 
     Args:
       field: gets s = (t,); its first velocity is F. With a second output, the mean of (7), that is
-        fitted to mu too, with the weight `mean`.
+        fitted to mu too, with the weight `mean_weight`.
       frames: clips in latents, in order; as many frames as `path` is for.
       keys: one per example.
+      condition: captions.
       path: of `latent_path.latent`.
-      slope: m of (6), latents per second; errors are as they are when None (the paper).
-      density: of t.
+      velocity_scale: m of (6), latents per second; None leaves errors unscaled (the paper).
+      times: the density of t.
     """
-    t, clip = _drawn(frames, keys, density, path)
-    x, (velocity,) = path(clip, (t,))
+    t, ends = _draw(frames, keys, times, path)
+    x, (velocity,) = path(ends, (t,))
     outputs = field(x, (t,), condition)
-    per = 1.0 if slope is None else jnp.square(_rate(path.position.sigma, t)[1]) + slope**2  # (6)
+    per = 1.0 if velocity_scale is None else jnp.square(_rate(path.position.sigma, t)[1]) + velocity_scale**2  # (6)
     total = squared_error(outputs[0], velocity) / per
-    if mean:
+    if mean_weight:
         if len(outputs) < 2:
-            raise ValueError(f"mean={mean} fits a second output of the field to mu, and it has {len(outputs)}: use `from_mean`, or mean=0")
-        total = total + mean * squared_error(outputs[1], jax.vmap(path.position.mean)(clip.frames, t))
+            raise ValueError(
+                f"mean_weight={mean_weight} fits a second output of the field to mu, and it has {len(outputs)}: "
+                "use `mean_to_velocity`, or mean_weight=0"
+            )
+        total = total + mean_weight * squared_error(outputs[1], jax.vmap(path.position.mean)(ends.frames, t))
     return total
 
 
-def direct_loss(field: Field, frames: Frames, keys: Key[Array, "b"], condition: Condition | None = None, *, path: Path) -> Float[Array, "b"]:
-    """The paper's ablation (section 6.4): the same network regresses the latent at t from noise, without a flow."""
-    t, clip = _drawn(frames, keys, Density(), path)
-    return squared_error(field(clip.noise, (t,), condition)[0], jax.vmap(path.position.mean)(clip.frames, t))
+def direct_loss(
+    field: Field, frames: Frames, keys: Key[Array, "b"], condition: Condition | None = None, *, path: Path
+) -> Float[Array, "b"]:
+    """Computes the paper's ablation (section 6.4): the network regresses the latent at t from noise, without a flow."""
+    t, ends = _draw(frames, keys, ClipTimeDensity(), path)
+    return squared_error(field(ends.noise, (t,), condition)[0], jax.vmap(path.position.mean)(ends.frames, t))
 
 
-def _drawn(frames, keys, density, path) -> tuple[Array, Clip]:
-    """t and the ends of the path, from one key for each example."""
-    key_t, key_noise = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-    t = density(key_t, path)
+def _draw(frames, keys, times, path) -> tuple[Array, LatentEnds]:
+    """Draws t, and the ends of the path, from one key for each example."""
+    key_t, key_noise = split_each(keys, 2)
+    t = times(key_t, path)
     noise = jax.vmap(lambda key: jax.random.normal(key, frames[0, :1].shape, frames.dtype))(key_noise)
-    clip = Clip(rearrange(frames, "b n h w c -> b n 1 h w c"), noise)
-    return t, clip
+    return t, LatentEnds(rearrange(frames, "b n h w c -> b n 1 h w c"), noise)
 
 
 def _rate(function: Callable, t):
-    """A function of time and its derivative, at times (b,)."""
+    """Returns a function of time and its derivative, at times (b,)."""
     return jax.jvp(function, (t,), (jnp.ones_like(t),))
 
 
 # --- fields ---------------------------------------------------------------------------------------
 
 
-def from_mean(field: Field, path: Path, slope: float) -> Field:
-    """The field (7) of one that returns a mean and its slope in units of `slope`: it returns (F, mean)."""
-    return jax.tree_util.Partial(_FromMean(path, slope), as_partial(field))
+def mean_to_velocity(field: Field, path: Path, velocity_scale: float) -> Field:
+    """Returns the field (7), which gives (F, mean).
+
+    `field` gives a mean and its slope in units of `velocity_scale`.
+    """
+    return jax.tree_util.Partial(Bound(_mean_to_velocity, (path, velocity_scale)), as_partial(field))
 
 
-@dataclass(frozen=True)
-class _FromMean:
-    path: Path
-    slope: float
-
-    def __call__(self, field, x, s, condition=None):
-        mean, motion = field(x, s, condition)
-        sigma, change = _rate(self.path.position.sigma, s[0])
-        return column(change / sigma, x) * (x - mean) + self.slope * motion, mean  # (7)
+def _mean_to_velocity(path, velocity_scale, field, x, s, condition=None):
+    mean, slope = field(x, s, condition)
+    sigma, change = _rate(path.position.sigma, s[0])
+    return expand_like(change / sigma, x) * (x - mean) + velocity_scale * slope, mean  # (7)
 
 
-def scaled(field: Field, path: Path, slope: float) -> Field:
-    """The field c(t) f(x / sqrt(1 + sigma^2), t), with c of (6), of an f that gets and returns data of about unit size."""
-    return jax.tree_util.Partial(_Scaled(path, slope), as_partial(field))
+def scale_velocity(field: Field, path: Path, velocity_scale: float) -> Field:
+    """Returns the field c(t) f(x / sqrt(1 + sigma^2), t), with c of (6); f gets and returns data of about unit size."""
+    return jax.tree_util.Partial(Bound(_scale_velocity, (path, velocity_scale)), as_partial(field))
 
 
-@dataclass(frozen=True)
-class _Scaled:
-    path: Path
-    slope: float
-
-    def __call__(self, field, x, s, condition=None):
-        sigma, change = _rate(self.path.position.sigma, s[0])
-        size = jnp.sqrt(jnp.square(change) + self.slope**2)  # (6)
-        outputs = field(x / column(jnp.sqrt(1 + jnp.square(sigma)), x), s, condition)
-        return tuple(column(size, x) * output for output in outputs)
+def _scale_velocity(path, velocity_scale, field, x, s, condition=None):
+    sigma, change = _rate(path.position.sigma, s[0])
+    size = jnp.sqrt(jnp.square(change) + velocity_scale**2)  # (6)
+    outputs = field(x / expand_like(jnp.sqrt(1 + jnp.square(sigma)), x), s, condition)
+    return tuple(expand_like(size, x) * output for output in outputs)
 
 
 def exact_field(path: Path, clips: Float[Array, "i n h w c"]) -> Field:
-    """The minimum of the objective over the given clips, equally likely: (3) for one, (4) for more. No network.
+    """Returns the minimum of the objective over the given clips, equally likely: (3) for one, (4) for more.
 
-    It ignores its condition. Returns (F, mean), the mean of the clips under p_i.
+    It has no network and ignores its condition. It gives (F, mean), the mean of the clips under p_i.
     """
-    return jax.tree_util.Partial(_Exact(path), clips)
+    return jax.tree_util.Partial(Bound(_exact, (path,)), clips)
 
 
-@dataclass(frozen=True)
-class _Exact:
-    path: Path
+def _exact(path, clips, x, s, condition=None):
+    position = path.position
 
-    def __call__(self, clips, x, s, condition=None):
-        position = self.path.position
+    def one(x, t):
+        sigma, change = _rate(position.sigma, t)
+        mu, slope = jax.vmap(lambda clip: _rate(lambda t: position.mean(clip, t), t))(clips[:, :, None])
+        p = jax.nn.softmax(-jnp.sum(jnp.square(x[None] - mu), axis=range(1, mu.ndim)) / (2 * sigma**2))  # (4)
+        velocity = jnp.tensordot(p, change / sigma * (x[None] - mu) + slope, 1)  # (3)
+        return velocity, jnp.tensordot(p, mu, 1)
 
-        def one(x, t):
-            sigma, change = _rate(position.sigma, t)
-            mu, slope = jax.vmap(lambda clip: _rate(lambda t: position.mean(clip, t), t))(clips[:, :, None])
-            p = jax.nn.softmax(-jnp.sum(jnp.square(x[None] - mu), axis=range(1, mu.ndim)) / (2 * sigma**2))  # (4)
-            of_clips = jnp.tensordot(p, change / sigma * (x[None] - mu) + slope, 1)  # (3)
-            return of_clips, jnp.tensordot(p, mu, 1)
-
-        return jax.vmap(one)(x, s[0])
+    return jax.vmap(one)(x, s[0])
 
 
-# --- sampling -------------------------------------------------------------------------------------
+# --- an experiment from a config ------------------------------------------------------------------
 
 
-class Clips(NamedTuple):
-    """Generated clips, and the evaluations of the field that each of them took."""
-
-    frames: Frames
-    nfe: Int[Array, "b"]
-
-
-def generate(
-    field: Field,
-    key: Key[Array, ""],
-    times: Times,
-    shape: tuple[int, int, int, int],
-    condition: Condition | None = None,
-    *,
-    guidance: float = 1.0,
-    solver: Callable | dict = Solver(rtol=1e-2, atol=1e-2),
-    sigma: Callable | None = None,
-    readout: str = "noise",
-    start: Frames | None = None,
-) -> Frames:
-    """Clips at any times: one solve from noise at t = 0, with outputs at `times`.
-
-    Args:
-      field: gets s = (t,); its first velocity is F.
-      key: of the noise z; row i draws from fold_in(key, i).
-      times: in seconds, at least 0, in order; 1/R apart for R frames per second. The last is where the
-        solve ends, and may lie beyond the clips of training (extrapolation).
-      shape: of the latents of a frame, (b, h, w, c).
-      condition: captions, given to the field at every evaluation.
-      guidance: of the captions, 1 for none; see `field.guide`.
-      solver: a `Solver`, or the keyword arguments of one.
-      sigma: the noise level over time, for the read-out "noise".
-      readout: "noise" takes away the noise (5), exact for the exact field of one clip; "mean" gives the
-        second output of the field at each time (7), for one evaluation more a time; "none" the state.
-      start: x(0), (b, 1, h, w, c), in place of noise: z + mu(0) on a path without a ramp. Its type is that of the solve.
-
-    Returns:
-      Latents (b, m, h, w, c).
-    """
-    return sampled(
-        field, key, times, shape, condition, guidance=guidance, solver=solver, sigma=sigma, readout=readout, start=start
-    ).frames
-
-
-def sampled(
-    field: Field, key: Key[Array, ""], times: Times, shape: tuple[int, int, int, int], condition: Condition | None = None, *,
-    guidance: float = 1.0, solver: Callable | dict = Solver(rtol=1e-2, atol=1e-2), sigma: Callable | None = None,
-    readout: str = "noise", start: Frames | None = None,
-) -> Clips:
-    """`generate` with the cost of each clip: the evaluations of the solve, rejected steps included, and those of the read-out."""
-    times = _checked(times, jnp.float32 if start is None else start.dtype)
-    if readout not in ("noise", "mean", "none"):
-        raise ValueError(f"unknown readout {readout!r}: use noise, mean or none")
-    if readout == "noise" and sigma is None:
-        raise ValueError("readout='noise' takes sigma(t) z away and needs sigma: pass the path's schedule, or readout='none'")
-    if readout == "noise" and start is not None:
-        raise ValueError("readout='noise' needs the z of the start, and only x(0) is given: use readout='mean' or 'none', or no start")
-    solver = Solver(**solver) if isinstance(solver, dict) else solver
-    z = _noise(key, shape, times.dtype)
-    x = z if start is None else start
-    guided = guide(field, guidance)
-    states, nfe = _solved(as_partial(guided), x, times, condition, solver)
-    if readout == "noise":
-        states = states - sigma(times)[:, None, None, None, None, None] * z[None]  # (5)
-    elif readout == "mean":
-        states, nfe = _values(as_partial(guided), states, times, condition, output=1), nfe + len(times)
-    return Clips(rearrange(states, "m b 1 h w c -> b m h w c"), nfe)
+def assemble(config, codec, encoder) -> dict:
+    """Returns the fields of an `Experiment` that this paper decides."""
+    window = Window(**config.window)
+    path = _latent_path(config.path, window, config.data.fps)
+    scale = config.path.velocity_scale and config.path.velocity_scale * path.position.sigma.frame_rate
+    flows = config.objective == "vlfm"
+    outputs = {"scaled_velocity": scale_velocity, "clean": mean_to_velocity, "velocity": None}
+    to_velocity = choose(outputs, "prediction", config.prediction)
+    if flows and to_velocity and not scale:
+        raise ValueError(
+            f"prediction {config.prediction!r} is in units of config.path.velocity_scale, which is "
+            f"{config.path.velocity_scale}: measure it, or use 'velocity'"
+        )
+    means = flows and config.prediction == "clean"
+    if config.sample.readout == "mean" and flows and not means:
+        raise ValueError(
+            f"config.sample.readout 'mean' reads what prediction 'clean' returns, and it is {config.prediction!r}: use 'noise'"
+        )
+    shape = codec.latent_shape((1, *config.data.size))
+    network = build_network(
+        config,
+        [shape],
+        encoder,
+        to_field=partial(to_velocity, path=path, velocity_scale=scale) if flows and to_velocity else unchanged,
+        coordinates=1,
+        velocities=2 if means else 1,
+        text_width=encoder.width if encoder else 0,
+    )
+    guidance = dict(guidance=config.sample.guidance)
+    if flows:
+        weight, times = config.mean_weight if means else 0.0, ClipTimeDensity(**config.times)
+        objective = partial(loss, path=path, velocity_scale=scale, times=times, mean_weight=weight)
+        sigma, readout = path.position.sigma, config.sample.readout
+        options = guidance | dict(solver=build_solver(config.sample), sigma=sigma, readout=readout)
+        sampler = ClipSampler(path, shape[1:], sample_frames, options)
+    else:
+        objective, sampler = partial(direct_loss, path=path), ClipSampler(path, shape[1:], regress, guidance)
+    return dict(
+        network=network,
+        shapes=(shape,),
+        windows=(window,),
+        loss=partial(clip_loss, objective, config.caption_dropout),
+        sampler=sampler,
+        start_frames=window.frames,
+    )
 
 
-def direct(
-    field: Field, key: Key[Array, ""], times: Times, shape: tuple[int, int, int, int], condition: Condition | None = None, *, guidance: float = 1.0
-) -> Clips:
-    """Clips from a field of `direct_loss`, the paper's ablation: its value at each time, from the same noise. See `generate`."""
-    times = _checked(times, jnp.float32)
-    z = _noise(key, shape, times.dtype)
-    states = _values(as_partial(guide(field, guidance)), jnp.broadcast_to(z, (len(times), *z.shape)), times, condition, output=0)
-    return Clips(rearrange(states, "m b 1 h w c -> b m h w c"), jnp.full(len(z), len(times)))
+def clip_loss(
+    objective: Callable, dropout: float, field: Field, latents: Latents, condition: Condition | None, keys, key
+) -> tuple[Float[Array, "b"], dict]:
+    """Computes the loss of whole clips, a part `dropout` of them without their captions."""
+    del key
+    return objective(field, latents.mean, keys, drop_captions(condition, keys, dropout)), {}
 
 
-def _checked(times, dtype) -> Times:
-    if not isinstance(times, jax.core.Tracer):  # under jit there are no values to look at
-        given = np.asarray(times)
-        if given.ndim != 1 or not len(given) or not (np.diff(given) > 0).all() or given[0] < 0:
-            raise ValueError(f"times are seconds from 0 on, each after the one before, got {given.tolist()}")
-        return given.astype(dtype)
-    return jnp.asarray(times, dtype)
+def _latent_path(config, window: Window, fps: float) -> Path:
+    sigma = SigmaSchedule(fps / window.every, config.sigma, config.sigma_min, config.alpha)
+    order = hippo.likely_order(window.frames) if config.order is None else config.order
+    return latent(window.frames, order, sigma, config.rule, ramp=config.ramp)
 
 
-def _noise(key, shape, dtype) -> Float[Array, "b 1 h w c"]:
-    """z of each clip, from its own key."""
-    b, h, w, c = shape
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(b))
-    return jax.vmap(lambda key: jax.random.normal(key, (1, h, w, c), dtype))(keys)
+def _no_comparison(*args, **options):
+    raise ValueError("runs of VLFM are compared by `jvflow evaluate`: `jvflow compare` is for runs that stream")
 
 
-@partial(jax.jit, static_argnames="output")
-def _values(field, states, times, condition, *, output):
-    """One output of the field in each state, (m, b, ...), at its time."""
-    at = lambda inputs: field(inputs[0], (jnp.full(len(inputs[0]), inputs[1]),), condition)[output]
-    return jax.lax.map(at, (states, times))
-
-
-def _solved(field, x, times, condition, solver):
-    end = float(times[-1])
-    if end == 0:
-        return x[None], jnp.zeros(len(x), jnp.int32)
-    return _solve(field, x, times, condition, solver=solver, end=end)
-
-
-@partial(jax.jit, static_argnames=("solver", "end"))
-def _solve(field, x, times, condition, *, solver, end):
-    derivative = along(field, lambda k: (k,), condition, moving=1)
-    solution = solver(derivative, x, 0.0, end, times=times)
-    return solution.x, solution.nfe
+METHOD = Method(
+    name="vlfm",
+    objectives=OBJECTIVES,
+    assemble=assemble,
+    preview=preview,
+    sample=sample,
+    evaluate=evaluate,
+    sampling_program=sampling_program,
+    video_codecs=False,
+    encode=data.encode,
+    check_data=lambda config, experiment, data, checksum: None,
+    check_sampling=lambda config, entries: None,
+    pretrained_config=unchanged,
+    compare=_no_comparison,
+    demo=_no_comparison,
+)

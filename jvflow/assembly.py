@@ -1,0 +1,220 @@
+"""What an experiment is, and the parts that the papers share when they assemble one from a config."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from jvflow import networks
+from jvflow.codecs import Codec, encode_chunks
+from jvflow.data.pipeline import Batch, Window
+from jvflow.flow import coupling
+from jvflow.flow.field import Condition, drop
+from jvflow.flow.solver import Solver
+from jvflow.method import Method
+from jvflow.networks import Network
+from jvflow.text import TextEncoder
+
+
+class Latents(NamedTuple):
+    """What a loss gets of a batch, (b, f, h, w, c) each; see `jvflow.data.pipeline.Batch`."""
+
+    mean: Float[Array, "b f h w c"]
+    std: Float[Array, "b f h w c"] | None = None
+    inverted: Float[Array, "b n h w c"] | None = None
+    inverted_error: Float[Array, "b"] | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The functions and settings of one config.
+
+    Attributes:
+      method: the paper.
+      network: `init` and `apply`; a text encoder that trains with it has its parameters under "text".
+      codec: video to latents and back.
+      shapes: of what the network sees of one example, (f, h, w, c) each.
+      windows: which frames of each clip the loss gets; each batch takes one of them.
+      loss: `(field, latents, condition, keys (b,), key) -> ((b,), metrics)`, see `Latents`.
+      sampler: the paper's own settings of sampling.
+      start_frames: frames of video, or latent frames, that a sample starts from.
+      optimizer: of the parameters that train.
+      schedule: the learning rate over the steps.
+      text: the encoder of captions, or None.
+      pretrained: what training starts from: the workdir of a run, folders of public models, or "".
+      tuning: which parameters train (`jvflow.training.lora.Tuning`); None trains all.
+      chunks: chunks of one example, each encoded by itself by a codec that takes several frames as one.
+      takes_fps: whether the network is conditioned on frames per second.
+    """
+
+    method: Method
+    network: Network
+    codec: Codec
+    shapes: tuple[tuple[int, ...], ...]
+    windows: tuple[Window, ...]
+    loss: Callable
+    sampler: Any
+    start_frames: int
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    text: TextEncoder | None = None
+    pretrained: str = ""
+    tuning: Any = None
+    chunks: int = 1
+    takes_fps: bool = False
+
+    @property
+    def window(self) -> Window:
+        """The longest of `windows`."""
+        return max(self.windows, key=lambda window: window.span)
+
+    def check_mesh(self, mesh) -> None:
+        """Raises ValueError if a mesh cannot split the network's heads or tokens."""
+        for shape in self.shapes:
+            networks.check_mesh(self.network, shape, mesh)
+
+    @property
+    def encoder_params(self) -> dict:
+        """Reads the parameters of codec and text encoder: arguments of a compiled step, not constants in it."""
+        return dict(codec=self.codec.params, text=self.text and self.text.params)
+
+    def free_encoders(self) -> None:
+        """Frees the parameters of codec and text encoder until they are read again."""
+        for model in (self.codec, self.text):
+            if model and model.lazy:
+                model.lazy.release()
+
+    def latents(self, batch: Batch, encoder_params: Mapping) -> Latents:
+        """Returns the latents of a batch, or encodes its video."""
+        if batch.latent_mean is None:
+            return Latents(*encode_chunks(self.codec, encoder_params["codec"], batch.video, self.chunks))
+        return Latents(batch.latent_mean, batch.latent_std, batch.inverted, batch.inverted_error)
+
+    def condition(self, params, tokens, mask, encoder_params, embedding=None, fps=None) -> Condition | None:
+        """Embeds captions that are not embedded yet, and adds the frame rate if the network takes it.
+
+        Returns None without captions and frame rate. `params` are those of `network`.
+        """
+        fps = fps if self.takes_fps else None
+        if self.text is None:
+            return None if fps is None else Condition(fps=fps)
+        if embedding is None:
+            embedding = self.text.apply(params["text"] if self.text.init else encoder_params["text"], tokens)
+        return Condition(text=embedding, text_mask=mask, fps=fps)
+
+    def caption_condition(self, params, captions: Sequence[str], fps: float, embedded: tuple | None = None):
+        """Returns the condition for captions; `embedded` holds their embeddings (b, m, d) and masks (b, m) if known."""
+        if embedded:
+            tokens, (embedding, mask) = None, embedded
+        else:
+            (tokens, mask), embedding = self.text.tokenize(captions) if self.text else (None, None), None
+        encoder_params = dict(text=self.text.params) if self.text and embedding is None else {}
+        rates = np.full(len(captions), fps, np.float32)
+        return self.condition(params, tokens, mask, encoder_params, embedding, rates)
+
+
+# --- what the papers share when they assemble an experiment ---------------------------------------
+
+
+def choose(table: Mapping, key: str, value: str):
+    """Returns the entry of a table that a config key names."""
+    if value not in table:
+        raise ValueError(f"unknown {key} {value!r}: use one of {', '.join(table)}")
+    return table[value]
+
+
+def choose_coupling(config) -> Callable:
+    """Returns the coupling of a config."""
+    chosen = choose(coupling.COUPLINGS, "coupling", config.coupling)
+    if config.run.microbatches > 1 and config.coupling == "minibatch_ot":
+        raise ValueError(
+            "coupling 'minibatch_ot' pairs the rows of a whole batch, which config.run.microbatches="
+            f"{config.run.microbatches} splits: use 1, or another coupling"
+        )
+    return chosen
+
+
+def build_network(config, shapes: Sequence[tuple], encoder: TextEncoder | None, to_field: Callable, **sizes) -> Network:
+    """Builds the network of a config for latents of these shapes.
+
+    Args:
+      config: an entry of `config.network` that is a dict has a value for each objective.
+      shapes: (f, h, w, c) each.
+      encoder: of captions; its parameters are under "text" if it trains with the network.
+      to_field: `field -> field`, from what the network returns to velocities; `unchanged` for a network of velocities.
+      sizes: further fields of the network's config.
+    """
+    named = {
+        key: size[config.objective] if isinstance(size, ConfigDict) else size for key, size in config.network.items()
+    }
+    network = networks.build(**dict(named, remat=config.run.remat, channels=shapes[0][-1], **sizes))
+    for shape in shapes:
+        networks.check(network, shape)
+    trains_text = encoder is not None and encoder.init is not None
+
+    def init(key):
+        if not trains_text:
+            return network.init(key)
+        key_network, key_text = jax.random.split(key)
+        return dict(network.init(key_network), text=encoder.init(key_text))
+
+    def apply(params, x, s, condition=None):
+        if trains_text:
+            params = {name: value for name, value in params.items() if name != "text"}
+        return to_field(jax.tree_util.Partial(network.apply, params))(x, s, condition)
+
+    return network._replace(init=init, apply=apply)
+
+
+def unchanged(value: Any) -> Any:
+    """Returns its argument."""
+    return value
+
+
+def build_solver(sample) -> Solver:
+    """Returns the solver of `config.sample`: with tolerances, or with a number of steps."""
+    adaptive = sample.steps is None
+    return Solver(
+        method=sample.method,
+        rtol=sample.rtol if adaptive else None,
+        atol=sample.atol if adaptive else None,
+        steps=sample.steps,
+        per_sample=sample.per_sample,
+    )
+
+
+def solver_protocol(solver) -> dict:
+    """Returns how an equation is solved, for records."""
+    return dict(
+        method=solver.method,
+        rtol=solver.rtol,
+        atol=solver.atol,
+        fixed_steps=solver.steps,
+        per_sample=solver.per_sample,
+        nfe="evaluations of the network that each sample needed, rejected steps included",
+    )
+
+
+def drop_captions(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Condition | None:
+    """Drops the captions of a part `rate` of the examples, with keys of its own."""
+    return drop(condition, fold_in_each(keys, 2**31), rate)
+
+
+def fold_in_each(keys: Key[Array, "b"], number: int) -> Key[Array, "b"]:
+    """Returns keys (b,) for another use."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def split_each(keys: Key[Array, "b"], count: int) -> tuple[Key[Array, "b"], ...]:
+    """Splits each key: `count` arrays of keys (b,)."""
+    return jax.vmap(lambda key: tuple(jax.random.split(key, count)))(keys)
+
+
+def noise_like(keys: Key[Array, "b"], like: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    """Draws unit noise of the shape and type of `like`, one key for each example."""
+    return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)

@@ -1,0 +1,155 @@
+"""Runs of Bi-flow's methods side by side: train each, stream each, and write one report."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jvflow.biflow.evaluate import Yardstick, controls, describe, evaluate_streams
+from jvflow.data import pipeline
+from jvflow.data.files import write_text
+from jvflow.parallel.mesh import local_mesh
+from jvflow.report import html
+from jvflow.run import Run
+
+LOG = logging.getLogger(__name__)
+TITLES = {"flow": "FLOW", "biflow": "BI-FLOW", "condiff": "CONDIFF"}
+
+
+def demo(config, out: str | Path, *, command: str, train: Callable, load: Callable) -> dict:
+    """Runs `side_by_side` for FLOW, BI-FLOW and CONDIFF: one config in everything but the objective."""
+    configs = {}
+    for name in TITLES:
+        configs[name] = config.copy_and_resolve_references()
+        configs[name].objective = name
+    return side_by_side(
+        configs,
+        out,
+        titles=TITLES,
+        heading="Generative Video Bi-flow, on procedural video",
+        command=command,
+        train=train,
+        load=load,
+        paper_table=html.PAPER_TABLE,
+    )
+
+
+def side_by_side(
+    configs: Mapping,
+    out: str | Path,
+    *,
+    titles: Mapping[str, str],
+    heading: str,
+    command: str,
+    train: Callable,
+    load: Callable,
+    paper_table=None,
+    sampling: dict | None = None,
+) -> dict:
+    """Trains experiments on one data set, streams them, and writes `report.html` and `metrics.json`.
+
+    A run that is trained already in `out` is not trained again, and what was streamed under the same protocol is not
+    streamed again.
+
+    Args:
+      configs: name -> config; they differ in what is compared. Data and protocol are those of the first.
+      out: a folder; each run gets the subfolder of its name, and the data set is shared.
+      titles: name -> its title in the report.
+      heading, command, paper_table: of the report.
+      train: `(config, workdir)`, trains a run.
+      load: `(workdir, sampling, overrides) -> (run, data)`, see `jvflow.biflow.compare.compare`.
+      sampling: entries of `config.sample` to replace in every run, once it is trained.
+
+    Returns:
+      The content of `metrics.json`.
+    """
+    out = Path(out)
+    for name, config in configs.items():
+        config = config.copy_and_resolve_references()
+        config.data.cache = str(out / "data")
+        train(config, out / name)
+    loaded = {name: load(out / name, sampling or {}, {}) for name in configs}
+    runs = {name: run for name, (run, _) in loaded.items()}
+    first, data = next(iter(loaded.values()))
+    yardstick = Yardstick.of(first.config.evaluate, data)
+    LOG.info("controls")
+    references = controls(yardstick, data)
+    figures, videos = {}, {}
+    for name, run in runs.items():
+        with jax.set_mesh(local_mesh()):
+            figures[name], videos[name] = _measure(run, yardstick, data)
+        LOG.info("%s: NFE %.1f, distance %.1f -> %.1f, motion %.2f", titles[name], *_main(figures[name]))
+    record = dict(
+        methods=figures,
+        controls=references,
+        protocol={name: describe(run, yardstick) for name, run in runs.items()},
+    )
+    write_text(out / "metrics.json", json.dumps(record, indent=1) + "\n")
+    curves = {
+        titles[name]: dict(
+            loss=_thinned(_losses(run.workdir)),
+            distance=figures[name]["distance"],
+            motion=figures[name]["motion"],
+        )
+        for name, run in runs.items()
+    }
+    sizes = {name: f"{sum(a.size for a in jax.tree.leaves(run.params)):,}" for name, run in runs.items()}
+    html.write(
+        out / "report.html",
+        title=heading,
+        command=command,
+        methods={titles[n]: {key: f[key] for key in html.MEASURES} for n, f in figures.items()},
+        controls=references,
+        protocol=_shared(record["protocol"]) | dict(size_of_network=sizes),
+        curves=curves,
+        videos={"real": pipeline.clips(data, "test", count=8)} | {titles[n]: v[:8] for n, v in videos.items()},
+        fps=float(first.config.data.fps),
+        paper_table=paper_table,
+    )
+    return record
+
+
+def _measure(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray]:
+    """Returns the figures and the videos of one run, from `measured.npz` in its workdir if the protocol is the same."""
+    file, protocol = run.workdir / "measured.npz", json.dumps(describe(run, yardstick))
+    if file.exists():
+        with np.load(file) as kept:
+            if str(kept["protocol"]) == protocol:
+                return json.loads(str(kept["figures"])), kept["videos"]
+    figures, videos = evaluate_streams(run, yardstick, data)
+    temporary = file.with_suffix(".tmp.npz")
+    np.savez(temporary, protocol=protocol, figures=json.dumps(figures), videos=videos)
+    temporary.replace(file)
+    return figures, videos
+
+
+def _main(figures: dict) -> tuple:
+    return tuple(
+        figures[key] for key in ("nfe_per_frame", "distance_first_window", "distance_last_window", "motion_last_window")
+    )
+
+
+def _shared(protocols: dict[str, dict]) -> dict:
+    """Returns protocols as one table: one value if the runs agree, else the values of each."""
+    table = {}
+    for key in dict.fromkeys(key for protocol in protocols.values() for key in protocol):
+        values = {name: protocol.get(key) for name, protocol in protocols.items()}
+        alike = len({str(value) for value in values.values()}) == 1
+        table[key] = next(iter(values.values())) if alike else values
+    return table
+
+
+def _losses(workdir: Path) -> list[tuple[int, float]]:
+    """Returns (step, loss) of every step of a run."""
+    lines = (json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def _thinned(losses: list, points: int = 200) -> list:
+    """Averages losses over stretches of equal length, so that the plot shows a trend."""
+    stretch = max(len(losses) // points, 1)
+    groups = [losses[i : i + stretch] for i in range(0, len(losses), stretch)]
+    return [(g[-1][0], float(np.mean([loss for _, loss in g]))) for g in groups]

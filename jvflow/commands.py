@@ -1,0 +1,111 @@
+"""The commands, whatever the paper: each loads a run or a config, and calls the method of its paper."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from jvflow import load as loading
+from jvflow.experiment import method_of
+from jvflow.method import SampleRequest
+from jvflow.parallel.mesh import local_mesh
+from jvflow.run import Run
+from jvflow.training.loop import train
+from jvflow.training.workdir import Workdir, override
+
+
+def sample(
+    workdir,
+    out,
+    *,
+    count: int = 4,
+    length: int | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    ema: bool | None = None,
+    sampling: dict | None = None,
+    first_frame=None,
+    captions: Sequence[str] = (),
+    fps: float | None = None,
+    extrapolate: bool = False,
+    observed: int | None = None,
+) -> dict:
+    """Writes videos of a run into the folder `out`: an mp4 for each, `sheet.png` with a row for each, and `samples.json`.
+
+    Args:
+      workdir, step, ema, sampling: see `jvflow.load.load`.
+      out: a folder.
+      count, length, seed, first_frame, captions, fps, extrapolate, observed: see `SampleRequest`.
+
+    Returns:
+      The content of `samples.json`.
+    """
+    for name, value in dict(count=count, frames=1 if length is None else length).items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    run = loading.load(workdir, step=step, ema=ema, sampling=sampling)
+    request = SampleRequest(
+        data=lambda: loading.run_dataset(run),
+        count=count,
+        length=length,
+        seed=seed,
+        first_frame=first_frame,
+        captions=tuple(captions),
+        fps=fps,
+        extrapolate=extrapolate,
+        observed=observed,
+    )
+    with jax.set_mesh(local_mesh()):
+        return run.experiment.method.sample(run, out, request)
+
+
+def evaluate(
+    workdir,
+    *,
+    step: int | None = None,
+    ema: bool | None = None,
+    overrides: dict | None = None,
+    sampling: dict | None = None,
+) -> dict:
+    """Evaluates a trained run under its config's protocol.
+
+    Args:
+      workdir, step, ema, sampling: see `jvflow.load.load`.
+      overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
+
+    Returns:
+      A record: figures, curves over time, controls, and the protocol.
+    """
+    run, data = _load_with_data(workdir, sampling, overrides, step=step, ema=ema)
+    return evaluate_run(run, data)
+
+
+def evaluate_run(run: Run, data: Path) -> dict:
+    """Returns the record of `evaluate` for a loaded run and the folder of its data set."""
+    with jax.set_mesh(local_mesh()):
+        return run.experiment.method.evaluate(run, data)
+
+
+def encode(config, out) -> tuple[dict, str]:
+    """Encodes the data set of a config into `out`, for training in latents; returns its manifest and a note for the user."""
+    return method_of(config).encode(config, out, loading.load_model)
+
+
+def compare(workdirs: Sequence, out, **options) -> dict:
+    """Compares trained runs of one paper in the folder `out`; `options` are those of the paper's comparison."""
+    configs = {str(path): Workdir.read(path)[1] for path in workdirs}
+    method = method_of(next(iter(configs.values())))
+    with jax.set_mesh(local_mesh()):
+        return method.compare(configs, _load_with_data, out, **options)
+
+
+def demo(config, out, *, command: str) -> dict:
+    """Trains and compares the small runs of a paper's demo in the folder `out`."""
+    return method_of(config).demo(config, out, command=command, train=train, load=_load_with_data)
+
+
+def _load_with_data(workdir, sampling=None, overrides=None, **options) -> tuple[Run, Path]:
+    """Returns a run with other entries of `config.sample` and `config.evaluate`, and the folder of its data set."""
+    run = loading.load(workdir, sampling=sampling, **options)
+    override(run.config, "evaluate", overrides or {})
+    return run, loading.run_dataset(run)

@@ -1,0 +1,139 @@
+"""Trained runs and pretrained models, read from their folders."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from jvflow.assembly import Experiment
+from jvflow.data import dataset
+from jvflow.experiment import assemble, method_of
+from jvflow.parallel import mesh as meshes
+from jvflow.parallel import processes
+from jvflow.parallel.checksums import tree_checksum
+from jvflow.pretrained import public
+from jvflow.run import Run
+from jvflow.training import lora
+from jvflow.training.checkpoint import Checkpoints, abstract_like
+from jvflow.training.step import merge
+from jvflow.training.workdir import Workdir, override
+
+
+def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
+    """Loads a trained run.
+
+    Args:
+      workdir: of `jvflow train`.
+      step: which checkpoint; the latest when None.
+      ema: the moving average of the parameters, or the parameters themselves; None takes the
+        average if there is one.
+      sampling: entries of `config.sample` to replace, such as {"curve": "backward"}.
+    """
+    folder, config = Workdir.read(workdir)
+    sampling = sampling or {}
+    override(config, "sample", sampling)
+    method_of(config).check_sampling(config, sampling)
+    averaged = config.optimizer.ema > 0
+    if ema and not averaged:
+        raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
+    which = "ema" if (averaged if ema is None else ema) else "params"
+    experiment = assemble(config)
+    everywhere = meshes.replicated(meshes.make_mesh())
+    frozen = load_frozen(config, experiment, folder)
+    shapes = jax.eval_shape(lambda key: _split(experiment, key)[0], jax.random.key(0))
+    checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
+    restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step)
+    checkpoints.close()
+    params = meshes.to_local_devices(merge(frozen, restored[which]))
+    return Run(config, experiment, params, folder.path, step, run_protocol(config, step, params))
+
+
+def _split(experiment: Experiment, key, params=None) -> tuple:
+    """Returns (parameters that train, frozen ones)."""
+    params = experiment.network.init(key) if params is None else params
+    return experiment.tuning.parts(key, params) if experiment.tuning else (params, {})
+
+
+def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
+    """Loads the frozen parameters of a run from what it started from; {} if all train.
+
+    Raises ValueError if they differ from those that the run began with.
+    """
+    if not experiment.tuning:
+        return {}
+    frozen = _split(experiment, jax.random.key(0), load_pretrained(config, experiment).params)[1]
+    folder.check_frozen(config.pretrained, tree_checksum(frozen))
+    return frozen
+
+
+def load_model(config) -> Run:
+    """Loads the model of `config.pretrained`: the run of a workdir, or public models in folders (`jvflow.pretrained.public`)."""
+    found = public.folders(config.pretrained)
+    if not found:
+        folders = config.pretrained.split(",")
+        lost = [folder for folder in folders if not (Path(folder) / "config.json").exists()]
+        if lost:
+            raise ValueError(
+                f"config.pretrained names {', '.join(lost)}, which holds neither a run nor a public model: give the workdir "
+                "of jvflow train, or a folder with config.json and safetensors"
+            )
+        run = load(Path(config.pretrained))
+        return replace(run, params=lora.merged(run.params))
+    config = method_of(config).pretrained_config(config.copy_and_resolve_references())
+    with config.unlocked():
+        config.update(pretrained="", tune=dict(rank=0, layers=()))
+    experiment = assemble(config)
+    params = public.read(config, found, experiment.text.width if experiment.text else 0)
+    if experiment.text and experiment.text.init:
+        params["text"] = experiment.text.init(jax.random.key(config.seed))
+    return Run(config, experiment, params, found[0], 0, run_protocol(config, 0, params))
+
+
+def load_pretrained(config, experiment: Experiment) -> Run:
+    """Loads the model whose parameters training starts from.
+
+    Raises ValueError if its parameters differ from those of the network of `experiment`, in name or shape.
+    """
+    run = load_model(config)
+    have, need = (
+        _shapes(params) for params in (run.params, jax.eval_shape(experiment.network.init, jax.random.key(0)))
+    )
+    different = sorted(name for name in have.keys() | need.keys() if have.get(name) != need.get(name))
+    if different:
+        some = "; ".join(
+            f"{name} is {have.get(name, 'absent')} there and {need.get(name, 'absent')} here" for name in different[:3]
+        )
+        raise ValueError(
+            f"the network of config.pretrained={experiment.pretrained} is not that of this config, {len(different)} "
+            f"parameters differ: {some}: take its config.network and config.text"
+        )
+    return run
+
+
+def _shapes(params) -> dict:
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def load_untrained(workdir) -> Run:
+    """Loads a run as it was before its first step."""
+    folder, config = Workdir.read(workdir)
+    experiment = assemble(config)
+    key, _ = jax.random.split(jax.random.key(config.seed))
+    params = jax.jit(experiment.network.init)(key)
+    return Run(config, experiment, params, folder.path, 0, run_protocol(config, 0, params))
+
+
+def run_dataset(run: Run) -> Path:
+    """Returns the folder of the data set that a run was trained on, and builds it if it is absent."""
+    return processes.primary_first(lambda: dataset.prepare(run.config.data, run.workdir))
+
+
+def run_protocol(config, step: int, params) -> dict:
+    """Returns what every record of a run carries."""
+    return dict(
+        objective=config.objective,
+        step=step,
+        parameters=tree_checksum(params),
+        data=config.data.path,
+        size=list(config.data.size),
+    )

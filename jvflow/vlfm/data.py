@@ -1,0 +1,14 @@
+"""The data set of latents that VLFM trains on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jvflow.data import latents
+
+
+def encode(config, directory: str | Path, load_model: Callable) -> tuple[dict, str]:
+    """Writes the latents of a config's data into `directory`; returns the manifest, and a note for `config.path`."""
+    del load_model
+    manifest = latents.prepare(config, directory)
+    change = latents.frame_difference(directory, every=config.window.every)
+    return manifest, f"they change by {change:.3f} from a frame to the next: --config.path.velocity_scale takes it"

@@ -1,0 +1,162 @@
+"""How good clips of VLFM are: comparison with the clips that a run was trained on, at every frame and beyond their end.
+
+Frame i of a data set's clip, of which every e-th was trained on at R frames per second, is at t = (1 + i / e) / R. So it
+is one of three things:
+
+    frames      trained on
+    between     inside the clip, and never seen: what interpolation is measured on
+    beyond      after the clip's end T: what extrapolation is measured on
+
+Each is compared with the codec's round trip of the real frame (what a perfect flow would show) and with the real frame.
+Baselines that need no training are evaluated too: the decoded mean mu(t), a blend of the two neighbours, the last frame
+repeated; beyond the clip also the polynomial of order 2, a line.
+"""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Float
+
+from jvflow import metrics
+from jvflow.data import pipeline
+from jvflow.run import Run
+from jvflow.vlfm import hippo
+from jvflow.vlfm.sample import Videos, clip_protocol, generate_videos
+
+FAR = 1e3  # latents are of about unit size
+
+
+def evaluate(run: Run, data: Path) -> dict:
+    """Generates the clips that a run was trained on, and compares them with the real ones.
+
+    Args:
+      run: a trained run; `config.evaluate` gives the number of clips.
+      data: the folder of its data set.
+
+    Returns:
+      frames, between, beyond: PSNR in dB (peak 2; the mean over clips, squared errors averaged over frames) against the
+        codec's round trip and against real video, for the generated clips and the baselines; for square
+        frames also the VLFM paper's quantity, `metrics.psnr_side`. `beyond` has a row for each second after T.
+      text: how many generated clips are nearest to their own real clip, with and without guidance, and how many to the
+        other one when captions are swapped in pairs.
+    """
+    settings, window = run.config.evaluate, run.experiment.window
+    if window.anywhere:
+        raise ValueError(
+            "clips are compared with those of training from their first frame: this run was trained anywhere in them "
+            "(config.window.anywhere)"
+        )
+    real = pipeline.clips(data, settings.split, count=settings.clips)
+    captions = pipeline.captions(data, settings.split, count=settings.clips)
+    if len(real) < settings.clips:
+        raise ValueError(
+            f"{settings.clips} clips are asked for, split {settings.split!r} of {data} has {len(real)}: "
+            f"evaluate clips={len(real)}"
+        )
+    times = (1 + np.arange(real.shape[1]) / window.every) / run.experiment.sampler.path.position.sigma.frame_rate
+    made, nfe, seconds = generate_videos(run, times, captions, seed=settings.seed, batch=settings.batch)
+    figures = compare_with_real(run, made, real) | dict(
+        nfe_per_frame=float(nfe.mean() / len(times)), seconds_per_frame=seconds / made[:, :, 0, 0, 0].size
+    )
+    if run.experiment.text and len(real) > 1:
+        figures["text"] = text_figures(run, real, captions)
+    return figures | dict(protocol=clip_protocol(run) | dict(settings.to_dict(), nfe="of a clip over its frames"))
+
+
+def compare_with_real(run: Run, made: Videos, real: Videos) -> dict:
+    """Returns the tables of `evaluate`, for clips with a frame for each of the real ones."""
+    window = run.experiment.window
+    codec = run.experiment.codec
+    latents = np.concatenate([np.asarray(codec.encode(codec.params, clip[None]).mean) for clip in real])
+    decode = lambda latents: np.concatenate([np.asarray(codec.decode(codec.params, clip[None])) for clip in latents])
+    shown = decode(latents)
+    videos = dict(generated=made) | {name: decode(a) for name, a in _untrained_baselines(run, latents).items()}
+    videos["blend_pixels"] = _blended(shown, window)
+    index = np.arange(real.shape[1])
+    inside = index < window.span
+    parts = dict(frames=index[inside & (index % window.every == 0)], between=index[inside & (index % window.every > 0)])
+    second = max(round(run.experiment.sampler.path.position.sigma.frame_rate * window.every), 1)
+    tables = {}
+    for part, chosen in parts.items():
+        if len(chosen):
+            names = (
+                ("generated", "mean", "blend_latents", "blend_pixels", "repeat_last")
+                if part == "between"
+                else ("generated", "mean")
+            )
+            tables[part] = {n: _errors(videos[n][:, chosen], shown[:, chosen], real[:, chosen]) for n in names}
+    after = index[~inside]
+    if len(after):
+        names = ("generated", "mean", "line", "repeat_last")
+        tables["beyond"] = {
+            f"second_{k + 1}": {n: _errors(videos[n][:, some], shown[:, some], real[:, some]) for n in names}
+            for k, some in enumerate(after[i : i + second] for i in range(0, len(after), second))
+        }
+    return tables
+
+
+def _untrained_baselines(run: Run, latents: Float[np.ndarray, "b f h w c"]) -> dict:
+    """Returns latents at every frame of clips, made from the frames of training alone.
+
+    They are the mean path, the polynomial of order 2, blends and repeats. Beyond the clip a polynomial grows without
+    end: it is cut at +-FAR, and at most a line can be expected to hold.
+    """
+    window, position = run.experiment.window, run.experiment.sampler.path.position
+    known = latents[:, : window.span : window.every]
+    at = (1 + np.arange(latents.shape[1]) / window.every) / position.frames
+    options = dict(rule=position.rule, extrapolate=True, allow_divergence=position.allow_divergence)
+
+    def of_order(order):
+        w, _ = hippo.weights(at, position.frames, order, **options)
+        return np.clip(np.einsum("mn,bn...->bm...", w, known), -FAR, FAR).astype(np.float32)
+
+    last = np.minimum(np.arange(latents.shape[1]) // window.every, window.frames - 1)
+    return dict(
+        mean=of_order(position.order),
+        line=of_order(2),
+        blend_latents=_blended(latents, window),
+        repeat_last=known[:, last],
+    )
+
+
+def _blended(frames, window):
+    """Blends every frame from its two neighbours among the frames of training; repeats the last one after the clip."""
+    known = frames[:, : window.span : window.every].astype(np.float32)
+    at = np.minimum(np.arange(frames.shape[1]) / window.every, window.frames - 1)
+    low = np.minimum(at.astype(int), max(window.frames - 2, 0))
+    part = (at - low).reshape(1, -1, 1, 1, 1).astype(np.float32)
+    blend = (1 - part) * known[:, low] + part * known[:, np.minimum(low + 1, window.frames - 1)]
+    return np.round(blend).astype(np.uint8) if frames.dtype == np.uint8 else blend
+
+
+def _errors(made: Videos, shown: Videos, real: Videos) -> dict:
+    a, b, c = (jnp.asarray(video, jnp.float32) / 127.5 - 1 for video in (made, shown, real))
+    figures = dict(against_codec=metrics.psnr(a, b), against_real=metrics.psnr(a, c))
+    if made.shape[2] == made.shape[3]:
+        figures["side_against_codec"] = metrics.psnr_side(a, b)
+    return {name: float(jnp.mean(jnp.minimum(values, 99.0))) for name, values in figures.items()}
+
+
+def text_figures(run: Run, real: Videos, captions: list[str]) -> dict:
+    """Counts the generated clips that are nearest to the real one of their caption, at each guidance of `config.evaluate`."""
+    settings, window = run.config.evaluate, run.experiment.window
+    times = run.experiment.sampler.read_times()
+    real = real[:, : window.span : window.every]
+    order = np.arange(len(captions))
+    swapped = np.minimum(order ^ 1, len(order) - 1)
+    count = {}
+    for guidance in settings.text_guidance:
+        for name, of in dict(nearest=order, swapped=swapped).items():
+            made, _, _ = generate_videos(
+                run, times, [captions[i] for i in of], seed=settings.seed, batch=settings.batch, guidance=guidance
+            )
+            count[f"{name}_guidance_{guidance:g}"] = int((nearest(made, real) == of).sum())
+    return dict(clips=len(captions), different_captions=len(set(captions)), **count)
+
+
+def nearest(made: Videos, real: Videos) -> np.ndarray:
+    """Returns the index of the real clip that is nearest to each of `made`, in mean squared error of pixels."""
+    a, b = (rearrange(video, "b ... -> b (...)").astype(np.float32) for video in (made, real))
+    return np.argmin((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None], axis=1)
