@@ -25,16 +25,16 @@ TARGET, LIMIT, EVERY, FRAMES, CLIPS = 26.0, 400.0, 100, 16, 8
 
 
 def main():
-    from jvflow.data import pipeline
+    from jvflow.data import dataset, pipeline
     from jvflow.experiment import assemble
 
     config = get_config()
     config.data.update(cache=str(subject.folder() / "data"), frames=FRAMES, fps=24.0, size=(16, 16), clips=dict(train=CLIPS, test=1))
-    config.clip.update(frames=FRAMES, every=1)
+    config.window.update(frames=FRAMES, every=1)
     config.caption_dropout, config.train.batch_size = 0.0, CLIPS
     config.optimizer.update(schedule="constant", learning_rate=1e-3, ema=0.99)
     experiment = assemble(config)
-    data = pipeline.prepare(config.data, subject.folder())
+    data = dataset.prepare(config.data, subject.folder())
     real, captions = pipeline.clips(data, "train"), pipeline.captions(data, "train")
     tokens, mask = experiment.text.tokenize(captions)
 
@@ -86,7 +86,7 @@ def _from_noise(field, condition, shape):
     from jvflow.flow.solver import Solver
     from jvflow.vlfm.method import Clips
 
-    derivative = along(field, lambda k: (k,), condition, moving=1)
+    derivative = along(field, lambda k: (k,), condition, num_moving=1)
     solution = Solver(rtol=1e-2, atol=1e-2)(derivative, jax.random.normal(jax.random.key(7), shape), 0.0, 1.0)
     return Clips(solution.x, solution.nfe)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from benchmarks import subject
 from jvflow.training import state as states
-from jvflow.data import pipeline
+from jvflow.data import dataset, pipeline
 from jvflow.biflow.evaluate import Yardstick, controls, describe, method
 from jvflow.experiment import assemble
 from jvflow.flow.path import BILINEAR, CURVED, Ends, matching_loss
@@ -32,7 +32,7 @@ def measure() -> dict:
     slow = subject.data()
     fine = subject.config()
     fine.data.update(fps=config.data.fps * (BETWEEN + 1), frames=config.data.frames * (BETWEEN + 1))
-    fast = pipeline.prepare(fine.data, subject.folder())
+    fast = dataset.prepare(fine.data, subject.folder())
     yardstick = Yardstick.of(config.evaluate, slow)
     figures = []
     for seed in SEEDS:
@@ -58,7 +58,7 @@ def loss(path, weights, field, latents, condition, keys, key):
 
 def trained(config, data, path, seed: int) -> Run:
     """The demo's training with another loss."""
-    experiment = dataclasses.replace(assemble(config), loss=partial(loss, path, tuple(config.weights.biflow)))
+    experiment = dataclasses.replace(assemble(config), loss=partial(loss, path, tuple(config.loss_weights.biflow)))
     key_init, key_steps = jax.random.split(jax.random.key(seed))
     state = states.create(key_init, experiment.network, experiment.optimizer, ema=True)
     batches = pipeline.batches(data, windows=[pipeline.Window(BETWEEN + 2)], batch_size=config.train.batch_size, seed=seed)

@@ -34,7 +34,7 @@ def main():
     codec = codecs.build("tiny", weights=tuple(WEIGHTS.value))
     decode = jax.jit(lambda z: taesd.decode(codec.params["decoder"], z))
     results = {}
-    for path in sorted(p for p in Path(DATA.value).iterdir() if p.suffix in video.FILES):
+    for path in sorted(p for p in Path(DATA.value).iterdir() if p.suffix in video.VIDEO_SUFFIXES):
         frames = [frame for _, frame in islice(video.frames(path), FIRST, FIRST + 2 * FRAMES - 1)]
         if len(frames) < 2 * FRAMES - 1:
             continue

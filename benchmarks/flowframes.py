@@ -81,7 +81,8 @@ def _sheet(out: Path, variants: list[str]) -> None:
     import numpy as np
 
     from jvflow.flowframes import sample as prediction
-    from jvflow.data import pipeline, video
+    from jvflow.data import pipeline
+    from jvflow.report import videos
     from jvflow.run import load
 
     rows = []
@@ -91,7 +92,7 @@ def _sheet(out: Path, variants: list[str]) -> None:
             real, captions = pipeline.clips(run.data(), "test", count=3, frames=16)[number:], pipeline.captions(run.data(), "test", count=3)[number:]
             rows += [real[0]] if row == 0 else []
             rows.append(np.concatenate([real[0, :8], prediction.predict(run, real[:1, :8], captions[:1])[0][0]]))
-    video.write_png(out / "sheet.png", video.sheet(np.stack(rows)))
+    videos.write_png(out / "sheet.png", videos.sheet(np.stack(rows)))
 
 
 def _kept(file: Path, make) -> dict:

@@ -33,13 +33,14 @@ def main():
     from jvflow.flowframes import inversion
     from jvflow.data import latents
     from jvflow.flowframes import sample as prediction
-    from jvflow.data import pipeline, video
+    from jvflow.data import dataset, pipeline
+    from jvflow.report import videos
     from jvflow.run import load
     from jvflow.training.loop import train
 
     out = Path(OUT.value)
     first = _config(out, "text_to_video")
-    data = pipeline.prepare(first.data, out)
+    data = dataset.prepare(first.data, out)
     autoencoder = out / "vae"
     results = dict(autoencoder=_autoencoder(autoencoder, data))
     print(results, flush=True)
@@ -59,7 +60,7 @@ def main():
     real, captions = pipeline.clips(data, "test", count=2, frames=18), pipeline.captions(data, "test", count=2)
     made = [np.concatenate([real[:, :9], prediction.predict(load(out / name), real[:, :9], captions)[0]], axis=1) for name in ("flowframes", "conventional")]
     rows = np.stack([real, *made], axis=1)
-    video.write_png(out / "sheet.png", video.sheet(rows.reshape(-1, *rows.shape[2:]), columns=9))
+    videos.write_png(out / "sheet.png", videos.sheet(rows.reshape(-1, *rows.shape[2:]), columns=9))
 
 
 def _config(out: Path, objective: str):

@@ -34,7 +34,7 @@ def main():
 def _clips(length: int):
     from jvflow.data import procedural, video
 
-    for path in sorted(p for p in Path(DATA.value).iterdir() if p.suffix in video.FILES):
+    for path in sorted(p for p in Path(DATA.value).iterdir() if p.suffix in video.VIDEO_SUFFIXES):
         frames = [frame for _, frame in islice(video.frames(path), FIRST.value, FIRST.value + length)]
         if len(frames) == length:
             yield path.name, np.stack([video.resize(frame, (64, 96), "squeeze") for frame in frames])

@@ -9,7 +9,7 @@ variant gives before its training too: the second line is the VLFM paper's table
 
     vlfm     the config as it is
     quiet    the config with the paper's noise of 0.01 at the frames
-    plain    the same flow without the mean as an output: `prediction="velocity"`, read without its noise
+    plain    the same flow without the mean as an output: `prediction="scaled_velocity"`, read without its noise
     paper    as printed: the sin^2 schedule, uniform t, no scales, Grams, and the state itself as the read-out
     direct   the paper's ablation: the network regresses the latent
 """
@@ -36,9 +36,9 @@ RATES = (8, 12, 16, 24, 48)
 CHANGES = dict(
     vlfm={},
     quiet=dict(path=dict(minimum=0.01)),
-    plain=dict(prediction="velocity", sample=dict(readout="noise")),
+    plain=dict(prediction="scaled_velocity", sample=dict(readout="noise")),
     paper=dict(
-        prediction="plain", sample=dict(readout="none"), draw=dict(start=0.0), optimizer=dict(name="grams", eps=1e-6),
+        prediction="velocity", sample=dict(readout="none"), times=dict(start=0.0), optimizer=dict(name="grams", eps=1e-6),
         path=dict(sigma="paper", alpha=10.0, minimum=0.01, motion=0.0),
     ),
     direct=dict(objective="direct"),
@@ -78,13 +78,14 @@ def _config(name: str, out: Path):
     """The experiment on the frames of one video, which are written as images at its own rate and encoded."""
     from jvflow.data import latents
     from jvflow.data import video
+    from jvflow.report import videos
 
     config = CONFIG.value.copy_and_resolve_references()
     (path,) = Path(DATA.value).glob(f"{name}.*")
     frames, folder = config.data.frames, out / f"{name}_frames"
     if not (folder / name / f"{frames - 1:03d}.png").exists():  # a data set is known by the times of its files
         for number, (_, frame) in enumerate(islice(video.frames(path), FIRST.value, FIRST.value + frames)):
-            video.write_png(folder / name / f"{number:03d}.png", frame)
+            videos.write_png(folder / name / f"{number:03d}.png", frame)
     config.data.update(path=str(folder), fps=video.native_fps(path), image_fps=video.native_fps(path))
     config.codec = dict(name="tiny", weights=tuple(WEIGHTS.value), scale=config.codec.scale)
     latents.prepare(config, out / f"{name}_latents")

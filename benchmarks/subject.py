@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from configs.biflow.procedural import get_config
 from jvflow.training import state as states
-from jvflow.data import pipeline
+from jvflow.data import dataset
 from jvflow.experiment import assemble
 
 
@@ -52,4 +52,4 @@ def experiment():
 
 def data():
     """The demo's data set."""
-    return pipeline.prepare(config().data, folder())
+    return dataset.prepare(config().data, folder())

@@ -37,7 +37,7 @@ def videos():
         times = np.arange(CHUNKS * FRAMES) / FPS
         yield from (procedural.scene("maze", seed).render(times, (SIDE, SIDE)) for seed in range(VIDEOS))
         return
-    for path in sorted(p for p in Path(folder).iterdir() if p.suffix in video.FILES):
+    for path in sorted(p for p in Path(folder).iterdir() if p.suffix in video.VIDEO_SUFFIXES):
         frames = [video.resize(f, (SIDE, SIDE), "squeeze") for _, f in islice(video.frames(path, fps=FPS), CHUNKS * FRAMES)]
         if len(frames) >= 3 * FRAMES:
             yield np.stack(frames)

@@ -18,7 +18,7 @@ import optax
 from conftest import CACHE, load_config
 
 from jvflow.parallel import mesh as meshes
-from jvflow.data import pipeline
+from jvflow.data import dataset, pipeline
 from jvflow.experiment import assemble
 from jvflow.training.loop import compiled_step, placed
 
@@ -79,7 +79,7 @@ def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         config = experiment_of(paper, folder)
         experiment = assemble(config)
-        data = pipeline.prepare(config.data, folder, frames=experiment.window.span)
+        data = dataset.prepare(config.data, folder, frames=experiment.window.span)
         stream = pipeline.batches(
             data, windows=experiment.windows, batch_size=16, seed=0, threads=0, tokenize=experiment.text and experiment.text.tokenize,
         )

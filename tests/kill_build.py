@@ -20,7 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from jvflow.data import procedural, records, video
+from jvflow.data import procedural, records
+from jvflow.report import videos
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "clips"
@@ -79,7 +80,7 @@ def contents(directory: Path) -> dict:
 def made(folder: Path) -> Path:
     folder.mkdir()
     for seed in range(10):
-        video.write(folder / f"{seed}.mp4", procedural.scene("comets", seed).render([i / 8 for i in range(400)], 96), 8)
+        videos.write(folder / f"{seed}.mp4", procedural.scene("comets", seed).render([i / 8 for i in range(400)], 96), 8)
     return folder
 
 

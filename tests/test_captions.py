@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from jvflow.data import captions, folder, records, video
+from jvflow.data import captions, folder, pipeline, records
+from jvflow.report.videos import write
 
 SHAPE = dict(frames=4, fps=10, size=(16, 16))
 
@@ -16,7 +17,7 @@ def videos(tmp_path_factory):
     root = tmp_path_factory.mktemp("videos")
     for name in ("a.mp4", "deep/b c.mp4"):
         (root / name).parent.mkdir(exist_ok=True)
-        video.write(root / name, np.zeros((4, 32, 32, 3), np.uint8), 10)
+        write(root / name, np.zeros((4, 32, 32, 3), np.uint8), 10)
         (root / name).with_suffix(".txt").write_text(f"beside {name}\n", "utf-8")
     return root
 
@@ -41,7 +42,7 @@ def test_the_table_goes_before_the_text_file_and_leaves_the_others(videos, tmp_p
 
 
 def test_a_table_in_the_folder_is_found(tmp_path):
-    video.write(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8), 10)
+    write(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8), 10)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "caption": "grey"}')
     assert of(tmp_path, "") == {"a.mp4": "grey"}
     (tmp_path / "metadata.csv").write_text("file_name,caption\na.mp4,gray")
@@ -94,7 +95,7 @@ def test_a_build_says_who_is_not_there_and_begins_anew_with_other_captions(video
     assert lines[0].endswith(f"names 1 of 2 videos that are not in {videos}: gone.mp4")
     table.write_text(row("a.mp4", "second"))
     build()
-    stored = [record for split in ("train", "test") for record in records.open(tmp_path / "set", split)]
+    stored = [record for split in ("train", "test") for record in pipeline.open_split(tmp_path / "set", split)]
     assert {record["source"]: record["caption"] for record in stored} == {"a.mp4": "second", "deep/b c.mp4": "beside deep/b c.mp4"}
 
 
@@ -102,4 +103,4 @@ def test_text_beside_a_folder_of_images(tmp_path):
     images = tmp_path / "v1.2"
     images.mkdir()
     (tmp_path / "v1.2.txt").write_text("frames")
-    assert captions.beside(images) == "frames"
+    assert captions.read_text_file(images) == "frames"

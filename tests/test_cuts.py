@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from jvflow.data import cuts, folder, video
+from jvflow.data import cuts, folder
+from jvflow.report import videos
 
 
 def moving(count, color, speed, seed=0):
@@ -19,7 +20,7 @@ def moving(count, color, speed, seed=0):
 def write_film(path, rate):
     """Three shots: 11, 7 and 12 frames. Returns when the second and the third begin."""
     shots = [moving(11, (1, 0.2, 0.2), 1), moving(7, (0.2, 1, 0.3), 2, 1), moving(12, (0.2, 0.3, 1), 3, 2)]
-    video.write(path.with_suffix(".mp4"), np.concatenate(shots), rate)
+    videos.write(path.with_suffix(".mp4"), np.concatenate(shots), rate)
     if path.suffix == ".mkv":
         with av.open(str(path.with_suffix(".mp4"))) as source, av.open(str(path), "w") as target:
             stream = target.add_stream_from_template(source.streams.video[0])
@@ -38,8 +39,8 @@ def test_shots_begin_where_they_do(tmp_path):
 
 def test_motion_and_fades_are_no_cuts(tmp_path):
     fast = moving(30, (1, 1, 1), 9)
-    video.write(tmp_path / "fast.mp4", fast, 10)
-    video.write(tmp_path / "fade.mp4", np.uint8(fast[:1] * np.linspace(0, 1, 12)[:, None, None, None]), 10)
+    videos.write(tmp_path / "fast.mp4", fast, 10)
+    videos.write(tmp_path / "fade.mp4", np.uint8(fast[:1] * np.linspace(0, 1, 12)[:, None, None, None]), 10)
     assert cuts.find(tmp_path / "fast.mp4") == cuts.find(tmp_path / "fade.mp4") == []
 
 
@@ -66,12 +67,12 @@ def test_a_flash_and_a_thing_that_moves_fast_are_no_cuts(tmp_path):
     still = np.repeat(moving(1, (0.6, 0.8, 1), 0), 24, axis=0)
     flash = still.copy()
     flash[10:13, :, :24] = 255
-    video.write(tmp_path / "flash.mp4", flash, 10)
+    videos.write(tmp_path / "flash.mp4", flash, 10)
     fast_block = still.copy()
     for k in range(24):
         left = abs((10 * k) % 88 - 44)
         fast_block[k, 10:30, left : left + 20] = (250, 20, 20)
-    video.write(tmp_path / "fast_block.mp4", fast_block, 10)
+    videos.write(tmp_path / "fast_block.mp4", fast_block, 10)
     assert cuts.find(tmp_path / "flash.mp4") == cuts.find(tmp_path / "fast_block.mp4") == []
 
 

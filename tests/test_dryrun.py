@@ -143,13 +143,13 @@ def test_a_mesh_or_batch_that_does_not_fit_is_said_before_compiling():
 
 def test_batches_have_the_shapes_of_training(tmp_path):
     """The dry run's batch against one from the pipeline."""
-    from jvflow.data import pipeline
+    from jvflow.data import dataset, pipeline
 
     for paper in ("biflow", "vlfm", "flowframes"):
         config = config_of(paper)
         config.data.cache = str(tmp_path)
         experiment, mesh = assemble(config), meshes.make()
-        data = pipeline.prepare(config.data, tmp_path, frames=experiment.window.span)
+        data = dataset.prepare(config.data, tmp_path, frames=experiment.window.span)
         real = next(pipeline.batches(
             data, windows=experiment.windows, batch_size=8, seed=0, threads=0, tokenize=experiment.text and experiment.text.tokenize,
         ))

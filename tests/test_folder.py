@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jvflow.data import folder, records, video
+from jvflow.data import folder, pipeline, records
+from jvflow.report import videos
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "asl_gestures"
 SHAPE = {"frames": 4, "fps": 10, "size": (16, 16)}
@@ -15,7 +16,7 @@ def write(path, count, first=0):
     """A video at 10 fps whose frame k is grey with level 10 (first + k)."""
     levels = np.uint8(10 * (first + np.arange(count)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    video.write(path, np.broadcast_to(levels[:, None, None, None], (count, 32, 48, 3)), 10)
+    videos.write(path, np.broadcast_to(levels[:, None, None, None], (count, 32, 48, 3)), 10)
 
 
 def numbers(video):
@@ -77,7 +78,7 @@ def test_rate_and_fit(tmp_path):
     """Stripes at both sides are cut away by "crop" and kept by "squeeze"."""
     source = np.zeros((8, 32, 64, 3), np.uint8) + np.uint8(10 * np.arange(8))[:, None, None, None]
     source[:, :, :8] = source[:, :, -8:] = 250
-    video.write(tmp_path / "a.mp4", source, 10)
+    videos.write(tmp_path / "a.mp4", source, 10)
     options = {"frames": 4, "fps": 5, "size": (16, 16)}
     (crop,) = folder.clips(tmp_path, **options)
     (squeeze,) = folder.clips(tmp_path, **options, fit="squeeze")
@@ -112,7 +113,7 @@ def test_build(mixed, tmp_path):
     at = {(c.source, np.float32(c.start)): i for i, c in enumerate(expected)}
     drawn = {}
     for split in ("train", "test"):
-        stored = list(records.open(tmp_path / "set", split))
+        stored = list(pipeline.open_split(tmp_path / "set", split))
         drawn[split] = [at[record["source"], record["start"]] for record in stored]
         for record, i in zip(stored, drawn[split], strict=True):
             np.testing.assert_array_equal(record["video"], expected[i].video)
@@ -125,7 +126,7 @@ def test_the_draw_depends_on_the_seed_alone(mixed, tmp_path):
     def test_clips(name, seed):
         quiet = lambda line: None
         folder.build(mixed, tmp_path / name, **SHAPE, stride=1, seed=seed, log=quiet)
-        source = records.open(tmp_path / name, "test")
+        source = pipeline.open_split(tmp_path / name, "test")
         return [(record["source"], float(record["start"])) for record in source]
 
     assert test_clips("a", 0) == test_clips("b", 0)
@@ -160,7 +161,7 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="mode must be 'crop' or 'squeeze', not 'pad'"):
         folder.build(inside, out, **SHAPE, fit="pad")
     with pytest.raises(ValueError, match=r"size must be \(height, width\)"):
-        folder.build(inside, out, frames=2, fps=10, size=16)
+        folder.build(inside, out, frames=2, fps=10, size=(16,))
     with pytest.raises(ValueError, match=r"^fps must be in \[0.01, 1000\] frames per second, not 0"):
         folder.build(inside, out, frames=2, fps=0, size=(16, 16))
     with pytest.raises(ValueError, match="test_fraction must be at least 0 and below 1, not 1"):
@@ -177,20 +178,20 @@ def test_real_folder(tmp_path):
     manifest = folder.build(REAL, tmp_path / "set", frames=16, fps=8, size=(32, 32))
     assert len(manifest["settings"]["sources"]) == 20
     assert sum(manifest["splits"].values()) == 14 and manifest["splits"]["test"] == 3
-    assert records.open(tmp_path / "set", "train")[0]["video"].std() > 20
+    assert pipeline.open_split(tmp_path / "set", "train")[0]["video"].std() > 20
 
 
 def write_images(path, count, names="frame_{}.png"):
     path.mkdir(parents=True)
     for k in range(count):
-        video.write_png(path / names.format(k), np.full((32, 48, 3), 10 * k, np.uint8))
+        videos.write_png(path / names.format(k), np.full((32, 48, 3), 10 * k, np.uint8))
 
 
 def test_folders_of_images(tmp_path):
     """Twelve images at 20 fps read at 10: every other one, in the order of their numbers."""
     write_images(tmp_path / "deep" / "walk", 12)
     write(tmp_path / "a.mp4", 4)
-    video.write_png(tmp_path / "poster.png", np.zeros((32, 48, 3), np.uint8))  # beside a video: no video
+    videos.write_png(tmp_path / "poster.png", np.zeros((32, 48, 3), np.uint8))  # beside a video: no video
     (tmp_path / "deep" / "walk" / ".hidden.png").write_bytes(b"")
     entries = []
     clips = list(folder.clips(tmp_path, **SHAPE, image_fps=20, report=entries.append))

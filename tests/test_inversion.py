@@ -47,8 +47,8 @@ def tuned(folder, path=None):
 
 def test_every_chunk_has_its_inversion_and_its_error(folder):
     model = run.load(folder / "pretrained")
-    before = records.open(folder / "set-latents", "train")
-    for clip, was in zip(records.open(folder / "set", "train"), before, strict=True):
+    before = pipeline.open_split(folder / "set-latents", "train")
+    for clip, was in zip(pipeline.open_split(folder / "set", "train"), before, strict=True):
         assert all(np.array_equal(clip[name], was[name]) for name in was)
         for length in (4, 8):
             column = clip[f"inverted_{length}"]
@@ -59,16 +59,16 @@ def test_every_chunk_has_its_inversion_and_its_error(folder):
             np.testing.assert_allclose(column[length : 2 * length], made.latents[0], atol=1e-5)
             np.testing.assert_allclose(clip[f"inverted_{length}_error"][1], made.error[0], atol=1e-5)
             assert not column[:length].any() and np.isinf(clip[f"inverted_{length}_error"][0])  # never a target
-    assert not any(clip["inverted_4"].any() for clip in records.open(folder / "set", "test"))
+    assert not any(clip["inverted_4"].any() for clip in pipeline.open_split(folder / "set", "test"))
     said = records.manifest(folder / "set")["settings"]["inversion"]
     assert said == dict(model=run.checksum(model), frames=[4, 8], steps=10, guidance=1.0, method="rf_solver", back="rf_solver")
-    assert latents.are_in(folder / "set")
+    assert latents.has_latents(folder / "set")
     report = inversion.report(folder / "set", 8, most=0.0)
     assert report["chunks"] == report["above"] == 8 * 3 and 0 < report["median"] <= report["largest"]
 
 
 def test_batches_hold_two_chunks_and_the_inversion_of_the_second(folder):
-    source = records.open(folder / "set", "train")
+    source = pipeline.open_split(folder / "set", "train")
     clips = [source[i] for i in range(len(source))]
     windows = [pipeline.Window(2 * n, chunk=n, inverted=True) for n in (4, 8)]
     batches = pipeline.batches(folder / "set", windows=windows, batch_size=4, seed=0, latents=True)

@@ -14,8 +14,8 @@ from conftest import debug_config
 from test_folder import write, write_images
 
 from jvflow import codecs
-from jvflow.data import latents
-from jvflow.data import folder, key, pipeline, records
+from jvflow.data import dataset, folder, latents, pipeline, records
+from jvflow.data.dataset_key import FileHashes, dataset_key
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def config_of(videos, **data):
 
 
 def key_of(config, place):
-    clips = pipeline.settings(config.data, place)
-    return key.of(latents.settings(clips, latents.fingerprint(**config.codec), latents.of_text(config), dtype=config.data.dtype))
+    clips = dataset.settings(config.data, place)
+    return dataset_key(latents.latent_settings(clips, latents.model_fingerprint(**config.codec), latents.text_fingerprint(config), dtype=config.data.dtype))
 
 
 def flip(path):
@@ -95,8 +95,8 @@ def test_the_same_content_is_the_same_key(videos, tmp_path):
 
 def test_the_model_is_in_the_key(videos, tmp_path):
     (tmp_path / "weights").write_bytes(b"weights")
-    clips = pipeline.settings(config_of(videos).data, tmp_path)
-    of = lambda **options: key.of(latents.settings(clips, latents.fingerprint("tiny", weights=(tmp_path / "weights",), **options)))
+    clips = dataset.settings(config_of(videos).data, tmp_path)
+    of = lambda **options: dataset_key(latents.latent_settings(clips, latents.model_fingerprint("tiny", weights=(tmp_path / "weights",), **options)))
     before = of()
     assert before == of(piece=2) != of(scale=0.5)
     (tmp_path / "weights").write_bytes(b"Weights")
@@ -109,12 +109,12 @@ def test_a_file_is_read_once(tmp_path, monkeypatch):
     files, known = [tmp_path / name for name in "ab"], tmp_path / "known" / "sha256.jsonl"
     for file in files:
         file.write_text(file.name)
-    first = [key.Hashes(known)([file]) for file in files]
+    first = [FileHashes(known)([file]) for file in files]
     assert first == [hashlib.sha256(name.encode()).hexdigest() for name in "ab"] and read == ["a", "b"]
     known.write_text(known.read_text() + f'["{tmp_path / "a"}", [1')  # an interruption
-    assert [key.Hashes(known)([file]) for file in files] == first and read == ["a", "b"]
+    assert [FileHashes(known)([file]) for file in files] == first and read == ["a", "b"]
     files[0].write_text("c")
-    assert key.Hashes(known)(files[:1]) == hashlib.sha256(b"c").hexdigest() and read == ["a", "b", "a"]
+    assert FileHashes(known)(files[:1]) == hashlib.sha256(b"c").hexdigest() and read == ["a", "b", "a"]
 
 
 # --- finished data sets ---------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def stamps(directory):
 def test_a_finished_cache_is_used_where_the_content_is_the_same_and_refused_where_it_is_not(videos, tmp_path):
     config, out = config_of(videos), tmp_path / "set"
     made = latents.prepare(config, out)
-    assert made["key"] == key.of(made["settings"]) == key_of(config, tmp_path)
+    assert made["key"] == dataset_key(made["settings"]) == key_of(config, tmp_path)
     before = stamps(tmp_path)
     os.utime(videos / "a.mp4", (0, 0))
     moved = config_of(videos.rename(tmp_path / "moved"))
@@ -145,25 +145,25 @@ def test_a_finished_cache_is_used_where_the_content_is_the_same_and_refused_wher
 
 def test_clips_are_cut_again_where_the_content_is_another(videos, tmp_path):
     config = config_of(videos)
-    first = pipeline.prepare(config.data, tmp_path)
+    first = dataset.prepare(config.data, tmp_path)
     os.utime(videos / "a.mp4", (0, 0))
-    assert pipeline.prepare(config.data, tmp_path) == first
+    assert dataset.prepare(config.data, tmp_path) == first
     write(videos / "a.mp4", 9, first=3)
-    assert pipeline.prepare(config.data, tmp_path) != first
+    assert dataset.prepare(config.data, tmp_path) != first
 
 
 def test_clips_of_another_fit_are_not_trained_on(videos, tmp_path):
     latents.prepare(config_of(videos), tmp_path / "set")
     config = config_of(tmp_path / "set", fit="squeeze")
     with pytest.raises(ValueError, match='have fit crop, and config.data.fit is squeeze: use --config.data.fit="crop", or make them anew'):
-        pipeline.prepare(config.data, tmp_path)
+        dataset.prepare(config.data, tmp_path)
 
 
 def test_the_report(videos, tmp_path):
     (videos / "broken.mp4").write_bytes(b"nothing")
     manifest = latents.prepare(config_of(videos, test_fraction=0.3), tmp_path / "set")
     report = records.report(tmp_path / "set")
-    clips = [clip for split in manifest["splits"] for clip in records.open(tmp_path / "set", split)]
+    clips = [clip for split in manifest["splits"] for clip in pipeline.open_split(tmp_path / "set", split)]
     mean = np.stack([clip["latent_mean"] for clip in clips]).astype(np.float64)
     of = report["latents"]["latent_mean"]
     assert of["shape"] == [4, 16, 16, 3] and list(report["latents"]) == ["latent_mean"]
@@ -181,14 +181,14 @@ def test_types_on_disk(tmp_path, dtype):
     config.data.update(frames=4, clips=dict(train=4, test=1), dtype=dtype)
     latents.prepare(config, tmp_path / "set")
     assert tfds.builder_from_directory(tmp_path / "set").info.features["latent_mean"].np_dtype == latents.DTYPES[dtype]
-    plain = records.open(pipeline.place(config.data, tmp_path, pipeline.settings(config.data, tmp_path)), "train")
+    plain = pipeline.open_split(dataset.location(config.data, tmp_path, dataset.settings(config.data, tmp_path)), "train")
     codec = codecs.build(**config.codec)
-    for clip, was in zip(records.open(tmp_path / "set", "train"), plain, strict=True):
+    for clip, was in zip(pipeline.open_split(tmp_path / "set", "train"), plain, strict=True):
         mean = np.asarray(codec.encode(None, jnp.asarray(was["video"])[None]).mean[0])
         assert clip["latent_mean"].dtype == np.float32
         np.testing.assert_array_equal(clip["latent_mean"], mean.astype(latents.DTYPES[dtype]).astype(np.float32))
     config.data.path = str(tmp_path / "set")
-    batch = next(pipeline.batches(pipeline.prepare(config.data, tmp_path), windows=[pipeline.Window(2)], batch_size=2, seed=0, threads=0, latents=True))
+    batch = next(pipeline.batches(dataset.prepare(config.data, tmp_path), windows=[pipeline.Window(2)], batch_size=2, seed=0, threads=0, latents=True))
     assert batch.latent_mean.dtype == np.float32
 
 
@@ -211,7 +211,7 @@ def test_too_little_disk_is_said_before_anything_is_written(videos, tmp_path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free))
     clip, latent = 4 * 16 * 16 * 3, 4 * 16 * 16 * 3 * 4
     there = set(tmp_path.rglob("*"))
-    for make in (lambda: pipeline.prepare(config.data, tmp_path / "run"), lambda: latents.prepare(config, tmp_path / "set")):
+    for make in (lambda: dataset.prepare(config.data, tmp_path / "run"), lambda: latents.prepare(config, tmp_path / "set")):
         free = 2 * 6 * clip - 1
         with pytest.raises(ValueError, match=r"6 clips .* take up to 0.\d MiB, and 0.0 MiB are free where .*: make room, take another disk"):
             make()
@@ -255,8 +255,8 @@ def test_videos_slower_than_clips_are_refused_by_name(videos, tmp_path):
     """Those that are long enough for a clip; a little slower (23.976 for 24) is none."""
     write(videos / "short.mp4", 1)
     refused = r"3 videos in .* fewer frames per second than config.data.fps=12.0, .*: a.mp4 10, deep/b.mp4 10, walk 10 \(config.data.image_fps\): use --config.data.fps=10, or take"
-    for make in (lambda config: pipeline.prepare(config.data, tmp_path / "run"), lambda config: latents.prepare(config, tmp_path / "set")):
+    for make in (lambda config: dataset.prepare(config.data, tmp_path / "run"), lambda config: latents.prepare(config, tmp_path / "set")):
         with pytest.raises(ValueError, match=refused):
             make(config_of(videos, fps=12.0))
     assert not list(tmp_path.glob("set*")) and not list(tmp_path.glob("**/.*"))
-    assert folder.expected(videos, frames=4, fps=10.01, size=(16, 16), image_fps=10.0) == 6
+    assert folder.max_clips(videos, frames=4, fps=10.01, size=(16, 16), image_fps=10.0) == 6

@@ -9,10 +9,9 @@ import pytest
 from conftest import ROOT, SHARED, debug_config
 
 from jvflow import codecs
-from jvflow.data import latents
 from jvflow.biflow import sample
 from jvflow.training import loop as train
-from jvflow.data import pipeline, records
+from jvflow.data import dataset, latents, pipeline, records
 from jvflow.pretrained.lazy import Held
 
 
@@ -33,20 +32,20 @@ def config(tmp_path_factory):
 def encoded(config, tmp_path_factory):
     out = tmp_path_factory.mktemp("latents") / "set"
     codec = codecs.build(**config.codec)
-    latents.encode(codec, latents.fingerprint(**config.codec), pipeline.prepare(config.data, out.parent), out)
+    latents.encode(codec, latents.model_fingerprint(**config.codec), dataset.prepare(config.data, out.parent), out)
     return out
 
 
 def test_clips_keep_everything_and_gain_latents(config, encoded):
     codec = codecs.build(**config.codec)
-    before = records.open(pipeline.prepare(config.data, encoded.parent), "test")
-    for clip, was in zip(records.open(encoded, "test"), before, strict=True):
+    before = pipeline.open_split(dataset.prepare(config.data, encoded.parent), "test")
+    for clip, was in zip(pipeline.open_split(encoded, "test"), before, strict=True):
         for name in was:
             np.testing.assert_array_equal(clip[name], was[name])
         expected = codec.encode(codec.params, was["video"][None]).mean[0]
         np.testing.assert_allclose(clip["latent_mean"], expected, atol=1e-5)
         assert "latent_std" not in clip and clip["latent_mean"].dtype == np.float32
-    assert latents.are_in(encoded) and records.manifest(encoded)["splits"] == {"train": 6, "test": 2}
+    assert latents.has_latents(encoded) and records.manifest(encoded)["splits"] == {"train": 6, "test": 2}
 
 
 def test_no_encoder_is_held_while_it_trains(config, encoded, tmp_path, monkeypatch):
@@ -81,20 +80,20 @@ def test_training_on_latents_is_training_on_the_video(config, encoded, tmp_path)
 
 
 def test_encoding_again_does_nothing_and_another_codec_is_refused(config, encoded, tmp_path):
-    codec, described = codecs.build(**config.codec), latents.fingerprint(**config.codec)
-    source = pipeline.prepare(config.data, encoded.parent)
+    codec, described = codecs.build(**config.codec), latents.model_fingerprint(**config.codec)
+    source = dataset.prepare(config.data, encoded.parent)
     assert latents.encode(codec, described, source, encoded) == records.manifest(encoded)
     other = config.copy_and_resolve_references()
     other.codec.scale = 0.5
     with pytest.raises(ValueError, match=r"set holds another data set .* there / here: codec.scale: 0.8 / 0.5: take the settings"):
-        latents.encode(codec, latents.fingerprint(**other.codec), source, encoded)
+        latents.encode(codec, latents.model_fingerprint(**other.codec), source, encoded)
     other.data.path = str(encoded)
     with pytest.raises(ValueError, match=r"were made with .*'scale': 0.8.* config.codec is .*'scale': 0.5.*: take that codec, or encode into another folder"):
         train.train(other, tmp_path / "run")
     config = config.copy_and_resolve_references()
     config.data.seed = 1
     with pytest.raises(ValueError, match="there / here: of.seed: 0 / 1: take the settings and files that it was made with, remove it"):
-        latents.encode(codec, described, pipeline.prepare(config.data, encoded.parent), encoded)
+        latents.encode(codec, described, dataset.prepare(config.data, encoded.parent), encoded)
 
 
 def test_a_built_data_set_has_to_be_of_the_size_and_rate_of_the_config(config, encoded, tmp_path):
@@ -107,7 +106,7 @@ def test_a_built_data_set_has_to_be_of_the_size_and_rate_of_the_config(config, e
         wrong = config.copy_and_resolve_references()
         wrong.data.update(change, path=str(encoded))
         with pytest.raises(ValueError, match=message):
-            pipeline.prepare(wrong.data, tmp_path)
+            dataset.prepare(wrong.data, tmp_path)
 
 
 def test_the_command(tmp_path):
@@ -119,5 +118,5 @@ def test_the_command(tmp_path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "latents of 8 clips in train, 8 clips in test" in done.stdout
-    clip = records.open(tmp_path / "set", "train")[0]
+    clip = pipeline.open_split(tmp_path / "set", "train")[0]
     np.testing.assert_allclose(clip["latent_mean"], clip["video"] / 127.5 - 1, atol=1e-6)

@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 def test_chunks_are_encoded_each_by_itself(folder):
     """Of both lengths; what is left of a clip after its last whole chunk is not."""
     codec = codecs.build("ltx_vae", tiny=True)
-    clip = records.open(folder / "latents", "train")[1]
+    clip = pipeline.open_split(folder / "latents", "train")[1]
     assert clip["video"].shape == (34, 64, 64, 3) and "latent_mean" not in clip
     for length, count, each in ((9, 3, 2), (17, 2, 3)):
         mean, std = (clip[f"latent_{name}_{length}"] for name in ("mean", "std"))
@@ -69,7 +69,7 @@ def test_chunks_are_encoded_each_by_itself(folder):
 
 def test_windows_are_of_chunks(folder):
     """Two chunks one after the other, from any chunk on, with the inversion of the second."""
-    clips = records.open(folder / "inverted", "train")
+    clips = pipeline.open_split(folder / "inverted", "train")
     windows = [Window(18, chunk=9, encoded=2, inverted=True)]
     batch = next(pipeline.batches(folder / "inverted", windows=windows, batch_size=8, seed=0, threads=0, latents=True))
     assert batch.video is None and batch.latent_mean.shape == (8, 4, 2, 2, 16) and batch.inverted.shape == (8, 2, 2, 2, 16)
@@ -89,11 +89,11 @@ def test_it_is_trained_on_latents_as_on_video(folder):
     config = tiny(folder, "conventional", pretrained="")
     experiment = assemble(config)
     given = experiment.given
-    video = records.open(folder / "latents", "train")[0]["video"][None, :18]
+    video = pipeline.open_split(folder / "latents", "train")[0]["video"][None, :18]
     encoded = next(pipeline.batches(folder / "latents", windows=[Window(18, chunk=9, encoded=2)], batch_size=1, seed=0, threads=0, latents=True))
     batch = pipeline.Batch(video=jnp.asarray(video), fps=jnp.ones(1), start=jnp.zeros(1))
     made = experiment.latents(batch, given)
-    clip = records.open(folder / "latents", "train")[0]
+    clip = pipeline.open_split(folder / "latents", "train")[0]
     np.testing.assert_allclose(made.mean[0], clip["latent_mean_9"][:4], atol=1e-4)
     np.testing.assert_allclose(made.std[0], clip["latent_std_9"][:4], atol=1e-4)
     assert experiment.latents(encoded, given).mean.shape == made.mean.shape
@@ -156,7 +156,7 @@ def test_training_starts_from_a_public_transformer(folder, tmp_path):
     np.testing.assert_allclose(found.field(x, s, condition)[0], theirs, atol=1e-5)
     inversion.prepare(config, tmp_path / "inverted")
     assert records.manifest(tmp_path / "inverted")["settings"]["inversion"]["model"] == run.checksum(found)
-    clip = records.open(tmp_path / "inverted", "train")[0]
+    clip = pipeline.open_split(tmp_path / "inverted", "train")[0]
     made = flowframes.invert(found.field, jnp.asarray(clip["latent_mean_17"][None, 3:6]), found.condition([clip["caption"]]), steps=5)
     np.testing.assert_allclose(clip["inverted_17"][3:6], made.latents[0], atol=1e-4)
     silent = replace(found.experiment, text=replace(found.experiment.text, apply=None))  # captions were embedded with the latents
@@ -211,8 +211,8 @@ def test_other_papers_take_single_frames():
 
 def test_how_it_is_encoded_is_no_part_of_what_is():
     """In pieces or whole, with another time of the decoder: the same latents. In tiles they are others."""
-    known = latents.fingerprint("ltx_vae", piece=1, tile=0, time=0.0)
-    assert known == latents.fingerprint("ltx_vae", piece=0, tile=0, time=0.5) != latents.fingerprint("ltx_vae", piece=1, tile=128, time=0.0)
+    known = latents.model_fingerprint("ltx_vae", piece=1, tile=0, time=0.0)
+    assert known == latents.model_fingerprint("ltx_vae", piece=0, tile=0, time=0.5) != latents.model_fingerprint("ltx_vae", piece=1, tile=128, time=0.0)
 
 
 def test_latents_of_other_lengths(folder):
@@ -221,7 +221,7 @@ def test_latents_of_other_lengths(folder):
     config.chunk.frames = (9, 25)
     with pytest.raises(ValueError, match=r"are of chunks of \[9, 17\] frames, config.chunk.frames=\[9, 25\] needs \[25\] too"):
         config.data.frames = 50
-        latents.check(folder / "latents", latents.fingerprint(**config.codec), latents.lengths_of(codecs.build(**config.codec), config))
+        latents.check_latents(folder / "latents", latents.model_fingerprint(**config.codec), latents.chunk_lengths(codecs.build(**config.codec), config))
     config.data.frames = 20
     with pytest.raises(ValueError, match="chunks of 25 frames are longer than the clips, config.data.frames=20"):
         latents.prepare(config, folder / "others")

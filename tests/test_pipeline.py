@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from conftest import debug_config
 
-from jvflow.data import pipeline, records
+from jvflow.data import dataset, pipeline
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return pipeline.prepare(debug_config(folder).data, folder)
+    return dataset.prepare(debug_config(folder).data, folder)
 
 
 def take(data, count, **options):
@@ -51,12 +51,12 @@ def test_rows_do_not_depend_on_the_number_of_processes(data):
 
 
 def test_a_small_data_set_is_decoded_once_and_a_large_one_is_not_kept(data, monkeypatch):
-    reads, plain = [], records.Source.__getitem__
-    monkeypatch.setattr(records.Source, "__getitem__", lambda source, i: reads.append(i) or plain(source, i))
+    reads, plain = [], pipeline.Source.__getitem__
+    monkeypatch.setattr(pipeline.Source, "__getitem__", lambda source, i: reads.append(i) or plain(source, i))
     kept = take(data, 20)
     assert len(reads) <= 8 + 2  # 8 clips; the first of them tells sizes
     reads.clear()
-    monkeypatch.setattr(pipeline, "KEPT", 1000)
+    monkeypatch.setattr(pipeline, "MEMORY_CACHE_BYTES", 1000)
     for a, b in zip(kept, take(data, 20)):
         np.testing.assert_array_equal(a.video, b.video)
     assert len(reads) >= 80
@@ -64,18 +64,18 @@ def test_a_small_data_set_is_decoded_once_and_a_large_one_is_not_kept(data, monk
 
 def test_what_was_built_is_found_again_and_other_settings_are_another_set(tmp_path):
     config = debug_config(tmp_path)
-    built = pipeline.prepare(config.data, tmp_path)
+    built = dataset.prepare(config.data, tmp_path)
     stamp = (built / "manifest.json").stat().st_mtime_ns
-    assert pipeline.prepare(config.data, tmp_path) == built
+    assert dataset.prepare(config.data, tmp_path) == built
     assert (built / "manifest.json").stat().st_mtime_ns == stamp
     config.data.fps = 4.0
-    assert pipeline.prepare(config.data, tmp_path) != built
+    assert dataset.prepare(config.data, tmp_path) != built
     config.data.update(path=str(built), fps=8.0)  # a data set that is there already
-    assert pipeline.prepare(config.data, tmp_path) == built
+    assert dataset.prepare(config.data, tmp_path) == built
 
 
 def test_train_and_test_are_different_scenes(data):
-    sources = [{records.open(data, split)[i]["source"] for i in range(8)} for split in ("train", "test")]
+    sources = [{pipeline.open_split(data, split)[i]["source"] for i in range(8)} for split in ("train", "test")]
     assert len(sources[0] | sources[1]) == 16
 
 
@@ -91,7 +91,7 @@ def test_wrong_paths(tmp_path, change, message):
     config = debug_config(tmp_path)
     config.data.update(change)
     with pytest.raises(ValueError, match=message):
-        pipeline.prepare(config.data, tmp_path)
+        dataset.prepare(config.data, tmp_path)
     assert not list(tmp_path.rglob("manifest.json"))
 
 

@@ -11,7 +11,8 @@ import grain
 import numpy as np
 import pytest
 
-from jvflow.data import key, records
+from jvflow.data import pipeline, records
+from jvflow.data.dataset_key import dataset_key
 from jvflow.data.records import Clip
 
 ROOT = Path(__file__).parents[1]
@@ -51,12 +52,12 @@ def test_round_trip_over_several_shards(tmp_path, monkeypatch):
     assert records.is_dataset(directory)
     assert len(list(directory.glob("clips-train.array_record-*-of-00005"))) == 5
     assert records.manifest(directory) == {
-        "key": key.of(settings),
+        "key": dataset_key(settings),
         "settings": settings,
         "splits": {"train": 23, "test": 3},
         "shape": [4, 6, 8, 3],
     }
-    train, test = records.open(directory, "train"), records.open(directory, "test")
+    train, test = pipeline.open_split(directory, "train"), pipeline.open_split(directory, "test")
     assert len(train) == 23 and len(test) == 3
     for seed in np.random.default_rng(0).permutation(23):
         check(train[seed], seed)
@@ -77,13 +78,13 @@ def test_same_clips_give_the_same_bytes_in_every_process(tmp_path):
     for seed in ("1", "2", "3"):  # of Python's hashes, which order the map in a tf.train.Example
         subprocess.run([sys.executable, "-c", script, str(tmp_path / seed)], cwd=ROOT, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
-    assert records.open(tmp_path / "1", "train")[8]["caption"] == "ü" * 200
+    assert pipeline.open_split(tmp_path / "1", "train")[8]["caption"] == "ü" * 200
 
 
 def test_moves_with_its_folder(tmp_path):
     records.write(tmp_path / "a", {"train": clips(0, 2)}, settings={})
     (tmp_path / "a").rename(tmp_path / "b")
-    check(records.open(tmp_path / "b", "train")[1], 1)
+    check(pipeline.open_split(tmp_path / "b", "train")[1], 1)
 
 
 def test_writing_streams(tmp_path):
@@ -110,12 +111,12 @@ def test_writing_streams(tmp_path):
 
     records.write(tmp_path / "a", {"train": watched()}, settings={})
     assert most <= 4
-    check(records.open(tmp_path / "a", "train")[19], 19)
+    check(pipeline.open_split(tmp_path / "a", "train")[19], 19)
 
 
 def test_grain_reads_at_random_with_threads_and_in_workers(tmp_path):
     records.write(tmp_path / "a", {"train": clips(0, 12)}, settings={})
-    source = copy.copy(records.open(tmp_path / "a", "train"))  # as a worker process gets it: by __reduce__
+    source = copy.copy(pipeline.open_split(tmp_path / "a", "train"))  # as a worker process gets it: by __reduce__
     data = grain.MapDataset.source(source).map(lambda record: record["source"])
     assert [data[i] for i in (7, 3, 11)] == ["ü/7.mp4", "ü/3.mp4", "ü/11.mp4"]
     options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
@@ -133,7 +134,7 @@ def test_an_interrupted_build_continues_after_its_last_shard(tmp_path, monkeypat
             raise KeyboardInterrupt
         return clip(i)
 
-    build = lambda name: records.write(tmp_path / name, {"train": records.Lazy(8, make), "test": clips(8, 10)}, settings={"a": 1})
+    build = lambda name: records.write(tmp_path / name, {"train": records.LazyClips(8, make), "test": clips(8, 10)}, settings={"a": 1})
     stop = None
     build("whole")
     for stop in (1, 7):
@@ -156,13 +157,13 @@ def test_other_settings_do_not_continue(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         records.write(tmp_path / "a", {"train": clips(0, 3), "test": interrupted()}, settings={"seed": 0})
     records.write(tmp_path / "a", {"train": clips(3, 5), "test": clips(5, 6)}, settings={"seed": 1})
-    check(records.open(tmp_path / "a", "train")[0], 3)
+    check(pipeline.open_split(tmp_path / "a", "train")[0], 3)
 
 
 def test_columns_of_any_kind(tmp_path):
     rows = [{"latent_mean": np.full((2, 3, 3, 5), i, np.float32), "level": 0.5 * i, "caption": f"ü{i}"} for i in range(3)]
     records.write(tmp_path / "a", {"train": rows}, settings={})
-    source = records.open(tmp_path / "a", "train")
+    source = pipeline.open_split(tmp_path / "a", "train")
     assert records.manifest(tmp_path / "a")["shape"] == [2, 3, 3, 5]
     for row, expected in zip(source, rows, strict=True):
         np.testing.assert_array_equal(row["latent_mean"], expected["latent_mean"])
@@ -208,11 +209,11 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="settings must fit JSON"):
         records.write(tmp_path / "a", {"train": [clip(0)]}, settings={"x": np.zeros(1)})
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match="is not a data set: it has no manifest.json"):
-        records.open(tmp_path / "a", "train")
+    with pytest.raises(ValueError, match="is not a data set: it has no dataset_info.json"):
+        pipeline.open_split(tmp_path / "a", "train")
     write(train=[clip(0)], test=[clip(1)])
     with pytest.raises(ValueError, match="has no split 'valid'; available: train, test"):
-        records.open(tmp_path / "a", "valid")
+        pipeline.open_split(tmp_path / "a", "valid")
     with pytest.raises(ValueError, match="already holds a data set: remove it"):
         write(train=[clip(0)])
     (tmp_path / "b").mkdir()
@@ -228,10 +229,10 @@ def test_tensorflow_is_not_imported_and_nothing_is_printed(tmp_path):
         "asked = []\n"
         "socket.socket.connect = lambda *a: asked.append(a) or refuse()\n"
         "socket.getaddrinfo = lambda *a, **k: asked.append(a) or refuse()\n"
-        "from jvflow.data import folder, records, video\n"
+        "from jvflow.data import folder, pipeline, records, video\n"
         "clip = records.Clip(np.zeros((2, 4, 4, 3), np.uint8), 8.0, 0.0)\n"
         f"records.write({str(tmp_path / 'a')!r}, {{'train': [clip] * 3}}, settings={{}})\n"
-        f"records.open({str(tmp_path / 'a')!r}, 'train')[2]\n"
+        f"pipeline.open_split({str(tmp_path / 'a')!r}, 'train')[2]\n"
         "found = any(name.partition('.')[0] == 'tensorflow' for name in sys.modules)\n"
         "print(json.dumps([found, len(asked)]))\n"
     )

@@ -10,7 +10,8 @@ from jvflow.parallel import hlo
 from jvflow.biflow import sample
 from jvflow.training import loop as train
 from jvflow.parallel import mesh as meshes
-from jvflow.data import pipeline, video
+from jvflow.data import dataset, pipeline, video
+from jvflow.report import videos
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +59,14 @@ def test_streams_start_at_held_out_frames_or_at_the_given_one(workdir, tmp_path)
     held_out = pipeline.clips(run.data(), "test", count=2, frames=1)
     np.testing.assert_array_equal(sample.first_frames(run, 2), held_out)
     image = np.full((40, 60, 3), 200, np.uint8)
-    video.write_png(tmp_path / "first.png", image)
+    videos.write_png(tmp_path / "first.png", image)
     given = sample.first_frames(run, 3, tmp_path / "first.png")
     assert given.shape == (3, 1, 16, 16, 3) and np.all(given == 200)
-    video.write(tmp_path / "first.mp4", np.repeat(image[None], 4, 0), 8)
+    videos.write(tmp_path / "first.mp4", np.repeat(image[None], 4, 0), 8)
     assert abs(sample.first_frames(run, 1, tmp_path / "first.mp4").astype(int) - 200).max() < 6
     (tmp_path / "images").mkdir()
     for number in (10, 9):
-        video.write_png(tmp_path / "images" / f"{number}.png", np.full((40, 60, 3), 20 * number, np.uint8))
+        videos.write_png(tmp_path / "images" / f"{number}.png", np.full((40, 60, 3), 20 * number, np.uint8))
     assert (sample.first_frames(run, 1, tmp_path / "images") == 180).all()
 
 
@@ -134,13 +135,13 @@ def test_a_run_with_two_known_frames_starts_from_two(tmp_path):
     figures = evaluate.evaluate(tmp_path / "run", overrides={"videos": 2, "frames": 80})
     assert figures["truth"]["psnr"][1] < 60  # counted after the frames that were given
     image = np.full((40, 60, 3), 200, np.uint8)
-    video.write_png(tmp_path / "first.png", image)
+    videos.write_png(tmp_path / "first.png", image)
     with pytest.raises(ValueError, match=r"first.png has 1 frames at 8.0 fps, a stream of this run starts from 2: give a longer video"):
         sample.sample(tmp_path / "run", tmp_path / "no", first_frame=tmp_path / "first.png")
     with pytest.raises(ValueError, match="frames is 1, and a stream of this run starts from 2"):
         sample.sample(tmp_path / "run", tmp_path / "no", length=1)
     assert not (tmp_path / "no").exists()
-    video.write(tmp_path / "first.mp4", np.stack([image, image // 2, image // 4]), config.data.fps)
+    videos.write(tmp_path / "first.mp4", np.stack([image, image // 2, image // 4]), config.data.fps)
     given = sample.first_frames(run, 1, tmp_path / "first.mp4")
     assert given.shape == (1, 2, 16, 16, 3) and abs(given.mean((0, 2, 3, 4)) - [200, 100]).max() < 6
 
@@ -171,7 +172,7 @@ def test_clips_of_one_window_give_the_controls_too(tmp_path):
     config = debug_config(tmp_path)
     config.data.update(frames=32, clips=dict(train=16, test=8))
     config.evaluate.update(videos=2, dimensions=4)
-    data = pipeline.prepare(config.data, tmp_path)
+    data = dataset.prepare(config.data, tmp_path)
     yardstick = evaluate.Yardstick.of(config.evaluate, data)
     controls = evaluate.controls(yardstick, data)
     assert controls["real_vs_real"] < controls["frozen"] < controls["noise"]

@@ -16,7 +16,7 @@ from jvflow.data import latents
 from jvflow.training import loop as train
 from jvflow import pretrained
 from jvflow.codecs.base import tiled
-from jvflow.data import pipeline, records
+from jvflow.data import pipeline
 from jvflow.experiment import assemble
 
 
@@ -140,9 +140,9 @@ def test_captions_are_embedded_once(model, tmp_path):
     config.data.update(cache=str(tmp_path / "clips"))
     data = tmp_path / "latents"
     assert latents.prepare(config, data)["settings"]["text"]["name"] == "clip"
-    means = [records.open(data, "train")[i]["latent_mean"][::2] for i in range(len(records.open(data, "train")))]
-    assert latents.motion(data, every=2) == pytest.approx(np.sqrt(np.square(np.diff(means, axis=1)).mean()))
-    experiment, clip = assemble(config), records.open(data, "train")[0]
+    means = [pipeline.open_split(data, "train")[i]["latent_mean"][::2] for i in range(len(pipeline.open_split(data, "train")))]
+    assert latents.frame_difference(data, every=2) == pytest.approx(np.sqrt(np.square(np.diff(means, axis=1)).mean()))
+    experiment, clip = assemble(config), pipeline.open_split(data, "train")[0]
     tokens, mask = experiment.text.tokenize([clip["caption"]])
     np.testing.assert_allclose(clip["text_embedding"], experiment.text.apply(experiment.text.params, tokens)[0], atol=1e-6)
     assert clip["text_mask"].dtype == bool and (clip["text_mask"] == mask[0]).all() and mask.any()

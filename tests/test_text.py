@@ -9,7 +9,7 @@ import pytest
 from conftest import load_config
 
 from jvflow import text
-from jvflow.data import pipeline
+from jvflow.data import dataset, pipeline
 from jvflow.experiment import assemble
 from jvflow.flow.field import Condition, drop
 from jvflow.pretrained.lazy import Held
@@ -67,7 +67,7 @@ def test_dropout_leaves_out_whole_captions_at_its_rate():
 def test_batches_carry_the_tokens_of_their_clips(tmp_path, encoder):
     config = load_config("vlfm/procedural.py", "debug")
     config.data.cache = str(tmp_path)
-    data = pipeline.prepare(config.data, tmp_path)
+    data = dataset.prepare(config.data, tmp_path)
     captions, real = pipeline.captions(data, "train"), pipeline.clips(data, "train")
     window = pipeline.Window(6, every=3, anywhere=False)
     batch = next(pipeline.batches(data, windows=[window], batch_size=4, seed=0, tokenize=encoder.tokenize))

@@ -1,4 +1,4 @@
-"""Video files: order, time stamps, colours, sizes, and what is left behind."""
+"""Video files: order, time stamps, colours and sizes."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jvflow.data import video
+from jvflow.report import videos
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
 
@@ -37,34 +38,8 @@ def write_mkv(path, levels, ticks, time_base):
         container.mux(stream.encode(None))
 
 
-@pytest.mark.parametrize("size", [(32, 48), (33, 47), (257, 300)])
-def test_mp4_round_trip(tmp_path, size):
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 100, 50)]
-    source = np.stack([np.broadcast_to(np.uint8(c), (*size, 3)) for c in colours])
-    source = source.copy()
-    source[:, : size[0] // 2] //= 2
-    video.write(tmp_path / "a.mp4", source, 12.5)
-    pairs = list(video.frames(tmp_path / "a.mp4"))
-    assert [t for t, _ in pairs] == [k / 12.5 for k in range(len(colours))]
-    assert video.native_fps(tmp_path / "a.mp4") == 12.5
-    read = np.stack([frame for _, frame in pairs])
-    scale = -(-256 // min(size))
-    assert min(read.shape[1:3]) >= 256
-    assert read.shape[1] - scale * size[0] in (0, 1) and read.shape[2] - scale * size[1] in (0, 1)
-    centres = read[:, scale // 2 :: scale, scale // 2 :: scale][:, : size[0], : size[1]]
-    error = np.abs(centres.astype(int) - source).mean(axis=(1, 2))
-    assert error.max() < 5, error
-
-
-def test_ntsc_rate_is_exact(tmp_path):
-    video.write(tmp_path / "a.mp4", grey([0, 20, 40]), 29.97002997)
-    assert Fraction(video.native_fps(tmp_path / "a.mp4")).limit_denominator(2000) == Fraction(
-        30000, 1001
-    )
-
-
 def test_faster_rate_repeats_and_slower_rate_skips(tmp_path):
-    video.write(tmp_path / "a.mp4", grey(range(0, 200, 20)), 10)
+    videos.write(tmp_path / "a.mp4", grey(range(0, 200, 20)), 10)
     times, shown = levels(video.frames(tmp_path / "a.mp4", fps=20))
     assert times == [k / 20 for k in range(20)]
     assert shown == [level for level in range(0, 200, 20) for _ in range(2)]
@@ -107,7 +82,7 @@ def test_rotation_is_honoured(tmp_path):
     """With the matrix of a portrait phone, the picture's left edge is shown at the top."""
     source = grey([0, 0], (64, 96))
     source[:, :, :48] = 200
-    video.write(tmp_path / "a.mp4", source, 10, min_side=0)
+    videos.write(tmp_path / "a.mp4", source, 10, min_side=0)
     data = bytearray((tmp_path / "a.mp4").read_bytes())
     at = data.index(b"tkhd") + 44
     matrix = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]
@@ -203,74 +178,3 @@ def test_resize_is_antialiased_and_takes_videos():
         video.resize(board, (0, 8))
     with pytest.raises(ValueError, match=r"takes uint8 \(h, w, 3\) or .* not float32 \(8, 8, 3\)"):
         video.resize(np.zeros((8, 8, 3), np.float32), (4, 4))
-
-
-@pytest.mark.parametrize("appended", [0, 80])
-def test_writer_leaves_nothing_after_an_exception(tmp_path, appended):
-    """80 frames are more than the encoder holds back, so a part of the file is there."""
-    with pytest.raises(KeyError):
-        with video.Writer(tmp_path / "a.mp4", 10) as writer:
-            for _ in range(appended):
-                writer.append(grey([0])[0])
-            assert len(list(tmp_path.iterdir())) == (appended > 0)
-            raise KeyError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_writer_keeps_the_old_file_until_the_end(tmp_path):
-    path = tmp_path / "a.mp4"
-    video.write(path, grey([0, 20]), 10)
-    before = path.read_bytes()
-    with video.Writer(path, 10) as writer:
-        for frame in grey([0, 20, 40]):
-            writer.append(frame)
-        assert path.read_bytes() == before
-    assert len(list(video.frames(path))) == 3 and list(tmp_path.iterdir()) == [path]
-
-
-def test_writer_errors(tmp_path):
-    with pytest.raises(ValueError, match=r"one size, \(32, 48\); frame 1 is \(32, 32\)"):
-        with video.Writer(tmp_path / "a.mp4", 10) as writer:
-            writer.append(grey([0])[0])
-            writer.append(grey([0], (32, 32))[0])
-    with pytest.raises(ValueError, match=r"one size, \(8, 8\); frame 0 is \(32, 48\)"):
-        with video.Writer(tmp_path / "a.mp4", 10, size=(8, 8)) as writer:
-            writer.append(grey([0])[0])
-    with pytest.raises(ValueError, match=r"append takes uint8 .*not float64 \(4, 4, 3\)"):
-        with video.Writer(tmp_path / "a.mp4", 10) as writer:
-            writer.append(np.zeros((4, 4, 3)))
-    with pytest.raises(ValueError, match="no frame was appended"):
-        with video.Writer(tmp_path / "a.mp4", 10):
-            pass
-    with pytest.raises(ValueError, match=r"name the file \*\.mp4, not .*a\.gif"):
-        video.Writer(tmp_path / "a.gif", 10)
-    with pytest.raises(ValueError, match=r"use `with Writer\(\.\.\.\)"):
-        video.Writer(tmp_path / "a.mp4", 10).append(grey([0])[0])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_sheet_layout():
-    videos = np.zeros((3, 17, 32, 40, 3), np.uint8)
-    videos += np.arange(3, dtype=np.uint8)[:, None, None, None, None] * 50
-    videos += np.arange(17, dtype=np.uint8)[:, None, None, None]
-    page = video.sheet(videos, columns=5)
-    assert page.shape == (3 * 96 + 2 * 2, 5 * 120 + 4 * 2, 3) and page.dtype == np.uint8
-    for row in range(3):
-        for column, frame in enumerate([0, 4, 8, 12, 16]):
-            cell = page[row * 98 : row * 98 + 96, column * 122 : column * 122 + 120]
-            assert (cell == 50 * row + frame).all()
-    assert (page[96:98] == 255).all() and (page[:, 120:122] == 255).all()
-    assert video.sheet(videos[:1, :2], scale=1).shape == (32, 40 * 2 + 2, 3)
-    with pytest.raises(ValueError, match="columns and scale must be at least 1, not 0"):
-        video.sheet(videos, columns=0)
-    with pytest.raises(ValueError, match=r"sheet takes uint8 \(n, f, h, w, 3\)"):
-        video.sheet(videos[0])
-
-
-def test_png_round_trip(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    video.write_png(tmp_path / "deep" / "a.png", image)
-    np.testing.assert_array_equal(video.read_image(tmp_path / "deep" / "a.png"), image)
-    (tmp_path / "b.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"b\.png does not decode"):
-        video.read_image(tmp_path / "b.png")

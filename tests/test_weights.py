@@ -85,9 +85,9 @@ def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
     again = codec.encode(codec.params, video)
     np.testing.assert_allclose(again.mean, found.mean, atol=1e-5)
     np.testing.assert_allclose(again.std, found.std, rtol=1e-4)
-    print_of = latents.fingerprint("stable_diffusion", weights=(str(path),))
+    print_of = latents.model_fingerprint("stable_diffusion", weights=(str(path),))
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, path / SINGLE)
-    assert latents.fingerprint("stable_diffusion", weights=(str(path),)) != print_of
+    assert latents.model_fingerprint("stable_diffusion", weights=(str(path),)) != print_of
 
 
 @pytest.mark.parametrize("given, message", [((), "takes one folder as config.codec.weights"), (("{dit}",), "holds no autoencoder")])

@@ -1,55 +1,62 @@
-"""Captions of videos: a table for all of them, or a text file beside each.
+"""Captions of videos: from one table, or from a text file next to each video.
 
-A table is a csv file with a header, or a jsonl file of one object a line. Each row has `file_name`, the
-path of the video below the folder, and `caption` or `text`; more columns may be there. It is the file
-that is named, or `metadata.csv` or `metadata.jsonl` in the folder. A video that the table does not name
-takes the caption from `name.txt` beside `name.mp4`; without one it is empty.
+A table is a csv file with a header, or a jsonl file with one object a line. Each row has `file_name`, the path of the
+video below the folder, and `caption` or `text`; more columns may be there. The table is the file that the config
+names, or `metadata.csv` or `metadata.jsonl` in the folder. A video without a row takes the caption from `name.txt`
+next to `name.mp4`; without that file its caption is empty.
 """
 
 import csv
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 NAME, CAPTION = "file_name", ("caption", "text")
 
 
-def find(folder: str | os.PathLike, path: str = "") -> Path | None:
-    """The table of a folder: the file at `path`, else one of `TABLES` in the folder, else None."""
+def find_table(folder: str | os.PathLike, path: str = "") -> Path | None:
+    """Returns the table of a folder: the file at `path` if given, else one of `TABLES` in the folder, else None."""
     if path:
         if not Path(path).is_file():
             raise ValueError(f"the captions {path} are not a file")
         return Path(path)
-    there = [Path(folder) / name for name in TABLES if (Path(folder) / name).is_file()]
-    if len(there) > 1:
-        raise ValueError(f"{folder} has two tables of captions, {' and '.join(TABLES)}: name one with config.data.captions")
-    return there[0] if there else None
+    found = [Path(folder) / name for name in TABLES if (Path(folder) / name).is_file()]
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder} has two tables of captions, {' and '.join(TABLES)}: name one with config.data.captions"
+        )
+    return found[0] if found else None
 
 
-def read(file: Path) -> dict[str, str]:
-    """A table as {file name: caption}.
+def read_table(file: Path) -> dict[str, str]:
+    """Reads a table and returns {file name: caption}.
 
     Raises:
-      ValueError: for another kind of file, one that is not UTF-8, a row that cannot be read, columns
-        that are missing, and a video that is named twice. Says the line and the cure.
+      ValueError: for a file that is neither csv nor jsonl, or not UTF-8, for a row that cannot be read, for missing
+        columns, and for a video that is named twice. Gives the line and the cure.
     """
     if file.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"{file} is neither csv nor jsonl: captions are read from those two")
     try:
-        text = file.read_text("utf-8-sig")  # a byte order mark, which spreadsheets write, is no part of a name
+        text = file.read_text("utf-8-sig")  # drops the byte order mark that spreadsheets write
     except UnicodeDecodeError as error:
         raise _not_utf8(file, error) from error
     captions, lines = {}, {}
-    for line, row in (_csv if file.suffix.lower() == ".csv" else _jsonl)(file, text):
+    for line, row in (_csv_rows if file.suffix.lower() == ".csv" else _jsonl_rows)(file, text):
         column = next((name for name in CAPTION if name in row), None)
         if NAME not in row or column is None:
             has = ", ".join(map(repr, row)) or "none"
-            raise ValueError(f"{file}, line {line}: needs the columns '{NAME}' and '{CAPTION[0]}' (or '{CAPTION[1]}'), has {has}")
+            raise ValueError(
+                f"{file}, line {line}: needs the columns '{NAME}' and '{CAPTION[0]}' (or '{CAPTION[1]}'), has {has}"
+            )
         name, caption = row[NAME], row[column]
         if not isinstance(name, str) or not isinstance(caption, str):
-            raise ValueError(f"{file}, line {line}: '{NAME}' and '{column}' must be text, they are {name!r} and {caption!r}")
+            raise ValueError(
+                f"{file}, line {line}: '{NAME}' and '{column}' must be text, they are {name!r} and {caption!r}"
+            )
         name = Path(name).as_posix()
         if name in captions:
             raise ValueError(f"{file} names {name} in line {lines[name]} and in line {line}: keep one of them")
@@ -59,25 +66,20 @@ def read(file: Path) -> dict[str, str]:
     return captions
 
 
-def file_beside(path: Path) -> Path:
-    """Where the caption of a video file or a folder of images lies, if it has one of its own."""
-    return path.with_name(path.name + ".txt") if path.is_dir() else path.with_suffix(".txt")
-
-
-def beside(path: Path) -> str:
-    """The caption in the text file beside a video file or a folder of images."""
-    text = file_beside(path)
+def read_text_file(path: Path) -> str:
+    """Returns the caption in the text file next to a video file or a folder of images; empty without a file."""
+    file = path.with_name(path.name + ".txt") if path.is_dir() else path.with_suffix(".txt")
     try:
-        return text.read_text("utf-8-sig").strip() if text.is_file() else ""
+        return file.read_text("utf-8-sig").strip() if file.is_file() else ""
     except UnicodeDecodeError as error:
-        raise _not_utf8(text, error) from error
+        raise _not_utf8(file, error) from error
 
 
 def _not_utf8(file: Path, error: UnicodeDecodeError) -> ValueError:
     return ValueError(f"{file} is not UTF-8: {error}; save it as UTF-8")
 
 
-def _csv(file: Path, text: str):
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict]]:
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in rows:
@@ -85,14 +87,14 @@ def _csv(file: Path, text: str):
             if None in row:
                 raise ValueError(
                     f"{file}, line {rows.line_num}: has {len(row[None])} fields more than the header: "
-                    'put a caption that has commas in double quotes'
+                    "put a caption that has commas in double quotes"
                 )
             yield rows.line_num, given
     except csv.Error as error:
         raise ValueError(f"{file}, line {rows.line_num + 1}: {error}") from error
 
 
-def _jsonl(file: Path, text: str):
+def _jsonl_rows(file: Path, text: str) -> Iterator[tuple[int, dict]]:
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
@@ -101,5 +103,5 @@ def _jsonl(file: Path, text: str):
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}, line {line}: is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{file}, line {line}: must be an object such as {{\"{NAME}\": ..., \"{CAPTION[0]}\": ...}}")
+            raise ValueError(f'{file}, line {line}: must be an object such as {{"{NAME}": ..., "{CAPTION[0]}": ...}}')
         yield line, row

@@ -1,42 +1,55 @@
-"""A clip, and its columns as the bytes of a `tf.train.Example`."""
+"""A clip of a video, and its columns as the bytes of a `tf.train.Example`."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip and where it comes from; `start` is in seconds into the source."""
+    """A piece of a video, and where it comes from.
 
-    video: UInt8[np.ndarray, "f h w 3"]
-    fps: float
-    start: float
+    Attributes:
+      video: uint8 (f, h, w, 3); `Columns` checks it.
+      fps: frames per second.
+      start: seconds into the source.
+      caption: what it shows.
+      source: names the video that it was cut from.
+    """
+
+    video: np.ndarray
+    fps: float | int
+    start: float | int
     caption: str = ""
     source: str = ""
 
 
 def as_dict(clip: Clip | dict) -> dict:
-    """A clip by its columns."""
+    """Returns the columns of a clip."""
     return clip if isinstance(clip, dict) else dict(vars(clip))
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What every clip has: the tfds features, and shape and type of each array."""
+    """The columns that every clip of a data set has.
+
+    Attributes:
+      features: the tfds features of the columns.
+      arrays: shape and type of each array.
+    """
 
     features: tfds.features.FeaturesDict
     arrays: dict[str, tuple]
 
     @property
     def shape(self) -> tuple:
-        """Of the video, or of the first array where there is none."""
+        """Returns the shape of the video, or of the first array if there is no video."""
         return self.arrays.get("video", next(iter(self.arrays.values())))[0]
 
     @classmethod
     def of(cls, clip: Clip | dict) -> "Columns":
+        """Returns the columns of a clip; raises ValueError if its video is not (f, h, w, 3)."""
         features, arrays = {}, {}
         for name, value in as_dict(clip).items():
             if isinstance(value, str):
@@ -54,6 +67,7 @@ class Columns:
         return cls(tfds.features.FeaturesDict(features), arrays)
 
     def serialize(self, clip: Clip | dict, split: str, index: int) -> bytes:
+        """Returns the bytes of clip number `index` of a split; raises ValueError if its arrays have other shapes."""
         clip = as_dict(clip)
         for name, (shape, dtype) in self.arrays.items():
             got = np.shape(clip[name]), np.asarray(clip[name]).dtype
@@ -63,13 +77,15 @@ class Columns:
                     f"{split!r} ({clip.get('source') or 'no source'}) is {got[0]} {got[1]}: "
                     "resize and cut the clips before writing"
                 )
-        return _in_order(self.features.serialize_example(clip | {name: np.asarray(clip[name]) for name in self.arrays}))
+        return _sort_columns(
+            self.features.serialize_example(clip | {name: np.asarray(clip[name]) for name in self.arrays})
+        )
 
 
-def _in_order(example: bytes) -> bytes:
-    """A serialized `tf.train.Example` with its columns sorted: the order of a protobuf map changes from run to run.
+def _sort_columns(example: bytes) -> bytes:
+    """Sorts the columns of a serialized `tf.train.Example`: the order of a protobuf map changes from run to run.
 
-    Example = field 1 of type Features, Features = a field 1 for each column, both with their length before them.
+    An Example is a field 1 with the Features, and these are a field 1 for each column; a field starts with its length.
     """
     (features,) = _fields(example)
     return _field(b"".join(_field(column) for column in sorted(_fields(features))))

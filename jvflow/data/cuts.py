@@ -1,7 +1,7 @@
-"""Scene cuts of a video file.
+"""Finds the cuts between the shots of a video file.
 
-With thumbnails in [0, 1], and r(a, b) what remains of b when each of its blocks is compared with the
-best matching place of a not farther than REACH pixels away,
+With thumbnails in [0, 1], and r(a, b) the residual of each block of b after it is compared with the best matching
+place in a, not farther than REACH pixels away,
 
     D_k = median over the blocks of max(r(frame k-1, frame k), r(frame k, frame k-1))             (1)
 
@@ -9,8 +9,8 @@ and a cut is before frame k where D_k is the largest of k-2 .. k+2 and
 
     D_k > THRESHOLD    and    D_k > RATIO * median(D_{k-4} .. D_{k-1}, D_{k+1} .. D_{k+4})        (2)
 
-Matching takes away motion of things and of the camera, the median a change of less than half the
-picture, and the comparison with the frames around it shaking, flicker and fades.
+Matching cancels the motion of objects and of the camera, the median ignores a change of less than half the picture,
+and the comparison with neighbouring frames ignores shaking, flicker and fades.
 """
 
 import os
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from einops import rearrange
+from jaxtyping import Float
 from numpy.lib.stride_tricks import sliding_window_view
 
 from jvflow.data import video
@@ -28,7 +29,7 @@ THUMBNAIL = (16, 32)
 BLOCK, REACH = 4, (3, 5)  # pixels of a thumbnail
 
 
-def find(path: str | os.PathLike) -> list[float]:
+def find(path: str | os.PathLike | video.ImageFolder) -> list[float]:
     """Returns where the shots after the first begin (2), in seconds since the first frame.
 
     A file that does not decode to its end is searched as far as it does.
@@ -42,32 +43,32 @@ def find(path: str | os.PathLike) -> list[float]:
                 changes.append(_change(before, thumbnail))
             before = thumbnail
     except ValueError:
-        pass  # whoever wants the frames hears of it
+        pass  # whoever decodes the frames gets the error
     return [times[k] for k in range(len(changes)) if _is_cut(changes, k)]
 
 
-def shots(path: str | os.PathLike, fps: float) -> Iterator[tuple[int | None, video.Frame]]:
+def shots(path: str | os.PathLike | video.ImageFolder, fps: float | int) -> Iterator[tuple[int | None, video.Frame]]:
     """Yields the frames of a file at a constant rate, each with the number of its shot, from 0.
 
-    The number is None where a cut follows within an eighth of a period: `video.frames` may count a
-    frame that is late by that much as being there, so the frame may belong to either shot.
+    The number is None where a cut follows within an eighth of a period: `video.frames` counts a frame that is late by
+    that much as being there, so the frame may belong to either shot.
 
     Raises:
-      ValueError: where the file does not decode.
+      ValueError: if the file does not decode.
     """
-    begins = find(path)
+    starts = find(path)
     for time, frame in video.frames(path, fps=fps):
-        shot = bisect_right(begins, time)
-        yield shot if shot == bisect_right(begins, time + 1 / (8 * fps)) else None, frame
+        shot = bisect_right(starts, time)
+        yield shot if shot == bisect_right(starts, time + 1 / (8 * fps)) else None, frame
 
 
 def _change(before: video.Frame, after: video.Frame) -> float:
-    """D of two thumbnails (1)."""
-    return float(np.median(np.maximum(_rest(before, after), _rest(after, before))))
+    """Returns D of two thumbnails (1)."""
+    return float(np.median(np.maximum(_residual(before, after), _residual(after, before))))
 
 
-def _rest(a, b) -> np.ndarray:
-    """r(a, b) of each block of b."""
+def _residual(a: video.Frame, b: video.Frame) -> Float[np.ndarray, "rows columns"]:
+    """Returns r(a, b) of each block of b."""
     padded = np.pad(a.astype(np.int16), ((REACH[0],) * 2, (REACH[1],) * 2, (0, 0)), mode="edge")
     shifted = sliding_window_view(padded, b.shape[:2], axis=(0, 1))  # (places y, places x, c, h, w)
     difference = np.abs(shifted - np.moveaxis(b.astype(np.int16), -1, 0))
@@ -75,7 +76,8 @@ def _rest(a, b) -> np.ndarray:
     return blocks.mean(-1).min(0) / 255
 
 
-def _is_cut(changes, k) -> bool:
+def _is_cut(changes: list[float], k: int) -> bool:
     near = changes[max(0, k - 2) : k] + changes[k + 1 : k + 3]
     around = changes[max(0, k - 4) : k] + changes[k + 1 : k + 5]
-    return changes[k] > THRESHOLD and changes[k] >= max(near, default=0) and changes[k] > RATIO * np.median(around or [0])
+    is_peak = changes[k] > THRESHOLD and changes[k] >= max(near, default=0)
+    return bool(is_peak and changes[k] > RATIO * np.median(around or [0]))

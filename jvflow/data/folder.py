@@ -1,8 +1,8 @@
-"""A folder of videos as clips, and as a data set with a train and a test split.
+"""Cuts a folder of videos into clips, and builds a data set of them with a train and a test split.
 
-A video is a file, or a folder of images. Each is decoded, brought to a constant rate, resized, and
-cut: clip c of a shot is its frames [c stride, c stride + frames), so that no clip crosses a scene cut
-(`jvflow.data.cuts`). What is left at the end of a shot is dropped and counted.
+A video is a file, or a folder of images. Each is decoded, resampled to a constant rate, resized, and cut: clip c of a
+shot is its frames [c stride, c stride + frames), so no clip crosses a cut between shots (`jvflow.data.cuts`). The
+frames that are left at the end of a shot are dropped and counted.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ import numpy as np
 
 from jvflow.data import captions as texts
 from jvflow.data import cuts, records, video
-from jvflow.data.key import Hashes
-from jvflow.data.records import Clip
+from jvflow.data.dataset_key import FileHashes
 from jvflow.data.files import check_room, write_text
+from jvflow.data.records import Clip
 
 LOG = logging.getLogger(__name__)
 VERSION = 3
 """Raised when the same files and settings give other clips than before."""
-SLOWER = 0.99
-"""Of the rate of clips, what a video may have at least: 23.976 for 24. Below, clips would show frames twice, and nothing flows between those."""
+MIN_RATE = 0.99
+"""Smallest frame rate of a video relative to its clips (23.976 for 24). Below, clips would repeat frames."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Cutting:
 
     Attributes:
       frames: frames in a clip.
-      fps: frames per second in a clip; `video.frames` says how a source is resampled.
+      fps: frames per second in a clip; `video.frames` resamples to it.
       size: (height, width).
       fit: "crop" or "squeeze", see `video.resize`.
       stride: frames from one clip's first to the next one's; `frames` by default: no overlap.
@@ -45,29 +45,29 @@ class Cutting:
     """
 
     frames: int
-    fps: float
-    size: tuple[int, int]
+    fps: float | int
+    size: tuple[int, ...]
     fit: str = "crop"
     stride: int | None = None
-    image_fps: float = 0.0
+    image_fps: float | int = 0.0
 
     def __post_init__(self):
         if self.stride is None:
             object.__setattr__(self, "stride", self.frames)
         if self.frames < 1 or self.stride < 1:
             raise ValueError(f"frames and stride must be at least 1, not {self.frames} and {self.stride}")
-        video.rate(self.fps)  # a wrong one raises here, and so does a wrong size or fit
+        video.exact_rate(self.fps)  # raises for a wrong rate, and the last line for a wrong size or fit
         if self.image_fps:
-            video.rate(self.image_fps)
+            video.exact_rate(self.image_fps)
         video.resize(np.zeros((1, 1, 3), np.uint8), self.size, self.fit)
 
     @property
     def bytes(self) -> int:
-        """Of a clip."""
+        """Size of a clip in bytes."""
         return self.frames * math.prod(self.size) * 3
 
 
-def find(folder: str | os.PathLike) -> list[Path]:
+def find_videos(folder: str | os.PathLike) -> list[Path]:
     """Returns the videos below `folder`, sorted; hidden ones are left out.
 
     A folder that has images directly in it, and no video file, is one video.
@@ -75,12 +75,14 @@ def find(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    visible = [path for path in (folder, *folder.rglob("*")) if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
-    files = [path for path in visible if path.suffix.lower() in video.FILES and path.is_file()]
-    beside = {path.parent for path in files}
-    found = files + [path for path in visible if path.is_dir() and path not in beside and video.images_in(path)]
+    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts)
+    visible = [path for path in (folder, *folder.rglob("*")) if not hidden(path)]
+    files = [path for path in visible if path.suffix.lower() in video.VIDEO_SUFFIXES and path.is_file()]
+    with_files = {path.parent for path in files}
+    found = files + [path for path in visible if path.is_dir() and path not in with_files and video.images_in(path)]
     if not found:
-        files, images = (", ".join(suffix[1:] for suffix in suffixes) for suffixes in (video.FILES, video.IMAGES))
+        kinds = (video.VIDEO_SUFFIXES, video.IMAGE_SUFFIXES)
+        files, images = (", ".join(suffix[1:] for suffix in suffixes) for suffixes in kinds)
         raise ValueError(f"no video files ({files}) and no folders of images ({images}) in {folder}")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
@@ -93,20 +95,20 @@ def clips(
     A video that does not decode is skipped; one that breaks later keeps the clips before the break.
 
     Args:
-      folder: searched recursively, see `find`.
+      folder: searched recursively, see `find_videos`.
       captions: a table of captions, see `jvflow.data.captions`.
-      report: called after each video with a dict: file, bytes, frames (after resampling), shots,
-        clips, dropped (frames in no clip), error (None, or why decoding stopped).
-      **cutting: of a `Cutting`.
+      report: called after each video with a dict: file, bytes, frames (after resampling), shots, clips, dropped
+        (frames in no clip), error (None, or why decoding stopped).
+      **cutting: the fields of `Cutting`.
     """
     cutting = Cutting(**cutting)
-    folder, found = Path(folder), find(folder)
+    folder, found = Path(folder), find_videos(folder)
     table = _captions(folder, found, captions, LOG.info)
-    items = (item for path in found for item in _of_video(folder, path, table, cutting))
-    return _clips(items, report or (lambda entry: None))
+    items = (item for path in found for item in _cut_video(folder, path, table, cutting))
+    return _split_reports(items, report or (lambda entry: None))
 
 
-def _clips(items, report) -> Iterator[Clip]:
+def _split_reports(items: Iterator[Clip | dict], report: Callable[[dict], None]) -> Iterator[Clip]:
     for item in items:
         if isinstance(item, dict):
             report(item)
@@ -115,18 +117,18 @@ def _clips(items, report) -> Iterator[Clip]:
 
 
 def _captions(folder: Path, found: list[Path], path: str, log: Callable[[str], None]) -> dict[str, str]:
-    """The table of captions, by the name of their video; empty without a table."""
-    file = texts.find(folder, path)
+    """Returns {name of a video: caption} from the table of captions; empty without a table."""
+    file = texts.find_table(folder, path)
     if file is None:
         return {}
-    table = texts.read(file)
-    strangers = sorted(set(table) - {_name(folder, path) for path in found})
-    if strangers:
-        some = ", ".join(strangers[:3])
-        said = f"{file} names {len(strangers)} of {len(table)} videos that are not in {folder}: {some}"
-        if len(strangers) == len(table):
-            raise ValueError(f"{said}; {texts.NAME} is the path below that folder, suffix included")
-        log(said)
+    table = texts.read_table(file)
+    unknown = sorted(set(table) - {_name(folder, path) for path in found})
+    if unknown:
+        some = ", ".join(unknown[:3])
+        message = f"{file} names {len(unknown)} of {len(table)} videos that are not in {folder}: {some}"
+        if len(unknown) == len(table):
+            raise ValueError(f"{message}; {texts.NAME} is the path below that folder, suffix included")
+        log(message)
     return table
 
 
@@ -134,8 +136,8 @@ def _name(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _of_video(folder: Path, path: Path, table: dict, cutting: Cutting) -> Iterator[Clip | dict]:
-    """The clips of one video, and last its report."""
+def _cut_video(folder: Path, path: Path, table: dict, cutting: Cutting) -> Iterator[Clip | dict]:
+    """Yields the clips of one video, and last its report."""
     name = _name(folder, path)
     size = sum(file.stat().st_size for file in _files(path))
     entry = dict(file=name, bytes=size, frames=0, shots=0, clips=0, dropped=0, error=None)
@@ -147,18 +149,18 @@ def _of_video(folder: Path, path: Path, table: dict, cutting: Cutting) -> Iterat
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of a video: itself, or its images in order."""
-    return video.Images(path, 0.0).files() if path.is_dir() else [path]
+    """Returns the files of a video: the file itself, or its images in order."""
+    return video.ImageFolder(path, 0.0).files() if path.is_dir() else [path]
 
 
 def _caption(path: Path, name: str, table: dict[str, str]) -> str:
-    return table[name] if name in table else texts.beside(path)
+    return table[name] if name in table else texts.read_text_file(path)
 
 
 def _cut(path: Path, entry: dict, caption: str, cutting: Cutting) -> Iterator[Clip]:
-    """The clips of one video; `entry` counts along."""
+    """Yields the clips of one video, and counts frames, shots and clips in `entry`."""
     frames, fps, stride = cutting.frames, cutting.fps, cutting.stride
-    source = video.Images(path, cutting.image_fps) if path.is_dir() else path
+    source = video.ImageFolder(path, cutting.image_fps) if path.is_dir() else path
     current, length = None, 0  # the shot, and how many frames of it were read
     window = deque(maxlen=frames)
     for number, (shot, frame) in enumerate(cuts.shots(source, fps)):
@@ -177,45 +179,63 @@ def _cut(path: Path, entry: dict, caption: str, cutting: Cutting) -> Iterator[Cl
 
 
 def settings(
-    folder: str | os.PathLike, *, captions: str = "", test_fraction: float = 0.2, seed: int = 0, hashes: Hashes | None = None, **cutting
+    folder: str | os.PathLike,
+    *,
+    captions: str = "",
+    test_fraction: float | int = 0.2,
+    seed: int = 0,
+    hashes: FileHashes | None = None,
+    **cutting,
 ) -> dict:
-    """What decides the clips that `build` makes of a folder, with the content of its videos and their captions, wherever it lies. Arguments as for `build`."""
-    folder, found, hashes = Path(folder), find(folder), hashes or Hashes()
+    """Returns everything that decides the clips that `build` makes of a folder. Arguments as for `build`.
+
+    That includes the content of the videos and their captions, and not where the folder is.
+    """
+    folder, found, hashes = Path(folder), find_videos(folder), hashes or FileHashes()
     table = _captions(folder, found, captions, lambda line: None)
     cutting = asdict(Cutting(**cutting))
     sources = {}
     for path in found:
         name = _name(folder, path)
-        with suppress(ValueError):  # one that cannot be read is said where its video is
+        with suppress(ValueError):  # `_cut_video` reports a caption that cannot be read
             sources[name] = dict(sha256=hashes(_files(path)), caption=_caption(path, name, table))
     return dict(
-        kind="folder", version=VERSION, **dict(cutting, fps=float(cutting["fps"]), size=list(cutting["size"])), test_fraction=test_fraction, seed=seed, sources=sources
+        kind="folder",
+        version=VERSION,
+        **dict(cutting, fps=float(cutting["fps"]), size=list(cutting["size"])),
+        test_fraction=test_fraction,
+        seed=seed,
+        sources=sources,
     )
 
 
-def expected(folder: str | os.PathLike, **cutting) -> int:
-    """How many clips the videos of a folder give, as far as they declare their lengths, at most.
+def max_clips(folder: str | os.PathLike, **cutting) -> int:
+    """Returns an upper bound on the clips of a folder, from the lengths that its videos declare.
 
     Raises:
-      ValueError: where a video that is long enough for a clip has fewer frames per second than the clips (`SLOWER`).
+      ValueError: if a video that is long enough for a clip has fewer frames per second than the clips (`MIN_RATE`).
     """
     cutting, count, slow = Cutting(**cutting), 0, []
-    for path in find(folder):
+    for path in find_videos(folder):
         images = path.is_dir()
         try:
-            own, seconds = (cutting.image_fps, len(_files(path)) / (cutting.image_fps or math.inf)) if images else video.declared(path)
-        except ValueError:  # said where it is decoded
+            if images:
+                rate, seconds = cutting.image_fps, len(_files(path)) / (cutting.image_fps or math.inf)
+            else:
+                rate, seconds = video.declared_fps_and_seconds(path)
+        except ValueError:  # `clips` reports what does not decode
             continue
         frames = math.ceil(seconds * cutting.fps)
         if frames >= cutting.frames:
             count += (frames - cutting.frames) // cutting.stride + 1
-            if own < SLOWER * cutting.fps:
-                slow.append((own, f"{_name(Path(folder), path)} {own:.4g}" + " (config.data.image_fps)" * images))
+            if rate < MIN_RATE * cutting.fps:
+                slow.append((rate, f"{_name(Path(folder), path)} {rate:.4g}" + " (config.data.image_fps)" * images))
     if slow:
         more = [f"and {len(slow) - 5} more"] * (len(slow) > 5)
         raise ValueError(
-            f"{len(slow)} videos in {folder} have fewer frames per second than config.data.fps={cutting.fps}, and clips would show frames twice: "
-            f"{', '.join([said for _, said in sorted(slow)[:5]] + more)}: use --config.data.fps={min(slow)[0]:.4g}, or take them out of the folder"
+            f"{len(slow)} videos in {folder} have fewer frames per second than config.data.fps={cutting.fps}, "
+            f"and clips would show frames twice: {', '.join([name for _, name in sorted(slow)[:5]] + more)}: "
+            f"use --config.data.fps={min(slow)[0]:.4g}, or take them out of the folder"
         )
     return count
 
@@ -225,76 +245,86 @@ def build(
     directory: str | os.PathLike,
     *,
     captions: str = "",
-    test_fraction: float = 0.2,
+    test_fraction: float | int = 0.2,
     seed: int = 0,
-    hashes: Hashes | None = None,
+    hashes: FileHashes | None = None,
     log: Callable[[str], None] = LOG.info,
     **cutting,
 ) -> dict:
-    """Builds a data set in `directory` from the videos of a folder; returns its manifest. Arguments as for `clips`, and the `hashes` of files that are known.
+    """Builds a data set in `directory` from the videos of a folder; returns its manifest.
 
-    The clips whose hash of (seed, file, start) is smallest are the test split: `test_fraction` of
-    them rounded, at least one (none of them at 0), and at least one is left to train; a single clip trains. Clips are
-    drawn one by one, so both splits may show one file, and with `stride < frames` share frames.
+    The test split has the clips whose hash of (seed, file, start) is smallest: `test_fraction` of all clips, rounded,
+    but at least one clip (none if `test_fraction` is 0) and never all of them. Clips are drawn one by one, so both
+    splits may show one file, and share frames where `stride < frames`.
 
-    Decoded clips wait beside `directory`, not in memory: the disk must hold them twice. A build that
-    was interrupted continues after the last video it decoded, and gives the same bytes; once a file or
-    a caption has changed, it begins anew.
+    Decoded clips are kept next to `directory`, not in memory: the disk must hold them twice. An interrupted build
+    continues after the last video that it decoded, and gives the same bytes; it starts anew if a file or a caption has
+    changed.
+
+    Args:
+      folder, captions, **cutting: as for `clips`.
+      directory: must not exist, or be empty.
+      test_fraction: in [0, 1).
+      seed: decides which clips are in the test split.
+      hashes: the known hashes of files.
+      log: called with a line for each video.
     """
     if not 0 <= test_fraction < 1:
         raise ValueError(f"test_fraction must be at least 0 and below 1, not {test_fraction}")
     records.check_free(directory)
-    count = expected(folder, **cutting)
-    decisive = settings(folder, captions=captions, test_fraction=test_fraction, seed=seed, hashes=hashes, **cutting)
+    count = max_clips(folder, **cutting)
+    wanted = settings(folder, captions=captions, test_fraction=test_fraction, seed=seed, hashes=hashes, **cutting)
     cutting = Cutting(**cutting)
-    folder, found = Path(folder), find(folder)
-    need = 2 * count * cutting.bytes - records.written(directory)
-    check_room(directory, need, f"{count} clips of {cutting.frames} x {' x '.join(map(str, cutting.size))}, twice while they are cut,")
+    folder, found = Path(folder), find_videos(folder)
+    need = 2 * count * cutting.bytes - records.bytes_written(directory)
+    pixels = f"{cutting.frames} x {' x '.join(map(str, cutting.size))}"
+    check_room(directory, need, f"{count} clips of {pixels}, twice while they are cut,")
     table = _captions(folder, found, captions, log)
-    under_way = records.Build(directory, decisive)
-    decoded = [under_way.scratch / f"{number:06d}" for number in range(len(found))]
+    unfinished = records.Build(directory, wanted)
+    decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
     try:
-        entries, kept = [], []  # kept: of each clip, where it lies and what it is called
+        entries, kept = [], []  # kept: for each clip the number of its video, its place there, source, start, caption
         for number, path in enumerate(found):
-            entry, cut = _decoded(decoded[number], folder, path, table, cutting)
+            entry, cut = _decode_once(decoded[number], folder, path, table, cutting)
             end = f"; stopped: {entry['error']}" if entry["error"] else ""
-            log(f"{entry['file']}: {entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped{end}")
+            counts = f"{entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped"
+            log(f"{entry['file']}: {counts}{end}")
             entries.append(entry)
             kept += [(number, place, *names) for place, names in enumerate(cut)]
         if not kept:
             _raise_no_clip(folder, entries, cutting)
         test = set(_draw_test([(name, start) for _, _, name, start, _ in kept], test_fraction, seed))
+        train = [i for i in range(len(kept)) if i not in test]
         shape = (cutting.frames, *cutting.size, 3)
 
-        def stored(chosen: list[int]) -> records.Lazy:
-            return records.Lazy(len(chosen), lambda i: read(*kept[chosen[i]]))
-
         def read(number, place, name, start, caption) -> Clip:
-            pixels = np.fromfile(decoded[number].with_suffix(".clips"), np.uint8, cutting.bytes, offset=place * cutting.bytes)
+            file = decoded[number].with_suffix(".clips")
+            pixels = np.fromfile(file, np.uint8, cutting.bytes, offset=place * cutting.bytes)
             return Clip(pixels.reshape(shape), cutting.fps, start, caption, name)
 
-        train = [i for i in range(len(kept)) if i not in test]
-        under_way.write(
-            {"train": stored(train), "test": stored(sorted(test))}, settings=decisive, report=lambda sums: dict(folder=str(folder), files=entries)
-        )
+        def lazy(chosen: list[int]) -> records.LazyClips:
+            return records.LazyClips(len(chosen), lambda i: read(*kept[chosen[i]]))
+
+        splits = {"train": lazy(train), "test": lazy(sorted(test))}
+        unfinished.write(splits, settings=wanted, report=lambda sums: dict(folder=str(folder), files=entries))
     except ValueError:
-        under_way.remove()
+        unfinished.remove()
         raise
     manifest = records.manifest(directory)
     log(f"{directory}: " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
     return manifest
 
 
-def _decoded(beside: Path, *of) -> tuple[dict, list]:
-    """The report of one video, and (source, start, caption) of each clip; their pixels go to `beside`.clips.
+def _decode_once(file: Path, folder: Path, path: Path, table: dict, cutting: Cutting) -> tuple[dict, list]:
+    """Returns the report of one video, and (source, start, caption) of each clip; writes the pixels to `file`.clips.
 
-    What was decoded before is read back: the report is written last.
+    The report is written last: if it is there, an interrupted build has decoded this video.
     """
-    report = beside.with_suffix(".json")
+    report = file.with_suffix(".json")
     if not report.is_file():
         cut = []
-        with open(beside.with_suffix(".clips"), "wb") as pixels:
-            for item in _of_video(*of):
+        with open(file.with_suffix(".clips"), "wb") as pixels:
+            for item in _cut_video(folder, path, table, cutting):
                 if isinstance(item, dict):
                     entry = item
                 else:
@@ -305,21 +335,19 @@ def _decoded(beside: Path, *of) -> tuple[dict, list]:
     return entry, cut
 
 
-def _draw_test(kept: list[tuple[str, float]], test_fraction: float, seed: int) -> list[int]:
-    """Returns the indices of the test clips; the draw does not depend on the machine."""
-    rank = [
-        hashlib.sha256(f"{seed}/{name}/{start!r}".encode()).digest() for name, start in kept
-    ]
+def _draw_test(kept: list[tuple[str, float]], test_fraction: float | int, seed: int) -> list[int]:
+    """Returns the indices of the test clips; the draw is the same on every machine."""
+    rank = [hashlib.sha256(f"{seed}/{name}/{start!r}".encode()).digest() for name, start in kept]
     count = min(max(1, round(test_fraction * len(kept))), len(kept) - 1) if test_fraction else 0
     return sorted(range(len(kept)), key=rank.__getitem__)[:count]
 
 
-def _raise_no_clip(folder: str | os.PathLike, entries: list[dict], cutting: Cutting) -> None:
+def _raise_no_clip(folder: Path, entries: list[dict], cutting: Cutting) -> None:
     longest = max(entry["frames"] for entry in entries)
     if longest == 0:
         reasons = "; ".join(entry["error"] for entry in entries[:3])
         raise ValueError(f"none of the {len(entries)} videos in {folder} decodes: {reasons}")
     raise ValueError(
-        f"no video in {folder} is long enough: a clip has {cutting.frames} frames at {cutting.fps} fps, the longest video {longest} "
-        f"({longest / cutting.fps:.2f} s): use smaller frames or higher fps"
+        f"no video in {folder} is long enough: a clip has {cutting.frames} frames at {cutting.fps} fps, "
+        f"the longest video {longest} ({longest / cutting.fps:.2f} s): use smaller frames or higher fps"
     )

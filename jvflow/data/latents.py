@@ -1,23 +1,27 @@
-"""Latents on disk: a data set of clips with the latents of a codec beside the video, one format for every codec.
+"""Encodes a data set of clips: the same clips with latents of a codec, in one format for every codec.
 
     video, fps, start, caption, source     the clip, as in the data set that was encoded
     latent_mean                            float32 (f, h, w, c), in the units that a flow sees
     latent_std                             the same shape, where the codec has a posterior
-    latent_mean_17, latent_std_17          in their place float32 (n f, h, w, c) where a codec takes some frames as one: n chunks of 17 frames, each encoded
-                                           by itself; likewise for every other length of `config.chunk.frames`
-    text_embedding, text_mask              float32 (m, d) and bool (m,) of the caption, where the config has a pretrained text encoder
+    latent_mean_17, latent_std_17          instead of these two where the codec encodes several frames as one: float32
+                                           (n f, h, w, c), n chunks of 17 frames, each encoded by itself; likewise for
+                                           every other length in `config.chunk.frames`
+    text_embedding, text_mask              float32 (m, d) and bool (m,) of the caption, where the config has a
+                                           pretrained text encoder
 
-With `config.data.dtype` float16 or bfloat16 latents and embeddings are rounded to that on disk, and read back as float32.
-Training reads the latents and the embeddings and runs neither codec nor text encoder; streams start from the video, and are compared with it.
-`manifest.json` names codec and text encoder by checksums of their weights, so that neither meets the latents of another one, and holds the key of
-all that decides the content (`jvflow.data.key`). `report.json` says what came in, what was left out, and how large the latents are.
+`config.data.dtype` float16 or bfloat16 rounds latents and embeddings on disk; they are read back as float32. Training
+reads the latents and the embeddings, and runs neither codec nor text encoder; streams start from the video, and are
+compared with it. `manifest.json` identifies codec and text encoder by checksums of their weights, so that training
+never mixes the latents of two codecs, and holds the key of everything that decides the content
+(`jvflow.data.dataset_key`). `report.json` lists the source files, the clips that were left out, and statistics of the
+latents.
 """
 
 import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,141 +29,196 @@ import jax.numpy as jnp
 import numpy as np
 
 from jvflow import codecs, text
-from jvflow.parallel import processes
 from jvflow.codecs import Codec, encode_chunks
-from jvflow.data import key, pipeline, records
+from jvflow.data import dataset, pipeline, records
+from jvflow.data.dataset_key import check_settings
 from jvflow.data.files import check_room, mebibytes
+from jvflow.parallel import processes
 from jvflow.text import TextEncoder
 
 LOG = logging.getLogger(__name__)
-HOW = ("piece", "time", "by_layer")
-"""Options of codecs and text encoders that say how it is encoded, or how it is decoded, and change nothing in the latents but rounding."""
+IGNORED_OPTIONS = ("piece", "time", "by_layer")
+"""Options of codecs and text encoders that decide how the work is split, and change the result by rounding alone."""
 DTYPES = dict(float32=np.float32, float16=np.float16, bfloat16=jnp.bfloat16)
 
 
-def fingerprint(name: str, *, weights: tuple[str, ...] = (), **options) -> dict:
-    """What tells a codec from another, or a text encoder: the keys of its config but for `HOW`, with checksums in place of files."""
-    files = [file for path in map(Path, weights) for file in (_read_of(path) if path.is_dir() else [path])]
+def model_fingerprint(name: str, *, weights: Sequence[str | Path] = (), **options) -> dict:
+    """Identifies a codec or a text encoder: its config without `IGNORED_OPTIONS`, with checksums in place of files."""
+    files = [file for path in map(Path, weights) for file in (_model_files(path) if path.is_dir() else [path])]
     digests = []
     for file in files:
-        with file.open("rb") as opened:  # of many gigabytes, some
+        with file.open("rb") as opened:  # in pieces: a file may have many gigabytes
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
-    return dict(name=name, weights=digests, **{key: value for key, value in options.items() if key not in HOW})
+    kept = {key: value for key, value in options.items() if key not in IGNORED_OPTIONS}
+    return dict(name=name, weights=digests, **kept)
 
 
-def _read_of(folder: Path) -> list[Path]:
-    """What decides a model in a folder."""
+def _model_files(folder: Path) -> list[Path]:
+    """Returns the files of a folder that decide the model in it."""
     return sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
 
 
-def of_text(config) -> dict | None:
-    """The `fingerprint` of a config's text encoder, where it is a pretrained one, whose embeddings are kept."""
+def text_fingerprint(config) -> dict | None:
+    """Returns the `model_fingerprint` of a pretrained text encoder, whose embeddings are stored; None for any other."""
     if not config.get("text", {}).get("weights"):
         return None
-    return fingerprint(**config.text)
+    return model_fingerprint(**config.text)
 
 
-def prepare(config, directory) -> dict:
-    """The latents of a config's data under its codec, in the data set `directory`; returns its manifest.
-
-    Clips that have to be built lie beside it, in `directory` + "-clips". What was interrupted continues.
-
-    Args:
-      config: an experiment's config; `data`, `codec` and `text` are read.
-      directory: where the result goes; what `config.data.path` takes afterwards.
-    """
-    directory = Path(directory)
-    codec = codecs.build(**config.codec)
-    lengths, dtype = lengths_of(codec, config), config.data.dtype
-    if dtype not in DTYPES:
-        raise ValueError(f"config.data.dtype is {dtype!r}: latents are stored as one of {', '.join(DTYPES)}")
-    for frames in lengths or (config.data.frames,):
-        codec.latent_shape((frames, *config.data.size))  # one that cannot be encoded is said before anything is built
-    if max(lengths, default=0) > config.data.frames:
-        raise ValueError(f"chunks of {max(lengths)} frames are longer than the clips, config.data.frames={config.data.frames}: use longer clips, or shorter chunks")
-    beside = directory.with_name(f"{directory.name}-clips")
-    described, of_captions = fingerprint(**config.codec), of_text(config)
-    if records.is_dataset(directory):  # which needs no clips
-        clips = processes.primary_first(lambda: pipeline.settings(config.data, beside))
-        key.check(directory, records.manifest(directory)["settings"], settings(clips, described, of_captions, lengths, dtype))
-        return records.manifest(directory)
-    captions = (text.build(**config.text), of_captions) if of_captions else None
-    processes.on_primary(lambda: _check_room(config.data, codec, captions and captions[0], lengths, directory, beside))
-    source = processes.primary_first(lambda: pipeline.prepare(config.data, beside))
-    return encode(codec, described, source, directory, captions, lengths, dtype)
-
-
-def settings(clips: dict, described: dict, of_captions: dict | None = None, lengths: tuple[int, ...] = (), dtype: str = "float32") -> dict:
-    """What decides the content of latents (`jvflow.data.key`): that of their clips, what encodes, of which chunks, and how it is stored."""
-    made = dict(kind="latents", codec=described, of=clips, dtype=dtype)
-    return made | (dict(text=of_captions) if of_captions else {}) | (dict(chunks=list(lengths)) if lengths else {})
-
-
-def _check_room(data, codec: Codec, encoder: TextEncoder | None, lengths: tuple[int, ...], directory: Path, beside: Path) -> None:
-    """Raises a ValueError where clips and latents are more than the disk has room for. What an interruption has left is there already."""
-    count, each = pipeline.expected(data), np.dtype(DTYPES[data.dtype]).itemsize
-    latents = sum(data.frames // n * math.prod(codec.latent_shape((n, *data.size))) for n in lengths) or math.prod(codec.latent_shape((data.frames, *data.size)))
-    embedded = encoder.tokenize([""])[1].size * encoder.width if encoder else 0
-    video, latents = count * data.frames * math.prod(data.size) * 3, count * each * ((1 + codec.posterior) * latents + embedded)
-    need, what = video + latents - records.written(directory), f"{count} clips with their latents ({mebibytes(video + latents)})"
-    if not (data.cache or pipeline.is_built(data.path) or list(beside.glob(f"data/*/{records.MANIFEST}"))):  # clips go elsewhere, or are there
-        need, what = need + video - records.written(beside), f"{what}, beside the clips alone ({mebibytes(video)}),"
-    check_room(directory, need, what)
-
-
-def lengths_of(codec: Codec, config) -> tuple[int, ...]:
-    """Of the chunks that are encoded each by itself; none where each frame is."""
+def chunk_lengths(codec: Codec, config) -> tuple[int, ...]:
+    """Returns the lengths of the chunks that are encoded each by itself; () if the codec encodes each frame."""
     return tuple(sorted(config.chunk.frames)) if codec.frames > 1 else ()
 
 
+def prepare(config, directory: str | Path) -> dict:
+    """Writes the latents of a config's data into the data set `directory`; returns its manifest.
+
+    Clips that have to be built go to `directory` + "-clips". An interrupted run continues.
+
+    Args:
+      config: an experiment's config; `data`, `codec`, `text` and `chunk` are read.
+      directory: where the result goes; the value of `config.data.path` for training on it.
+    """
+    directory = Path(directory)
+    codec = codecs.build(**config.codec)
+    lengths, dtype = chunk_lengths(codec, config), config.data.dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"config.data.dtype is {dtype!r}: latents are stored as one of {', '.join(DTYPES)}")
+    for frames in lengths or (config.data.frames,):
+        codec.latent_shape((frames, *config.data.size))  # raises for a wrong size before anything is built
+    if max(lengths, default=0) > config.data.frames:
+        raise ValueError(
+            f"chunks of {max(lengths)} frames are longer than the clips, config.data.frames={config.data.frames}: "
+            "use longer clips, or shorter chunks"
+        )
+    clips_workdir = directory.with_name(f"{directory.name}-clips")
+    codec_id, text_id = model_fingerprint(**config.codec), text_fingerprint(config)
+    if records.is_dataset(directory):  # compares settings, and needs no clips for that
+        clips = processes.primary_first(lambda: dataset.settings(config.data, clips_workdir))
+        wanted = latent_settings(clips, codec_id, text_id, lengths, dtype)
+        check_settings(directory, records.manifest(directory)["settings"], wanted)
+        return records.manifest(directory)
+    captions = (text.build(**config.text), text_id) if text_id else None
+    encoder = captions[0] if captions else None
+    processes.on_primary(lambda: _check_room(config.data, codec, encoder, lengths, directory, clips_workdir))
+    source = processes.primary_first(lambda: dataset.prepare(config.data, clips_workdir))
+    return encode(codec, codec_id, source, directory, captions, lengths, dtype)
+
+
+def encode_config(config, directory: str | Path, load_model: Callable) -> tuple[dict, str]:
+    """Returns the manifest of `prepare`, and no note on the data; `load_model` is not used."""
+    del load_model
+    return prepare(config, directory), ""
+
+
+def latent_settings(
+    clips: dict,
+    codec_id: dict,
+    text_id: dict | None = None,
+    lengths: tuple[int, ...] = (),
+    dtype: str = "float32",
+) -> dict:
+    """Returns everything that decides the content of latents: settings of the clips, fingerprints, chunks and dtype."""
+    made = dict(kind="latents", codec=codec_id, of=clips, dtype=dtype)
+    return made | (dict(text=text_id) if text_id else {}) | (dict(chunks=list(lengths)) if lengths else {})
+
+
+def _check_room(
+    data, codec: Codec, encoder: TextEncoder | None, lengths: tuple[int, ...], directory: Path, clips_workdir: Path
+) -> None:
+    """Raises ValueError if the disk has no room for clips and latents; what an interruption left is already there."""
+    count, itemsize = dataset.max_clips(data), np.dtype(DTYPES[data.dtype]).itemsize
+    size = lambda frames: math.prod(codec.latent_shape((frames, *data.size)))
+    latents = sum(data.frames // n * size(n) for n in lengths) or size(data.frames)
+    embedded = encoder.tokenize([""])[1].size * encoder.width if encoder else 0
+    video = count * data.frames * math.prod(data.size) * 3
+    latents = count * itemsize * ((1 + codec.posterior) * latents + embedded)
+    need = video + latents - records.bytes_written(directory)
+    what = f"{count} clips with their latents ({mebibytes(video + latents)})"
+    clips_built = dataset.is_built(data.path) or list(clips_workdir.glob(f"data/*/{records.MANIFEST}"))
+    if not (data.cache or clips_built):  # the clips go to the same disk
+        need += video - records.bytes_written(clips_workdir)
+        what += f", beside the clips alone ({mebibytes(video)}),"
+    check_room(directory, need, what)
+
+
 def encode(
-    codec: Codec, described: dict, source: Path, directory: Path, captions: tuple[TextEncoder, dict] | None = None, lengths: tuple[int, ...] = (),
+    codec: Codec,
+    codec_id: dict,
+    source: Path,
+    directory: Path,
+    captions: tuple[TextEncoder, dict] | None = None,
+    lengths: tuple[int, ...] = (),
     dtype: str = "float32",
 ) -> dict:
     """Encodes every clip of the data set `source` into the data set `directory`; returns its manifest.
 
-    An interrupted run continues after its last complete shard. With a finished one there is nothing to do. Of many
-    processes each encodes some of the clips, and the first one writes.
+    An interrupted run continues after its last complete shard; a finished one is left as it is. Every process encodes
+    some of the clips, and the primary one writes.
 
     Args:
-      codec: what encodes.
-      described: its `fingerprint`.
-      captions: the text encoder of the captions, and its `fingerprint`; None leaves them as they are.
+      codec: encodes the video.
+      codec_id: its `model_fingerprint`.
       source: a data set of clips.
       directory: where the result goes.
-      lengths: of chunks, see `lengths_of`.
+      captions: a text encoder for the captions, and its `model_fingerprint`; None stores no embeddings.
+      lengths: the lengths of chunks, see `chunk_lengths`.
       dtype: of latents and embeddings on disk, a key of `DTYPES`.
     """
-    of = records.manifest(source)
-    decisive = settings(of["settings"], described, captions and captions[1], lengths, dtype)
+    made = records.manifest(source)
+    wanted = latent_settings(made["settings"], codec_id, captions and captions[1], lengths, dtype)
     embed = _embedder(captions[0]) if captions else lambda caption: {}
     if records.is_dataset(directory):
-        key.check(directory, records.manifest(directory)["settings"], decisive)
+        check_settings(directory, records.manifest(directory)["settings"], wanted)
         return records.manifest(directory)
-    clips = {split: records.open(source, split) for split in of["splits"]}
+    clips = {split: pipeline.open_split(source, split) for split in made["splits"]}
     encoded = {
-        split: records.Lazy(len(clips[split]), lambda i, split=split: _with_latents(codec, embed, lengths, clips[split][i])) for split in clips
+        split: records.LazyClips(
+            len(clips[split]), lambda i, split=split: _with_latents(codec, embed, lengths, clips[split][i])
+        )
+        for split in clips
     }
-    write_columns(directory, encoded, decisive, records.report(source))
+    write_latents(directory, encoded, wanted, records.report(source))
     return records.manifest(directory)
 
 
-def write_columns(directory: Path, clips: dict[str, records.Lazy], decisive: dict, came_in: dict, **options) -> None:
-    """Writes clips with latents, of which each process makes some: float32 arrays of several axes in the type that the settings say, with their sizes in the report."""
-    dtype, made, shapes, begun = DTYPES[decisive.get("dtype", "float32")], 0, {}, time.perf_counter()
+def write_latents(
+    directory: Path, splits: Mapping[str, records.LazyClips], settings: dict, source_report: dict, **options
+) -> None:
+    """Writes a data set of clips with latents; every process makes some of the clips.
+
+    Float32 arrays of two or more axes are latents: they are rounded to the dtype in the settings, and the report has
+    their statistics.
+
+    Args:
+      directory: where the data set goes.
+      splits: the clips of each split.
+      settings: everything that decides the content.
+      source_report: the report of the data set that the clips come from.
+      options: those of `records.Build.write`.
+    """
+    dtype, made, shapes, started = DTYPES[settings.get("dtype", "float32")], 0, {}, time.perf_counter()
 
     def stored(clip: dict) -> dict:
         nonlocal made
         made += 1
         shapes.update({name: list(value.shape) for name, value in clip.items() if _is_latent(value)})
-        return {name: _rounded(name, value, dtype, clip["source"]) if name in shapes else value for name, value in clip.items()}
+        rounded = lambda name, value: _rounded(name, value, dtype, clip["source"])
+        return {name: rounded(name, value) if name in shapes else value for name, value in clip.items()}
 
     def write(splits):
-        as_stored = {split: records.Lazy(len(splits[split]), lambda i, split=split: stored(splits[split][i])) for split in splits}
-        records.write(directory, as_stored, settings=decisive, measure=_sizes, report=lambda sums: _report(came_in, shapes, sums), **options)
+        lazy = lambda clips: records.LazyClips(len(clips), lambda i: stored(clips[i]))
+        records.write(
+            directory,
+            {split: lazy(clips) for split, clips in splits.items()},
+            settings=settings,
+            measure=_sums,
+            report=lambda sums: _report(source_report, shapes, sums),
+            **options,
+        )
 
-    processes.serve_items(clips, write)
-    LOG.info("%s: %.3g s a clip", directory, (time.perf_counter() - begun) / max(made, 1))
+    processes.serve_items(splits, write)
+    LOG.info("%s: %.3g s a clip", directory, (time.perf_counter() - started) / max(made, 1))
 
 
 def _is_latent(value) -> bool:
@@ -170,30 +229,40 @@ def _rounded(name: str, value: np.ndarray, dtype, source: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         rounded = value.astype(dtype)
     if not np.isfinite(rounded).all() and np.isfinite(value).all():
-        raise ValueError(f"{name} of {source} holds values up to {np.abs(value).max():.4g}, more than float16 can: use --config.data.dtype=bfloat16")
+        largest = np.abs(value).max()
+        raise ValueError(
+            f"{name} of {source} holds values up to {largest:.4g}, more than float16 can: "
+            "use --config.data.dtype=bfloat16"
+        )
     return rounded
 
 
-def _sizes(clip: dict) -> dict[str, float]:
-    """Count, sum and sum of squares of each column of latents."""
+def _sums(clip: dict) -> dict[str, float | int]:
+    """Returns count, sum and sum of squares of each column of latents."""
     columns = {name: np.asarray(value, np.float64) for name, value in clip.items() if _is_latent(value)}
-    return {f"{name} {of}": value for name, a in columns.items() for of, value in dict(count=a.size, sum=a.sum(), squares=np.square(a).sum()).items()}
+    return {
+        f"{name} {quantity}": value
+        for name, a in columns.items()
+        for quantity, value in dict(count=a.size, sum=a.sum(), squares=np.square(a).sum()).items()
+    }
 
 
-def _report(came_in: dict, shapes: dict, sums: dict[str, float]) -> dict:
+def _report(source_report: dict, shapes: dict, sums: dict[str, float]) -> dict:
     latents = {}
     for name, shape in shapes.items():
-        count, total, squares = (sums[f"{name} {of}"] for of in ("count", "sum", "squares"))
+        count, total, squares = (sums[f"{name} {quantity}"] for quantity in ("count", "sum", "squares"))
         mean = total / count
         latents[name] = dict(shape=shape, mean=mean, std=math.sqrt(max(squares / count - mean**2, 0.0)))
-    return {name: came_in[name] for name in ("folder", "files") if name in came_in} | dict(latents=latents)
+    kept = {name: source_report[name] for name in ("folder", "files") if name in source_report}
+    return kept | dict(latents=latents)
 
 
 def _embedder(encoder: TextEncoder) -> Callable[[str], dict]:
-    @lru_cache(maxsize=64)  # clips of one video come one after the other
+    @lru_cache(maxsize=64)  # consecutive clips of one video share their caption
     def embed(caption: str) -> dict:
         tokens, mask = encoder.tokenize([caption])
-        return dict(text_embedding=np.asarray(encoder.apply(encoder.params, tokens)[0], np.float32), text_mask=mask[0])
+        embedding = np.asarray(encoder.apply(encoder.params, tokens)[0], np.float32)
+        return dict(text_embedding=embedding, text_mask=mask[0])
 
     return embed
 
@@ -203,43 +272,50 @@ def _with_latents(codec: Codec, embed: Callable, lengths: tuple[int, ...], clip:
     for length in lengths or (0,):
         chunks = len(video) // length if length else 1
         posterior = encode_chunks(codec, codec.params, jnp.asarray(video[: chunks * length or None])[None], chunks)
-        found = zip(pipeline.latent_columns(length), posterior)
-        clip |= {name: np.asarray(a[0], np.float32) for name, a in found if a is not None}
+        columns = zip(pipeline.latent_columns(length), posterior)
+        clip |= {name: np.asarray(a[0], np.float32) for name, a in columns if a is not None}
     return clip | embed(clip["caption"])
 
 
-def motion(directory: Path, *, every: int = 1, clips: int = 64) -> float:
-    """How much the latents of a data set change from a frame to the `every`-th after it, root mean square over its first training clips: what `config.path.motion` takes."""
-    source = records.open(directory, "train")
+def frame_difference(directory: Path, *, every: int = 1, clips: int = 64) -> float:
+    """Returns the root mean square difference between latents `every` frames apart, over the first training clips.
+
+    It is the value for `config.path.velocity_scale`.
+    """
+    source = pipeline.open_split(directory, "train")
     means = [source[i]["latent_mean"][::every] for i in range(min(clips, len(source)))]
     return float(np.sqrt(np.mean([np.square(np.diff(mean, axis=0)).mean() for mean in means])))
 
 
-def are_in(directory: Path) -> bool:
-    """Whether a data set holds latents."""
+def has_latents(directory: str | Path) -> bool:
+    """Returns whether a data set holds latents."""
     return records.manifest(directory)["settings"].get("kind") == "latents"
 
 
-def check(directory: Path, described: dict, lengths: tuple[int, ...] = ()) -> None:
-    """Raises a ValueError when the latents in a data set are not those of the codec with this `fingerprint`, or not of chunks of these lengths."""
+def check_latents(directory: str | Path, codec_id: dict, lengths: tuple[int, ...] = ()) -> None:
+    """Raises ValueError if the latents have another `model_fingerprint`, or lack chunks of one of the lengths."""
     settings = records.manifest(directory)["settings"]
     made_with = settings.get("codec")
-    if made_with != described:
+    if made_with != codec_id:
         raise ValueError(
-            f"the latents in {directory} were made with {made_with}, config.codec is {described}: "
+            f"the latents in {directory} were made with {made_with}, config.codec is {codec_id}: "
             "take that codec, or encode into another folder"
         )
     missing = sorted(set(lengths) - set(settings.get("chunks", [])))
     if missing:
         raise ValueError(
-            f"the latents in {directory} are of chunks of {settings.get('chunks')} frames, config.chunk.frames={list(lengths)} needs {missing} too: "
+            f"the latents in {directory} are of chunks of {settings.get('chunks')} frames, "
+            f"config.chunk.frames={list(lengths)} needs {missing} too: "
             "use those lengths, or encode into another folder"
         )
 
 
-def has_text(directory: Path, described: dict | None) -> bool:
-    """Whether a data set holds the embeddings of the text encoder with this fingerprint; a ValueError when it holds those of another one."""
+def has_embeddings(directory: str | Path, text_id: dict | None) -> bool:
+    """Returns whether a data set holds embeddings of this text encoder; raises ValueError for those of another one."""
     made_with = records.manifest(directory)["settings"].get("text")
-    if described and made_with not in (None, described):
-        raise ValueError(f"the captions in {directory} were embedded with {made_with}, config.text is {described}: take that encoder, or encode into another folder")
-    return bool(described) and made_with is not None
+    if text_id and made_with not in (None, text_id):
+        raise ValueError(
+            f"the captions in {directory} were embedded with {made_with}, config.text is {text_id}: "
+            "take that encoder, or encode into another folder"
+        )
+    return bool(text_id) and made_with is not None

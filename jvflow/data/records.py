@@ -1,48 +1,45 @@
-"""Clips on disk: a tfds data set in ArrayRecord files, with a manifest that says how it was made.
+"""Writes clips as a tfds data set in ArrayRecord files, with a manifest of what decided its content.
 
     directory/
       clips-train.array_record-00000-of-00002, ...    one `tf.train.Example` for each clip
-      dataset_info.json, features.json                what `tfds.builder_from_directory` reads
+      dataset_info.json, features.json                read by `tfds.builder_from_directory`
       manifest.json                                   key, settings, clips per split, shape of a clip
-      report.json                                     bytes, and what its maker says of what came in and what did not
+      report.json                                     size in bytes, and how the build went
 
 A clip is a `Clip`, or a dict of named columns: arrays, numbers and strings (such as the latents of
 `jvflow.data.latents`). The first clip decides the columns; all others have the same.
 
-Writing streams: it holds one clip, whatever the size of a split. (tfds' own generator builder keeps
-up to 1 GB, and an unshuffled split beyond that whole, so its public parts are used instead.)
-Reading order is writing order. TensorFlow and the network are never touched.
+Writing streams: one clip is in memory at a time, whatever the size of a split. (tfds' own generator builder keeps
+up to 1 GB, and beyond that the whole of an unshuffled split, so this module uses its public parts instead.) Clips are
+read (`jvflow.data.pipeline.open_split`) in the order in which they were written. Neither needs TensorFlow or a network.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from errno import EIO, ENOSPC
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
-import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from jvflow.data import key
 from jvflow.data.columns import Clip, Columns, as_dict
+from jvflow.data.dataset_key import dataset_key
 from jvflow.data.files import write_text
 
 MANIFEST, REPORT = "manifest.json", "report.json"
-IDENTITY = "identity.json"  # of what is under way
+IDENTITY = "identity.json"  # of a build that is not finished
 NAME = "clips"
 SHARD_BYTES = 256 * 2**20
-"""Of a shard, where `Build.write` is told nothing else."""
-HALVES = ("float16", "bfloat16")
-"""Types of arrays that are read back as float32."""
+"""Default size of a shard."""
 
 
-class Lazy(Sequence):
-    """`count` clips, each made when it is asked for."""
+class LazyClips(Sequence):
+    """A sequence of `count` clips, each made when it is read."""
 
     def __init__(self, count: int, make: Callable[[int], Clip | dict]):
         self._count, self._make = count, make
@@ -54,70 +51,33 @@ class Lazy(Sequence):
         return self._make(range(self._count)[index])
 
 
-class Source:
-    """Random access to one split, for `grain.MapDataset.source`: thread safe and picklable."""
-
-    def __init__(self, directory: Path, split: str):
-        self._directory, self._split = directory, split
-        self._records = tfds.builder_from_directory(directory).as_data_source(split)
-
-    def __reduce__(self):
-        return Source, (self._directory, self._split)
-
-    def __repr__(self) -> str:
-        return f"records.Source({str(self._directory)!r}, {self._split!r}, {len(self)} clips)"
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: SupportsIndex) -> dict:
-        """Returns the columns of a clip: arrays as they were written but for `HALVES`, numbers as float32, strings as str."""
-        record = self._records[range(len(self))[index]]
-        return {name: _plain(value) for name, value in record.items()}
-
-
-def _plain(value):
-    if isinstance(value, bytes):
-        return value.decode()
-    if not np.ndim(value):
-        return np.float32(value)
-    return value.astype(np.float32) if value.dtype.name in HALVES else value
-
-
 def is_dataset(directory: str | os.PathLike) -> bool:
-    """Says whether `write` has completed in this directory."""
+    """Returns whether `directory` holds a finished data set."""
     return (Path(directory) / MANIFEST).is_file()
 
 
 def manifest(directory: str | os.PathLike) -> dict:
-    """Returns `{"key": of the settings, "settings": ..., "splits": {name: clips}, "shape": [f, h, w, 3]}`."""
+    """Returns `{"key": dataset_key(settings), "settings": ..., "splits": {name: clips}, "shape": [f, h, w, 3]}`."""
     if not is_dataset(directory):
         raise ValueError(f"{directory} is not a data set: it has no {MANIFEST}; build it first")
     return json.loads((Path(directory) / MANIFEST).read_text("utf-8"))
 
 
 def report(directory: str | os.PathLike) -> dict:
-    """Returns `{"bytes": on disk, ...}` with what `Build.write` was given to say; nothing of a data set of before there were reports."""
+    """Returns the report that `Build.write` stored: `{"bytes": size on disk, ...}`; {} if there is none."""
     file = Path(directory) / REPORT
     return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
-def written(directory: str | os.PathLike) -> int:
-    """Bytes that a data set has taken so far, finished or under way."""
+def bytes_written(directory: str | os.PathLike) -> int:
+    """Returns the bytes on disk of a data set, finished or not."""
     directory = Path(directory).absolute()
-    return sum(file.stat().st_size for folder in (directory, _partial(directory)) for file in folder.rglob("*") if file.is_file())
+    folders = (directory, _partial(directory))
+    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
 
 
 def _partial(directory: Path) -> Path:
     return directory.parent / f".{directory.name}.partial"
-
-
-def open(directory: str | os.PathLike, split: str) -> Source:
-    """Opens one split."""
-    splits = manifest(directory)["splits"]
-    if split not in splits:
-        raise ValueError(f"{directory} has no split {split!r}; available: {', '.join(splits)}")
-    return Source(Path(directory), split)
 
 
 def check_free(directory: str | os.PathLike) -> None:
@@ -129,26 +89,26 @@ def check_free(directory: str | os.PathLike) -> None:
         raise ValueError(f"{directory} exists and is not an empty folder: choose another name")
 
 
-def write(directory: str | os.PathLike, splits: dict[str, Iterable[Clip | dict]], *, settings: dict, **options) -> None:
-    """Writes a data set whose `settings` decide its clips: a `Build` without work of its own. Arguments as of `Build.write`."""
+def write(directory: str | os.PathLike, splits: Mapping[str, Iterable], *, settings: dict, **options) -> None:
+    """Writes a data set; `options` are those of `Build.write`."""
     check_free(directory)
     Build(directory, dict(settings=settings, splits=list(splits))).write(splits, settings=settings, **options)
 
 
 class Build:
-    """A data set under way, in the sibling `.<name>.partial` of its directory; one process builds it at a time.
+    """The build of a data set, in the sibling folder `.<name>.partial` of its directory. One process builds it.
 
-    What an interrupted build of the same `identity` left is kept, what another one left is removed.
+    What an interrupted build of the same `identity` left is used again; what another one left is removed.
 
     Attributes:
-      scratch: a folder for work that is to be found again after an interruption. It goes with the build.
+      scratch: a folder for intermediate files that an interrupted build should find again; removed at the end.
     """
 
     def __init__(self, directory: str | os.PathLike, identity: dict):
         self._directory = Path(directory).absolute()
         self._partial = _partial(self._directory)
         self.scratch = self._partial / "scratch"
-        self._new = [folder for folder in self._partial.parents if not folder.exists()]
+        self._new_folders = [folder for folder in self._partial.parents if not folder.exists()]
         try:
             text = json.dumps(identity, sort_keys=True)
         except TypeError as error:
@@ -161,31 +121,37 @@ class Build:
         self.scratch.mkdir(exist_ok=True)
 
     def write(
-        self, splits: dict[str, Iterable[Clip | dict]], *, settings: dict, shard_bytes: int | None = None,
-        measure: Callable[[dict], dict[str, float]] = lambda clip: {}, report: Callable[[dict[str, float]], dict] = lambda sums: {},
+        self,
+        splits: Mapping[str, Iterable],
+        *,
+        settings: dict,
+        shard_bytes: int | None = None,
+        measure: Callable[[dict], dict[str, float]] = lambda clip: {},
+        report: Callable[[dict[str, float]], dict] = lambda sums: {},
     ) -> None:
         """Writes every split and renames the result to the directory, which must not hold a data set.
 
-        An interrupted build continues after its last complete shard, and gives the same bytes. Of a
-        split that is a sequence (`Lazy`) only what is missing is asked for. A ValueError, of a clip
-        or of its source, leaves nothing.
+        An interrupted build continues after its last complete shard, and gives the same bytes. From a split that is a
+        sequence (`LazyClips`) it reads only the missing clips. A ValueError, raised by a clip or while one is made,
+        removes the build.
 
         Args:
-          splits: consumed one after the other, in the given order. Those without clips are left out;
-            `train` must have some.
-          settings: for the manifest; must fit JSON.
-          shard_bytes: a shard is closed by the clip that takes it to this size, `SHARD_BYTES` when None. Less for clips that are
-            costly to make: what an interruption loses is at most a shard.
-          measure: numbers of a clip's columns, which are summed over all clips.
-          report: what is said in `REPORT` with those sums.
+          splits: their clips, read one split after the other, in the given order. Empty ones are left out; `train` must
+            have some.
+          settings: what decides the content, for the manifest; must fit JSON.
+          shard_bytes: a clip that brings a shard to this size closes it; `SHARD_BYTES` when None. Choose less for
+            clips that are costly to make: an interruption loses at most one shard.
+          measure: returns numbers for a clip's columns; they are summed over all clips.
+          report: returns the content of `REPORT` from those sums.
         """
         try:
             check_free(self._directory)
             _check_splits(splits)
             counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measure)
             size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
-            self._note(REPORT, {"bytes": size, **report(sums)})
-            self._note(MANIFEST, {"key": key.of(settings), "settings": settings, "splits": counts, "shape": list(shape)})
+            self._write_json(REPORT, {"bytes": size, **report(sums)})
+            content = {"key": dataset_key(settings), "settings": settings, "splits": counts, "shape": list(shape)}
+            self._write_json(MANIFEST, content)
             shutil.rmtree(self.scratch)
             (self._partial / IDENTITY).unlink()
             self._partial.replace(self._directory)
@@ -193,18 +159,18 @@ class Build:
             self.remove()
             raise
 
-    def _note(self, name: str, content: dict) -> None:
+    def _write_json(self, name: str, content: dict) -> None:
         write_text(self._partial / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def remove(self) -> None:
-        """Removes what is there of the data set, and the folders that were made for it alone."""
+        """Removes the unfinished data set, and the folders that were created for it if they are empty."""
         shutil.rmtree(self._partial, ignore_errors=True)
-        with suppress(OSError):  # one that is no longer empty ends it
-            for folder in self._new:
+        with suppress(OSError):  # the first one that is not empty ends the loop
+            for folder in self._new_folders:
                 folder.rmdir()
 
 
-def _check_splits(splits) -> None:
+def _check_splits(splits: Iterable[str]) -> None:
     if "train" not in splits:
         raise ValueError(f"a data set needs a split 'train'; got: {', '.join(splits) or 'none'}")
     for name in splits:
@@ -213,21 +179,19 @@ def _check_splits(splits) -> None:
 
 
 def _write_splits(
-    directory: Path, splits: dict[str, Iterable[Clip | dict]], shard_bytes: int, measure: Callable
+    directory: Path, splits: Mapping[str, Iterable], shard_bytes: int, measure: Callable
 ) -> tuple[dict[str, int], tuple[int, ...], dict[str, float]]:
-    """Writes shards and tfds metadata; returns clips per split, the shape of a clip and the sums of what was measured."""
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=directory, dataset_name=NAME, filetype_suffix="array_record"
-    )
+    """Writes shards and tfds metadata; returns clips per split, a clip's shape and the sums of measured numbers."""
+    template = tfds.core.ShardedFileTemplate(data_dir=directory, dataset_name=NAME, filetype_suffix="array_record")
     infos, columns, finished = [], None, {}
     for name, clips in splits.items():
-        first, rest = _opened(clips)
+        first, clips_from = _first_and_rest(clips)
         if first is None and name == "train":
             raise ValueError("split 'train' is empty: a data set needs at least one clip there")
         if first is None:
             continue
         columns = columns or Columns.of(first)
-        finished[name] = shards = _write_shards(directory, name, first, rest, columns, shard_bytes, measure)
+        finished[name] = shards = _write_shards(directory, name, first, clips_from, columns, shard_bytes, measure)
         infos.append(
             tfds.core.SplitInfo(
                 name=name,
@@ -261,8 +225,8 @@ def _sums(measured: Iterable[dict[str, float]]) -> dict[str, float]:
     return sums
 
 
-def _opened(clips: Iterable) -> tuple[Any, Callable[[int], Iterator]]:
-    """The first clip (None if there is none), and `start -> clips from start on`, for one call, start >= 1."""
+def _first_and_rest(clips: Iterable) -> tuple[Any, Callable[[int], Iterator]]:
+    """Returns the first clip (None if there is none), and a function that yields those from n >= 1 on; call it once."""
     if isinstance(clips, Sequence):
         return (clips[0] if len(clips) else None), lambda start: (clips[i] for i in range(start, len(clips)))
     clips = iter(clips)
@@ -275,17 +239,25 @@ class _Shard(NamedTuple):
     sums: dict[str, float]
 
 
-def _write_shards(directory: Path, split: str, first, rest: Callable, columns: Columns, shard_bytes: int, measure: Callable) -> list[_Shard]:
-    """Writes the clips in order, shard after shard, and returns those.
+def _write_shards(
+    directory: Path,
+    split: str,
+    first: Clip | dict,
+    clips_from: Callable[[int], Iterator],
+    columns: Columns,
+    shard_bytes: int,
+    measure: Callable,
+) -> list[_Shard]:
+    """Writes the clips in order, shard after shard, and returns the shards.
 
-    A shard is complete once it is noted as done; those of an interrupted build are kept.
+    The file `_done` of a shard is written last. A shard that has one is kept from an interrupted build.
     """
     done = lambda number: _done(directory, split, number)
     shards = []
     while done(len(shards)).is_file():
         shards.append(_Shard(*json.loads(done(len(shards)).read_text("utf-8"))))
     index = sum(shard.clips for shard in shards)
-    clips = rest(max(index, 1))
+    clips = clips_from(max(index, 1))
     clip = first if index == 0 else next(clips, None)
     while clip is not None:
         size, measured = 0, []
@@ -304,10 +276,10 @@ def _write_shards(directory: Path, split: str, first, rest: Callable, columns: C
     return shards
 
 
-def _on_disk(write: Callable, *given) -> None:
-    """Calls a method of a writer. What it cannot write is an OSError, as of any other file."""
+def _on_disk(write: Callable, *args) -> None:
+    """Calls a method of an ArrayRecord writer, and turns its RuntimeError into the OSError that other files raise."""
     try:
-        write(*given)
+        write(*args)
     except RuntimeError as error:
         raise OSError(ENOSPC if "No space left" in str(error) else EIO, str(error)) from error
 

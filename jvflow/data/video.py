@@ -1,4 +1,4 @@
-"""Video files and arrays of frames: reading, writing, resizing, contact sheets.
+"""Decodes video files and folders of images, and resizes frames.
 
 A frame is uint8 (h, w, 3), RGB, with rows from the top; a video is uint8 (f, h, w, 3). Time is in
 seconds since the first frame. At a constant rate `fps`, frame k shows what the source shows at
@@ -12,23 +12,22 @@ an eighth of 1/fps, counts as being at t_k.                                     
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
-from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image
 
 Frame = UInt8[np.ndarray, "h w 3"]
 Video = UInt8[np.ndarray, "f h w 3"]
 
-FILES = (".mp4", ".webm", ".mkv", ".gif", ".mov", ".avi")
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Suffixes of what is taken for a video file, and for an image."""
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".mov", ".avi")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _NUMBERS = re.compile(r"(\d+)")
 
 
@@ -38,71 +37,80 @@ def native_fps(path: str | os.PathLike) -> float:
         return float(_rate(path, container.streams.video[0]))
 
 
-def declared(path: str | os.PathLike) -> tuple[float, float]:
-    """Frames per second on average, and seconds, as far as the file says: 0 seconds where it does not."""
+def declared_fps_and_seconds(path: str | os.PathLike) -> tuple[float, float]:
+    """Returns the mean frame rate and the length in seconds that a file declares; 0 seconds if it declares none."""
     with _open(path) as container:
         stream = container.streams.video[0]
-        seconds = float(_declared(container, stream) or Fraction(container.duration or 0, av.time_base))
+        seconds = float(_declared_length(container, stream) or Fraction(container.duration or 0, av.time_base))
         return stream.frames / seconds if stream.frames and seconds else float(_rate(path, stream)), seconds
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageFolder:
     """A folder of images that are the frames of one video, in the order of the numbers in their names.
 
     Attributes:
       path: the folder.
-      fps: frames per second; images do not tell it.
+      fps: frames per second of the video; 0 where nobody has given it, since images do not contain it.
     """
 
     path: Path
-    fps: float
+    fps: float | int
 
     def files(self) -> list[Path]:
-        """The images in order: frame_2.png comes before frame_10.png."""
-        return sorted(images_in(self.path), key=lambda file: [int(part) if part.isdigit() else part for part in _NUMBERS.split(file.name)])
+        """Returns the images in order: frame_2.png comes before frame_10.png."""
+        order = lambda file: [int(part) if part.isdigit() else part for part in _NUMBERS.split(file.name)]
+        return sorted(images_in(self.path), key=order)
 
 
 def images_in(folder: str | os.PathLike) -> list[Path]:
-    """The image files directly in a folder; hidden ones are left out."""
-    inside = (path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGES)
+    """Returns the image files directly in a folder; hidden ones are left out."""
+    inside = (path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return [path for path in inside if path.is_file() and not path.name.startswith(".")]
 
 
-def frames(path: str | os.PathLike | Images, *, fps: float | None = None) -> Iterator[tuple[float, Frame]]:
+def frames(path: str | os.PathLike | ImageFolder, *, fps: float | int | None = None) -> Iterator[tuple[float, Frame]]:
     """Decodes a video file, or images, in order: pairs (seconds since the first frame, frame).
 
-    With `fps`, the frames are those of (1): repeated where the source is slower, left out where it
-    is faster, and a variable rate is followed by its time stamps. Without, they are the source's
-    own. Raises ValueError, when it gets there, for what cannot be decoded.
+    With `fps` the frames are those of (1): repeated where the source is slower, left out where it is faster; a source
+    of variable rate is sampled by its time stamps. Without `fps` they are the source's own. Iterating raises
+    ValueError when it reaches something that does not decode.
     """
-    period = None if fps is None else 1 / rate(fps)
-    return _of_images(path, period) if isinstance(path, Images) else _of_file(path, period)
+    period = None if fps is None else 1 / exact_rate(fps)
+    return _image_frames(path, period) if isinstance(path, ImageFolder) else _file_frames(path, period)
 
 
-def _of_file(path, period: Fraction | None) -> Iterator[tuple[float, Frame]]:
+def _file_frames(path: str | os.PathLike, period: Fraction | None) -> Iterator[tuple[float, Frame]]:
     with _open(path) as container:
-        yield from _shown(_decode(path, container), _to_array, period, container.streams.video[0].time_base)
+        yield from _resample(_decode(path, container), _to_array, period, container.streams.video[0].time_base)
 
 
-def _of_images(images: Images, period: Fraction | None) -> Iterator[tuple[float, Frame]]:
+def _image_frames(images: ImageFolder, period: Fraction | None) -> Iterator[tuple[float, Frame]]:
     if not images.fps:
-        raise ValueError(f"{images.path} is a folder of images, which tell no frame rate: say it with config.data.image_fps")
-    own, files = 1 / rate(images.fps), images.files()
+        raise ValueError(
+            f"{images.path} is a folder of images, which tell no frame rate: say it with config.data.image_fps"
+        )
+    own, files = 1 / exact_rate(images.fps), images.files()
     if not files:
-        raise ValueError(f"{images.path} holds no image ({', '.join(suffix[1:] for suffix in IMAGES)})")
-    yield from _shown(((k * own, (k + 1) * own, file) for k, file in enumerate(files)), read_image, period, Fraction(0))
+        raise ValueError(f"{images.path} holds no image ({', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})")
+    pictures = ((k * own, (k + 1) * own, file) for k, file in enumerate(files))
+    yield from _resample(pictures, read_image, period, Fraction(0))
 
 
-def _shown(decoded, to_array, period: Fraction | None, tick: Fraction) -> Iterator[tuple[float, Frame]]:
-    """What is shown at a constant rate (1) of (start, end, picture); all pictures when `period` is None."""
+def _resample(
+    pictures: Iterator[tuple[Fraction, Fraction, Any]],
+    to_array: Callable[[Any], Frame],
+    period: Fraction | None,
+    tick: Fraction,
+) -> Iterator[tuple[float, Frame]]:
+    """Yields (time, frame) at a constant rate (1) from (start, end, picture); all pictures when `period` is None."""
     if period is None:
-        for start, _, picture in decoded:
+        for start, _, picture in pictures:
             yield float(start), to_array(picture)
         return
     slack = min(tick, period / 8)  # (2)
     shown, end, k = None, None, 0
-    for start, end_of_frame, picture in decoded:
+    for start, end_of_frame, picture in pictures:
         array = None  # converted only if it is shown
         while shown is not None and k * period + slack < start:
             array = to_array(shown) if array is None else array
@@ -133,17 +141,20 @@ def _decode(path, container) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame
         raise ValueError(reason) from error
     if origin is None:
         raise ValueError(f"{path} does not decode: its video stream holds no frame")
-    declared = _declared(container, stream)  # what is missing of a truncated file is no error to every decoder
+    declared = _declared_length(container, stream)  # not every decoder raises at the end of a truncated file
     if end < declared - 2 * period:
-        raise ValueError(f"{path} ends after {float(end):.2f} s of the {float(declared):.2f} s that it declares: it is truncated or damaged")
+        raise ValueError(
+            f"{path} ends after {float(end):.2f} s of the {float(declared):.2f} s that it declares: "
+            "it is truncated or damaged"
+        )
 
 
-def _declared(container, stream) -> Fraction:
-    """The length of the video in seconds, as far as it is said; 0 where it is not."""
+def _declared_length(container, stream) -> Fraction:
+    """Returns the declared length of the video in seconds, 0 if there is none."""
     if stream.duration:
         return stream.duration * stream.time_base
-    alone = len(container.streams) == 1  # the whole may be longer for its sound
-    return Fraction(container.duration or 0, av.time_base) if alone else Fraction(0)
+    only_video = len(container.streams) == 1  # sound may last longer than the pictures
+    return Fraction(container.duration or 0, av.time_base) if only_video else Fraction(0)
 
 
 def _open(path: str | os.PathLike):
@@ -167,28 +178,26 @@ def _rate(path: str | os.PathLike, stream) -> Fraction:
     return rate
 
 
-def rate(fps: float) -> Fraction:
-    """The frame rate as a fraction with a small denominator; a ValueError when it is none."""
+def exact_rate(fps: float | int) -> Fraction:
+    """Returns the frame rate as a fraction with a small denominator; raises ValueError if it is out of range."""
     if not 0.01 <= fps <= 1000:
         raise ValueError(f"fps must be in [0.01, 1000] frames per second, not {fps}")
     return Fraction(fps).limit_denominator(1001)  # 29.97... is 30000/1001
 
 
 def _to_array(frame: av.VideoFrame) -> Frame:
-    """RGB, upright: a display matrix is honoured for quarter turns."""
+    """Converts to RGB, turned upright if the display matrix is a multiple of a quarter turn."""
     array = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(array, round(frame.rotation / 90)))
 
 
-def resize(
-    video: Frame | Video, size: tuple[int, int], mode: str = "crop"
-) -> UInt8[np.ndarray, "*f height width 3"]:
-    """Resizes a frame or a video to (h, w) with an antialiasing Lanczos filter.
+def resize(video: np.ndarray, size: tuple[int, ...], mode: str = "crop") -> UInt8[np.ndarray, "*f height width 3"]:
+    """Resizes a frame (h, w, 3) or a video (f, h, w, 3), uint8, to `size` = (height, width) with antialiasing.
 
-    "crop" keeps the aspect: the largest centred box of the wanted aspect is scaled. "squeeze"
-    scales the whole picture and changes the aspect, as in the Bi-flow paper.
+    "crop" keeps the aspect: it scales the largest centred box of the wanted aspect. "squeeze" scales the whole picture
+    and changes the aspect, as in the Bi-flow paper. The filter is Lanczos.
     """
-    video = _checked(video, (3, 4), "resize")
+    video = check_pixels(video, (3, 4), "resize")
     if np.shape(size) != (2,) or min(size) < 1:
         raise ValueError(f"size must be (height, width) in pixels, both positive, not {size}")
     height, width = size
@@ -213,118 +222,8 @@ def resize(
     return np.array(image)
 
 
-class Writer:
-    """Writes an h264 mp4 frame by frame: `with Writer(path, fps) as writer: writer.append(frame)`.
-
-    The file appears under its name when the block ends without an exception; until then it is the
-    hidden `.<name>.partial` beside it, which an exception removes. All frames have one size, `size`
-    or that of the first. Frames whose shorter side is below `min_side` are scaled up by an integer
-    (nearest neighbour), since a small 4:2:0 picture has little colour left; odd sides then get one
-    repeated row or column, which the codec demands.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        fps: float,
-        size: tuple[int, int] | None = None,
-        *,
-        min_side: int = 256,
-        crf: int = 12,
-    ):
-        if Path(path).suffix.lower() != ".mp4":
-            raise ValueError(f"Writer writes mp4; name the file *.mp4, not {path}")
-        self._path, self._rate, self._size = Path(path), rate(fps), size
-        self._min_side, self._crf = min_side, crf
-        self._partial = self._path.with_name(f".{self._path.name}.partial")
-        self._container = self._stream = None
-        self._count = 0
-
-    def __enter__(self):
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(
-            str(self._partial), "w", format="mp4", options={"movflags": "faststart"}
-        )
-        return self
-
-    def append(self, frame: Frame) -> None:
-        if self._container is None:
-            raise ValueError(f"{self._path} is not open: use `with Writer(...) as writer: ...`")
-        frame = _checked(frame, (3,), "Writer.append")
-        self._size = tuple(self._size or frame.shape[:2])
-        if frame.shape[:2] != self._size:
-            raise ValueError(
-                f"all frames of {self._path} have one size, {self._size}; frame {self._count} is "
-                f"{frame.shape[:2]}: resize it"
-            )
-        frame = _magnify(frame, self._min_side)
-        h, w = frame.shape[:2]
-        frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-        if self._stream is None:
-            self._stream = _h264_stream(self._container, self._rate, self._crf, frame.shape[:2])
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-        picture.pts, picture.time_base, picture.duration = self._count, 1 / self._rate, 1
-        self._container.mux(self._stream.encode(picture))
-        self._count += 1
-
-    def __exit__(self, kind, error, trace) -> None:
-        try:
-            if kind is None and self._stream is None:
-                raise ValueError(f"{self._path}: no frame was appended; a video needs one")
-            if kind is None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            if kind is None:
-                self._partial.replace(self._path)
-        finally:
-            self._container = None
-            self._partial.unlink(missing_ok=True)
-
-
-def _h264_stream(container, rate: Fraction, crf: int, size: tuple[int, int]):
-    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
-    stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
-    context = stream.codec_context
-    context.time_base = 1 / rate
-    context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-    context.color_range = 1  # 16 to 235
-    return stream
-
-
-def write(path: str | os.PathLike, video: Video, fps: float, *, min_side: int = 256) -> None:
-    """Writes a whole video as h264 mp4; see `Writer`."""
-    video = _checked(video, (4,), "write")
-    with Writer(path, fps, min_side=min_side) as writer:
-        for frame in video:
-            writer.append(frame)
-
-
-def sheet(
-    videos: UInt8[np.ndarray, "n f h w 3"], *, columns: int = 8, scale: int | None = None
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns a contact sheet: a row for each video, frames equally spaced from first to last.
-
-    Frames are scaled up by the integer `scale`, by default until their shorter side has 96 pixels;
-    white lines of 2 pixels lie between them. Videos shorter than `columns` show every frame.
-    """
-    videos = _checked(videos, (5,), "sheet")
-    if columns < 1 or (scale is not None and scale < 1):
-        raise ValueError(f"columns and scale must be at least 1, not {columns} and {scale}")
-    chosen = np.linspace(0, videos.shape[1] - 1, min(columns, videos.shape[1])).round().astype(int)
-    cells = [[_magnify(video[i], 96, scale) for i in chosen] for video in videos]
-    lined = np.pad(cells, ((0, 0), (0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)
-    return rearrange(lined, "row column h w c -> (row h) (column w) c")[:-2, :-2]
-
-
-def write_png(path: str | os.PathLike, image: Frame) -> None:
-    """Writes a picture without loss."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_checked(image, (3,), "write_png")).save(path, format="PNG")
-
-
 def read_image(path: str | os.PathLike) -> Frame:
-    """Reads a picture (png, jpeg, ...) as RGB."""
+    """Reads a picture (png, jpeg, ...) as RGB; raises ValueError if it does not decode."""
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
@@ -332,20 +231,11 @@ def read_image(path: str | os.PathLike) -> Frame:
         raise ValueError(f"{path} does not decode: {error}") from error
 
 
-def _magnify(
-    frame: Frame, min_side: int, scale: int | None = None
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Repeats pixels `scale` times, by default until the shorter side reaches `min_side`."""
-    scale = scale or max(1, -(-min_side // min(frame.shape[:2])))
-    return frame.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def _checked(array, ndims: tuple[int, ...], where: str) -> np.ndarray:
+def check_pixels(array, ndims: tuple[int, ...], where: str) -> np.ndarray:
+    """Returns `array`; raises ValueError if it is not uint8 RGB with one of the numbers of axes."""
     array = np.asarray(array)
     if array.ndim not in ndims or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         names = {3: "(h, w, 3)", 4: "(f, h, w, 3)", 5: "(n, f, h, w, 3)"}
         want = " or ".join(names[n] for n in ndims)
-        raise ValueError(
-            f"{where} takes uint8 {want} with at least one pixel, not {array.dtype} {array.shape}"
-        )
+        raise ValueError(f"{where} takes uint8 {want} with at least one pixel, not {array.dtype} {array.shape}")
     return array

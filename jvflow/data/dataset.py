@@ -1,0 +1,155 @@
+"""Builds the data set that `config.data` describes, on first use.
+
+`config.data.path` is a folder of videos, a data set that was built before, or `procedural:KIND`. A built data set lies
+in `config.data.cache` (`WORKDIR/data` when empty); its name ends in the key (`jvflow.data.dataset_key`) of everything
+that decides its content: a video that changed gives another key, one that moved does not.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from jvflow.data import folder, procedural, records
+from jvflow.data.dataset_key import FileHashes, dataset_key
+from jvflow.data.files import check_room
+
+PROCEDURAL = "procedural:"
+TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
+
+
+def prepare(data, workdir, frames: int = 1) -> Path:
+    """Returns the folder of the data set, and builds it if it is not there.
+
+    Args:
+      data: `config.data`.
+      workdir: the run's folder.
+      frames: how many frames each clip needs.
+
+    Raises:
+      ValueError: if the clips are shorter, if a built data set has another size, rate, fit or dtype than the config
+        says, or if the disk is too small.
+    """
+    if data.frames < frames:
+        raise ValueError(f"config.data.frames is {data.frames}, this experiment needs {frames} of each clip")
+    directory = _build_once(data, workdir)
+    have = records.manifest(directory)["shape"][0]
+    if have < frames:
+        raise ValueError(
+            f"the clips in {directory} have {have} frames, this experiment needs {frames}: "
+            f"build them with config.data.frames={frames} or more"
+        )
+    return directory
+
+
+def _build_once(data, workdir) -> Path:
+    wanted = settings(data, workdir)
+    directory = location(data, workdir, wanted)
+    if records.is_dataset(directory):
+        return directory
+    if data.path.startswith(PROCEDURAL):
+        count = max_clips(data)
+        need = count * data.frames * math.prod(data.size) * 3 - records.bytes_written(directory)
+        check_room(directory, need, f"{count} clips")
+        splits = {split: _render(wanted["kind"], split, wanted) for split in ("train", "test")}
+        records.write(directory, splits, settings=wanted)
+    else:
+        hashes = _hashes(data, workdir)
+        folder.build(data.path, directory, **_split_options(data), **_cut_options(data), hashes=hashes)
+    return directory
+
+
+def settings(data, workdir) -> dict:
+    """Returns everything that decides the clips of the data set, whether it is built or not."""
+    if not data.path:
+        raise ValueError("config.data.path is empty: give a folder of videos, a built data set, or procedural:comets")
+    if data.path.startswith(PROCEDURAL):
+        kind = data.path.removeprefix(PROCEDURAL)
+        procedural.scene(kind, 0)  # raises for an unknown kind before anything is written
+        return dict(
+            kind=kind,
+            clips=dict(data.clips),
+            seed=data.seed,
+            frames=data.frames,
+            fps=data.fps,
+            size=list(data.size),
+        )
+    if is_built(data.path):
+        _check_built(data)
+        return records.manifest(data.path)["settings"]
+    return folder.settings(data.path, **_split_options(data), **_cut_options(data), hashes=_hashes(data, workdir))
+
+
+def is_built(path: str) -> bool:
+    """Returns whether `config.data.path` is a finished data set."""
+    return not path.startswith(PROCEDURAL) and records.is_dataset(path)
+
+
+def location(data, workdir, settings: dict) -> Path:
+    """Returns where the data set with these settings lies, or will lie."""
+    if is_built(data.path):
+        return Path(data.path)
+    return _cache(data, workdir) / f"{Path(data.path.removeprefix(PROCEDURAL)).name}-{dataset_key(settings)}"
+
+
+def max_clips(data) -> int:
+    """Returns an upper bound on the clips of the data set, without building it; see `folder.max_clips`."""
+    if data.path.startswith(PROCEDURAL):
+        return data.clips.train + data.clips.test
+    if is_built(data.path):
+        return sum(records.manifest(data.path)["splits"].values())
+    return folder.max_clips(data.path, **_cut_options(data))
+
+
+def _cut_options(data) -> dict:
+    return dict(
+        frames=data.frames,
+        fps=data.fps,
+        size=tuple(data.size),
+        fit=data.fit,
+        stride=data.stride,
+        image_fps=data.image_fps,
+    )
+
+
+def _split_options(data) -> dict:
+    return dict(captions=data.captions, test_fraction=data.test_fraction, seed=data.seed)
+
+
+def _cache(data, workdir) -> Path:
+    return Path(data.cache or Path(workdir) / "data")
+
+
+def _hashes(data, workdir) -> FileHashes:
+    return FileHashes(_cache(data, workdir) / "sha256.jsonl")
+
+
+def _check_built(data) -> None:
+    """Raises ValueError if the built data set has another size, rate, fit or dtype of latents than the config says."""
+    built = records.manifest(data.path)["settings"]
+    made = built.get("of", built)  # latents name the settings of the clips that they were made from
+    have = dict(
+        size=tuple(records.manifest(data.path)["shape"][1:3]),
+        fps=made.get("fps", data.fps),
+        fit=made.get("fit", data.fit),
+    )
+    if "of" in built:
+        have["dtype"] = built.get("dtype", "float32")
+    want = {name: tuple(data[name]) if name == "size" else data[name] for name in have}
+    differing = [name for name in have if have[name] != want[name]]
+    if differing:
+        difference = "; ".join(f"{name} {have[name]}, and config.data.{name} is {want[name]}" for name in differing)
+        cure = " ".join(f'--config.data.{name}="{have[name]}"' for name in differing)
+        raise ValueError(f"the clips in {data.path} have {difference}: use {cure}, or make them anew")
+
+
+def _render(kind: str, split: str, settings: dict) -> records.LazyClips:
+    first_seed = settings["seed"] * 2 * TEST_SEEDS + (TEST_SEEDS if split == "test" else 0)
+    times = np.arange(settings["frames"]) / settings["fps"]
+
+    def make(i: int) -> records.Clip:
+        scene = procedural.scene(kind, first_seed + i)
+        video = scene.render(times, tuple(settings["size"]))
+        return records.Clip(video, settings["fps"], 0.0, scene.caption, f"{PROCEDURAL}{kind}:{first_seed + i}")
+
+    return records.LazyClips(settings["clips"][split], make)

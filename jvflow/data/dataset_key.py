@@ -1,0 +1,77 @@
+"""What decides the content of a data set, as a short key: equal keys mean equal clips.
+
+The settings in a manifest hold everything that decides, and nothing else. For a folder: the content of its videos, its
+captions, frames, rate, size, fit, splits and seed. For latents also: codec and text encoder with checksums of their
+weights, dtype and chunks. For inversions also: model and solver. Paths, times of writing, shards, the size of the
+pieces that are encoded at a time and the number of processes are not in them.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+
+def dataset_key(settings: dict) -> str:
+    """Returns the first 12 hexadecimal digits of the sha256 of the settings as JSON with sorted names."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_settings(directory, have: dict, want: dict) -> None:
+    """Raises ValueError, and names what differs, if the data set in `directory` has other settings than wanted."""
+    if have == want:
+        return
+    before, now = _flat(have), _flat(want)
+    differing = [
+        f"{name}: {before.get(name, 'absent')} / {now.get(name, 'absent')}"
+        for name in sorted(before | now)
+        if before.get(name) != now.get(name)
+    ]
+    more = [f"and {len(differing) - 5} more"] * (len(differing) > 5)
+    raise ValueError(
+        f"{directory} holds another data set (key {dataset_key(have)}) than is asked for ({dataset_key(want)}); "
+        f"what differs, there / here: {'; '.join(differing[:5] + more)}: "
+        "take the settings and files that it was made with, remove it, or choose another name"
+    )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+class FileHashes:
+    """The sha256 of files.
+
+    A file is read once: its hash is appended to the file `known`, if one is given, and holds while the size and the
+    times of the file stay as they are.
+    """
+
+    def __init__(self, known: Path | None = None):
+        self._file, self._known = known, {}
+        for line in known.read_text("utf-8").splitlines() if known and known.is_file() else ():
+            with suppress(ValueError):  # an interruption can leave half a line
+                name, stamp, digest = json.loads(line)
+                self._known[name] = stamp, digest
+
+    def __call__(self, files: Sequence[Path]) -> str:
+        """Returns the hash of a file's content, or of the contents of several files in order; names do not matter."""
+        digests = [self._hash(file.absolute()) for file in files]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def _hash(self, file: Path) -> str:
+        stat = file.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        before, digest = self._known.get(str(file), (None, None))
+        if before != stamp:
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            self._known[str(file)] = stamp, digest
+            if self._file:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with self._file.open("a", encoding="utf-8") as known:
+                    known.write(json.dumps([str(file), stamp, digest]) + "\n")
+        return digest

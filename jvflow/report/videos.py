@@ -1,0 +1,182 @@
+"""Writes videos for people to look at: mp4 files, contact sheets, and the samples of a run with their record.
+
+Frames are uint8 (h, w, 3), RGB, with rows from the top, as in `jvflow.data.video`.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from einops import rearrange
+from jaxtyping import UInt8
+from PIL import Image
+
+from jvflow.data.files import write_text
+from jvflow.data.video import Frame, check_pixels, exact_rate
+from jvflow.parallel import processes
+
+
+class Writer:
+    """Writes an h264 mp4 frame by frame: `with Writer(path, fps) as writer: writer.append(frame)`.
+
+    The file appears under its name when the block ends without an exception. Until then it is the hidden file
+    `.<name>.partial` next to it, which an exception removes. All frames have one size, `size` or that of the first.
+    Frames whose shorter side is below `min_side` are scaled up by an integer (nearest neighbour), because a small
+    4:2:0 picture has little colour left. A side that is odd after that gets one repeated row or column, because the
+    codec needs even sides.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: float | int,
+        size: tuple[int, int] | None = None,
+        *,
+        min_side: int = 256,
+        crf: int = 12,
+    ):
+        if Path(path).suffix.lower() != ".mp4":
+            raise ValueError(f"Writer writes mp4; name the file *.mp4, not {path}")
+        self._path, self._rate, self._size = Path(path), exact_rate(fps), size
+        self._min_side, self._crf = min_side, crf
+        self._partial = self._path.with_name(f".{self._path.name}.partial")
+        self._container = self._stream = None
+        self._count = 0
+
+    def __enter__(self) -> "Writer":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "faststart"})
+        return self
+
+    def append(self, frame: np.ndarray) -> None:
+        """Writes the next frame; raises ValueError if it is not uint8 RGB of the size of the others."""
+        if self._container is None:
+            raise ValueError(f"{self._path} is not open: use `with Writer(...) as writer: ...`")
+        frame = check_pixels(frame, (3,), "Writer.append")
+        self._size = tuple(self._size or frame.shape[:2])
+        if frame.shape[:2] != self._size:
+            raise ValueError(
+                f"all frames of {self._path} have one size, {self._size}; frame {self._count} is "
+                f"{frame.shape[:2]}: resize it"
+            )
+        frame = _magnify(frame, self._min_side)
+        h, w = frame.shape[:2]
+        frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+        if self._stream is None:
+            self._stream = _h264_stream(self._container, self._rate, self._crf, frame.shape[:2])
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+        picture.pts, picture.time_base, picture.duration = self._count, 1 / self._rate, 1
+        self._container.mux(self._stream.encode(picture))
+        self._count += 1
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None and self._stream is None:
+                raise ValueError(f"{self._path}: no frame was appended; a video needs one")
+            if kind is None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if kind is None:
+                self._partial.replace(self._path)
+        finally:
+            self._container = None
+            self._partial.unlink(missing_ok=True)
+
+
+def _h264_stream(container, rate: Fraction, crf: int, size: tuple[int, int]):
+    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
+    stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+    context = stream.codec_context
+    context.time_base = 1 / rate
+    context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+    context.color_range = 1  # 16 to 235
+    return stream
+
+
+def write(path: str | os.PathLike, video: np.ndarray, fps: float | int, *, min_side: int = 256) -> None:
+    """Writes a whole video (f, h, w, 3) as h264 mp4; see `Writer`."""
+    video = check_pixels(video, (4,), "write")
+    with Writer(path, fps, min_side=min_side) as writer:
+        for frame in video:
+            writer.append(frame)
+
+
+def sheet(videos: np.ndarray, *, columns: int = 8, scale: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns a contact sheet of uint8 videos (n, f, h, w, 3).
+
+    Each video is a row, with frames equally spaced from first to last; a video shorter than `columns` shows every
+    frame. Frames are scaled up by the integer `scale`, by default until their shorter side has 96 pixels. White lines
+    of 2 pixels lie between them.
+    """
+    videos = check_pixels(videos, (5,), "sheet")
+    if columns < 1 or (scale is not None and scale < 1):
+        raise ValueError(f"columns and scale must be at least 1, not {columns} and {scale}")
+    chosen = np.linspace(0, videos.shape[1] - 1, min(columns, videos.shape[1])).round().astype(int)
+    cells = [[_magnify(video[i], 96, scale) for i in chosen] for video in videos]
+    lined = np.pad(cells, ((0, 0), (0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)
+    return rearrange(lined, "row column h w c -> (row h) (column w) c")[:-2, :-2]
+
+
+def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes a picture (h, w, 3) without loss."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(check_pixels(image, (3,), "write_png")).save(path, format="PNG")
+
+
+def _magnify(frame: Frame, min_side: int, scale: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
+    """Repeats pixels `scale` times, by default until the shorter side reaches `min_side`."""
+    scale = scale or max(1, -(-min_side // min(frame.shape[:2])))
+    return frame.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def write_record(out: str | os.PathLike, samples: list[dict], protocol: dict, sheet: np.ndarray) -> dict:
+    """Writes `sheet.png` and `samples.json` into the folder `out`, and returns the content of the latter.
+
+    Args:
+      out: a folder that exists.
+      samples: the record of each sample.
+      protocol: how all of them were made.
+      sheet: see `sheet`.
+    """
+    record = dict(samples=samples, protocol=protocol)
+    write_png(Path(out) / "sheet.png", sheet)
+    write_text(Path(out) / "samples.json", json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def write_samples(
+    out: str | os.PathLike,
+    videos: UInt8[np.ndarray, "b f h w 3"],
+    captions: Sequence[str],
+    *,
+    fps: float | int,
+    nfe_per_frame: np.ndarray,
+    seconds_per_frame: float,
+    seed: int,
+    protocol: dict,
+) -> dict:
+    """Writes whole videos into the folder `out`: an mp4 for each, `sheet.png` and `samples.json`, which it returns.
+
+    Every process calls this; the primary one writes.
+    """
+    out = Path(out)
+    files = [out / f"sample_{i:03d}.mp4" for i in range(len(videos))]
+    each = dict(frames=videos.shape[1], fps=fps, seconds_per_frame=seconds_per_frame, seed=seed)
+    samples = [
+        dict(file=file.name, caption=caption, nfe_per_frame=float(n), **each)
+        for file, caption, n in zip(files, captions, nfe_per_frame)
+    ]
+
+    def write_all():
+        out.mkdir(parents=True, exist_ok=True)
+        for file, video in zip(files, videos):
+            write(file, video, fps)
+        write_record(out, samples, protocol, sheet(videos))
+
+    processes.on_primary(write_all)
+    return dict(samples=samples, protocol=protocol)

@@ -1,0 +1,131 @@
+"""Files that people look at: what a writer leaves behind, how a sheet is laid out, what the record of samples holds."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from jvflow.data import video
+from jvflow.report import videos
+
+
+def grey(levels, size=(32, 48)):
+    """A video whose frame k has the level levels[k] everywhere."""
+    return np.stack([np.full((*size, 3), level, np.uint8) for level in levels])
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 47), (257, 300)])
+def test_mp4_round_trip(tmp_path, size):
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 100, 50)]
+    source = np.stack([np.broadcast_to(np.uint8(c), (*size, 3)) for c in colours])
+    source = source.copy()
+    source[:, : size[0] // 2] //= 2
+    videos.write(tmp_path / "a.mp4", source, 12.5)
+    pairs = list(video.frames(tmp_path / "a.mp4"))
+    assert [t for t, _ in pairs] == [k / 12.5 for k in range(len(colours))]
+    assert video.native_fps(tmp_path / "a.mp4") == 12.5
+    read = np.stack([frame for _, frame in pairs])
+    scale = -(-256 // min(size))
+    assert min(read.shape[1:3]) >= 256
+    assert read.shape[1] - scale * size[0] in (0, 1) and read.shape[2] - scale * size[1] in (0, 1)
+    centres = read[:, scale // 2 :: scale, scale // 2 :: scale][:, : size[0], : size[1]]
+    error = np.abs(centres.astype(int) - source).mean(axis=(1, 2))
+    assert error.max() < 5, error
+
+
+def test_ntsc_rate_is_exact(tmp_path):
+    videos.write(tmp_path / "a.mp4", grey([0, 20, 40]), 29.97002997)
+    assert Fraction(video.native_fps(tmp_path / "a.mp4")).limit_denominator(2000) == Fraction(30000, 1001)
+
+
+@pytest.mark.parametrize("appended", [0, 80])
+def test_writer_leaves_nothing_after_an_exception(tmp_path, appended):
+    """80 frames are more than the encoder holds back, so a part of the file is there."""
+    with pytest.raises(KeyError):
+        with videos.Writer(tmp_path / "a.mp4", 10) as writer:
+            for _ in range(appended):
+                writer.append(grey([0])[0])
+            assert len(list(tmp_path.iterdir())) == (appended > 0)
+            raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writer_keeps_the_old_file_until_the_end(tmp_path):
+    path = tmp_path / "a.mp4"
+    videos.write(path, grey([0, 20]), 10)
+    before = path.read_bytes()
+    with videos.Writer(path, 10) as writer:
+        for frame in grey([0, 20, 40]):
+            writer.append(frame)
+        assert path.read_bytes() == before
+    assert len(list(video.frames(path))) == 3 and list(tmp_path.iterdir()) == [path]
+
+
+def test_writer_errors(tmp_path):
+    with pytest.raises(ValueError, match=r"one size, \(32, 48\); frame 1 is \(32, 32\)"):
+        with videos.Writer(tmp_path / "a.mp4", 10) as writer:
+            writer.append(grey([0])[0])
+            writer.append(grey([0], (32, 32))[0])
+    with pytest.raises(ValueError, match=r"one size, \(8, 8\); frame 0 is \(32, 48\)"):
+        with videos.Writer(tmp_path / "a.mp4", 10, size=(8, 8)) as writer:
+            writer.append(grey([0])[0])
+    with pytest.raises(ValueError, match=r"append takes uint8 .*not float64 \(4, 4, 3\)"):
+        with videos.Writer(tmp_path / "a.mp4", 10) as writer:
+            writer.append(np.zeros((4, 4, 3)))
+    with pytest.raises(ValueError, match="no frame was appended"):
+        with videos.Writer(tmp_path / "a.mp4", 10):
+            pass
+    with pytest.raises(ValueError, match=r"name the file \*\.mp4, not .*a\.gif"):
+        videos.Writer(tmp_path / "a.gif", 10)
+    with pytest.raises(ValueError, match=r"use `with Writer\(\.\.\.\)"):
+        videos.Writer(tmp_path / "a.mp4", 10).append(grey([0])[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sheet_layout():
+    rows = np.zeros((3, 17, 32, 40, 3), np.uint8)
+    rows += np.arange(3, dtype=np.uint8)[:, None, None, None, None] * 50
+    rows += np.arange(17, dtype=np.uint8)[:, None, None, None]
+    page = videos.sheet(rows, columns=5)
+    assert page.shape == (3 * 96 + 2 * 2, 5 * 120 + 4 * 2, 3) and page.dtype == np.uint8
+    for row in range(3):
+        for column, frame in enumerate([0, 4, 8, 12, 16]):
+            cell = page[row * 98 : row * 98 + 96, column * 122 : column * 122 + 120]
+            assert (cell == 50 * row + frame).all()
+    assert (page[96:98] == 255).all() and (page[:, 120:122] == 255).all()
+    assert videos.sheet(rows[:1, :2], scale=1).shape == (32, 40 * 2 + 2, 3)
+    with pytest.raises(ValueError, match="columns and scale must be at least 1, not 0"):
+        videos.sheet(rows, columns=0)
+    with pytest.raises(ValueError, match=r"sheet takes uint8 \(n, f, h, w, 3\)"):
+        videos.sheet(rows[0])
+
+
+def test_png_round_trip(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    videos.write_png(tmp_path / "deep" / "a.png", image)
+    np.testing.assert_array_equal(video.read_image(tmp_path / "deep" / "a.png"), image)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"b\.png does not decode"):
+        video.read_image(tmp_path / "b.png")
+
+
+def test_samples_and_their_record(tmp_path):
+    clips = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 24, 3), dtype=np.uint8)
+    record = videos.write_samples(
+        tmp_path / "out",
+        clips,
+        ["a", "b"],
+        fps=8.0,
+        nfe_per_frame=np.array([1.5, 2.5]),
+        seconds_per_frame=0.25,
+        seed=3,
+        protocol=dict(step=7),
+    )
+    assert record == json.loads((tmp_path / "out" / "samples.json").read_text()) and record["protocol"] == {"step": 7}
+    first = dict(
+        file="sample_000.mp4", caption="a", nfe_per_frame=1.5, frames=4, fps=8.0, seconds_per_frame=0.25, seed=3
+    )
+    assert record["samples"][0] == first
+    assert len(list(video.frames(tmp_path / "out" / "sample_001.mp4"))) == 4
+    np.testing.assert_array_equal(video.read_image(tmp_path / "out" / "sheet.png"), videos.sheet(clips))
