@@ -71,7 +71,10 @@ def test_grids():
     "call, message",
     [
         (lambda: TimeDensity("beta"), "unknown times 'beta': use uniform or logit_normal"),
-        (lambda: TimeDensity("logit_normal", logit_std=0.0), "logit_std is a standard deviation and must be above 0, got 0.0"),
+        (
+            lambda: TimeDensity("logit_normal", logit_std=0.0),
+            "logit_std is a standard deviation and must be above 0, got 0.0",
+        ),
         (lambda: TimeDensity(warp=-1.0), "warp is a factor and must be above 0, got -1.0"),
         (lambda: times.grid(0), "steps must be a positive whole number, got 0"),
         (lambda: times.grid(2, 0.0), "warp is a factor"),

@@ -1,19 +1,19 @@
 """UniPC takes the steps of the public scheduler, with its order of convergence, one evaluation each."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_models import FIXTURES
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from jvflow.flow import unipc
 from jvflow.flow.unipc import UniPC
 
-FILE = FIXTURES / "unipc.safetensors"
+FILE = Path(__file__).parents[1] / "fixtures" / "unipc.safetensors"
 with safe_open(FILE, "np") as opened:
     SETTINGS = json.loads(opened.metadata()["meta"])["settings"]
 
@@ -29,7 +29,9 @@ def test_the_loop_is_that_of_diffusers(name):
     times = unipc.grid(steps, shift)
     np.testing.assert_allclose(1 - np.array(times), expected[f"{name}.sigmas"], atol=1e-7)
     made = jax.jit(lambda x: UniPC(times, order)(field, x))(expected["start"])
-    np.testing.assert_allclose(made.x, expected[f"{name}.sampled"], rtol=0, atol=2e-5 * np.abs(expected[f"{name}.sampled"]).max())
+    np.testing.assert_allclose(
+        made.x, expected[f"{name}.sampled"], rtol=0, atol=2e-5 * np.abs(expected[f"{name}.sampled"]).max()
+    )
     assert made.nfe.tolist() == [steps] * 2 and made.ok.all()
 
 
@@ -67,7 +69,10 @@ def test_it_converges_with_its_order(order):
         (lambda: UniPC(unipc.grid(4), order=0), "1 or more, got 0"),
         (lambda: unipc.grid(0), "positive whole number, got 0"),
         (lambda: unipc.grid(4, -1.0), "above 0, got -1.0"),
-        (lambda: UniPC(unipc.grid(4))(field, jnp.ones((1, 1, 1)), 1.0, 0.0), "got 1.0 to 0.0: use rf_solver for the way back"),
+        (
+            lambda: UniPC(unipc.grid(4))(field, jnp.ones((1, 1, 1)), 1.0, 0.0),
+            "got 1.0 to 0.0: use rf_solver for the way back",
+        ),
     ],
 )
 def test_bad_input(make, message):

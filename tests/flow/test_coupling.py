@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from jvflow.flow import coupling
+from jvflow.flow import coupling, transport
 
 
 def pairs(n=16):
@@ -41,7 +41,7 @@ def clouds(n, seed=0, shape=(2, 2, 2, 3)):
 def test_the_pairs_of_a_small_batch_are_the_optimal_ones():
     past, future = clouds(16)
     cost = np.square(np.asarray(past).reshape(16, 1, -1) - np.asarray(future).reshape(1, 16, -1)).mean(-1)
-    np.testing.assert_allclose(coupling.costs(past, future), cost, rtol=1e-5)
+    np.testing.assert_allclose(transport.pairwise_costs(past, future), cost, rtol=1e-5)
     (x0, label), x1 = jax.jit(coupling.minibatch_ot)((past, jnp.arange(16)), future, jax.random.key(1))
     np.testing.assert_array_equal(x1, future)
     np.testing.assert_array_equal(x0, past[label])  # a tree stays together
@@ -60,10 +60,10 @@ def test_context_beside_the_last_frames_is_not_in_the_cost():
 
 def test_a_large_batch_is_coupled_by_sinkhorn():
     """The drawn pairs cost little more than the optimal ones, and much less than any others."""
-    n = coupling.EXACT + 32
+    n = coupling.MAX_EXACT_ROWS + 32
     past, future = clouds(n, shape=(1, 1, 1, 2))
-    cost = coupling.costs(past, future)
-    plan = coupling.sinkhorn_plan(cost)
+    cost = transport.pairwise_costs(past, future)
+    plan = transport.sinkhorn_plan(cost)
     np.testing.assert_allclose(plan.sum(0), 1 / n, rtol=0.02)
     x0, _ = jax.jit(coupling.minibatch_ot)(past, future, jax.random.key(1))
     drawn, best = float(jnp.square(x0 - future).mean()), float((coupling.ot_plan(cost) * cost).sum())
@@ -106,7 +106,13 @@ def test_the_batch_is_that_of_all_processes():
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     environment = dict(os.environ, XLA_FLAGS="", JAX_PLATFORMS="cpu")
-    run = lambda i: subprocess.Popen([sys.executable, "-c", PROCESS, address, str(i)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = lambda i: subprocess.Popen(
+        [sys.executable, "-c", PROCESS, address, str(i)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     outputs = [(process.communicate(timeout=240), process.returncode) for process in [run(0), run(1)]]
     assert not any(code for _, code in outputs), outputs
     (first, second) = ([line for line in out.splitlines() if not line.startswith("[Gloo]")] for (out, _), _ in outputs)
@@ -143,7 +149,10 @@ def test_a_mask_that_allows_no_plan_names_its_rows_and_a_penalty_is_a_price():
     with pytest.raises(ValueError, match=r"rows \[3\] are left without a column of their own.*penalty="):
         coupling.ot_plan(cost, later)
     priced = coupling.ot_plan(cost, later, penalty=100.0)
-    assert priced.sum() == 1 and (priced[later].sum(), priced[3, 0]) == (0.75, 0.25)  # the next chunk, whatever the costs are
+    assert priced.sum() == 1 and (priced[later].sum(), priced[3, 0]) == (
+        0.75,
+        0.25,
+    )  # the next chunk, whatever the costs are
     np.testing.assert_array_equal(coupling.ot_plan(cost, later, penalty=0.0), coupling.ot_plan(cost))
 
 

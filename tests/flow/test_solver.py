@@ -18,9 +18,11 @@ def oscillator(t, x):
 
 def counted(field):
     calls = []
+
     def wrapped(t, x):
         jax.debug.callback(lambda: calls.append(1))
         return field(t, x)
+
     return wrapped, calls
 
 
@@ -71,13 +73,18 @@ def test_a_batch_in_common_steps_reports_one_count():
     assert int(each.nfe[0]) < int(common.nfe[0])
 
 
-@pytest.mark.parametrize("method, order", [("euler", 1), ("heun", 2), ("midpoint", 2), ("rf_solver", 2), ("ralston", 2), ("bosh3", 3), ("rk4", 4)])
+@pytest.mark.parametrize(
+    "method, order",
+    [("euler", 1), ("heun", 2), ("midpoint", 2), ("rf_solver", 2), ("ralston", 2), ("bosh3", 3), ("rk4", 4)],
+)
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0)], ids=["forwards", "backwards"])
 def test_measured_order(method, order, interval):
     with jax.enable_x64(True):
         x = jnp.array([[1.0, 0.3]])
         exact = solve(oscillator, x, *interval, method="dopri8", steps=200).x
-        error = [float(jnp.abs(solve(oscillator, x, *interval, method=method, steps=n).x - exact).max()) for n in (16, 32)]
+        error = [
+            float(jnp.abs(solve(oscillator, x, *interval, method=method, steps=n).x - exact).max()) for n in (16, 32)
+        ]
         assert np.log2(error[0] / error[1]) == pytest.approx(order, abs=0.25)
 
 
@@ -140,7 +147,9 @@ def test_a_field_may_close_over_what_differs_between_samples():
 
 def test_a_solve_can_be_differentiated():
     rates = jnp.array([0.5, 2.0])
-    end = lambda r: solve(lambda t, x: -r[:, None] * x, jnp.ones((2, 1)), rtol=1e-5, atol=1e-5, per_sample=False).x.sum()
+    end = lambda r: solve(
+        lambda t, x: -r[:, None] * x, jnp.ones((2, 1)), rtol=1e-5, atol=1e-5, per_sample=False
+    ).x.sum()
     np.testing.assert_allclose(jax.grad(end)(rates), -jnp.exp(-rates), atol=1e-3)
 
 

@@ -12,7 +12,7 @@ from jvflow.flow import ddim
 from jvflow.flow.ddim import Schedule
 from jvflow.flow.solver import solve
 
-FILE = Path(__file__).parent / "fixtures" / "ddim.safetensors"
+FILE = Path(__file__).parents[1] / "fixtures" / "ddim.safetensors"
 TENSORS = load_file(FILE)
 with safe_open(FILE, "np") as opened:
     META = json.loads(opened.metadata()["meta"])
@@ -28,7 +28,9 @@ def test_both_ways_are_those_of_diffusers(name):
     """Several betas, predictions and spacings, and clipping."""
     schedule, steps = Schedule.of(META["configs"][name]), META["steps"]
     sampled = ddim.sample(model, TENSORS["start"], schedule, steps=steps)
-    np.testing.assert_allclose(sampled, TENSORS[f"{name}.sampled"], atol=1e-5 * np.abs(TENSORS[f"{name}.sampled"]).max())
+    np.testing.assert_allclose(
+        sampled, TENSORS[f"{name}.sampled"], atol=1e-5 * np.abs(TENSORS[f"{name}.sampled"]).max()
+    )
     if f"{name}.inverted" in TENSORS:
         inverted = ddim.invert(model, TENSORS[f"{name}.sampled"], schedule, steps=steps)
         expected = TENSORS[f"{name}.inverted"]
@@ -60,7 +62,9 @@ def test_inverted_and_sampled_comes_back_with_first_order():
 
 def test_one_program_for_all_steps():
     """It does not grow with their number."""
-    text = lambda steps: jax.jit(lambda x: ddim.sample(model, x, Schedule(), steps=steps)).lower(jnp.zeros((2, 8))).as_text()
+    text = lambda steps: (
+        jax.jit(lambda x: ddim.sample(model, x, Schedule(), steps=steps)).lower(jnp.zeros((2, 8))).as_text()
+    )
     assert len(text(200).splitlines()) == len(text(20).splitlines())
 
 
@@ -72,7 +76,10 @@ def test_one_program_for_all_steps():
         (lambda: Schedule(spacing="even"), "unknown 'even'.*trailing"),
         (lambda: Schedule().timesteps(0), "from 1 to the 1000 of training, got 0"),
         (lambda: Schedule().timesteps(1001), "got 1001"),
-        (lambda: ddim.invert(model, jnp.zeros((2, 8)), Schedule(prediction="sample", ends_at_one=True), steps=5), "invert with ends_at_one=False"),
+        (
+            lambda: ddim.invert(model, jnp.zeros((2, 8)), Schedule(prediction="sample", ends_at_one=True), steps=5),
+            "invert with ends_at_one=False",
+        ),
         (lambda: Schedule().moves(1000), "1000 steps with offset 1 reach timestep 1000"),
     ],
 )
@@ -92,7 +99,9 @@ def test_a_diffusion_model_is_a_flow(prediction, betas):
         a = jnp.exp(jnp.interp(s[0], np.arange(1000), jnp.log(alphas)))[:, None]
         noise = jnp.sqrt(1 - a) * x / (a * size**2 + 1 - a)
         clean = jnp.sqrt(a) * size**2 * x / (a * size**2 + 1 - a)
-        return (dict(epsilon=noise, sample=clean, v_prediction=jnp.sqrt(a) * noise - jnp.sqrt(1 - a) * clean)[prediction],)
+        return (
+            dict(epsilon=noise, sample=clean, v_prediction=jnp.sqrt(a) * noise - jnp.sqrt(1 - a) * clean)[prediction],
+        )
 
     field = ddim.flow(exact, schedule)
     x, t = jax.random.normal(jax.random.key(0), (7, 5)), jnp.linspace(0.1, 0.95, 7)

@@ -1,0 +1,83 @@
+"""Optimal transport between two sets of n points with uniform marginals.
+
+A plan P (n, n) is optimal for a cost C (n, n) when it attains
+
+    min_P sum_ij P_ij C_ij,   P 1 = P^T 1 = 1 / n                                              (1)
+
+The vertices of these plans are the permutations over n, so one of them is optimal (Birkhoff and von Neumann).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Num
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+REGULARISATION = 0.05
+"""Entropy penalty of Sinkhorn's plans, in units of the mean cost."""
+
+
+def pairwise_costs(a: Float[Array, "n ..."], b: Float[Array, "n ..."]) -> Float[Array, "n n"]:
+    """Returns the mean squared distance of each row of `a` to each row of `b`, in float32."""
+    a, b = (rearrange(x, "b ... -> b (...)").astype(jnp.float32) for x in (a, b))
+    product = jnp.matmul(a, b.T, precision="highest")
+    return jnp.maximum((a**2).sum(1)[:, None] - 2 * product + (b**2).sum(1)[None], 0) / a.shape[1]
+
+
+def sinkhorn_plan(cost: Float[Array, "n n"], regularisation: float = REGULARISATION) -> Float[Array, "n n"]:
+    """Solves (1) with the entropy penalty `regularisation` mean(cost), by Sinkhorn's algorithm.
+
+    Raises:
+      ValueError: if ott-jax is not installed; no other function needs it.
+    """
+    try:
+        from ott.geometry.geometry import Geometry
+        from ott.solvers.linear import solve
+    except ImportError as error:
+        raise ValueError("Sinkhorn's plans need ott-jax: pip install 'jvflow[ot]', or use a smaller batch") from error
+    with jax.numpy_rank_promotion("allow"):  # ott-jax promotes ranks, also where the caller forbids it
+        return solve(Geometry(cost_matrix=cost, epsilon=regularisation * jnp.mean(cost))).matrix
+
+
+def ot_plan(
+    cost: Num[np.ndarray | Array, "i j"],
+    mask: Bool[np.ndarray | Array, "k l"] | None = None,
+    penalty: float | None = None,
+) -> Float[np.ndarray, "n n"]:
+    """Solves (1) exactly, on the host in float64. Returns a permutation matrix over n.
+
+    Args:
+      cost: the cost of joining row i to column j, (n, n).
+      mask: True where a pair is allowed, (n, n); all pairs when None.
+      penalty: makes the other pairs possible too, at this additional cost.
+
+    Raises:
+      ValueError: if the cost is not square or not finite, or if no plan fits the mask; the message names the rows
+        that are left without a partner.
+    """
+    cost = np.asarray(cost, np.float64)
+    n = len(cost)
+    if cost.ndim != 2 or cost.shape != (n, n) or not n:
+        raise ValueError(f"a plan between n and n needs a cost (n, n), got {cost.shape}")
+    allowed = np.ones((n, n), bool) if mask is None else np.asarray(mask, bool)
+    if allowed.shape != cost.shape:
+        raise ValueError(f"the mask has shape {allowed.shape}, the cost {cost.shape}")
+    if not np.isfinite(cost[allowed]).all():
+        raise ValueError("the cost of an allowed pair is not finite: exclude the pair with the mask")
+    if penalty is None:
+        matched = maximum_bipartite_matching(csr_array(allowed), perm_type="column")
+        if (matched < 0).any():
+            rows = np.flatnonzero(matched < 0).tolist()
+            raise ValueError(
+                f"no plan with uniform marginals fits the mask: rows {rows} are left without a column of their own; "
+                "allow more pairs, or give penalty=, a price of the other pairs (which then decides where the rows go)"
+            )
+        priced = np.where(allowed, cost, np.inf)
+    else:
+        priced = np.where(allowed, cost, np.where(np.isfinite(cost), cost, 0.0) + penalty)
+    plan = np.zeros((n, n))
+    plan[linear_sum_assignment(priced)] = 1.0 / n
+    return plan
