@@ -1,11 +1,11 @@
-# make demo    trains and streams the three methods of Bi-flow on a laptop, about 8 minutes, into out/demo
+# make demo    trains, streams and compares the three methods of Bi-flow into out/demo, in about 8 minutes on a laptop
 # make test    installs what the tests need, and runs them
 
 PYTHON ?= python3
 VENV ?= .venv
 
 demo: $(VENV)/installed
-	$(VENV)/bin/python -m launch.demo --out=out/demo
+	$(VENV)/bin/jvflow demo --out=out/demo
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

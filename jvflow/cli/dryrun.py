@@ -1,6 +1,8 @@
-"""Compiles a config for accelerators that this machine does not have, and prints memory, time and communication.
+"""Compiles a config for accelerators that this machine does not have.
 
-jvflow dryrun --config=configs/biflow/paper.py --topology=v5e:4x4 [--out=FILE.json]
+    jvflow dryrun --config=configs/biflow/paper.py --topology=v5e:4x4 [--out=FILE.json]
+
+Prints the memory of each device, and the times of computation and communication, of the train step and the sampler.
 """
 
 import json

@@ -1,7 +1,9 @@
 """Writes a trained run in the layout of the public hubs, which other packages load.
 
-jvflow export --workdir=DIR --out=DIR            the whole model, with LoRA matrices added to the layers they adapt
-jvflow export --workdir=DIR --out=DIR --lora     the LoRA matrices only, as diffusers names them
+    jvflow export --workdir=DIR --out=DIR            the whole model, with LoRA matrices added to the layers they adapt
+    jvflow export --workdir=DIR --out=DIR --lora     the LoRA matrices only, as diffusers names them
+
+Prints the files that it writes.
 """
 
 from absl import flags
