@@ -4,9 +4,9 @@ import ast
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
+from absl import flags
 from conftest import ROOT, load_config
 
 from jvflow import cli
@@ -73,7 +73,7 @@ def test_an_unknown_command_is_one_line(name, hint):
 
 
 @pytest.mark.parametrize(
-    "flags, message",
+    "mistake, message",
     [
         (
             ["--workdri=run"],
@@ -82,8 +82,8 @@ def test_an_unknown_command_is_one_line(name, hint):
         (["--workdir=run", "more"], "error: unexpected arguments: more; flags are written --NAME=VALUE"),
     ],
 )
-def test_a_mistake_in_the_flags_is_one_line(flags, message):
-    done = jvflow("train", "--config=configs/biflow/procedural.py", *flags)
+def test_a_mistake_in_the_flags_is_one_line(mistake, message):
+    done = jvflow("train", "--config=configs/biflow/procedural.py", *mistake)
     assert done.returncode == 1 and done.stderr == message + "\n"
 
 
@@ -129,8 +129,12 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path):
 
 
 def test_overrides_are_literals_or_strings_and_half_an_entry_is_refused():
-    flag = lambda *texts: SimpleNamespace(name="sample", value=list(texts))
-    read = lambda *texts: cli.parse_overrides(flag(*texts), "epsilon=0.1")
+    def read(*texts):
+        values = flags.FlagValues()
+        flag = flags.DEFINE_multi_string("sample", [], "entries", flag_values=values)
+        values(["jvflow", *(f"--sample={text}" for text in texts)])
+        return cli.parse_overrides(flag, "epsilon=0.1")
+
     assert read("epsilon=0.1", "steps=None", "curve=backward", "per_sample=False") == dict(
         epsilon=0.1, steps=None, curve="backward", per_sample=False
     )

@@ -173,11 +173,11 @@ def test_tpu_vm_stops_what_still_runs_on_the_other_workers(tmp_path):
     gcloud = (
         GCLOUD.replace("PORT", "1").replace("FOLDER", str(tmp_path)).replace("wait %1 && wait %2", "wait -n && wait")
     )
-    commands = stand_ins(tmp_path, gcloud=gcloud, sleep="exec /bin/sleep 0.2")
+    commands = stand_ins(tmp_path, gcloud=gcloud, sleep="exec /bin/sleep 2")  # instead of 30 s
     code = (
         f"trap 'echo asked >> {tmp_path}/asked; exit 143' TERM; "
         f"[[ -e {tmp_path}/asked ]] && exit 0; "
-        "[[ $JVFLOW_PROCESS == 1 ]] && /bin/sleep 0.5 && exit 7; while :; do sleep; done"
+        "[[ $JVFLOW_PROCESS == 1 ]] && /bin/sleep 0.5 && exit 7; while :; do /bin/sleep 0.1; done"
     )
     done = run([str(LAUNCH / "tpu_vm.sh"), "pod", "zone-a", "bash", "-c", code], **commands, RESTARTS="1")
     assert done.returncode == 0, done.stderr
