@@ -18,6 +18,7 @@ import optax
 from conftest import CACHE, load_config
 
 from jvflow.parallel import mesh as meshes
+from jvflow.parallel import sharding
 from jvflow.data import dataset, pipeline
 from jvflow.experiment import assemble
 from jvflow.training.loop import compiled_step, placed
@@ -67,7 +68,7 @@ def trained(config, mesh, batches, optimizer=None, start=None):
     step, losses = compiled_step(experiment, config, shardings), []
     for batch in batches:
         with jax.set_mesh(mesh):
-            state, metrics = step(state, meshes.put(batch, mesh, config.train.batch_size), jax.random.key(1))
+            state, metrics = step(state, meshes.put_batch(batch, mesh, config.train.batch_size), jax.random.key(1))
         losses.append(float(metrics["loss"]))
     return np.array(losses), jax.device_get(state.params), sum(a.sharding.spec != jax.P() for a in jax.tree.leaves(abstract.params))
 
@@ -75,7 +76,7 @@ def trained(config, mesh, batches, optimizer=None, start=None):
 def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
     import tempfile
 
-    meshes.SMALL = 2**8
+    sharding.MIN_ELEMENTS = 2**8
     with tempfile.TemporaryDirectory() as folder:
         config = experiment_of(paper, folder)
         experiment = assemble(config)
@@ -89,13 +90,13 @@ def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
     noise = np.random.default_rng(0)  # adaLN-zero starts as the zero field, of which nothing could differ
     start = jax.tree.unflatten(tree, [np.asarray(leaf) + 0.05 * noise.normal(size=leaf.shape).astype(np.float32) for leaf in leaves])
     sgd = optax.sgd(1e-2)
-    one = meshes.make(devices=jax.devices()[:1])
+    one = meshes.make_mesh(devices=jax.devices()[:1])
     losses, _, _ = trained(config, one, batches, start=start)
     _, params, _ = trained(config, one, batches, sgd, start)
     moved = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(start)))
     found = dict(moved=moved, losses=[float(losses[0]), float(losses[-1])])
     for name in names:
-        mesh = meshes.make(MESHES[name])
+        mesh = meshes.make_mesh(MESHES[name])
         config.run.microbatches = 2 if name == "microbatches" else 1
         here, _, split = trained(config, mesh, batches, start=start)
         _, there, _ = trained(config, mesh, batches, sgd, start)

@@ -17,7 +17,8 @@ from jvflow.biflow import sample
 from jvflow.training import loop as train
 from jvflow.training import checkpoint
 from jvflow.training.checkpoint import Checkpoints, abstract_like
-from jvflow.parallel.checksums import checksums
+from jvflow.parallel import checksums
+from jvflow.parallel.checksums import field_checksums
 
 # a read that orbax gives up leaves coroutines behind
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -41,7 +42,7 @@ def test_whatever_file_is_damaged_a_whole_state_comes_back(tmp_path, caplog):
     checkpoints.save(1, older, {"next_index": 1})
     checkpoints.save(2, STATE, {"next_index": 2})
     checkpoints.close()
-    abstract = abstract_like(jax.eval_shape(lambda: STATE), meshes.replicated(meshes.make()))
+    abstract = abstract_like(jax.eval_shape(lambda: STATE), meshes.replicated(meshes.make_mesh()))
     back = 0
     for file in sorted(path for path in (tmp_path / "2").rglob("*") if path.is_file()):
         content = file.read_bytes()
@@ -70,7 +71,7 @@ def test_a_step_that_is_asked_for_is_that_step_or_an_error(tmp_path):
     for step in (1, 2):
         checkpoints.save(step, STATE, {"next_index": step})
     (tmp_path / "2" / "state" / "manifest.ocdbt").unlink()
-    abstract = abstract_like(jax.eval_shape(lambda: STATE), meshes.replicated(meshes.make()))
+    abstract = abstract_like(jax.eval_shape(lambda: STATE), meshes.replicated(meshes.make_mesh()))
     with pytest.raises(ValueError, match="manifest|zarr"):
         checkpoints.restore(abstract, 2)
     (tmp_path / "1" / "state" / "manifest.ocdbt").unlink()
@@ -82,14 +83,14 @@ def test_a_step_that_is_asked_for_is_that_step_or_an_error(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8"])
 def test_checksums_see_one_bit_and_the_order_and_no_sharding(dtype):
     array = np.asarray(jax.random.normal(jax.random.key(0), (8, 12)) * 9).astype(jnp.dtype(dtype))
-    whole = checksums({"x": jnp.asarray(array)})
+    whole = field_checksums({"x": jnp.asarray(array)})
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharded = jax.device_put(array, NamedSharding(mesh, PartitionSpec("data")))
-    assert checksums({"x": sharded}) == whole == {"x": int(checkpoint._checksum_on_devices(sharded))}
+    assert field_checksums({"x": sharded}) == whole == {"x": int(checksums._array_sum_on_devices(sharded))}
     view = array.copy()
     view.view(np.uint8).flat[17] ^= 1
-    assert checksums({"x": jnp.asarray(view)}) != whole
-    assert checksums({"x": jnp.asarray(array[:, ::-1].copy())}) != whole
+    assert field_checksums({"x": jnp.asarray(view)}) != whole
+    assert field_checksums({"x": jnp.asarray(array[:, ::-1].copy())}) != whole
 
 
 def test_a_run_goes_back_to_the_whole_checkpoint_and_ends_the_same(tmp_path, caplog):
@@ -144,7 +145,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(small_disk, monkeypatch, left):
     monkeypatch.undo()
     assert [path.name for path in (small_disk / "run").iterdir()] == ["1"]
     checkpoints = Checkpoints(small_disk / "run")
-    abstract = abstract_like(jax.eval_shape(lambda: BIG), meshes.replicated(meshes.make()))
+    abstract = abstract_like(jax.eval_shape(lambda: BIG), meshes.replicated(meshes.make_mesh()))
     state, position = checkpoints.restore(abstract)
     jax.tree.map(np.testing.assert_array_equal, state, BIG)
     (small_disk / "filler").unlink()

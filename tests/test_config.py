@@ -40,7 +40,7 @@ def test_a_whole_train_step_fits(file, objective, past):
     if config.get("text", {}).get("name") == "clip":
         config.text = dict(name="bytes", length=308, width=768, depth=1)  # likewise
     experiment = assemble(config, abstract=True)
-    batch = dryrun.batch_shapes(experiment, config, meshes.make(devices=jax.devices()[:1]))
+    batch = dryrun.batch_shapes(experiment, config, meshes.make_mesh(devices=jax.devices()[:1]))
     create = lambda key: state.create(key, experiment.network, experiment.optimizer, ema=config.optimizer.ema > 0)
     before = jax.eval_shape(create, jax.random.key(0))
     step = lambda s, b: train.train_step(s, b, jax.random.key(0), experiment=experiment, ema=0.9)
@@ -85,7 +85,7 @@ def test_every_key_is_read(tmp_path, monkeypatch, file, frames):
         return get(self, key)
 
     monkeypatch.setattr(ConfigDict, "__getitem__", recording)
-    monkeypatch.setattr(meshes, "here", lambda: meshes.make(devices=jax.devices()[:1]))  # programs of one device compile sooner
+    monkeypatch.setattr(meshes, "local_mesh", lambda: meshes.make_mesh(devices=jax.devices()[:1]))  # programs of one device compile sooner
     if "inversion" in config:
         prepare_inversions(config, tmp_path)
     config.run.evaluate_every = 20 if "biflow" in file else 0  # one is enough to see that it says the same

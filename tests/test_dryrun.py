@@ -122,7 +122,7 @@ def test_a_tpu_slice_is_compiled_for():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra `tpu`")
 def test_an_axis_may_be_a_part_of_the_slice():
-    mesh = meshes.make(dict(data=4, fsdp=16), dryrun.devices("v6e:8x8"))
+    mesh = meshes.make_mesh(dict(data=4, fsdp=16), dryrun.devices("v6e:8x8"))
     assert mesh.size == 64 and (mesh.shape["data"], mesh.shape["fsdp"]) == (4, 16)
 
 
@@ -148,7 +148,7 @@ def test_batches_have_the_shapes_of_training(tmp_path):
     for paper in ("biflow", "vlfm", "flowframes"):
         config = config_of(paper)
         config.data.cache = str(tmp_path)
-        experiment, mesh = assemble(config), meshes.make()
+        experiment, mesh = assemble(config), meshes.make_mesh()
         data = dataset.prepare(config.data, tmp_path, frames=experiment.window.span)
         real = next(pipeline.batches(
             data, windows=experiment.windows, batch_size=8, seed=0, threads=0, tokenize=experiment.text and experiment.text.tokenize,

@@ -10,12 +10,12 @@ from jvflow.parallel import mesh as meshes
 
 
 def compiled(function, *args, out=P()):
-    mesh = meshes.make()
+    mesh = meshes.make_mesh()
     return jax.jit(function, out_shardings=NamedSharding(mesh, out)).lower(*args).compile().as_text()
 
 
 def split(*sizes, on=P("data")):
-    return jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=NamedSharding(meshes.make(), on))
+    return jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=NamedSharding(meshes.make_mesh(), on))
 
 
 def test_bytes_of_gathering_and_of_reducing():

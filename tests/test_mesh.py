@@ -9,6 +9,8 @@ from conftest import ROOT, load_config
 from jax import P
 
 from jvflow.parallel import mesh as meshes
+from jvflow.parallel import sharding
+from jvflow.parallel.constrain import split_microbatches
 from jvflow.data.pipeline import Batch
 from jvflow.experiment import assemble
 from jvflow.networks.dit import RULES
@@ -31,7 +33,7 @@ def test_eight_devices_equal_one_in_microbatches_with_split_tokens():
     [(None, (4, 1, 1, 1)), (dict(fsdp=-1), (1, 4, 1, 1)), (dict(data=-1, tensor=2), (2, 1, 1, 2)), (dict(data=2, sequence=2), (2, 1, 2, 1))],
 )
 def test_one_axis_takes_the_devices_that_are_left(sizes, expected):
-    assert tuple(meshes.make(sizes).shape.values()) == expected
+    assert tuple(meshes.make_mesh(sizes).shape.values()) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,51 +48,51 @@ def test_one_axis_takes_the_devices_that_are_left(sizes, expected):
 )
 def test_wrong_meshes_name_one_that_works(sizes, message):
     with pytest.raises(ValueError, match=message):
-        meshes.make(sizes)
+        meshes.make_mesh(sizes)
 
 
 def test_the_state_is_split_by_rules_and_every_decision_says_why():
-    mesh = meshes.make(dict(fsdp=2, tensor=2))
+    mesh = meshes.make_mesh(dict(fsdp=2, tensor=2))
     tree = {"blocks": {"qkv": {"kernel": shape(28, 128, 384), "bias": shape(384)}, "proj": {"kernel": shape(128, 128)}}, "odd": {"kernel": shape(999, 33)},
             "free": shape(64, 512)}
-    found = {d.path: d for d in meshes.decide(tree, RULES, mesh)}
+    found = {d.path: d for d in sharding.decide(tree, RULES, mesh)}
     assert found["blocks/qkv/kernel"].spec == P(None, "fsdp", "tensor")  # of scanned layers: the last axes
     assert found["blocks/proj/kernel"].spec == P("tensor", "fsdp")
     assert found["blocks/qkv/bias"].spec == P() and "fewer than" in found["blocks/qkv/bias"].why
     assert found["odd/kernel"].spec == P() and "divides no axis" in found["odd/kernel"].why
     assert found["free"].spec == P(None, "fsdp") and "largest axis that it divides, 512" in found["free"].why
-    uneven = meshes.decide({"qkv": {"kernel": shape(1151, 512)}}, RULES, mesh)[0]
+    uneven = sharding.decide({"qkv": {"kernel": shape(1151, 512)}}, RULES, mesh)[0]
     assert uneven.spec == P(None, "tensor") and "fsdp 2 does not divide 1151" in uneven.why
 
 
 def test_average_and_optimizer_are_split_as_the_parameters(monkeypatch):
-    monkeypatch.setattr(meshes, "SMALL", 2**8)
+    monkeypatch.setattr(sharding, "MIN_ELEMENTS", 2**8)
     config = load_config("biflow/procedural.py", "debug")
     config.network.update(width=64)
     experiment = assemble(config)
-    _, abstract = placed(experiment, config, meshes.make(dict(fsdp=4)))
+    _, abstract = placed(experiment, config, meshes.make_mesh(dict(fsdp=4)))
     specs = lambda tree: [a.sharding.spec for a in jax.tree.leaves(tree) if a.ndim]
     assert specs(abstract.params) == specs(abstract.ema) == specs(abstract.opt_state)[: len(specs(abstract.params))]
     assert sum(any(spec) for spec in specs(abstract.params)) > 5
 
 
 def test_rows_are_those_that_the_devices_of_this_process_hold():
-    assert meshes.rows(8, meshes.make(dict(data=2, fsdp=2))) == list(range(8))
-    batch = meshes.put({"a": np.arange(8)}, meshes.make(dict(fsdp=4)), 8)["a"]
+    assert meshes.local_rows(8, meshes.make_mesh(dict(data=2, fsdp=2))) == list(range(8))
+    batch = meshes.put_batch({"a": np.arange(8)}, meshes.make_mesh(dict(fsdp=4)), 8)["a"]
     assert [np.asarray(s.data).tolist() for s in batch.addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_what_was_split_is_whole_on_every_device_of_this_process():
-    mesh = meshes.make(dict(fsdp=4))
+    mesh = meshes.make_mesh(dict(fsdp=4))
     tree = jax.device_put({"a": np.arange(8.0), "b": np.ones(3)}, {"a": jax.NamedSharding(mesh, P("fsdp")), "b": meshes.replicated(mesh)})
-    whole = meshes.local(tree)
+    whole = meshes.to_local_devices(tree)
     assert {name: array.devices() for name, array in whole.items()} == dict.fromkeys("ab", set(jax.devices()))
     np.testing.assert_array_equal(whole["a"], np.arange(8.0))
-    assert meshes.local(whole | {"c": tree["b"]})["c"].sharding.is_fully_replicated
+    assert meshes.to_local_devices(whole | {"c": tree["b"]})["c"].sharding.is_fully_replicated
 
 
 def test_microbatches_take_their_rows_from_every_device():
-    parts = meshes.microbatched(jnp.arange(8), 2)
+    parts = split_microbatches(jnp.arange(8), 2)
     assert parts.tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
@@ -104,17 +106,17 @@ def test_microbatches_take_their_rows_from_every_device():
 )
 def test_wrong_batches(size, sizes, microbatches, message):
     with pytest.raises(ValueError, match=message):
-        meshes.check_batch(size, meshes.make(sizes), microbatches)
+        meshes.check_batch(size, meshes.make_mesh(sizes), microbatches)
 
 
 def test_heads_and_tokens_that_do_not_divide_name_what_does():
     config = load_config("biflow/procedural.py", "debug")
     config.network.update(width=96, heads=3)
     with pytest.raises(ValueError, match="tensor=2 does not divide the 3 heads: use --config.run.mesh.tensor=1 --config.run.mesh.sequence=2"):
-        assemble(config).check_mesh(meshes.make(dict(tensor=2, data=2)))
+        assemble(config).check_mesh(meshes.make_mesh(dict(tensor=2, data=2)))
     config.data.size = (14, 14)  # 49 tokens
     with pytest.raises(ValueError, match="sequence=4 does not divide the 49 tokens of a video .*--config.run.mesh.sequence=1"):
-        assemble(config).check_mesh(meshes.make(dict(sequence=4)))
+        assemble(config).check_mesh(meshes.make_mesh(dict(sequence=4)))
 
 
 def test_no_activation_of_the_whole_batch_is_on_one_device():
@@ -124,7 +126,7 @@ def test_no_activation_of_the_whole_batch_is_on_one_device():
     config = load_config("biflow/procedural.py", "debug")
     config.network.update(width=64, depth=2, heads=2)
     config.train.batch_size = 24
-    experiment, mesh = assemble(config), meshes.make(dict(fsdp=4))
+    experiment, mesh = assemble(config), meshes.make_mesh(dict(fsdp=4))
     _, abstract = placed(experiment, config, mesh)
     rows = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((24, *sizes), dtype, sharding=meshes.batched(mesh))
     batch = Batch(rows(2, 16, 16, 3, dtype=jnp.uint8), rows(), rows())
@@ -141,7 +143,7 @@ def test_microbatches_need_less_memory():
     config = load_config("biflow/procedural.py", "debug")
     config.network.update(width=64, heads=2)
     experiment = assemble(config)
-    _, abstract = placed(experiment, config, meshes.make(devices=jax.devices()[:1]))
+    _, abstract = placed(experiment, config, meshes.make_mesh(devices=jax.devices()[:1]))
     rows = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((32, *sizes), dtype)
     batch = Batch(rows(2, 16, 16, 3, dtype=jnp.uint8), rows(), rows())
     step = lambda n: jax.jit(lambda s, b: train_step(s, b, jax.random.key(0), experiment=experiment, ema=0.9, microbatches=n))

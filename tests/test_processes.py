@@ -35,7 +35,7 @@ try:
     processes.on_primary(lambda: 1 / 0)
 except Exception as error:
     print("alone", type(error).__name__, error, flush=True)
-agreed = processes.AnyProcess(meshes.make())
+agreed = processes.AnyProcess(meshes.make_mesh())
 print("agreed", [agreed(me == 1 and step == 2) for step in range(5)], flush=True)
 rows = processes.local_rows(5)
 stream = ((rows * 10 + frame, np.float32(rows)) for frame in range(100))
@@ -86,9 +86,9 @@ def test_work_is_dealt_out_and_comes_together():
     assert first[5] == f"joined [0, 1] {[[[0, 10, 20, 30, 40], whole], [[1, 11, 21, 31, 41], whole]]}"
     assert (second[5], third[5]) == ("joined [2, 3] []", "joined [4, 4] []")
     assert first[6] == "joined ZeroDivisionError division by zero"
-    assert second[6] == third[6] == "joined ValueError the first process could not go on, and says why"
+    assert second[6] == third[6] == "joined ValueError the primary process failed: its own error gives the reason"
     assert first[3] == "alone ZeroDivisionError division by zero"
-    assert second[3] == third[3] == "alone ValueError the first process could not go on, and says why"
+    assert second[3] == third[3] == "alone ValueError the primary process failed: its own error gives the reason"
 
 
 def test_one_process_calls_plainly():
@@ -103,12 +103,12 @@ def test_one_process_calls_plainly():
 
 def test_what_travels_comes_back_as_it_was():
     item = dict(latent_mean=np.ones((2, 3), np.float32), caption="ä b", fps=np.float32(12.5), source="")
-    back = processes._unpacked(processes._packed(item))
+    back = processes._unpack(processes._pack(item))
     assert back["caption"] == "ä b" and back["source"] == "" and isinstance(back["caption"], str)
     assert back["fps"] == np.float32(12.5) and back["fps"].dtype == np.float32 and np.ndim(back["fps"]) == 0
     np.testing.assert_array_equal(back["latent_mean"], item["latent_mean"])
     with pytest.raises(ValueError):  # no pickle: neither way
-        processes._unpacked(processes._packed(dict(a=np.array([object()], object))))
+        processes._unpack(processes._pack(dict(a=np.array([object()], object))))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_streams_are_split_over_the_devices_and_equal_those_of_one(workdir, monk
     width = run.config.network.width
     assert any(s[0] == 1 and width in s[1:] for s in hlo.shapes(text) if len(s) > 2)
     assert not [s for s in hlo.shapes(text) if len(s) > 2 and s[0] == 4 and width in s[1:]]
-    monkeypatch.setattr(meshes, "here", lambda: meshes.make(devices=jax.devices()[:1]))
+    monkeypatch.setattr(meshes, "local_mesh", lambda: meshes.make_mesh(devices=jax.devices()[:1]))
     alone = next(sample.frames(sample.load(workdir), first, jax.random.key(0)))[0]
     assert abs(split.astype(int) - alone).max() <= 1
     some = next(sample.frames(sample.load(workdir), first[2:], jax.random.key(0), rows=np.array([2, 3])))[0]

@@ -15,6 +15,7 @@ import pytest
 from conftest import CACHE, ROOT, debug_config
 
 from jvflow.parallel import mesh as meshes
+from jvflow.parallel import sharding
 from jvflow.training import state as states
 from jvflow.training import loop as train
 from jvflow.training.checkpoint import Checkpoints
@@ -81,7 +82,7 @@ def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, monkeypatch):
 
 def test_a_run_continues_on_another_mesh(tmp_path, uninterrupted, monkeypatch):
     """Split over four devices, killed after its first checkpoint, continued with rows and heads split: the same losses."""
-    monkeypatch.setattr(meshes, "SMALL", 2**8)
+    monkeypatch.setattr(sharding, "MIN_ELEMENTS", 2**8)
     config = debug_config(uninterrupted.parent)
     config.run.update(sample_every=10, sample_frames=3)
     config.run.mesh.update(data=1, fsdp=4)
@@ -207,9 +208,9 @@ def test_a_folder_with_checkpoints_but_no_config_is_refused(tmp_path):
 
 def one_step(devices, batch_size=8):
     experiment = assemble(debug_config(None))
-    mesh = meshes.make(devices=jax.devices()[:devices])
+    mesh = meshes.make_mesh(devices=jax.devices()[:devices])
     video = np.random.default_rng(0).integers(0, 256, (batch_size, 2, 16, 16, 3), dtype=np.uint8)
-    batch = meshes.put(Batch(video, np.ones(batch_size, np.float32), np.zeros(batch_size, np.float32)), mesh, batch_size)
+    batch = meshes.put_batch(Batch(video, np.ones(batch_size, np.float32), np.zeros(batch_size, np.float32)), mesh, batch_size)
     state = states.create(jax.random.key(0), experiment.network, optax.sgd(1.0), ema=True)
     state = jax.device_put(state, meshes.replicated(mesh))
     experiment = dataclasses.replace(experiment, optimizer=optax.sgd(1.0))
@@ -232,7 +233,7 @@ def test_ema_follows_and_steps_count():
 
 def test_a_batch_that_does_not_divide_is_an_error():
     with pytest.raises(ValueError, match=r"batch_size 6 is not a multiple of the 4 devices \(data 4 x fsdp 1\): use 8"):
-        meshes.check_batch(6, meshes.make())
+        meshes.check_batch(6, meshes.make_mesh())
 
 
 def test_optimal_pairs_and_microbatches_do_not_go_together(tmp_path):

@@ -19,8 +19,9 @@ from jvflow.training import loop as train
 from jvflow.training import lora as tuning
 from jvflow import pretrained
 from jvflow.parallel import mesh as meshes
+from jvflow.parallel import sharding
 from jvflow.training.checkpoint import Checkpoints
-from jvflow.parallel.checksums import checksum_of
+from jvflow.parallel.checksums import tree_checksum
 from jvflow.flow.field import Condition
 from jvflow.training.state import merge
 from jvflow.training.lora import Tuning
@@ -107,11 +108,11 @@ def test_rules_that_do_not_fit(settings, message):
 
 def test_low_rank_is_split_as_its_kernel(monkeypatch):
     """Along the axis that it shares with the kernel, on a mesh of rows, hidden layers and heads."""
-    monkeypatch.setattr(meshes, "SMALL", 2)
+    monkeypatch.setattr(sharding, "MIN_ELEMENTS", 2)
     network, params, _ = built("scanned")
     tuned = Tuning(("attn1", "time_proj"), rank=4)
-    mesh = meshes.make(dict(data=1, fsdp=2, sequence=1, tensor=2), jax.devices()[:4])
-    spec = {decision.path: tuple(decision.spec) for decision in meshes.decide(tuned.start(jax.random.key(0), params), network.rules, mesh)}
+    mesh = meshes.make_mesh(dict(data=1, fsdp=2, sequence=1, tensor=2), jax.devices()[:4])
+    spec = {decision.path: tuple(decision.spec) for decision in sharding.decide(tuned.start(jax.random.key(0), params), network.rules, mesh)}
     assert spec["blocks/attn1/to_q/kernel"] == (None, "fsdp", "tensor")
     assert spec["blocks/attn1/to_q/lora_a"] == (None, "fsdp") and spec["blocks/attn1/to_q/lora_b"] == (None, "fsdp", "tensor")
     assert spec["blocks/attn1/to_out/0/kernel"] == (None, "tensor", "fsdp")
@@ -266,7 +267,7 @@ def as_trained(config, folder):
     now = state.create(jax.random.key(0), experiment.network, experiment.optimizer, ema=False, params=start, tuning=experiment.tuning)
     workdir = Workdir(folder)
     workdir.begin(config)
-    workdir.note_frozen(config.pretrained, checksum_of(now.frozen))
+    workdir.note_frozen(config.pretrained, tree_checksum(now.frozen))
     Checkpoints(workdir.checkpoints).save(1, now.replace(params=drawn(now.params), frozen={}), {"next_index": 1})
 
 

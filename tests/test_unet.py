@@ -120,10 +120,10 @@ def test_what_does_not_fit_is_said(call, message):
 
 def test_only_rows_and_parameters_are_split():
     network = networks.build("unet", **SMALL)
-    networks.check_mesh(network, (1, 8, 8, 3), meshes.make(dict(data=1, fsdp=-1)))
+    networks.check_mesh(network, (1, 8, 8, 3), meshes.make_mesh(dict(data=1, fsdp=-1)))
     for axis in ("sequence", "tensor"):
         with pytest.raises(ValueError, match=f"has no {axis} axis to split, config.run.mesh.{axis} is {len(jax.devices())}"):
-            networks.check_mesh(network, (1, 8, 8, 3), meshes.make({"data": 1, axis: -1}))
+            networks.check_mesh(network, (1, 8, 8, 3), meshes.make_mesh({"data": 1, axis: -1}))
 
 
 def test_layers_get_the_keys_of_nnx():

@@ -13,6 +13,7 @@ from jvflow import codecs
 from jvflow.data import latents
 from jvflow import pretrained
 from jvflow.parallel import mesh as meshes
+from jvflow.parallel import sharding
 
 
 @pytest.fixture
@@ -52,9 +53,9 @@ def test_a_folder_in_one_file_or_in_many_comes_back_from_an_export(dit, tmp_path
 
 def test_parameters_are_cast_and_split_on_the_way_in(dit, tmp_path, monkeypatch):
     config, tensors, io = dit
-    monkeypatch.setattr(meshes, "SMALL", 2**8)
+    monkeypatch.setattr(sharding, "MIN_ELEMENTS", 2**8)
     half = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
-    network = pretrained.load(folder_of(tmp_path / "hub", config, half), mesh=meshes.make(dict(fsdp=4)), dtype=np.float32)
+    network = pretrained.load(folder_of(tmp_path / "hub", config, half), mesh=meshes.make_mesh(dict(fsdp=4)), dtype=np.float32)
     leaves = jax.tree.leaves(network.params)
     assert all(leaf.dtype == np.float32 for leaf in leaves)
     qkv = network.params["blocks"][0]["qkv"]["kernel"]

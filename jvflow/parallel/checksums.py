@@ -1,4 +1,4 @@
-"""Checksums of trees of arrays, whatever devices the arrays are on."""
+"""Checksums of trees of arrays. They do not depend on how the arrays are sharded."""
 
 import dataclasses
 
@@ -7,30 +7,31 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def checksums(state) -> dict[str, int]:
-    """A number of 32 bits for each field of a state; it does not depend on how the arrays are sharded."""
+def tree_checksum(tree) -> str:
+    """Returns the checksum of a tree of arrays as eight hexadecimal digits."""
+    return f"{_tree_sum(tree):08x}"
+
+
+def field_checksums(state) -> dict[str, int]:
+    """Returns a checksum of 32 bits for each field of a dataclass or entry of a dict."""
     fields = state if isinstance(state, dict) else {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    sums = {}
-    for name, tree in fields.items():
-        total = 0
-        for leaf in jax.device_get([_checksum(leaf) for leaf in jax.tree.leaves(tree)]):
-            total = (31 * total + int(leaf)) % 2**32
-        sums[name] = total
-    return sums
+    return {name: _tree_sum(tree) for name, tree in fields.items()}
 
 
-def checksum_of(tree) -> str:
-    """That of a single tree, as eight hexadecimal digits."""
-    return f"{checksums({'': tree})['']:08x}"
+def _tree_sum(tree) -> int:
+    total = 0
+    for leaf in jax.device_get([_array_sum(leaf) for leaf in jax.tree.leaves(tree)]):
+        total = (31 * total + int(leaf)) % 2**32
+    return total
 
 
-def _checksum(array):
-    """sum_i (2 i + 1) bits_i modulo 2^32: every change of a single element changes it.
+def _array_sum(array):
+    """Returns sum_i (2 i + 1) bits_i modulo 2^32: every change of a single element changes it.
 
-    On the host, where nothing has to be compiled for each shape; on the devices of an array that no one process holds.
+    Sums on the host, where no shape has to be compiled, unless the array is spread over several processes.
     """
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        return _checksum_on_devices(array)
+        return _array_sum_on_devices(array)
     array = np.ravel(np.asarray(array))
     bits = array if array.dtype == bool else array.view(f"uint{8 * min(array.dtype.itemsize, 4)}")
     index = np.arange(bits.size, dtype=np.uint32)
@@ -38,7 +39,7 @@ def _checksum(array):
 
 
 @jax.jit
-def _checksum_on_devices(array):
+def _array_sum_on_devices(array):
     if jnp.issubdtype(array.dtype, jnp.bool_):
         bits = array
     else:

@@ -5,7 +5,7 @@
     sequence    tokens of each video
     tensor      attention heads, and the hidden layer of each MLP
 
-`jvflow.parallel.mesh` makes the mesh and decides how the train state is split.
+`jvflow.parallel.mesh` makes the mesh, `jvflow.parallel.sharding` decides how the train state is split.
 """
 
 import jax
@@ -14,30 +14,43 @@ from jax.sharding import PartitionSpec
 
 DATA, FSDP, SEQUENCE, TENSOR = AXES = ("data", "fsdp", "sequence", "tensor")
 ROWS = (DATA, FSDP)
-"""The axes that the rows of a batch are split over."""
+"""The mesh axes that the rows of a batch are split over."""
 
 LORA = ("lora_a", "lora_b", "lora_scale")
-"""Names of what is beside a tuned kernel (in, out), see `jvflow.training.lora`: (in, r), (r, out) and a number; split as the kernel is along the axis that each shares with it."""
+"""Names of LoRA parameters (`jvflow.training.lora`), in the layer of the kernel (in, out) that they tune: (in, r),
+(r, out) and a number. They are split as the kernel is, along the axis that each shares with it."""
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
-"""Of a network: (expression searched in the path of an array, mesh axes of its last axes), the first that fits."""
+"""How a network's parameters are split: (regular expression, mesh axes of an array's last axes). The first expression
+that is found in the path of the array counts."""
 
 
 def constrain(x, *axes: str | tuple[str, ...] | None):
-    """`x` with its first axes on these axes of the mesh that is set, the others as the compiler likes; `x` itself where none is set.
+    """Puts the first axes of `x` on these axes of the current mesh, and leaves the others to the compiler.
 
-    An axis that its mesh axes do not divide is left to the compiler: the network also runs on single examples.
+    Returns `x` itself if no mesh is set. An axis that its mesh axes do not divide is left to the compiler, because a
+    network also runs on single examples.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    size = lambda axis: int(np.prod([mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis or ())]))
+    names = lambda axis: (axis,) if isinstance(axis, str) else axis or ()
+    size = lambda axis: int(np.prod([mesh.shape[name] for name in names(axis)]))
     free = PartitionSpec.UNCONSTRAINED
     spec = [axis if n % size(axis) == 0 else free for axis, n in zip(axes, x.shape)]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec, *[free] * (x.ndim - len(spec))))
 
 
 def axis_size(axis: str) -> int:
-    """Of an axis of the mesh that is set, 1 where none is."""
+    """Returns the size of an axis of the current mesh, 1 if no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape[axis]
+
+
+def split_microbatches(tree, count: int):
+    """Reshapes arrays (b, ...) to (count, b / count, ...).
+
+    Each device's rows are spread over all microbatches, so nothing moves between devices.
+    """
+    split = lambda a: a.reshape(len(a) // count, count, *a.shape[1:]).swapaxes(0, 1)
+    return jax.tree.map(lambda a: constrain(split(a), None, ROWS), tree)

@@ -1,13 +1,15 @@
-"""What a compiled program does, read from it: collectives with their sizes, and the operations of what it was compiled from.
+"""Counts the collectives of a compiled program, with their sizes, and the operations of a function.
 
-    all-gather           (n - 1) / n of its output          bytes that each device sends, around a ring of n
-    reduce-scatter       (n - 1) / n of its input
-    all-reduce           both of them
-    all-to-all           (n - 1) / n of its output
-    collective-permute   its output
+The bytes that each device of n sends around a ring are
 
-A loop's body counts as often as it runs, and once where that depends on data (an adaptive solver's). XLA's own count
-of operations has each loop once, so operations are counted in the function before it is compiled.
+    all-gather           (n - 1) / n of the output
+    reduce-scatter       (n - 1) / n of the input
+    all-reduce           the sum of these two
+    all-to-all           (n - 1) / n of the output
+    collective-permute   the output
+
+The body of a loop counts as often as it runs, and once if that depends on data (an adaptive solver). XLA counts the
+operations of a loop's body once, so operations are counted in the function before it is compiled.
 """
 
 import math
@@ -23,7 +25,14 @@ BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128}
 
 
 class Collective(NamedTuple):
-    """One collective of a program: its kind, bytes that a device sends each time, how often, and devices in a group."""
+    """One collective of a program.
+
+    Attributes:
+      kind: one of `KINDS`.
+      bytes: sent by a device each time.
+      times: how often it runs.
+      group: devices in a group.
+    """
 
     kind: str
     bytes: float
@@ -32,7 +41,10 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """The collectives of a compiled program's text, for `devices` devices. Parts of one collective that was taken apart count once."""
+    """Returns the collectives in a compiled program's text, for `devices` devices.
+
+    A collective that XLA has split into parts counts once.
+    """
     program = _Program(text)
     found = {}
     for name, times in program.times.items():
@@ -43,19 +55,19 @@ def collectives(text: str, devices: int) -> list[Collective]:
             kind, group = match[2], _group(line, devices)
             size = _bytes(match[1])
             if f" {kind}-start(" in line and kind in ("all-gather", "collective-permute"):
-                size = _bytes(match[1], of=1)  # its result is (input, output, ...)
+                size = _bytes(match[1], entry=1)  # its result is (input, output, ...)
             around = (group - 1) / group
-            sent = {"all-reduce": 2 * size * around, "reduce-scatter": size * (group - 1), "collective-permute": size}.get(kind, size * around)
+            other = {"all-reduce": 2 * size * around, "reduce-scatter": size * (group - 1), "collective-permute": size}
             channel = re.search(r"channel_id=(\d+)", line)
             key = (kind, channel[1] if channel else line)
-            one = Collective(kind, sent, times, group)
-            if key not in found or one.times < found[key].times:  # one that runs beside a loop has a part of it in there
+            one = Collective(kind, other.get(kind, size * around), times, group)
+            if key not in found or one.times < found[key].times:  # a part of it may stand in the body of a loop
                 found[key] = one
     return list(found.values())
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict]:
-    """Bytes that each device sends and how many collectives that takes, for each kind that there is, the largest first."""
+    """Returns the bytes that each device sends and the number of collectives, for each kind, the largest first."""
     total = defaultdict(lambda: dict(bytes=0.0, count=0))
     for one in found:
         total[one.kind]["bytes"] += one.bytes * one.times
@@ -64,7 +76,7 @@ def by_kind(found: list[Collective]) -> dict[str, dict]:
 
 
 def shapes(text: str) -> set[tuple[int, ...]]:
-    """The shapes of all arrays in a program: in one that is split over devices, of each device's part."""
+    """Returns the shapes of all arrays in a program; if it is split over devices, those of each device's part."""
     return {tuple(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\b[a-z]+\d*\[([\d,]*)\]", text)}
 
 
@@ -91,7 +103,8 @@ class _Program:
             if loop:
                 self._count(loop[2], times * self._trips(line, loop[1]))
                 continue
-            for called in re.findall(r"(?:calls|to_apply|body|branch_computations|called_computations)=\{?([%\w.\-, ]+)\}?", line):
+            attributes = "calls|to_apply|body|branch_computations|called_computations"
+            for called in re.findall(rf"(?:{attributes})=\{{?([%\w.\-, ]+)\}}?", line):
                 for other in re.findall(r"%?([\w.\-]+)", called):
                     if other in self.computations:
                         self._count(other, times)
@@ -102,7 +115,8 @@ class _Program:
             return int(known[1])
         root = self._root(condition)
         constants = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", "\n".join(self._lines(condition)))
-        return max(map(int, constants), default=1) if " compare(" in root else 1  # that counts up to a number, or looks at data
+        counts = " compare(" in root  # the loop counts up to a number; otherwise its end depends on data
+        return max(map(int, constants), default=1) if counts else 1
 
     def _root(self, name: str) -> str:
         root = next((line for line in self.computations[name] if "ROOT " in line), "")
@@ -116,17 +130,17 @@ class _Program:
                 yield from self._lines(other)
 
 
-def _bytes(result: str, of: int | None = None) -> float:
-    """Of a result such as `(bf16[16,72]{1,0}, f32[])`: all of it, or one entry."""
+def _bytes(result: str, entry: int | None = None) -> float:
+    """Returns the size of a result such as `(bf16[16,72]{1,0}, f32[])`, or of one of its entries."""
     sizes = []
     for kind, dims in re.findall(r"\b([a-z]+\d*\w*)\[([\d,]*)\]", result):
         bits = BITS.get(kind) or int(re.match(r"[a-z]+(\d+)", kind)[1])
         sizes.append(math.prod(int(n) for n in dims.split(",") if n) * bits / 8)
-    return sum(sizes) if of is None or len(sizes) <= of else sizes[of]
+    return sum(sizes) if entry is None or len(sizes) <= entry else sizes[entry]
 
 
 def _group(line: str, devices: int) -> int:
-    """Devices in each group of a collective, in any of the forms that XLA writes."""
+    """Returns the number of devices in each group of a collective, from any of the forms that XLA writes."""
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
     if pairs:
         return devices
@@ -142,9 +156,10 @@ def _group(line: str, devices: int) -> int:
 
 
 def flops(function, *args) -> float:
-    """Floating-point operations of the matrix products and convolutions in `function(*args)`, on all devices together, loops in full.
+    """Counts the floating-point operations of the matrix products and convolutions in `function(*args)`.
 
-    Args may be shapes (`jax.ShapeDtypeStruct`). A loop without a known number of rounds counts as one of them.
+    The count is for all devices together. Args may be shapes (`jax.ShapeDtypeStruct`). A loop counts as often as it
+    runs, and once if that is not known.
     """
     return _flops(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -164,6 +179,7 @@ def _flops(jaxpr) -> float:
         elif name == "cond":
             total += max(_flops(branch.jaxpr) for branch in params["branches"])
         else:
-            inner = sum(_flops(getattr(value, "jaxpr", value)) for value in params.values() if hasattr(getattr(value, "jaxpr", value), "eqns"))
+            bodies = [getattr(value, "jaxpr", value) for value in params.values()]
+            inner = sum(_flops(body) for body in bodies if hasattr(body, "eqns"))
             total += inner * (params["length"] if name == "scan" else 1)
     return total

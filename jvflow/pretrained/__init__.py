@@ -15,17 +15,55 @@ from typing import Any
 import jax
 import numpy as np
 
-from jvflow.parallel import mesh as meshes
+from jvflow.parallel import sharding
 from jvflow.data.files import write_text
 from jvflow.parallel.constrain import LORA
 from jvflow.networks import Network
-from jvflow.pretrained import clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer, wan_vae
+from jvflow.pretrained import (
+    clip_text,
+    dit,
+    ltx_transformer,
+    ltx_vae,
+    sd_unet,
+    sd_vae,
+    t5_encoder,
+    taesd,
+    unet2d,
+    wan_transformer,
+    wan_vae,
+)
 from jvflow.pretrained.base import Entry, Kind, Model, flat
 from jvflow.pretrained.files import Files, save
 
-__all__ = ["Entry", "Files", "Kind", "Model", "checked", "export", "export_lora", "import_checkpoint", "is_public", "load", "look", "opened", "tree"]
+__all__ = [
+    "Entry",
+    "Files",
+    "Kind",
+    "Model",
+    "checked",
+    "export",
+    "export_lora",
+    "import_checkpoint",
+    "is_public",
+    "load",
+    "look",
+    "opened",
+    "tree",
+]
 
-_FILES = (clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d, wan_transformer, wan_vae)
+_FILES = (
+    clip_text,
+    dit,
+    ltx_transformer,
+    ltx_vae,
+    sd_unet,
+    sd_vae,
+    t5_encoder,
+    taesd,
+    unet2d,
+    wan_transformer,
+    wan_vae,
+)
 KINDS = {file.__name__.rpartition(".")[2]: file.KIND for file in _FILES}
 CLASSES = {
     "DiTTransformer2DModel": "dit",
@@ -47,7 +85,9 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """What diffusers calls it."""
 
 
-def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *, mesh=None, dtype=None, **options) -> Network:
+def import_checkpoint(
+    kind: str, config: Mapping, tensors: Mapping[str, Any], *, mesh=None, dtype=None, **options
+) -> Network:
     """A public model with its parameters.
 
     Args:
@@ -66,14 +106,18 @@ def import_checkpoint(kind: str, config: Mapping, tensors: Mapping[str, Any], *,
         with all of them in one message.
     """
     model = checked(kind, config, tensors, **options)
-    where = dict.fromkeys(model.shapes) if mesh is None else meshes.shardings(model.shapes, model.network.rules, mesh)
+    where = dict.fromkeys(model.shapes) if mesh is None else sharding.shardings(model.shapes, model.network.rules, mesh)
     params = {}
     for entry in model.layout:
         array = np.asarray(entry.read(*(np.asarray(tensors[name]) for name in entry.theirs)))
         params[entry.ours] = jax.device_put(array if dtype is None else array.astype(dtype), where[entry.ours])
     if model.fresh:
-        started = jax.jit(lambda key: {name: a for name, a in flat(model.network.init(key)).items() if name in model.fresh})(jax.random.key(0))
-        params |= {name: jax.device_put(a if dtype is None else a.astype(dtype), where[name]) for name, a in started.items()}
+        started = jax.jit(
+            lambda key: {name: a for name, a in flat(model.network.init(key)).items() if name in model.fresh}
+        )(jax.random.key(0))
+        params |= {
+            name: jax.device_put(a if dtype is None else a.astype(dtype), where[name]) for name, a in started.items()
+        }
     return model.network._replace(apply=model.apply, params=tree(params), field=model.field or partial(_no_field, kind))
 
 
@@ -93,7 +137,13 @@ def checked(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -
     """The model that these tensors are of, see `import_checkpoint`, before one of them is read."""
     known = _kind(kind)
     model = known.model(config, known.generation(tensors), **options)
-    check(kind, model, tensors.shapes if isinstance(tensors, Files) else {name: tuple(np.shape(tensor)) for name, tensor in tensors.items()})
+    check(
+        kind,
+        model,
+        tensors.shapes
+        if isinstance(tensors, Files)
+        else {name: tuple(np.shape(tensor)) for name, tensor in tensors.items()},
+    )
     return model
 
 
@@ -113,10 +163,17 @@ def opened(folder) -> tuple[str, dict, Files]:
     if named not in CLASSES:
         raise ValueError(f"{folder / CONFIG} is of {named}: known are {', '.join(CLASSES)}")
     index = sorted(folder.glob("*.safetensors.index.json"))
-    names = set(json.loads(index[0].read_text())["weight_map"].values()) if index else {p.name for p in folder.glob("*.safetensors")}
+    names = (
+        set(json.loads(index[0].read_text())["weight_map"].values())
+        if index
+        else {p.name for p in folder.glob("*.safetensors")}
+    )
     if not names:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        raise ValueError(f"{folder} holds no safetensors" + (f" but {', '.join(pickles)}: pickles are never read, convert them" if pickles else ""))
+        raise ValueError(
+            f"{folder} holds no safetensors"
+            + (f" but {', '.join(pickles)}: pickles are never read, convert them" if pickles else "")
+        )
     return CLASSES[named], config, Files([folder / name for name in sorted(names)])
 
 
@@ -138,8 +195,12 @@ def export(kind: str, config: Mapping, params: Any, folder, *, generation: str |
         raise ValueError(f"the public layout of {kind} has no place for {some}: export without {', '.join(options)}")
     have, want = flat(params), model.shapes
     if {name: np.shape(a) for name, a in have.items()} != {name: a.shape for name, a in want.items()}:
-        differing = sorted(name for name in have.keys() | want.keys() if np.shape(have.get(name)) != np.shape(want.get(name)))
-        raise ValueError(f"these are not the parameters of a {kind} of this config in the {generation or known.generations[0]} layout, {differing[:3]} differ")
+        differing = sorted(
+            name for name in have.keys() | want.keys() if np.shape(have.get(name)) != np.shape(want.get(name))
+        )
+        raise ValueError(
+            f"these are not the parameters of a {kind} of this config in the {generation or known.generations[0]} layout, {differing[:3]} differ"
+        )
     tensors = {}
     for entry in model.layout:
         written = entry.write(np.asarray(have[entry.ours]))
@@ -163,17 +224,24 @@ def export_lora(kind: str, config: Mapping, params: Any, folder, **options) -> P
     have, entries = flat(params), {entry.ours: entry for entry in model.layout}
     layers = [name.rpartition("/")[0] for name in have if name.endswith(f"/{LORA[0]}")]
     if not layers:
-        raise ValueError("these parameters hold no matrices of low rank: train with config.tune.rank above 0, or export the whole model")
+        raise ValueError(
+            "these parameters hold no matrices of low rank: train with config.tune.rank above 0, or export the whole model"
+        )
     lost = [layer for layer in layers if f"{layer}/kernel" not in entries]
     if lost:
-        raise ValueError(f"the public layout of {kind} has no {lost[0]}, nor {len(lost) - 1} more layers that were tuned: leave them out of config.tune.layers")
+        raise ValueError(
+            f"the public layout of {kind} has no {lost[0]}, nor {len(lost) - 1} more layers that were tuned: leave them out of config.tune.layers"
+        )
     tensors, prefix = {}, "unet" if kind == "unet2d" else "transformer"
     for layer in layers:
         entry = entries[f"{layer}/kernel"]
         a, b, scale = (np.asarray(have[f"{layer}/{name}"], np.float32) for name in LORA)
         for name, down, up in zip(entry.theirs, *_low_rank(entry, a, b * scale[..., None, None]), strict=True):
             module = f"{prefix}.{name.removesuffix('.weight')}"
-            tensors |= {f"{module}.lora_A.weight": np.ascontiguousarray(down), f"{module}.lora_B.weight": np.ascontiguousarray(up)}
+            tensors |= {
+                f"{module}.lora_A.weight": np.ascontiguousarray(down),
+                f"{module}.lora_B.weight": np.ascontiguousarray(up),
+            }
     file = Path(folder) / LORA_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     save(file, tensors)
@@ -197,13 +265,26 @@ def check(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
         raise AssertionError(f"the layout of {kind} is not that of its network: {unlike}")
     wanted = {}
     for entry in model.layout:
-        written = entry.write(np.broadcast_to(False, model.shapes[entry.ours].shape))  # an array of that shape, in one byte
+        written = entry.write(
+            np.broadcast_to(False, model.shapes[entry.ours].shape)
+        )  # an array of that shape, in one byte
         wanted |= {name: (entry.ours, tuple(tensor.shape)) for name, tensor in zip(entry.theirs, written, strict=True)}
     wrong = [f"missing {name} {shape}, for {ours}" for name, (ours, shape) in wanted.items() if name not in shapes]
-    wrong += [f"unexpected {name} {shape}" for name, shape in shapes.items() if name not in wanted and name not in model.ignored]
-    wrong += [f"{name} is {shapes[name]}, not {shape}, for {ours}" for name, (ours, shape) in wanted.items() if shapes.get(name, shape) != shape]
+    wrong += [
+        f"unexpected {name} {shape}"
+        for name, shape in shapes.items()
+        if name not in wanted and name not in model.ignored
+    ]
+    wrong += [
+        f"{name} is {shapes[name]}, not {shape}, for {ours}"
+        for name, (ours, shape) in wanted.items()
+        if shapes.get(name, shape) != shape
+    ]
     if wrong:
-        raise ValueError(f"these are not the {len(wanted)} tensors of a {kind} of this config, {len(wrong)} differ:\n  " + "\n  ".join(wrong))
+        raise ValueError(
+            f"these are not the {len(wanted)} tensors of a {kind} of this config, {len(wrong)} differ:\n  "
+            + "\n  ".join(wrong)
+        )
 
 
 def _no_field(kind: str, *args):

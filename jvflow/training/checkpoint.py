@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jvflow.parallel.checksums import checksums
+from jvflow.parallel.checksums import field_checksums
 
 LOG = logging.getLogger(__name__)
 ROOM = 2**20
@@ -49,7 +49,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             position=ocp.args.JsonSave(position),
-            checksums=ocp.args.JsonSave(checksums(state) | {"position": _checksum_of_text(position)}),
+            checksums=ocp.args.JsonSave(field_checksums(state) | {"position": _checksum_of_text(position)}),
         )
         need = sum(a.nbytes for a in jax.tree.leaves(state)) + ROOM
         if shutil.disk_usage(self._manager.directory).free < need:
@@ -72,7 +72,7 @@ class Checkpoints:
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=items)
             state, position = restored["state"], restored["position"]
-            self._check(step, checksums(state) | {"position": _checksum_of_text(position)})
+            self._check(step, field_checksums(state) | {"position": _checksum_of_text(position)})
             return state, position
 
         return self._newest(read, step)
@@ -84,7 +84,7 @@ class Checkpoints:
 
         def read(step):
             fields = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-            self._check(step, checksums(fields))
+            self._check(step, field_checksums(fields))
             return fields, step
 
         return self._newest(read, step)
