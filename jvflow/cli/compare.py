@@ -9,14 +9,15 @@ from absl import flags
 
 from jvflow.cli import parse_overrides
 
-WORKDIRS = flags.DEFINE_list("workdirs", None, "The folders of trained runs, of one data set and protocol.")
-OUT = flags.DEFINE_string("out", None, "Where compare.json and pareto.png go.")
+WORKDIRS = flags.DEFINE_list(
+    "workdirs", None, "The folders of trained runs, of one data set and protocol.", required=True
+)
+OUT = flags.DEFINE_string("out", None, "Where compare.json and pareto.png go.", required=True)
 EPSILON = flags.DEFINE_list("epsilon", ["0", "0.1", "0.2", "0.3"], "Noise levels of BI-FLOW.")
 GAIN = flags.DEFINE_list(
     "gain", ["1", "2"], "Gains of BI-FLOW's noise level per frame, up to the highest value of --epsilon."
 )
 PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE replaces an entry of config.evaluate; repeatable.")
-flags.mark_flags_as_required(["workdirs", "out"])
 
 
 def main():

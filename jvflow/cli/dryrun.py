@@ -13,17 +13,17 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py or FILE.py:MODE.", lock_config=True)
 TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "A TPU slice such as v5e:4x4, v5p:4x4x4 or v6e:8x8; or GPUs such as h100:8."
+    "topology", None, "A TPU slice such as v5e:4x4, v5p:4x4x4 or v6e:8x8; or GPUs such as h100:8.", required=True
 )
 OUT = flags.DEFINE_string("out", None, "The JSON file to write the figures to.")
 SAMPLER = flags.DEFINE_boolean("sampler", True, "Also compile the sampler.")
 LARGEST = flags.DEFINE_boolean("largest", True, "Also find the largest batch that fits.")
-flags.mark_flags_as_required(["config", "topology"])
+flags.mark_flag_as_required("config")
 
 
 def main():
-    from jvflow import dryrun
-    from jvflow.data.files import write_text
+    from jvflow.files import write_text
+    from jvflow.training import dryrun
 
     record = dryrun.report(CONFIG.value, TOPOLOGY.value, sampler=SAMPLER.value, largest=LARGEST.value)
     print(dryrun.table(record))

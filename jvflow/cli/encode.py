@@ -13,14 +13,16 @@ from ml_collections import config_flags
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment; its data and its codec are used.", lock_config=True
 )
-OUT = flags.DEFINE_string("out", None, "The data set of latents. Clips that have to be built go to DIR-clips.")
-flags.mark_flags_as_required(["config", "out"])
+OUT = flags.DEFINE_string(
+    "out", None, "The data set of latents. Clips that have to be built go to DIR-clips.", required=True
+)
+flags.mark_flag_as_required("config")
 
 
 def main():
     from jvflow.commands import encode
     from jvflow.data import records
-    from jvflow.data.files import mebibytes
+    from jvflow.files import mebibytes
     from jvflow.parallel import processes
 
     out, config = OUT.value.rstrip("/"), CONFIG.value

@@ -11,18 +11,17 @@ from absl import flags
 
 from jvflow.cli import parse_overrides
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
-OUT = flags.DEFINE_string("out", None, "The JSON file to write.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
+OUT = flags.DEFINE_string("out", None, "The JSON file to write.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the latest.")
 EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; by default where the run has one.")
 PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE replaces an entry of config.evaluate; repeatable.")
 SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE replaces an entry of config.sample; repeatable.")
-flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main():
     from jvflow.commands import evaluate
-    from jvflow.data.files import write_text
+    from jvflow.files import write_text
     from jvflow.parallel import processes
     from jvflow.run import scalars
 

@@ -8,9 +8,9 @@ Prints the files that it writes.
 
 from absl import flags
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
 OUT = flags.DEFINE_string(
-    "out", None, "The folder to write: config.json and safetensors, or pytorch_lora_weights.safetensors."
+    "out", None, "The folder to write: config.json and safetensors, or pytorch_lora_weights.safetensors.", required=True
 )
 LORA = flags.DEFINE_bool("lora", False, "Write the LoRA matrices only.")
 LIKE = flags.DEFINE_list(
@@ -20,7 +20,6 @@ LIKE = flags.DEFINE_list(
 )
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the latest.")
 EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; by default where the run has one.")
-flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main():

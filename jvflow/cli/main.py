@@ -42,7 +42,7 @@ def run_command(name: str, arguments: list[str], *, program: str) -> None:
     """Runs one command with its flags; `program` is what the user typed before the flags."""
     module = importlib.import_module(f"jvflow.cli.{name}")
     if "--help" in arguments or "-h" in arguments:
-        print(f"{module.__doc__.strip()}\n{flags.FLAGS.module_help(module.__name__)}")
+        print(f"{module.__doc__}{flags.FLAGS.module_help(module.__name__)}")
         return
     sys.argv = [program, *arguments]
     cli.run(module.main, before_jax=module.simulate_devices if name == "dryrun" else None)

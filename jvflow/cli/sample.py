@@ -11,8 +11,8 @@ from absl import flags
 
 from jvflow.cli import parse_overrides
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
-OUT = flags.DEFINE_string("out", None, "Where the mp4 files, sheet.png and samples.json go.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
+OUT = flags.DEFINE_string("out", None, "Where the mp4 files, sheet.png and samples.json go.", required=True)
 FRAMES = flags.DEFINE_integer(
     "frames",
     None,
@@ -37,7 +37,6 @@ CAPTION = flags.DEFINE_multi_string(
 )
 FPS = flags.DEFINE_float("fps", None, "VLFM: frames per second of the clips; by default the rate of training.")
 EXTRAPOLATE = flags.DEFINE_bool("extrapolate", False, "VLFM: allow clips longer than those of training.")
-flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main():

@@ -9,8 +9,8 @@ from absl import flags
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py or FILE.py:MODE.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; an existing run continues.")
-flags.mark_flags_as_required(["config", "workdir"])
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; an existing run continues.", required=True)
+flags.mark_flag_as_required("config")
 
 
 def main():
