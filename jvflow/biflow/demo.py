@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from jvflow.biflow.evaluate import Yardstick, controls, describe, evaluate_streams
+from jvflow.biflow.paper_table import PAPER_TABLE
 from jvflow.data import pipeline
-from jvflow.data.files import write_text
+from jvflow.files import write_text
 from jvflow.parallel.mesh import local_mesh
 from jvflow.report import html
 from jvflow.run import Run
@@ -33,7 +34,7 @@ def demo(config, out: str | Path, *, command: str, train: Callable, load: Callab
         command=command,
         train=train,
         load=load,
-        paper_table=html.PAPER_TABLE,
+        paper_table=PAPER_TABLE,
     )
 
 

@@ -1,16 +1,15 @@
 """Features of video windows that need no download: `WindowPCA`, fitted on real windows alone.
 
-Three groups of numbers describe a window x (length, h, w, c), each area-averaged (A) to grid x grid:
+Three groups of numbers describe a window x (length, h, w, c), each averaged over areas (A) to grid x grid cells:
 
     appearance   A x                                                                        (1)
     detail       A mean_c |x - box(x)|,      box the 3 x 3 mean: blur lowers it, pixel noise raises it    (2)
     change       A mean_c |x_{k+1} - x_k|,   low where the video is frozen, high where it flickers        (3)
 
-Each group is scaled to total variance 1 on the real windows and projected on its leading right
-singular vectors, *not* centred: these span the group's mean too, so that a change of level in (2) or
-(3) cannot hide outside the subspace. Scores are not whitened: one constant brings their mean variance
-to 1. The Frechet distance of these features is the "window-PCA Frechet distance"; it is no FVD and is
-not comparable with one.
+Each group is scaled to total variance 1 on the real windows and projected on its leading right singular vectors. They
+are those of the group without centring: they span its mean too, so that a change of level in (2) or (3) stays inside
+the subspace. Scores are not whitened: one constant brings their mean variance to 1. The Frechet distance of these
+features is the "window-PCA Frechet distance"; it is no FVD and is not comparable with one.
 """
 
 from collections.abc import Callable
@@ -27,13 +26,13 @@ DISTANCE_NAME = "window-PCA Frechet distance"
 """The name under which results with `WindowPCA` are reported."""
 
 CHUNK = 16
-"""Windows described at a time."""
+"""Windows whose groups are computed at a time."""
 
 Windows = Num[Array | np.ndarray, "m length h w c"]
 
 
 def _area(size: int, grid: int) -> np.ndarray:
-    """The (grid, size) matrix of an area average: the share of each pixel in each cell."""
+    """Returns the (grid, size) matrix of an area average: the share of each pixel in each cell."""
     edges = np.linspace(0, size, grid + 1)
     low, high = edges[:-1, None], edges[1:, None]
     pixel = np.arange(size)
@@ -41,7 +40,7 @@ def _area(size: int, grid: int) -> np.ndarray:
 
 
 def _box(x: Array) -> Array:
-    """3 x 3 mean over h and w of (n, f, h, w, c), the border repeated."""
+    """Returns the 3 x 3 mean over h and w of (n, f, h, w, c), with the border repeated."""
     height, width = x.shape[2:4]
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     x = (x[:, :, :height] + x[:, :, 1 : height + 1] + x[:, :, 2:]) / 3
@@ -50,7 +49,7 @@ def _box(x: Array) -> Array:
 
 @partial(jax.jit, static_argnames="grid")
 def _describe(x: Array, grid: int) -> tuple[Array, ...]:
-    """The groups (1), (2) and (3), each (n, -1)."""
+    """Returns the groups (1), (2) and (3), each (n, -1)."""
     rows, columns = _area(x.shape[2], grid), _area(x.shape[3], grid)
 
     def pooled(x):
@@ -73,7 +72,7 @@ def _check(windows: Windows, grid: int):
 
 
 def _chunks(windows: Windows, grid: int):
-    """The groups of `CHUNK` windows after the other."""
+    """Yields the groups of `CHUNK` windows at a time."""
     for i in range(0, len(windows), CHUNK):
         yield [np.asarray(group) for group in _describe(jnp.asarray(windows[i : i + CHUNK], jnp.float32), grid)]
 
@@ -85,7 +84,7 @@ class WindowPCA:
     Attributes:
       mean: mean of the concatenated groups (1), (2), (3) over the real windows, (raw,).
       basis: directions, block by block for the groups, their scale included, (raw, d).
-      scale: what the scores are divided by.
+      scale: the divisor of the scores.
       grid: cells per side of the area average.
       shape: (length, h, w, c) of the windows it was fitted on.
     """
@@ -99,7 +98,9 @@ class WindowPCA:
     def __call__(self, windows: Windows) -> Float[np.ndarray, "m d"]:
         _check(windows, self.grid)
         if windows.shape[1:] != self.shape:
-            raise ValueError(f"fitted on windows of {self.shape}, got {windows.shape[1:]}: fit again on real windows like these")
+            raise ValueError(
+                f"fitted on windows of {self.shape}, got {windows.shape[1:]}: fit again on real windows like these"
+            )
         scores = [np.zeros((0, self.basis.shape[1]))]
         for groups in _chunks(windows, self.grid):
             scores.append((np.concatenate(groups, axis=1).astype(np.float64) - self.mean) @ self.basis)
@@ -107,7 +108,7 @@ class WindowPCA:
 
 
 def _directions(raw: Float[np.ndarray, "n raw"], count: int) -> Float[np.ndarray, "raw count"]:
-    """Leading right singular vectors, by the smaller of the two Gram matrices; 0 beyond the rank."""
+    """Returns the leading right singular vectors, from the smaller of the two Gram matrices; 0 beyond the rank."""
     n, width = raw.shape
     gram = raw @ raw.T if n <= width else raw.T @ raw
     values, vectors = np.linalg.eigh(gram.astype(np.float64))
@@ -122,7 +123,7 @@ def fit_window_pca(real_windows: Windows, *, dimensions: int = 32, grid: int = 8
     """Fits a `WindowPCA` on real windows (n, length, h, w, c) in [-1, 1]; the result depends on them alone.
 
     Args:
-      real_windows: never generated ones: features that follow the generator do not measure it.
+      real_windows: never generated ones, because features that follow the generator do not measure it.
       dimensions: d, shared equally among the three groups; at least 3.
       grid: cells per side of the area average.
     """
@@ -141,7 +142,9 @@ def fit_window_pca(real_windows: Windows, *, dimensions: int = 32, grid: int = 8
     for name, raw, count in zip(("appearance", "detail", "change"), groups, counts):
         variance = float(raw.var(axis=0, dtype=np.float64).sum())
         if not variance > 1e-12:
-            raise ValueError(f"the {name} of the real windows has total variance {variance}: use real videos that move and differ")
+            raise ValueError(
+                f"the {name} of the real windows has total variance {variance}: use real videos that move and differ"
+            )
         blocks.append(_directions(raw, count) / np.sqrt(variance))
     basis = np.zeros((sum(len(block) for block in blocks), dimensions))
     row = column = 0
@@ -157,7 +160,7 @@ FEATURE_MAPS = {"window_pca": fit_window_pca}
 
 
 def feature_map(name: str) -> Callable:
-    """The function that fits the feature map `name` on real windows."""
+    """Returns the function that fits the feature map `name` on real windows."""
     if name not in FEATURE_MAPS:
         raise ValueError(f"unknown feature map {name!r}: use one of {', '.join(FEATURE_MAPS)}")
     return FEATURE_MAPS[name]

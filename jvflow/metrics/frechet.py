@@ -2,8 +2,8 @@
 
     d = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^(1/2) C2 C1^(1/2))^(1/2))                          (1)
 
-The trace of the root in (1) is the sum of the singular values of C1^(1/2) C2^(1/2): no root is
-taken of a product's rounding errors, so covariances of any rank are safe. All in float64.
+The trace of the root in (1) is the sum of the singular values of C1^(1/2) C2^(1/2). Computed so, no root is taken of
+the rounding errors of a product, and covariances of any rank are safe. Everything is in float64.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """Symmetric square root; eigenvalues below 0 are rounding errors and count as 0."""
+    """Returns the symmetric square root; eigenvalues below 0 are rounding errors and count as 0."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
@@ -22,7 +22,7 @@ def frechet_distance(
     mean2: Float[np.ndarray, "..."],
     cov2: Float[np.ndarray, "..."],
 ) -> float:
-    """The squared Frechet distance (1), never below 0, for means (d,) and covariances (d, d)."""
+    """Returns the squared Frechet distance (1), at least 0, for means (d,) and covariances (d, d)."""
     mean1, cov1, mean2, cov2 = (np.asarray(a, np.float64) for a in (mean1, cov1, mean2, cov2))
     d = mean1.size
     if mean1.shape != (d,) or mean2.shape != (d,) or cov1.shape != (d, d) or cov2.shape != (d, d):
@@ -38,7 +38,7 @@ def frechet_distance(
 
 
 def moments(features: Float[np.ndarray, "n _"]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and unbiased covariance (d, d)."""
+    """Returns the mean (d,) and the unbiased covariance (d, d) of features (n, d)."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"a covariance needs features (n, d) with n >= 2, got {features.shape}: use more videos")
@@ -46,9 +46,9 @@ def moments(features: Float[np.ndarray, "n _"]) -> tuple[np.ndarray, np.ndarray]
 
 
 def distance(features_a: Float[np.ndarray, "n _"], features_b: Float[np.ndarray, "m _"]) -> float:
-    """The Frechet distance (1) between Gaussians fitted to two sets of features.
+    """Returns the Frechet distance (1) between Gaussians fitted to two sets of features.
 
-    It is biased upwards: two independent samples of one distribution are expected at least
-    (1/n + 1/m) times the total variance apart. Compare only distances with the same n and m.
+    It is biased upwards: between two independent samples of one distribution its expectation is at least (1/n + 1/m)
+    times the total variance. Compare only distances with the same n and m.
     """
     return frechet_distance(*moments(features_a), *moments(features_b))

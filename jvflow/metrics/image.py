@@ -1,10 +1,10 @@
-"""Errors between a video and the video it should be, one number per example.
+"""Errors between a video and its reference, one number per example.
 
     MSE = mean (x - y)^2                                                                    (1)
     PSNR = 10 log10(peak^2 / MSE),   peak the range of the pixels                           (2)
     PSNR_side = 10 log10(r^2 / MSE), r the image side in pixels                             (3)   VLFM, section 6
     SSIM = mean (2 m_x m_y + C1) (2 s_xy + C2) / ((m_x^2 + m_y^2 + C1) (s_x^2 + s_y^2 + C2))
-           with moments under a Gaussian window, C_i = (K_i peak)^2                         (4)   Wang et al. 2004, eq. 13
+           with moments under a Gaussian window, C_i = (K_i peak)^2                         (4)   Wang et al. 2004, (13)
 
 (3) is not a PSNR: it grows with the image size at equal quality.
 """
@@ -12,7 +12,7 @@
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Num, UInt8
 
 Pixels = Num[Array | np.ndarray, "b ..."]
 
@@ -21,8 +21,13 @@ SIGMA = 1.5
 K1, K2 = 0.01, 0.03
 
 
+def to_unit_range(video: UInt8[Array | np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Converts pixels from 0 .. 255 to float32 in [-1, 1], the range of all metrics."""
+    return np.asarray(video, np.float32) / 127.5 - 1
+
+
 def _pair(x: Pixels, y: Pixels) -> tuple[Array, Array]:
-    """Both as float32 arrays, once they can be compared."""
+    """Returns both as float32 arrays; raises ValueError if they cannot be compared."""
     for name, value in (("x", x), ("y", y)):
         if not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(
@@ -39,7 +44,7 @@ def _squared_error(x: Array, y: Array) -> Float[Array, "b"]:
 
 
 def psnr(x: Pixels, y: Pixels, peak: float | int = 2.0) -> Float[Array, "b"]:
-    """Peak signal-to-noise ratio (2) in dB; identical examples give inf.
+    """Returns the peak signal-to-noise ratio (2) in dB; identical examples give inf.
 
     Args:
       x, y: float pixels (b, ..., h, w, c). The error is averaged over frames before the logarithm.
@@ -49,7 +54,7 @@ def psnr(x: Pixels, y: Pixels, peak: float | int = 2.0) -> Float[Array, "b"]:
 
 
 def psnr_side(x: Pixels, y: Pixels) -> Float[Array, "b"]:
-    """The quantity that VLFM calls PSNR (3), in dB: for comparison with that paper only."""
+    """Returns what VLFM calls PSNR (3), in dB: for comparison with that paper only."""
     x, y = _pair(x, y)
     height, width = x.shape[-3:-1]
     if height != width:
@@ -58,7 +63,7 @@ def psnr_side(x: Pixels, y: Pixels) -> Float[Array, "b"]:
 
 
 def _blur(x: Array) -> Array:
-    """Gaussian window mean over h and w of (..., h, w, c), where the window fits."""
+    """Returns the Gaussian window mean over h and w of (..., h, w, c), where the window fits."""
     taps = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
     taps = (taps / taps.sum()).tolist()
     for axis in (x.ndim - 3, x.ndim - 2):
@@ -68,7 +73,7 @@ def _blur(x: Array) -> Array:
 
 
 def ssim(x: Pixels, y: Pixels, peak: float | int = 2.0) -> Float[Array, "b"]:
-    """Structural similarity (4), averaged over frames, channels and places where the window fits.
+    """Returns the structural similarity (4), averaged over frames, channels and places where the window fits.
 
     Args:
       x, y: float pixels (b, ..., h, w, c) in [-1, 1] when `peak` is 2, in [0, peak] otherwise.

@@ -1,24 +1,27 @@
-"""Windows of a video over time, and how much moves in each.
+"""Windows of a video over time, and the motion in each.
 
     window i   frames i stride .. i stride + length - 1                                     (1)
     motion     mean |x_{k+1} - x_k| over the pairs of neighbours inside a window            (2)
 
-A distance between sets of frames rewards frozen video: (2), generated over real, stands beside it.
+A distance between sets of frames rewards frozen video. Report (2), generated over real, together with it.
 """
 
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float, Num
 
 LENGTH, STRIDE = 32, 16
-"""The protocol of Bi-flow, section 3.1."""
+"""Frames of a window, and from one window's start to the next: the protocol of Bi-flow, section 3.1."""
 
 
 def _starts(frames: int, length: int, stride: int) -> np.ndarray:
     if length < 1 or stride < 1:
         raise ValueError(f"length and stride must be at least 1, got {length} and {stride}")
     if frames < length:
-        raise ValueError(f"a window needs {length} frames, the video has {frames}: use at least {length}, or a shorter length")
+        raise ValueError(
+            f"a window needs {length} frames, the video has {frames}: use at least {length}, or a shorter length"
+        )
     return np.arange(0, frames - length + 1, stride)
 
 
@@ -33,10 +36,15 @@ def windows(
     return video[:, starts[:, None] + np.arange(length)]
 
 
+def flatten_windows(windows: Num[Array | np.ndarray, "b n ..."]) -> Num[Array | np.ndarray, "bn ..."]:
+    """Joins the axes of videos and of windows, as feature maps take them."""
+    return rearrange(windows, "b n ... -> (b n) ...")
+
+
 def motion(
     video: Num[Array | np.ndarray, "b f h w c"], length: int = LENGTH, stride: int = STRIDE
 ) -> Float[Array | np.ndarray, "b n"]:
-    """Mean absolute difference of neighbouring frames (2), in units of the pixels, for each window of `windows`."""
+    """Returns the mean absolute difference of neighbouring frames (2), in units of the pixels, for each window (1)."""
     if not jnp.issubdtype(video.dtype, jnp.floating):
         raise ValueError(f"video is {video.dtype}, differences need float pixels: convert with x / 127.5 - 1")
     if length < 2:

@@ -1,10 +1,11 @@
-"""One HTML file that shows what was measured and what it looks like; it loads nothing from elsewhere."""
+"""Writes one HTML file with the measures and the videos of several methods; it loads nothing from elsewhere."""
 
 import base64
 import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -12,22 +13,13 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
-from jvflow.data.files import write_text
+from jvflow.files import write_text
 from jvflow.metrics.features import DISTANCE_NAME
 
 LIMIT = 12_000_000
 """Bytes of the whole file; GIFs drop frames to stay below."""
 VIDEOS, COLUMNS, CELL = 8, 10, 96
-"""Videos shown for each method, frames of each on a contact sheet, and pixels per side, about, of a frame."""
-
-DATA_SETS = ("SKY", "BIKING", "RIDING", "CARLA", "MAZES", "MINERL")
-PAPER_TABLE = {
-    "FLOW": ((2144, 7.84), (14010, 10.38), (9154, 7.43), (4913, 7.78), (5051, 10.02), (3259, 10.20)),
-    "BI-FLOW": ((526, 14.57), (3753, 25.63), (1552, 13.73), (345, 23.51), (605, 29.62), (834, 25.73)),
-    "CONDIFF": ((1271, 46.18), (11465, 33.15), (4668, 37.73), (947, 53.77), (424, 45.31), (1149, 41.61)),
-}
-"""(FVD, steps per frame) on `DATA_SETS`. Liu and Ritschel, Generative Video Bi-flow, Table 1: averages over
-time, adaptive Heun, BI-FLOW at the best eps of each data set."""
+"""Videos shown for each method, frames of each on a contact sheet, and the approximate width of a frame in pixels."""
 
 MEASURES = {
     "nfe_per_frame": "NFE per frame",
@@ -36,7 +28,7 @@ MEASURES = {
     "motion_last_window": "motion, last window",
     "seconds_per_frame": "seconds per frame",
 }
-"""What every method must report, and the head of its column."""
+"""The measures that every method must report, with the heads of their columns."""
 
 CURVES = {
     "loss": ("Training loss", "step", "loss", "log"),
@@ -46,7 +38,8 @@ CURVES = {
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f3c8d", "#333333")
 
 STYLE = """
-body{margin:0 auto;max-width:76rem;padding:1rem 1.25rem 3rem;font:16px/1.55 system-ui,sans-serif;color:#1d2733;background:#fff}
+body{margin:0 auto;max-width:76rem;padding:1rem 1.25rem 3rem;font:16px/1.55 system-ui,sans-serif}
+body{color:#1d2733;background:#fff}
 h1{line-height:1.2;margin:1rem 0 .5rem}h2{margin:2.2rem 0 .6rem;border-bottom:1px solid #d8dee6;padding-bottom:.25rem}
 pre{background:#f3f5f8;padding:.7rem .9rem;border-radius:6px;overflow-x:auto;font-size:.88rem}
 .row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1.25rem;align-items:start}
@@ -60,8 +53,23 @@ th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #
 """
 
 
+@dataclass(frozen=True)
+class PaperTable:
+    """Results that a paper has published, shown next to those of the run.
+
+    Attributes:
+      caption: names the paper and the table.
+      data_sets: the columns.
+      rows: method -> (FVD, steps per frame) on each data set.
+    """
+
+    caption: str
+    data_sets: tuple[str, ...]
+    rows: Mapping[str, Sequence[tuple]]
+
+
 def _number(value) -> str:
-    """Four significant digits; an en dash for what was not measured."""
+    """Formats four significant digits; an en dash for what was not measured."""
     if value is None or value != value:
         return "–"
     if not isinstance(value, float | np.floating):
@@ -80,14 +88,14 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence]) -> str:
 
 
 def _figure(kind: str, data: bytes, alt: str, caption: str, width: int) -> str:
-    """An image shown `width` wide, or as wide as there is room."""
+    """Returns an image that is shown `width` pixels wide, or less on a narrow page."""
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     image = f'<img width="{width}" src="{source}" alt="{escape(alt)}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _tile(frames: np.ndarray, columns: int) -> Image.Image:
-    """An image of frames (n, h, w, 3) row by row with gaps, at their own size up to `CELL` wide (the page enlarges)."""
+    """Tiles frames (n, h, w, 3) row by row with gaps. Frames much wider than `CELL` shrink; the page enlarges others."""
     n, height, width, _ = frames.shape
     rows, gap = math.ceil(n / columns), max(1, width // 32)
     cells = np.full((rows * columns, height + gap, width + gap, 3), 255, np.uint8)
@@ -98,10 +106,10 @@ def _tile(frames: np.ndarray, columns: int) -> Image.Image:
 
 
 def _gif(video: np.ndarray, columns: int, fps: float | int, budget: int) -> tuple[bytes, int]:
-    """An animation of (n, f, h, w, 3) at true speed, and k: it shows every k-th frame to fit `budget` bytes.
+    """Returns an animation of (n, f, h, w, 3) at true speed, and k: it shows every k-th frame to fit `budget` bytes.
 
-    GIF counts time in 1/100 s, so times are rounded, not durations; browsers slow down anything below
-    2/100 s, so k grows with high `fps`.
+    GIF counts time in 1/100 s, so the times of frames are rounded, and not their durations. Browsers slow down frames
+    of less than 2/100 s, so k grows with high `fps`.
     """
     frames = video.shape[1]
     tiles = [_tile(video[:, i], columns) for i in range(frames)]
@@ -119,7 +127,7 @@ def _gif(video: np.ndarray, columns: int, fps: float | int, budget: int) -> tupl
 
 
 def _plot(kind: str, curves: Mapping, colours: Mapping, lines: Mapping[str, float | int]) -> bytes:
-    """One plot of `CURVES`, a curve for each method and a dashed line for each reference."""
+    """Draws one plot of `CURVES`, with a curve for each method and a dashed line for each reference."""
     from matplotlib.figure import Figure
 
     _, x_label, y_label, scale = CURVES[kind]
@@ -148,7 +156,8 @@ def write_pareto(path: str | os.PathLike, fronts: Mapping[str, Sequence[tuple]])
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot(xlabel=MEASURES["nfe_per_frame"], ylabel=f"{DISTANCE_NAME}, mean over time", yscale="log")
     for colour, (name, points) in zip(COLOURS, fronts.items()):
-        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colour, label=name, linewidth=1.4, markersize=5)
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        axes.plot(x, y, "o-", color=colour, label=name, linewidth=1.4, markersize=5)
         for nfe, distance, label in points:
             axes.annotate(label, (nfe, distance), textcoords="offset points", xytext=(6, 4), fontsize=8)
     if fronts:
@@ -159,7 +168,7 @@ def write_pareto(path: str | os.PathLike, fronts: Mapping[str, Sequence[tuple]])
     figure.savefig(path, format="png", dpi=140, metadata={"Software": None})
 
 
-def _check(methods, curves, videos, sheets, fps):
+def _check(methods: Mapping, curves: Mapping, videos: Mapping, sheets: Mapping, fps: float | int) -> None:
     for name, measured in methods.items():
         if missing := [key for key in MEASURES if key not in measured]:
             raise ValueError(f"method {name!r} lacks {', '.join(missing)}: give None for what was not measured")
@@ -191,21 +200,21 @@ def write(
     videos: Mapping[str, np.ndarray],
     fps: float | int,
     sheets: Mapping[str, np.ndarray] | None = None,
-    paper_table: Mapping[str, Sequence[tuple]] | None = PAPER_TABLE,
+    paper_table: PaperTable | None = None,
 ) -> None:
-    """Writes the report to `path` in one step: a reader sees the old file or the new one, never a part.
+    """Writes the report to `path` in one step: readers see the old file or the new one, never a part.
 
     Args:
       title: the heading.
-      command: what made the numbers, shown as it is.
+      command: the command that made the numbers.
       methods: name -> the measures of `MEASURES`, None where not measured; further keys become further columns.
-      controls: name -> distance of what bounds the scale (real against real, frozen, noise).
-      protocol: what was measured and how; names and values of a table.
+      controls: name -> distance of known videos, which bound the scale (real against real, frozen, noise).
+      protocol: how it was measured; names and values of a table.
       curves: method -> any of `loss` [(step, loss)], `distance` and `motion` [(frame, value)].
       videos: "real" and every method -> uint8 (n, f, h, w, 3), animated; the first 8 are shown.
       fps: frames per second of the videos.
-      sheets: as `videos`, for the contact sheets; longer streams, say. By default the videos.
-      paper_table: method -> (FVD, steps) on each of `DATA_SETS`; None where the paper has nothing to compare.
+      sheets: as `videos`, for the contact sheets, such as longer streams. By default the videos.
+      paper_table: published results; None where there is nothing to compare.
     """
     sheets = videos if sheets is None else sheets
     _check(methods, curves, videos, sheets, fps)
@@ -226,7 +235,8 @@ def write(
         stills[name] = _figure("png", buffer.getvalue(), alt, caption, len(at) * CELL)
     shows = ""
     for i, name in enumerate(names):
-        shown, left = videos[name][:VIDEOS], LIMIT - len(plots) - len(shows) - sum(map(len, stills.values()))
+        shown = videos[name][:VIDEOS]
+        left = LIMIT - len(plots) - len(shows) - sum(map(len, stills.values()))
         columns = math.ceil(math.sqrt(2 * len(shown)))
         data, every = _gif(shown, columns, fps, int(0.7 * left / (len(names) - i)))  # base64 turns 3 bytes into 4
         caption = f"{fps:g} frames per second" + (f", one in {every} shown" if every > 1 else "")
@@ -243,13 +253,15 @@ def write(
     theirs = note = ""
     if paper_table:
         theirs = _table(
-            "The paper: FVD / steps per frame (Liu and Ritschel, Generative Video Bi-flow, Table 1).",
-            ["method", *DATA_SETS],
-            [[name, *(f"{fvd:g} / {steps:g}" for fvd, steps in row)] for name, row in paper_table.items()],
+            paper_table.caption,
+            ["method", *paper_table.data_sets],
+            [[name, *(f"{fvd:g} / {steps:g}" for fvd, steps in row)] for name, row in paper_table.rows.items()],
         )
         note = """
-<p class="note">The two distances are different measures, of different features, videos and sizes: this run's distances and the
-paper's FVD are not comparable. Only the order of the methods and their steps may be read side by side.</p>"""
+<p class="note">The two distances are different measures, of different features, videos and sizes: this run's distances
+and the paper's FVD are not comparable. Only the order of the methods and their steps may be read side by side.</p>"""
+    settings = _table("How it was measured.", ["setting", "value"], list(protocol.items()))
+    bounds = _table(f"Controls: {DISTANCE_NAME} of known videos.", ["control", "distance"], list(controls.items()))
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
@@ -261,8 +273,8 @@ Every number and picture comes from one run of this command:</p>
 <main><h2>Videos</h2><div class="row shows">{shows}</div>
 <h2>Results</h2><div class="row">{ours}{theirs}</div>{note}
 <h2>Curves</h2><div class="row">{plots}</div>
-<h2>Protocol and controls</h2><div class="row">{_table("How it was measured.", ["setting", "value"], list(protocol.items()))}
-{_table(f"Controls: {DISTANCE_NAME} of known videos.", ["control", "distance"], list(controls.items()))}</div></main>
+<h2>Protocol and controls</h2><div class="row">{settings}
+{bounds}</div></main>
 </body></html>
 """
     Path(path).parent.mkdir(parents=True, exist_ok=True)

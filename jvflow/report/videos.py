@@ -15,8 +15,8 @@ from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image
 
-from jvflow.data.files import write_text
 from jvflow.data.video import Frame, check_pixels, exact_rate
+from jvflow.files import write_text
 from jvflow.parallel import processes
 
 
