@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jvflow.assembly import Experiment
 
 
@@ -14,7 +12,7 @@ class Run:
     """A run at one of its steps; `jvflow.load` reads one.
 
     Attributes:
-      config: of the run.
+      config: the run's `ConfigDict`.
       experiment: what the config means.
       params: the parameters of `experiment.network`, whole on every device of this process.
       workdir: the folder of the run.
@@ -22,7 +20,7 @@ class Run:
       protocol: what every record of the run carries: objective, step, checksum of the parameters, data.
     """
 
-    config: ConfigDict
+    config: Any
     experiment: Experiment
     params: Any
     workdir: Path
