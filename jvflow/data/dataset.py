@@ -12,7 +12,7 @@ import numpy as np
 
 from jvflow.data import folder, procedural, records
 from jvflow.data.dataset_key import FileHashes, dataset_key
-from jvflow.data.files import check_room
+from jvflow.files import check_room
 
 PROCEDURAL = "procedural:"
 TEST_SEEDS = 1_000_000  # scene seeds of the test split start here

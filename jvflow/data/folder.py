@@ -21,8 +21,8 @@ import numpy as np
 from jvflow.data import captions as texts
 from jvflow.data import cuts, records, video
 from jvflow.data.dataset_key import FileHashes
-from jvflow.data.files import check_room, write_text
 from jvflow.data.records import Clip
+from jvflow.files import check_room, write_text
 
 LOG = logging.getLogger(__name__)
 VERSION = 3

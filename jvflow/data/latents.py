@@ -32,7 +32,7 @@ from jvflow import codecs, text
 from jvflow.codecs import Codec, encode_chunks
 from jvflow.data import dataset, pipeline, records
 from jvflow.data.dataset_key import check_settings
-from jvflow.data.files import check_room, mebibytes
+from jvflow.files import check_room, mebibytes
 from jvflow.parallel import processes
 from jvflow.text import TextEncoder
 

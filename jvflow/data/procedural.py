@@ -1,19 +1,20 @@
-"""Videos made from a seed: any size, frame rate and length, and a ground truth at every real time.
+"""Renders videos from a seed, of any size, frame rate and length, exact at every real time.
 
-A scene is a function of time. Nothing is stored from frame to frame, so in-between and future frames
-are as exact as the others, and frames rendered apart or together are the same pixels.
+A scene is a function of time. Nothing is stored from frame to frame, so in-between and future frames are as exact as
+the others, and frames have the same pixels whether they are rendered together or one by one.
 
-    comets     shapes that chase one another on a ring, tails show where they go: one frame determines the next
+    comets     shapes that chase one another on a ring; their tails show where they go: one frame determines the next
     maze       a first-person walk along the right-hand wall: one frame shows the motion, not the map
     bouncing   discs that collide elastically behind bars: the motion takes two frames to see
 
-Times are in seconds and suit 16 frames per second: things move by about 0.5 to 1.2 pixels a frame at 32 x 32.
+Times are in seconds and suit 16 frames per second: objects move by about 0.5 to 1.2 pixels a frame at 32 x 32.
 """
 
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from jvflow.data.scenes_maze import maze
 from jvflow.data.scenes_shapes import bouncing, comets
@@ -25,25 +26,25 @@ PIXELS = 2**16  # rendered at once, unless a single frame has more
 
 @runtime_checkable
 class World(Protocol):
-    """What a kind of scene has to be."""
+    """The content of a scene of some kind."""
 
     caption: str
 
-    def draw(self, seconds: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Returns colours, float32 (f, 3, h, w) in [0, 1], at times (f,)."""
+    def draw(self, seconds: Float[np.ndarray, "f"], height: int, width: int) -> Float[np.ndarray, "f 3 h w"]:
+        """Returns colours in [0, 1] at the given times."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An endless video; equal when kind and seed are."""
+    """An endless video; two scenes are equal if kind and seed are."""
 
     kind: str
     seed: int
     caption: str
     world: World = field(repr=False, compare=False)
 
-    def render(self, times, size) -> np.ndarray:
-        """Returns the frames at `times`, uint8 (f, h, w, 3).
+    def render(self, times, size: int | tuple[int, int]) -> UInt8[np.ndarray, "f h w 3"]:
+        """Returns the frames at `times`.
 
         Args:
           times: seconds (f,), any real numbers >= 0 in any order.
@@ -65,7 +66,7 @@ class Scene:
 
 
 def scene(kind: str, seed: int) -> Scene:
-    """The scene of a kind, one of `KINDS`, that belongs to a seed >= 0."""
+    """Returns the scene of a kind, one of `KINDS`, for a seed >= 0."""
     makers = {"maze": maze, "comets": comets, "bouncing": bouncing}
     if kind not in makers:
         raise ValueError(f"unknown kind {kind!r}: use one of {', '.join(KINDS)}")

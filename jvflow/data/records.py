@@ -29,7 +29,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from jvflow.data.columns import Clip, Columns, as_dict
 from jvflow.data.dataset_key import dataset_key
-from jvflow.data.files import write_text
+from jvflow.files import write_text
 
 MANIFEST, REPORT = "manifest.json", "report.json"
 IDENTITY = "identity.json"  # of a build that is not finished

@@ -1,7 +1,7 @@
-"""A world to walk through: a maze with brick walls, seen from inside by casting a ray per column.
+"""A world to walk through: a maze with brick walls, seen from inside by casting rays for each column of pixels.
 
-Lengths are in cells of the maze. x runs right and y runs down on its map, so angles grow towards the
-right-hand side of the walker.
+The unit of length is a cell of the maze. On its map x runs right and y runs down, so angles grow towards the right-hand
+side of the walker.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ class Maze:
     """A walk through a closed maze of unit cells, with a right hand on the wall, in an endless loop.
 
     Attributes:
-      walls: bool (2, n + 1, n): is there a wall on the line x = k beside cell y = j (`[0, k, j]`), and
-        on the line y = k beside cell x = i (`[1, k, i]`).
-      tone: brightness of each wall, of the shape of `walls`.
-      accent: which walls have the second colour, of the shape of `walls`.
+      walls: bool (2, n + 1, n): whether there is a wall on the line x = k at cell y = j (`[0, k, j]`), and on the
+        line y = k at cell x = i (`[1, k, i]`).
+      tone: brightness of each wall, with the shape of `walls`.
+      accent: which walls have the second colour, with the shape of `walls`.
       entry: where the walk enters each cell of the loop (m, 2), the middle of an edge.
-      heading: angle at that entry (m,); angles grow towards the right.
+      heading: angle at that entry (m,), in radians.
       turn: 1 right, 0 straight on, -1 left (m,), in that cell.
-      colours: of most walls, of the others, of the floor, of the ceiling (4, 3).
+      colours: main colour of walls, second colour, floor, ceiling (4, 3).
     """
 
     caption: str
@@ -40,7 +40,7 @@ class Maze:
     RAYS = 4  # columns of samples in each column of pixels
 
     def camera(self, seconds):
-        """Position (f, 2) and heading (f,), modulo a turn: straight lines, and quarters of circles of radius 1/2."""
+        """Returns position (f, 2) and heading (f,) modulo a turn, on straight lines and quarter circles of radius 1/2."""
         ends = np.cumsum(np.where(self.turn == 0, 1, np.pi / 4))
         walked = seconds * self.SPEED % ends[-1]
         cell = np.minimum(np.searchsorted(ends, walked, side="right"), len(ends) - 1)
@@ -78,7 +78,7 @@ class Maze:
         return image
 
     def cast(self, position, rays):
-        """Depth, place along the wall, tone and accent of the first wall that each ray (f, ..., 2) meets."""
+        """Returns depth, place along the wall, tone and accent of the first wall that each ray (f, ..., 2) meets."""
         found = []
         lines = np.arange(self.walls.shape[1])
         rays = np.where(np.abs(rays) < 1e-9, 1e-9, rays)[..., None]
@@ -96,12 +96,12 @@ class Maze:
         return tuple(np.where(nearer, a, b) for a, b in zip(*found))
 
     def _ground(self, position, ahead, right, row, column, focal):
-        """Checkered floor below the horizon, plain ceiling above."""
+        """Draws a checkered floor below the horizon and a plain ceiling above."""
         reach = self.EYE * focal / np.maximum(np.abs(row), 0.5)
         image = np.empty((len(position), 3, len(row), len(column)), np.float32)
         image[:] = (self.colours[3][:, None] * np.float32(_haze(reach)))[:, :, None]
         below = row > 0
-        reach, check = reach[below], 2 * reach[below] / row[below]  # `check`: how many a pixel spans in depth
+        reach, check = reach[below], 2 * reach[below] / row[below]  # `check`: how many checks a pixel spans in depth
         checks = np.float32(np.clip(1.6 - 1.6 * check, 0, 1))[:, None]
         sharp = np.float32(np.clip(0.7 / check, 1, 4))[:, None]
         for axis in (0, 1):
@@ -115,14 +115,14 @@ class Maze:
 
 
 def _haze(depth):
-    """Brightness left over a distance in cells."""
+    """Returns the brightness that is left at a distance in cells."""
     return np.exp(-0.22 * depth)
 
 
 def _bricks(up, along, scale):
-    """Brightness of a brick wall at a height and a place along it, in cells, at `scale` pixels per cell.
+    """Returns the brightness of a brick wall at a height and a place along it, in cells, at `scale` pixels per cell.
 
-    The joints fade where a course has less than 4 pixels, and are gone at 1.5.
+    The joints fade where a course has fewer than 4 pixels, and vanish at 1.5.
     """
     course = np.float32(0.2)
     visible = np.float32(0.5) * np.clip((course * scale - np.float32(1.5)) / np.float32(2.5), 0, 1)
@@ -137,13 +137,13 @@ STEPS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])  # each is a right turn fro
 
 
 def _is_open(walls, cell, way) -> bool:
-    """Whether one can leave a cell along STEPS[way]."""
+    """Returns whether one can leave a cell along STEPS[way]."""
     axis = way % 2
     return not walls[axis, cell[axis] + (way < 2), cell[1 - axis]]
 
 
 def _carve(rng, cells) -> np.ndarray:
-    """Walls of a random maze without dead ends: a depth-first spanning tree, whose dead ends are opened."""
+    """Returns the walls of a random maze: a depth-first spanning tree, whose dead ends are opened."""
     walls = np.ones((2, cells + 1, cells), bool)
 
     def remove(cell, way):
@@ -172,7 +172,7 @@ def _carve(rng, cells) -> np.ndarray:
 
 
 def _longest_loop(walls) -> list[tuple]:
-    """The longest walk along the right-hand wall: (cell, way in, turn) for each of its cells.
+    """Returns the longest walk along the right-hand wall: (cell, way in, turn) for each of its cells.
 
     The rule permutes the pairs of cell and way, so every walk is a loop.
     """
@@ -195,8 +195,12 @@ def _longest_loop(walls) -> list[tuple]:
 
 def maze(rng) -> Maze:
     names = {
-        "red": (0.85, 0.25, 0.18), "yellow": (0.95, 0.8, 0.25), "green": (0.3, 0.75, 0.3),
-        "blue": (0.3, 0.45, 0.95), "purple": (0.68, 0.35, 0.85), "white": (0.92, 0.92, 0.88),
+        "red": (0.85, 0.25, 0.18),
+        "yellow": (0.95, 0.8, 0.25),
+        "green": (0.3, 0.75, 0.3),
+        "blue": (0.3, 0.45, 0.95),
+        "purple": (0.68, 0.35, 0.85),
+        "white": (0.92, 0.92, 0.88),
     }
     grounds = {"grey": (0.55, 0.55, 0.55), "brown": (0.55, 0.4, 0.25), "teal": (0.2, 0.52, 0.5)}
     main, other = (list(names)[i] for i in rng.choice(len(names), 2, replace=False))

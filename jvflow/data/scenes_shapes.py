@@ -1,6 +1,6 @@
 """Two worlds of flat shapes: comets on orbits, and discs that bounce behind bars.
 
-Lengths are in sides: the shorter side of the frame is 1, x runs right, y runs down.
+The unit of length is the shorter side of the frame ("sides"); x runs right, y runs down.
 """
 
 import functools
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BRIGHT = {  # of shapes; in this order the later ones pass in front
+BRIGHT = {  # colours of shapes
     "red": (0.95, 0.15, 0.15),
     "yellow": (1.0, 0.88, 0.15),
     "green": (0.2, 0.85, 0.25),
@@ -16,7 +16,7 @@ BRIGHT = {  # of shapes; in this order the later ones pass in front
     "blue": (0.25, 0.45, 1.0),
     "pink": (1.0, 0.4, 0.8),
 }
-MUTED = {  # of what lies behind them
+MUTED = {  # colours of the ground
     "blue": (0.16, 0.2, 0.42),
     "green": (0.12, 0.32, 0.2),
     "purple": (0.33, 0.17, 0.4),
@@ -26,14 +26,14 @@ MUTED = {  # of what lies behind them
 SHAPES = ("disc", "square", "triangle")
 
 
-def _grid(height, width):
-    """Pixel centres x (w,), y (h,) and the extent (width, height) of the frame, in sides."""
+def _grid(height: int, width: int):
+    """Returns pixel centres x (w,), y (h,) and the extent (width, height) of the frame, in sides."""
     side = min(height, width)
     return (np.arange(width) + 0.5) / side, (np.arange(height) + 0.5) / side, np.array([width, height]) / side
 
 
 def _distance(shape, ahead, across, radius):
-    """Signed distance to a shape inscribed in a circle, negative inside; a triangle points ahead."""
+    """Returns the signed distance to a shape inscribed in a circle, negative inside; a triangle points ahead."""
     if shape == "disc":
         return np.sqrt(ahead * ahead + across * across) - np.float32(radius)
     if shape == "square":
@@ -45,18 +45,18 @@ def _distance(shape, ahead, across, radius):
 
 
 def _coverage(distance, height, width):
-    """How much of a pixel lies inside: from 1 to 0 over 1.5 pixels about the edge."""
+    """Returns how much of a pixel lies inside: from 1 to 0 over 1.5 pixels around the edge."""
     return np.clip(0.5 - distance * np.float32(min(height, width) / 1.5), 0, 1)
 
 
 def _over(image, alpha, colour):
-    """Paints a colour over `image (f, 3, h, w)` in place; each of its channels is a number or (f, h, w)."""
+    """Paints a colour over `image` (f, 3, h, w) in place; each channel of the colour is a number or (f, h, w)."""
     for channel in range(3):
         image[:, channel] += alpha * (colour[channel] - image[:, channel])
 
 
 def triangle_wave(x):
-    """Period 1, from -1 at the integers to 1 half-way."""
+    """Returns a triangle wave of period 1: -1 at the integers, 1 half-way."""
     return 4 * np.abs(x - np.rint(x)) - 1
 
 
@@ -73,16 +73,16 @@ def _listed(parts) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Comets:
-    """Shapes that circle about the middle of the frame, over stripes that drift to the left.
+    """Shapes that circle around the middle of the frame, over stripes that drift to the left.
 
-    All are equally fast, so a frame tells every velocity: a comet flies away from its tail, and
-    stripes drift away from the steep edge of their brightness. Nothing has to be remembered: a tail
-    ends where the other comet is, so that their distance is seen, and a colour has one shape.
+    One frame determines every velocity: all comets are equally fast and fly away from their tails, and stripes drift
+    away from the steep edge of their brightness. It also shows all that stays constant: a tail ends where the other
+    comet is, which gives their distance, and a colour belongs to one shape.
 
     Attributes:
-      angle: where on the orbit each comet is at t = 0 (n,), in radians, clockwise from the right.
-      phase: of the stripes at t = 0, in periods.
-      dark, bright: the colours that the stripes run between.
+      angle: the place of each comet on the orbit at t = 0 (n,), in radians, clockwise from the right.
+      phase: the phase of the stripes at t = 0, in periods.
+      dark, bright: the extreme colours of the stripes.
     """
 
     caption: str
@@ -97,7 +97,7 @@ class Comets:
     RATE = 1.2  # radians per second
     TAIL = 0.94  # half the orbit
     RADIUS = {"disc": 0.15, "square": 0.19, "triangle": 0.2}
-    DRIFT_SPEED = 0.3125  # at 8 frames a second 1.25 periods in 16 frames: a window a stride later sees another phase
+    DRIFT_SPEED = 0.3125  # at 8 frames a second 1.25 periods in 16 frames: successive windows see other phases
     PERIOD = 0.5
 
     def draw(self, seconds, height, width):
@@ -112,10 +112,12 @@ class Comets:
             dx, dy = x - orbit * cos, y - orbit * sin
             ahead, across = dy * cos - dx * sin, dx * cos + dy * sin
             body = _coverage(_distance(shape, ahead, across, self.RADIUS[shape]), height, width)
-            # the tail follows the orbit: how far behind along it, and how far off
+            # the tail follows the orbit: the distance behind along it, and off it
             behind = (bearing - np.float32(at)) % np.float32(2 * np.pi) - np.float32(2 * np.pi)
             taper = np.maximum(1 + behind * np.float32(self.ORBIT / self.TAIL), 0)
-            tail = np.float32(0.85) * taper * _coverage(np.abs(distance - orbit) - np.float32(0.1) * taper, height, width)
+            tail = (
+                np.float32(0.85) * taper * _coverage(np.abs(distance - orbit) - np.float32(0.1) * taper, height, width)
+            )
             _over(image, np.maximum(body, tail), colour)
         return image
 
@@ -133,8 +135,8 @@ PLACES = ("right", "bottom right", "bottom", "bottom left", "left", "top left", 
 
 def comets(rng) -> Comets:
     names, shapes = ("red", "green"), ("square", "triangle")
-    # Opposite one another, and so for ever at one rate. Were the angle between them, or the shape of a colour, another
-    # one in each clip, a stream would have to carry it through all noise, with nothing in a frame that says what it was.
+    # The comets are opposite one another, and stay so at one rate. If their angle, or the shape of a colour, changed
+    # from clip to clip, a stream would have to remember it, because noisy frames do not show it.
     angle = rng.uniform(0, 2 * np.pi) + np.array([0.0, np.pi])
     place = PLACES[round(angle[0] * len(PLACES) / (2 * np.pi)) % len(PLACES)]
     flights = [f"a {name} {shape}" for name, shape in zip(names, shapes)]
@@ -160,11 +162,12 @@ class Bouncing:
     """Equal discs that bounce off the frame and off one another, drawn as shapes, behind bars.
 
     Attributes:
-      place: of each disc at t = 0 (n, 2), in units of the frame's (width, height).
-      nudge: added to it (n, 2), in sides.
-      velocity: at t = 0 (n, 2).
       weave: the pattern of each disc, "striped" or "checked".
-      bars: (axis, sway, phase): across x or y, amplitude in units of the frame, radians.
+      place: the position of each disc at t = 0 (n, 2), in units of the frame's (width, height).
+      nudge: added to the place (n, 2), in sides.
+      velocity: at t = 0 (n, 2), in sides per second.
+      bars: (axis, sway, phase) of each bar: across x (0) or y (1), amplitude in units of the frame, radians.
+      ground: the colour behind the discs.
     """
 
     caption: str
@@ -182,7 +185,7 @@ class Bouncing:
     RATE = 1.1  # radians per second of a bar that sways
 
     def motion(self, seconds, extent):
-        """Positions and velocities (f, n, 2) in a frame of extent (width, height) in sides."""
+        """Returns positions and velocities (f, n, 2) in a frame of extent (width, height) in sides."""
         longest = max(8.0, float(np.max(seconds, initial=0)))
         begins, position, velocity = _events(self, *map(float, extent), 2.0 ** np.ceil(np.log2(longest)))
         last = np.searchsorted(begins, seconds, side="right") - 1
@@ -210,7 +213,7 @@ class Bouncing:
 
 
 def _weave(name, dx, dy):
-    """Pattern in [0, 1] that moves with its shape."""
+    """Returns a pattern in [0, 1] that moves with its shape."""
     if name == "striped":
         return np.clip(0.5 + 1.2 * triangle_wave(dx * np.float32(1 / 0.15)), 0, 1)
     if name == "checked":
@@ -221,9 +224,9 @@ def _weave(name, dx, dy):
 
 @functools.lru_cache(maxsize=1024)
 def _events(world: Bouncing, width: float, height: float, horizon: float):
-    """The times (e,) of all collisions up to `horizon`, and positions, velocities (e, n, 2) after each.
+    """Returns the times (e,) of all collisions up to `horizon`, and positions and velocities (e, n, 2) after each.
 
-    Exact: between two events all velocities are constant. A longer horizon has the same beginning.
+    Exact, because between two events all velocities are constant. A longer horizon appends events.
     """
     extent = np.array([width, height])
     position, velocity = world.place * extent + world.nudge, world.velocity
@@ -261,9 +264,9 @@ def bouncing(rng) -> Bouncing:
     axes = rng.permutation(2)[: rng.integers(1, 3)]
     bars = tuple((int(axis), float(rng.choice([0.0, 0.22])), float(rng.uniform(0, 2 * np.pi))) for axis in axes)
     things = _listed([f"a {w} {name} {shape}" for w, name, shape in zip(weave, names, shapes)])
-    fronts = _listed([
-        f"{('an upright', 'a level')[axis]} bar that {'sways' if sway else 'stands still'}" for axis, sway, _ in bars
-    ])
+    fronts = _listed(
+        [f"{('an upright', 'a level')[axis]} bar that {'sways' if sway else 'stands still'}" for axis, sway, _ in bars]
+    )
     return Bouncing(
         caption=f"{things} bounce off the edges and off one another behind {fronts}, on a {ground} ground",
         shapes=shapes,

@@ -95,7 +95,7 @@ def _figure(kind: str, data: bytes, alt: str, caption: str, width: int) -> str:
 
 
 def _tile(frames: np.ndarray, columns: int) -> Image.Image:
-    """Tiles frames (n, h, w, 3) row by row with gaps. Frames much wider than `CELL` shrink; the page enlarges others."""
+    """Tiles frames (n, h, w, 3) row by row with gaps. Frames far wider than `CELL` shrink; the page enlarges others."""
     n, height, width, _ = frames.shape
     rows, gap = math.ceil(n / columns), max(1, width // 32)
     cells = np.full((rows * columns, height + gap, width + gap, 3), 255, np.uint8)
