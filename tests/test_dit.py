@@ -7,7 +7,8 @@ import pytest
 
 from jvflow.flow.field import Condition, guide, null
 from jvflow.networks import as_field, build
-from jvflow.networks.dit import DiTConfig, forward_flops, grid, parameter_count, preset
+from dit_sizes import forward_flops, parameter_count, preset
+from jvflow.networks.dit import DiTConfig
 from jvflow.networks.layers import position_table
 
 TINY = dict(name="dit", width=32, depth=2, heads=2, patch=(1, 4, 4), channels=3)
@@ -231,7 +232,7 @@ def test_forward_flops(parts):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: grid(DiTConfig(**preset("S/4"), channels=3), (1, 30, 32)), r"does not divide.*\(1, 32, 32\)"),
+        (lambda: DiTConfig(**preset("S/4"), channels=3).grid((1, 30, 32)), r"does not divide.*\(1, 32, 32\)"),
         (lambda: preset("M/2"), "unknown preset 'M/2'"),
         (lambda: build(**dict(TINY, heads=5)), "heads 5"),
         (lambda: build("unets"), "unknown network"),

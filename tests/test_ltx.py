@@ -61,7 +61,7 @@ def test_it_is_a_field_in_our_time(causal):
     faster = field(network.params, t, rate)
     np.testing.assert_allclose(faster[0], made[0], atol=1e-5)
     assert np.abs(faster[1] - made[1]).max() > 1e-3
-    seconds = 20 * np.asarray(ltx.places((3, 1, 1), jnp.array([24.0]), causal))[0, :, 0]
+    seconds = 20 * np.asarray(ltx.token_positions((3, 1, 1), jnp.array([24.0]), causal))[0, :, 0]
     np.testing.assert_allclose(24 * seconds, [0, 1, 9] if causal else [0, 8, 16], atol=1e-4)
 
 
@@ -90,7 +90,7 @@ def test_captions_and_rates_are_asked_for():
 )
 def test_frequencies_are_rounded_as_torch_rounds_them(width, frequencies):
     """To the last bit: an angle of thousands turns one rounding into an error of 1e-3. (10000^torch.linspace(0, 1, n) pi / 2 in float32.)"""
-    cosine, sine = ltx.rotation(jnp.ones((1, 1, 3)), width)
+    cosine, sine = ltx.rotary_embedding(jnp.ones((1, 1, 3)), width)
     expected = np.repeat(np.asarray(frequencies), 3)
     np.testing.assert_allclose(cosine[0, 0], np.cos(expected), atol=2e-7)
     np.testing.assert_allclose(sine[0, 0], np.sin(expected), atol=2e-7)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from jvflow import codecs, networks
 from jvflow import pretrained
 from jvflow.networks.ltx_vae import LTXVAE, STRIDES, LTXVAEConfig
-from jvflow.networks.streaming import streamed
+from jvflow.networks.streaming import apply_in_pieces
 
 FRAMES = (17, 161)  # benchmarks/video_vae.py has those between, at full size
 
@@ -51,9 +51,9 @@ def test_pieces_give_what_the_whole_gives(name, piece, last):
         latents = jax.random.normal(jax.random.key(k), (2, k + 1, 2, 3, loaded.config.latent))
         video = jax.jit(decode)(latents)
         assert video.shape == (2, each * k + 1, 2 * space, 3 * space, 3)
-        assert_same(np.asarray(jax.jit(lambda latents: streamed(decode, latents, piece=piece))(latents)), np.asarray(video))
+        assert_same(np.asarray(jax.jit(lambda latents: apply_in_pieces(decode, latents, piece=piece))(latents)), np.asarray(video))
         again = jax.jit(encode)(video)
-        assert_same(np.asarray(jax.jit(lambda video: streamed(encode, video, piece=each * piece, offset=1 - each))(video)), np.asarray(again))
+        assert_same(np.asarray(jax.jit(lambda video: apply_in_pieces(encode, video, piece=each * piece, offset=1 - each))(video)), np.asarray(again))
 
 
 def test_latents_are_in_units_of_the_checkpoint(folder):

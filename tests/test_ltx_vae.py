@@ -51,7 +51,7 @@ def test_another_autoencoder(change, message):
 def test_a_time_is_asked_for():
     config, tensors, io = read(FIXTURES / "ltx_vae_095.safetensors")
     network = pretrained.import_checkpoint("ltx_vae", config, tensors)
-    with pytest.raises(ValueError, match="this decoder is told a time, and got none"):
+    with pytest.raises(ValueError, match="this decoder takes a time, and got none"):
         network.apply(network.params, method="decode", z=io["mean"])
     with pytest.raises(ValueError, match="use 'encode' with x, or 'decode' with z"):
         network.apply(network.params, method="decode", x=io["sample"])

@@ -13,7 +13,7 @@ from jvflow import networks, text
 from jvflow.data import latents
 from jvflow.training import loop as train
 from jvflow import pretrained
-from jvflow.networks.t5 import T5, buckets
+from jvflow.networks.t5 import T5, distance_buckets
 
 
 def embedded(network, io):
@@ -53,8 +53,8 @@ def test_full_size_encoders_have_the_public_tensors(shared, name):
 
 def test_buckets_grow_with_the_distance():
     """Of 8: each side has 4, of which 2 are single distances; from the last on all are one."""
-    assert buckets(16, 8, 10)[0].tolist() == [0, 5, 6, 6, 6, *[7] * 11]
-    assert buckets(16, 8, 10)[15, ::-1].tolist() == [0, 1, 2, 2, 2, *[3] * 11]
+    assert distance_buckets(16, 8, 10)[0].tolist() == [0, 5, 6, 6, 6, *[7] * 11]
+    assert distance_buckets(16, 8, 10)[15, ::-1].tolist() == [0, 1, 2, 2, 2, *[3] * 11]
 
 
 @pytest.mark.parametrize("change, message", [(dict(feed_forward_proj="relu"), "this config says {'feed_forward_proj': 'relu'}"), (dict(model_type="mt5"), "'model_type': 'mt5'")])

@@ -12,7 +12,7 @@ from jvflow.biflow import method as biflow
 from jvflow import pretrained
 from jvflow.parallel import mesh as meshes
 from jvflow.flow.field import Condition, concat_fields
-from jvflow.networks.base import Keys
+from jvflow.networks import Keys
 
 SMALL = dict(width=8, levels=(1, 2), attends=(False, True), groups=4, head=4, channels=3, blocks=1)
 

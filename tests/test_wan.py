@@ -62,7 +62,7 @@ def test_built_from_sizes_it_is_the_same_function():
     x, condition = jax.random.normal(jax.random.key(0), (1, 2, 4, 2, 4)), Condition(text=jnp.ones((1, 3, 6)))
     given = (x, (jnp.full(1, 0.3),), condition)
     np.testing.assert_array_equal(networks.as_field(network, public.params)(*given)[0], networks.as_field(public)(*given)[0])
-    assert networks.tokens(network, (2, 4, 2, 4)) == 4 and not networks.takes_rate(network)
+    assert networks.tokens(network, (2, 4, 2, 4)) == 4 and not network.takes_fps
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from jvflow import codecs, networks
 from jvflow import pretrained
-from jvflow.networks.streaming import streamed
+from jvflow.networks.streaming import apply_in_pieces
 from jvflow.networks.wan_vae import WanVAE
 
 NAMES = ("wan_vae_one", "wan_vae_five", "wan_vae_nine", "wan_vae_seventeen")
@@ -37,8 +37,8 @@ def test_pieces_give_what_the_whole_gives(name, piece):
     video, latents = (np.moveaxis(io[key], 1, -1) for key in ("sample", "mean"))
     encode = lambda x, frames: network.apply(loaded.params, x, frames, method="encode")[0]
     decode = lambda z, frames: network.apply(loaded.params, z, frames, method="decode")
-    assert_same(np.asarray(jax.jit(lambda x: streamed(encode, x, piece=4 * piece, offset=-3))(video)), latents)
-    assert_same(np.asarray(jax.jit(lambda z: streamed(decode, z, piece=piece))(latents)), np.moveaxis(io["decoded"], 1, -1))
+    assert_same(np.asarray(jax.jit(lambda x: apply_in_pieces(encode, x, piece=4 * piece, offset=-3))(video)), latents)
+    assert_same(np.asarray(jax.jit(lambda z: apply_in_pieces(decode, z, piece=piece))(latents)), np.moveaxis(io["decoded"], 1, -1))
 
 
 def test_full_size_autoencoder_has_the_public_tensors(shared):

@@ -1,68 +1,144 @@
 """Networks: Flax modules, built once and used as pure functions.
 
-A network enters the library through `build` and leaves it as a field, `(x, s, condition) ->
-velocities`; no loss and no sampler sees a module.
+`build` makes a network from its name and its sizes, and `as_field` makes it a field, `(x, s, condition) -> velocities`:
+no loss and no sampler sees a module. Each network is a file of this package, imported when it is first built.
 """
 
+import importlib
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax
+from flax import nnx, traverse_util
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
 
 from jvflow.flow.field import Field
-from jvflow.networks import dit, ltx, unet_field, wan
-from jvflow.networks.base import Network, functional
-from jvflow.networks.dit import DiTConfig
-from jvflow.networks.ltx import LTXConfig
-from jvflow.networks.unet_field import UNetFieldConfig
-from jvflow.networks.wan import WanConfig
+from jvflow.networks.lora import add_lora
+from jvflow.parallel.constrain import FSDP, LORA, SEQUENCE, TENSOR, Rules
 
-__all__ = ["Network", "as_field", "build", "check", "check_mesh", "functional", "takes_rate", "tokens"]
+NETWORKS = {"dit": "dit", "unet": "unet_field", "ltx": "ltx", "wan": "wan"}
+"""The module below this package that builds each network."""
 
 
-NETWORKS = {"dit": dit, "unet": unet_field, "ltx": ltx, "wan": wan}
+class Network(NamedTuple):
+    """A network as pure functions.
+
+    Attributes:
+      apply: `(params, x, s, condition) -> velocities`; in a public model's own layout if `jvflow.pretrained` made it.
+      params: its parameters if it came with some, else None.
+      config: its sizes. Those of `NETWORKS` also know their `grid` of tokens and have `check_mesh`.
+      init: `key -> params` if it can start from random parameters, else None.
+      rules: how its parameters are split over a mesh, see `jvflow.parallel.sharding`.
+      field: `apply` in our layout, `(params, x, s, condition)`, if `apply` is in a public model's own.
+      takes_fps: whether it needs `condition.fps`.
+    """
+
+    apply: Callable
+    params: Any = None
+    config: Any = None
+    init: Callable | None = None
+    rules: Rules = ()
+    field: Callable | None = None
+    takes_fps: bool = False
 
 
 def build(name: str, **sizes) -> Network:
-    """A network by its name ("dit", "unet", "ltx", "wan") and the fields of its config, without parameters."""
+    """Returns the network `name`, a key of `NETWORKS`, without parameters; `sizes` are the fields of its config."""
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}: use one of {', '.join(NETWORKS)}")
-    return NETWORKS[name].build(**{key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()})
-
-
-def _of(network: Network):
-    """The file of a network of `NETWORKS`."""
-    return {DiTConfig: dit, UNetFieldConfig: unet_field, LTXConfig: ltx, WanConfig: wan}[type(network.config)]
-
-
-def takes_rate(network: Network) -> bool:
-    """Whether the network asks for `condition.fps`."""
-    return isinstance(network.config, LTXConfig)
-
-
-def check(network: Network, shape: tuple) -> None:
-    """Raises a ValueError when the network does not take latents of shape (f, h, w, c)."""
-    _of(network).grid(network.config, shape)
-
-
-def check_mesh(network: Network, shape: tuple, mesh) -> None:
-    """Raises a ValueError when a mesh cannot split the network for latents of shape (f, h, w, c): its tokens, or its heads."""
-    _of(network).check_mesh(network.config, shape, mesh)
-
-
-def tokens(network: Network, shape: tuple) -> int:
-    """How many tokens the network makes of latents of shape (f, h, w, c)."""
-    return math.prod(_of(network).grid(network.config, shape))
+    module = importlib.import_module(f"jvflow.networks.{NETWORKS[name]}")
+    return module.build(**{key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()})
 
 
 def as_field(network: Network, params: Any = None) -> Field:
-    """The network as a field: a pytree whose leaves are its parameters.
+    """Returns the network as a field: a pytree whose leaves are its parameters.
 
-    Of a public model it is what the model says of our latents (b, f, h, w, c). The U-Nets of Bi-flow's authors give a velocity each at
-    (t, alpha), see `jvflow.flow.field.together`. LTX-Video gives data - noise at our t. A diffusion model gives its prediction at timesteps
-    (t,), which `jvflow.flow.ddim.flow` makes such a velocity.
+    The field of a public model takes and gives our latents (b, f, h, w, c), in the model's own terms:
+    each U-Net of Bi-flow's authors gives one velocity at (t, alpha), see `jvflow.flow.field.concat_fields`;
+    LTX-Video and Wan give data - noise at our t; a diffusion model gives its prediction at timesteps (t,), see
+    `jvflow.flow.ddim.flow`.
     """
     params = network.params if params is None else params
     if params is None:
         raise ValueError("this network has no parameters: give params=, for example network.init(key)")
     return jax.tree_util.Partial(network.field or network.apply, params)
+
+
+def check(network: Network, shape: tuple) -> None:
+    """Raises ValueError if the network does not take latents of shape (f, h, w, c)."""
+    network.config.grid(shape)
+
+
+def check_mesh(network: Network, shape: tuple, mesh: Mesh) -> None:
+    """Raises ValueError if a mesh cannot split the network's heads, or its tokens for latents of shape (f, h, w, c)."""
+    network.config.check_mesh(shape, mesh)
+
+
+def tokens(network: Network, shape: tuple) -> int:
+    """Returns how many tokens the network makes of latents of shape (f, h, w, c)."""
+    return math.prod(network.config.grid(shape))
+
+
+# --- for the files of this package ----------------------------------------------------------------
+
+
+def functional(module: type[nnx.Module] | Callable, config, rules: Rules = ()) -> Network:
+    """Returns `module(config, rngs=...)` as pure functions; `apply(params, ..., method=NAME)` calls another method.
+
+    A linear layer adds its low-rank matrices if the parameters hold some for it, see `jvflow.training.lora`.
+    """
+
+    def init(key):
+        return nnx.to_pure_dict(nnx.state(module(config, rngs=Keys(key)), nnx.Param))
+
+    @cache
+    def structure(tuned: frozenset):
+        return nnx.graphdef(nnx.eval_shape(lambda: add_lora(module(config, rngs=Keys(jax.random.key(0))), tuned)))
+
+    def apply(params, *inputs, method="__call__", **named):
+        tuned = frozenset(path[:-1] for path in traverse_util.flatten_dict(params) if path[-1] == LORA[0])
+        return getattr(nnx.merge(structure(tuned), params), method)(*inputs, **named)
+
+    return Network(apply=apply, config=config, init=init, rules=rules)
+
+
+class Keys:
+    """The same keys for a module's layers as `nnx.Rngs(params=key)`, counted in Python.
+
+    `nnx.Rngs` counts in an array and reads each count again: inside a trace its time is quadratic in the number of
+    layers, half a minute for the two U-Nets of Bi-flow.
+    """
+
+    def __init__(self, key: Key[Array, ""]):
+        self._key, self._count = key, 0
+
+    def params(self) -> Key[Array, ""]:
+        """Returns the next key."""
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count - 1)
+
+    def split(self, count: int) -> nnx.Rngs:
+        """Returns the keys of `count` layers that are made under `nnx.vmap`."""
+        return nnx.Rngs(params=jax.random.split(self.params(), count))
+
+
+def check_split(heads: int, tokens: int, video: tuple, mesh: Mesh) -> None:
+    """Raises ValueError if a mesh cannot split the heads, or the tokens of a video (frames, height, width)."""
+    tensor, sequence = mesh.shape[TENSOR], mesh.shape[SEQUENCE]
+    works = lambda n, size: max(k for k in range(1, size + 1) if n % k == 0 and size % k == 0)
+    if heads % tensor:
+        size = works(heads, tensor)
+        raise ValueError(
+            f"config.run.mesh.tensor={tensor} does not divide the {heads} heads: use "
+            f"--config.run.mesh.tensor={size} --config.run.mesh.sequence={tensor // size * sequence}, "
+            "which splits the tokens"
+        )
+    if tokens % sequence:
+        size = works(tokens, sequence)
+        raise ValueError(
+            f"config.run.mesh.sequence={sequence} does not divide the {tokens} tokens of a video {tuple(video)}: "
+            f"use --config.run.mesh.sequence={size} --config.run.mesh.fsdp={sequence // size * mesh.shape[FSDP]}"
+        )

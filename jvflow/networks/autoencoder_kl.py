@@ -1,10 +1,11 @@
-"""The autoencoder of Stable Diffusion (Rombach et al., arXiv 2112.10752): images in [-1, 1] to a Gaussian over latents, and back.
+"""The autoencoder of Stable Diffusion (Rombach et al., arXiv 2112.10752): images in [-1, 1] to a Gaussian over latents.
 
-    encoder   conv; per level residual blocks, and a halving but at the last; residual, attention, residual; norm, conv
-    decoder   the same the other way, with one block more at each level and doublings
+    encoder   conv; residual blocks at each level, with a downsampling after all but the last; the middle; norm, conv
+    middle    residual block, attention, residual block
+    decoder   the reverse, with one block more at each level and upsamplings
     moments   mean and log variance, from the encoder through a 1 x 1 convolution
 
-A level is a number of channels. Height and width are divided by 2^(levels - 1).
+Height and width are divided by 2^(levels - 1).
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 from jvflow.networks.convolutional import Attention, Level, Middle, convolution, group_norm
 
 LOG_VARIANCE = (-30.0, 20.0)
-"""What the log variance is cut to."""
+"""Range that the log variance is clamped to."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class KLConfig:
       blocks: residual blocks at each level of the encoder; the decoder has one more.
       latent: channels of the latents.
       groups: of each group norm.
-      attention: between the levels and the ends, over all places.
-      moments: 1 x 1 convolutions after the encoder and before the decoder.
+      attention: whether the middle has attention over all pixels.
+      moments: whether there are 1 x 1 convolutions after the encoder and before the decoder.
       dtype: of the computation; parameters are float32.
     """
 
@@ -43,7 +44,7 @@ class KLConfig:
 
 
 class Autoencoder(nnx.Module):
-    """See the top of the file. `encode (b, h, w, 3) -> (mean, log variance)`, `decode (b, h', w', c) -> (b, h, w, 3)`."""
+    """See the top of the file."""
 
     def __init__(self, config: KLConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
@@ -54,33 +55,33 @@ class Autoencoder(nnx.Module):
         self.moments = config.moments
 
     def encode(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b h8 w8 c"], Float[Array, "b h8 w8 c"]]:
-        """Mean and log variance of the latents."""
+        """Returns mean and log variance of the latents."""
         moments = self.encoder(images)
-        mean, log_variance = jnp.split((self.quant_conv(moments) if self.moments else moments).astype(jnp.float32), 2, axis=-1)
+        moments = self.quant_conv(moments) if self.moments else moments
+        mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(log_variance, *LOG_VARIANCE)
 
     def decode(self, latents: Float[Array, "b h8 w8 c"]) -> Float[Array, "b h w 3"]:
-        """Images, about [-1, 1] and not clamped."""
+        """Returns images, about [-1, 1] and not clamped."""
         return self.decoder(self.post_quant_conv(latents) if self.moments else latents).astype(jnp.float32)
 
 
 class Encoder(nnx.Module):
-    """Images to moments."""
+    """Takes images to moments."""
 
     def __init__(self, config: KLConfig, rngs):
-        of, attention = _parts(config, rngs)
+        options, attention = _options(config, rngs)
         first, last = config.channels[0], config.channels[-1]
-        self.conv_in = convolution(3, first, rngs, dtype=of["dtype"])
-        before = (first, *config.channels)
-        self.down_blocks = nnx.List(
-            [
-                Level([before[i]] + [n] * (config.blocks - 1), n, None, down=i < len(config.channels) - 1, around=False, **of)
-                for i, n in enumerate(config.channels)
-            ]
-        )
-        self.mid_block = Middle(last, attention, **of)
+        self.conv_in = convolution(3, first, rngs, dtype=options["dtype"])
+        levels, width = [], first
+        for i, n in enumerate(config.channels):
+            down, inputs = i < len(config.channels) - 1, [width] + [n] * (config.blocks - 1)
+            levels.append(Level(inputs, n, None, down=down, around=False, **options))
+            width = n
+        self.down_blocks = nnx.List(levels)
+        self.mid_block = Middle(last, attention, **options)
         self.conv_norm_out = group_norm(last, config.groups, rngs)
-        self.conv_out = convolution(last, 2 * config.latent, rngs, dtype=of["dtype"])
+        self.conv_out = convolution(last, 2 * config.latent, rngs, dtype=options["dtype"])
 
     def __call__(self, x):
         x = self.conv_in(x)
@@ -90,19 +91,20 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents to images."""
+    """Takes latents to images."""
 
     def __init__(self, config: KLConfig, rngs):
-        of, attention = _parts(config, rngs)
+        options, attention = _options(config, rngs)
         channels = config.channels[::-1]
-        self.conv_in = convolution(config.latent, channels[0], rngs, dtype=of["dtype"])
-        self.mid_block = Middle(channels[0], attention, **of)
-        before = (channels[0], *channels)
-        self.up_blocks = nnx.List(
-            [Level([before[i]] + [n] * config.blocks, n, None, up=i < len(channels) - 1, **of) for i, n in enumerate(channels)]
-        )
+        self.conv_in = convolution(config.latent, channels[0], rngs, dtype=options["dtype"])
+        self.mid_block = Middle(channels[0], attention, **options)
+        levels, width = [], channels[0]
+        for i, n in enumerate(channels):
+            levels.append(Level([width] + [n] * config.blocks, n, None, up=i < len(channels) - 1, **options))
+            width = n
+        self.up_blocks = nnx.List(levels)
         self.conv_norm_out = group_norm(channels[-1], config.groups, rngs)
-        self.conv_out = convolution(channels[-1], 3, rngs, dtype=of["dtype"])
+        self.conv_out = convolution(channels[-1], 3, rngs, dtype=options["dtype"])
 
     def __call__(self, x):
         x = self.mid_block(self.conv_in(x))
@@ -111,7 +113,8 @@ class Decoder(nnx.Module):
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
 
 
-def _parts(config: KLConfig, rngs):
-    """What all levels are built with, and what makes the attention between them."""
-    of = dict(groups=config.groups, dtype=jnp.dtype(config.dtype))
-    return of | dict(rngs=rngs), (lambda channels: Attention(channels, rngs, **of)) if config.attention else None
+def _options(config: KLConfig, rngs):
+    """Returns the options of all levels, and the function that makes the middle's attention, or None."""
+    options = dict(groups=config.groups, dtype=jnp.dtype(config.dtype))
+    attention = lambda channels: Attention(channels, rngs, **options)
+    return options | dict(rngs=rngs), attention if config.attention else None

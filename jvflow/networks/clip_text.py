@@ -1,9 +1,9 @@
-"""The text half of CLIP (Radford et al., arXiv 2103.00020): a transformer in which each token sees those before it.
+"""The text encoder of CLIP (Radford et al., arXiv 2103.00020): a transformer in which each token sees those before it.
 
     x = token embedding + position embedding
     x = x + attention(norm(x)),  x + mlp(norm(x))      depth times; norm at the end
 
-What Stable Diffusion is conditioned on are all tokens after that norm.
+Stable Diffusion is conditioned on all tokens after the last norm.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jvflow.networks.layers import attended
+from jvflow.networks.public_layers import attend
 
 ACTIVATIONS = {"quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x), "gelu": lambda x: nnx.gelu(x, approximate=False)}
 
@@ -23,7 +23,8 @@ class ClipTextConfig:
     """The sizes of a `ClipText`; the defaults are those of ViT-L/14.
 
     Attributes:
-      vocabulary, length: of tokens; tokens that are read.
+      vocabulary: number of tokens it knows.
+      length: number of tokens it reads.
       width, depth, heads, hidden: of the transformer and its MLPs.
       activation: "quick_gelu" or "gelu".
       epsilon: of each layer norm.
@@ -42,13 +43,15 @@ class ClipTextConfig:
 
     def __post_init__(self):
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {self.activation!r} of a text encoder of CLIP: use {', '.join(ACTIVATIONS)}")
+            raise ValueError(
+                f"unknown activation {self.activation!r} of a text encoder of CLIP: use {', '.join(ACTIVATIONS)}"
+            )
         if self.width % self.heads:
             raise ValueError(f"heads {self.heads} does not divide the width {self.width} of the text encoder")
 
 
 class ClipText(nnx.Module):
-    """See the top of the file. `(tokens (b, n), mask (b, n) or None) -> (b, n, width)`; tokens that the mask leaves out are seen by none."""
+    """See the top of the file: no token sees those that the mask (b, n) leaves out."""
 
     def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -60,28 +63,28 @@ class ClipText(nnx.Module):
         n = tokens.shape[1]
         if n > self.config.length:
             raise ValueError(f"the text encoder reads {self.config.length} tokens, got {n}: cut captions there")
-        seen = jnp.asarray(np.tril(np.ones((n, n), bool)))[None, None]
-        seen = seen if mask is None else seen & jnp.asarray(mask, bool)[:, None, None]
+        visible = jnp.asarray(np.tril(np.ones((n, n), bool)))[None, None]
+        visible = visible if mask is None else visible & jnp.asarray(mask, bool)[:, None, None]
         x = self.embeddings(tokens)
         for layer in self.encoder.layers:
-            x = layer(x, seen)
+            x = layer(x, visible)
         return self.final_layer_norm(x)
 
 
 class Embeddings(nnx.Module):
-    """Of tokens and of their places."""
+    """Embeddings of tokens and of their positions, under the names of the public checkpoints."""
 
     def __init__(self, config: ClipTextConfig, rngs):
-        of = dict(dtype=jnp.dtype(config.dtype), rngs=rngs, embedding_init=nnx.initializers.normal(0.02))
-        self.token_embedding = nnx.Embed(config.vocabulary, config.width, **of)
-        self.position_embedding = nnx.Embed(config.length, config.width, **of)
+        options = dict(dtype=jnp.dtype(config.dtype), rngs=rngs, embedding_init=nnx.initializers.normal(0.02))
+        self.token_embedding = nnx.Embed(config.vocabulary, config.width, **options)
+        self.position_embedding = nnx.Embed(config.length, config.width, **options)
 
     def __call__(self, tokens):
         return self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
 
 
 class Layers(nnx.Module):
-    """The layers under the name that the public checkpoints have for them."""
+    """The layers, under the name of the public checkpoints."""
 
     def __init__(self, config: ClipTextConfig, rngs):
         self.layers = nnx.List([Layer(config, rngs) for _ in range(config.depth)])
@@ -94,25 +97,25 @@ class Layer(nnx.Module):
         self.layer_norm1, self.layer_norm2 = _norm(config, rngs), _norm(config, rngs)
         self.self_attn, self.mlp = Attention(config, rngs), MLP(config, rngs)
 
-    def __call__(self, x, seen):
-        x = x + self.self_attn(self.layer_norm1(x), seen)
+    def __call__(self, x, mask):
+        x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
 
 
 class Attention(nnx.Module):
-    """Of each token to those that it sees."""
+    """Attention of each token to those that it sees."""
 
     def __init__(self, config: ClipTextConfig, rngs):
-        line = lambda: nnx.Linear(config.width, config.width, rngs=rngs, dtype=jnp.dtype(config.dtype))
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = line(), line(), line(), line()
+        linear = lambda: nnx.Linear(config.width, config.width, rngs=rngs, dtype=jnp.dtype(config.dtype))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
         self.heads = config.heads
 
-    def __call__(self, x, seen):
-        return self.out_proj(attended(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, seen))
+    def __call__(self, x, mask):
+        return self.out_proj(attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, mask))
 
 
 class MLP(nnx.Module):
-    """Two layers."""
+    """Two linear layers with an activation between them."""
 
     def __init__(self, config: ClipTextConfig, rngs):
         dtype = jnp.dtype(config.dtype)

@@ -1,6 +1,7 @@
-"""What convolutional networks on images share: residual blocks, attention over all places, halving and doubling. Images are (b, h, w, c).
+"""Layers of convolutional networks on images (b, h, w, c): residual blocks, attention over pixels, resampling.
 
-Names of layers are those of the diffusers package, so that its tensors fit without a table of names (`jvflow.pretrained.mirrored`).
+Names of layers are those of the diffusers package, so that its tensors fit without a table of names, see
+`jvflow.pretrained.layout.mirror`.
 """
 
 from collections.abc import Callable
@@ -9,25 +10,29 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from jvflow.networks.layers import attended
+from jvflow.networks.public_layers import attend
 
 
-def convolution(inputs: int, outputs: int, rngs, *, size: int = 3, stride: int = 1, padding=None, dtype=None) -> nnx.Conv:
-    """A convolution that keeps height and width, but for its stride."""
+def convolution(
+    inputs: int, outputs: int, rngs, *, size: int = 3, stride: int = 1, padding=None, dtype=None
+) -> nnx.Conv:
+    """Returns a convolution that keeps height and width, except for its stride."""
     around = size // 2 if padding is None else padding
     pads = ((around, around),) * 2 if isinstance(around, int) else around
     return nnx.Conv(inputs, outputs, (size, size), strides=stride, padding=pads, rngs=rngs, dtype=dtype)
 
 
 def group_norm(channels: int, groups: int, rngs, epsilon: float = 1e-6) -> nnx.GroupNorm:
-    """Group norm in float32; the variance from differences, not from a difference of squares."""
+    """Returns a group norm in float32, whose variance is the mean of squared deviations."""
     return nnx.GroupNorm(channels, num_groups=groups, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
 class ResnetBlock(nnx.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + time))), the first part through a 1 x 1 convolution where channels change."""
+    """x + conv(silu(norm(conv(silu(norm(x))) + time))); a 1 x 1 convolution of the first x changes its channels."""
 
-    def __init__(self, inputs: int, outputs: int, rngs, *, groups: int, epsilon: float = 1e-6, time_width: int = 0, dtype=None):
+    def __init__(
+        self, inputs: int, outputs: int, rngs, *, groups: int, epsilon: float = 1e-6, time_width: int = 0, dtype=None
+    ):
         self.norm1 = group_norm(inputs, groups, rngs, epsilon)
         self.conv1 = convolution(inputs, outputs, rngs, dtype=dtype)
         if time_width:
@@ -36,35 +41,35 @@ class ResnetBlock(nnx.Module):
         self.conv2 = convolution(outputs, outputs, rngs, dtype=dtype)
         if inputs != outputs:
             self.conv_shortcut = convolution(inputs, outputs, rngs, size=1, dtype=dtype)
-        self.changes = inputs != outputs
+        self.changes_channels = inputs != outputs
 
     def __call__(self, x, time=None):
         y = self.conv1(nnx.silu(self.norm1(x)))
         if time is not None:
             y = y + self.time_emb_proj(nnx.silu(time))[:, None, None]
         y = self.conv2(nnx.silu(self.norm2(y)))
-        return (self.conv_shortcut(x) if self.changes else x) + y
+        return (self.conv_shortcut(x) if self.changes_channels else x) + y
 
 
 class Attention(nnx.Module):
-    """x + attention of every place to all places of the image."""
+    """x + attention of every pixel to all pixels of the image."""
 
     def __init__(self, channels: int, rngs, *, heads: int = 1, groups: int, epsilon: float = 1e-6, dtype=None):
-        line = lambda: nnx.Linear(channels, channels, rngs=rngs, dtype=dtype)
+        linear = lambda: nnx.Linear(channels, channels, rngs=rngs, dtype=dtype)
         self.group_norm = group_norm(channels, groups, rngs, epsilon)
-        self.to_q, self.to_k, self.to_v = line(), line(), line()
-        self.to_out = nnx.List([line()])
+        self.to_q, self.to_k, self.to_v = linear(), linear(), linear()
+        self.to_out = nnx.List([linear()])
         self.heads = heads
 
     def __call__(self, x, text=None):
-        del text  # for `TextTransformer`
+        del text  # an argument of `TextTransformer`
         y = rearrange(self.group_norm(x), "b h w c -> b (h w) c")
-        y = self.to_out[0](attended(self.to_q(y), self.to_k(y), self.to_v(y), self.heads))
+        y = self.to_out[0](attend(self.to_q(y), self.to_k(y), self.to_v(y), self.heads))
         return x + y.reshape(x.shape)
 
 
 class TextTransformer(nnx.Module):
-    """x + a transformer block over its places, between two 1 x 1 convolutions, which attends to text (b, n, text_width) besides."""
+    """x + a transformer block over its pixels that attends to text (b, n, text_width), between 1 x 1 convolutions."""
 
     def __init__(self, channels: int, text_width: int, rngs, *, heads: int, groups: int, dtype=None):
         self.norm = group_norm(channels, groups, rngs)
@@ -79,14 +84,14 @@ class TextTransformer(nnx.Module):
 
 
 class TextBlock(nnx.Module):
-    """Attention to all places, attention to the text, and an MLP with gates, each after a norm."""
+    """Attention to all pixels, attention to the text, and a gated MLP, each after a norm."""
 
     def __init__(self, width: int, text_width: int, rngs, *, heads: int, dtype=None):
         norm = lambda: nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
         self.norm1, self.norm2, self.norm3 = norm(), norm(), norm()
-        self.attn1 = _ToOthers(width, width, rngs, heads=heads, dtype=dtype)
-        self.attn2 = _ToOthers(width, text_width, rngs, heads=heads, dtype=dtype)
-        self.ff = _Gated(width, rngs, dtype=dtype)
+        self.attn1 = _CrossAttention(width, width, rngs, heads=heads, dtype=dtype)
+        self.attn2 = _CrossAttention(width, text_width, rngs, heads=heads, dtype=dtype)
+        self.ff = _GatedMLP(width, rngs, dtype=dtype)
 
     def __call__(self, x, text):
         y = self.norm1(x)
@@ -95,45 +100,53 @@ class TextBlock(nnx.Module):
         return x + self.ff(self.norm3(x))
 
 
-class _ToOthers(nnx.Module):
+class _CrossAttention(nnx.Module):
     def __init__(self, width: int, others: int, rngs, *, heads: int, dtype=None):
-        line = lambda n, bias: nnx.Linear(n, width, use_bias=bias, rngs=rngs, dtype=dtype)
-        self.to_q, self.to_k, self.to_v = line(width, False), line(others, False), line(others, False)
-        self.to_out = nnx.List([line(width, True)])
+        linear = lambda n, bias: nnx.Linear(n, width, use_bias=bias, rngs=rngs, dtype=dtype)
+        self.to_q, self.to_k, self.to_v = linear(width, False), linear(others, False), linear(others, False)
+        self.to_out = nnx.List([linear(width, True)])
         self.heads = heads
 
     def __call__(self, x, others):
-        return self.to_out[0](attended(self.to_q(x), self.to_k(others), self.to_v(others), self.heads))
+        return self.to_out[0](attend(self.to_q(x), self.to_k(others), self.to_v(others), self.heads))
 
 
-class _Gated(nnx.Module):
-    """a gelu(b) of one layer that gives both, and a layer."""
+class _GatedMLP(nnx.Module):
+    """A linear layer of a gelu(b), where another linear layer gives a and b."""
 
     def __init__(self, width: int, rngs, *, dtype=None):
-        self.net = nnx.List([_Both(width, 8 * width, rngs, dtype), nnx.Module(), nnx.Linear(4 * width, width, rngs=rngs, dtype=dtype)])
+        self.net = nnx.List(
+            [
+                _Projection(width, 8 * width, rngs, dtype),
+                nnx.Module(),
+                nnx.Linear(4 * width, width, rngs=rngs, dtype=dtype),
+            ]
+        )
 
     def __call__(self, x):
         a, b = jnp.split(self.net[0].proj(x), 2, axis=-1)
         return self.net[2](a * nnx.gelu(b, approximate=False))
 
 
-class _Both(nnx.Module):
+class _Projection(nnx.Module):
     def __init__(self, inputs: int, outputs: int, rngs, dtype):
         self.proj = nnx.Linear(inputs, outputs, rngs=rngs, dtype=dtype)
 
 
 class Downsample(nnx.Module):
-    """Half of height and width by a convolution of stride 2, with a row and a column of zeros after the image, or around it."""
+    """Halves height and width by a convolution of stride 2, with zeros around the image or only after it."""
 
     def __init__(self, channels: int, rngs, *, around: bool, dtype=None):
-        self.conv = convolution(channels, channels, rngs, stride=2, padding=1 if around else ((0, 1), (0, 1)), dtype=dtype)
+        self.conv = convolution(
+            channels, channels, rngs, stride=2, padding=1 if around else ((0, 1), (0, 1)), dtype=dtype
+        )
 
     def __call__(self, x):
         return self.conv(x)
 
 
 class Upsample(nnx.Module):
-    """Twice height and width by nearest neighbours, and a convolution."""
+    """Doubles height and width by nearest neighbours, and applies a convolution."""
 
     def __init__(self, channels: int, rngs, *, dtype=None):
         self.conv = convolution(channels, channels, rngs, dtype=dtype)
@@ -143,16 +156,34 @@ class Upsample(nnx.Module):
 
 
 class Level(nnx.Module):
-    """Residual blocks of so many input channels each, attention after each where there is any, and a halving or a doubling.
+    """Residual blocks, each with attention after it if there is any, and a downsampling or an upsampling.
 
-    `attention` makes one of a number of channels.
+    Args:
+      inputs: input channels of each block.
+      attention: `channels -> layer`, or None.
     """
 
     def __init__(
-        self, inputs: list[int], outputs: int, attention: Callable | None, *, rngs, groups: int, dtype, epsilon: float = 1e-6, time_width: int = 0,
-        down: bool = False, around: bool = True, up: bool = False,
+        self,
+        inputs: list[int],
+        outputs: int,
+        attention: Callable | None,
+        *,
+        rngs,
+        groups: int,
+        dtype,
+        epsilon: float = 1e-6,
+        time_width: int = 0,
+        down: bool = False,
+        around: bool = True,
+        up: bool = False,
     ):
-        self.resnets = nnx.List([ResnetBlock(n, outputs, rngs, groups=groups, epsilon=epsilon, time_width=time_width, dtype=dtype) for n in inputs])
+        self.resnets = nnx.List(
+            [
+                ResnetBlock(n, outputs, rngs, groups=groups, epsilon=epsilon, time_width=time_width, dtype=dtype)
+                for n in inputs
+            ]
+        )
         self.attentions = nnx.List([attention(outputs) for _ in inputs] if attention else [])
         if down:
             self.downsamplers = nnx.List([Downsample(outputs, rngs, around=around, dtype=dtype)])
@@ -160,24 +191,36 @@ class Level(nnx.Module):
             self.upsamplers = nnx.List([Upsample(outputs, rngs, dtype=dtype)])
         self.down, self.up = down, up
 
-    def __call__(self, x, c=None, text=None, kept: list | None = None):
-        """The image, and all that was on the way; each block has one of `kept` beside it, the last one first."""
-        seen, kept = [], kept and kept[::-1]
+    def __call__(self, x, c=None, text=None, skips: list | None = None):
+        """Returns the image and the outputs of all layers; each block takes one of `skips`, the last one first."""
+        outputs, skips = [], skips and skips[::-1]
         for i, block in enumerate(self.resnets):
-            x = block(x if kept is None else jnp.concatenate([x, kept[i]], axis=-1), c)
+            x = block(x if skips is None else jnp.concatenate([x, skips[i]], axis=-1), c)
             x = self.attentions[i](x, text) if len(self.attentions) else x
-            seen.append(x)
+            outputs.append(x)
         if self.down:
             x = self.downsamplers[0](x)
-            seen.append(x)
-        return (self.upsamplers[0](x) if self.up else x), seen
+            outputs.append(x)
+        return (self.upsamplers[0](x) if self.up else x), outputs
 
 
 class Middle(nnx.Module):
-    """A residual block, attention where there is any, a residual block."""
+    """A residual block, attention if there is any, a residual block."""
 
-    def __init__(self, channels: int, attention: Callable | None, *, rngs, groups: int, dtype, epsilon: float = 1e-6, time_width: int = 0):
-        block = lambda: ResnetBlock(channels, channels, rngs, groups=groups, epsilon=epsilon, time_width=time_width, dtype=dtype)
+    def __init__(
+        self,
+        channels: int,
+        attention: Callable | None,
+        *,
+        rngs,
+        groups: int,
+        dtype,
+        epsilon: float = 1e-6,
+        time_width: int = 0,
+    ):
+        block = lambda: ResnetBlock(
+            channels, channels, rngs, groups=groups, epsilon=epsilon, time_width=time_width, dtype=dtype
+        )
         self.resnets = nnx.List([block(), block()])
         self.attentions = nnx.List([attention(channels)] if attention else [])
 

@@ -1,7 +1,7 @@
 """DiT: a diffusion transformer with adaLN-zero (Peebles and Xie, arXiv 2212.09748) over video patches.
 
     tokens = patches(x, context) + positions            a fixed sine table, space and time
-    c      = sum_i MLP_i(sin(time_scale s_i)) + label    one embedder for each coordinate of s, which may differ by frame
+    c      = sum_i MLP_i(sin(time_scale s_i)) + label    one MLP for each coordinate of s, which may differ by frame
     tokens = block(tokens, c)                            depth times; scale, shift and gate from c
     output = velocities of the shape of x                one for each coordinate, or as many as asked
 
@@ -18,22 +18,28 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from jvflow.networks import Network, check_split, functional
+from jvflow.networks.layers import (
+    Conditioning,
+    apply_gate,
+    apply_layers,
+    attention,
+    check_remat,
+    constrain_qkv,
+    linear,
+    make_layers,
+    modulate,
+    normalize,
+    position_table,
+)
 from jvflow.parallel.constrain import FSDP, ROWS, SEQUENCE, TENSOR, constrain
-from jvflow.networks.base import Network, check_split, functional
-from jvflow.networks.layers import FREQUENCIES, Conditioning, attention, check_remat, gated, layers_of, linear, modulated, normed, placed, position_table, through
 
-SIZES = {
-    "S": dict(width=384, depth=12, heads=6),
-    "B": dict(width=768, depth=12, heads=12),
-    "L": dict(width=1024, depth=24, heads=16),
-    "XL": dict(width=1152, depth=28, heads=16),
-}
 RULES = (
     (r"(qkv|text_q|text_kv|mlp_in)/kernel$", (FSDP, TENSOR)),
     (r"(proj|text_proj|mlp_out)/kernel$", (TENSOR, FSDP)),
     (r"(qkv|text_q|text_kv|mlp_in)/bias$", (TENSOR,)),
 )
-"""How the parameters of a DiT are split, see `jvflow.parallel.mesh`; what is not named has no heads and no hidden layer."""
+"""How the parameters are split, see `jvflow.parallel.sharding`; the others have neither heads nor a hidden layer."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +51,23 @@ class DiTConfig:
       patch: patch size (frames, height, width).
       channels: of x, and of each velocity.
       context: channels of `condition.context`, 0 without.
-      coordinates: entries of s.
-      velocities: outputs; usually one for each coordinate.
+      coordinates: how many entries s has.
+      velocities: how many outputs there are; usually one for each coordinate.
       labels: classes of `condition.label`, 0 without; one more embedding stands for "none".
-      text_width: width of `condition.text` tokens, 0 without: cross-attention in each block.
-      local: adds a 3 x 3 depthwise convolution over neighbouring patches to the input of each MLP
-        (compare the Mix-FFN of SANA, arXiv 2410.10629): small networks find local motion sooner.
-      scales: the size of each velocity, which its output is multiplied by; all 1 when empty.
+      text_width: width of `condition.text` tokens for cross-attention in each block, 0 without.
+      local: whether a 3 x 3 depthwise convolution over neighbouring patches is added to the input of each MLP
+        (compare the Mix-FFN of SANA, arXiv 2410.10629): small networks learn local motion sooner.
+      scales: factor of each velocity; all 1 when empty.
       mlp_ratio: hidden width of the MLP over `width`.
       time_scale: factor of the coordinates before their sines; 1000 takes [0, 1] to DiT's steps.
-      frequency_shift: 0 as the authors of DiT have it; with 1 the lowest frequency is 1 / 10000, as in the diffusers package.
-      each_embeds: each block embeds coordinates and label itself, and the output by those of the first: diffusers' layout of DiT.
-      mlp_epsilon: of the norm before each MLP; all others have 1e-6.
+      frequency_shift: 0 as in the authors' code; 1 makes the lowest frequency 1 / 10000, as in the diffusers package.
+      each_embeds: whether each block embeds coordinates and label itself, and the output layer takes the embedding of
+        the first block: the layout of DiT in the diffusers package.
+      mlp_epsilon: of the norm before each MLP; the other norms have 1e-6.
       dtype: of the computation; parameters are float32.
-      attention: queries at a time; memory is linear in the number of tokens then. 0: all at once.
-      remat: what the backward pass computes again of each block, a name of `REMAT`.
-      scan: one compiled block, scanned over the layers; parameters get a leading layer axis.
+      attention: how many queries are computed at a time, so that memory is linear in the tokens; 0 for all at once.
+      remat: what the backward pass computes again in each block, a name of `layers.REMAT`.
+      scan: whether one block is compiled and scanned over the layers; parameters get a leading layer axis.
     """
 
     width: int
@@ -92,36 +99,29 @@ class DiTConfig:
             raise ValueError(f"width {self.width} must be a multiple of 4 for the sine position table")
         check_remat(self.remat)
 
+    def grid(self, shape: tuple) -> tuple[int, int, int]:
+        """Returns how many patches a video of shape (f, h, w, ...) has along each axis."""
+        video = tuple(shape[:3])
+        if any(n % p for n, p in zip(video, self.patch)):
+            works = tuple(-(-n // p) * p for n, p in zip(video, self.patch))
+            raise ValueError(
+                f"patch {self.patch} does not divide video (frames, height, width) {video}: "
+                f"use {works}, or another patch"
+            )
+        return tuple(n // p for n, p in zip(video, self.patch))
 
-def preset(name: str) -> dict:
-    """Width, depth, heads and patch of a named size: "S/2" ... "XL/4" (size / spatial patch)."""
-    size, _, patch = name.partition("/")
-    if size not in SIZES or patch not in ("2", "4", "8"):
-        raise ValueError(f"unknown preset {name!r}: use {', '.join(SIZES)} with /2, /4 or /8")
-    return dict(SIZES[size], patch=(1, int(patch), int(patch)))
+    def check_mesh(self, shape: tuple, mesh) -> None:
+        """Raises ValueError if a mesh cannot split the heads, or the tokens of a video of shape (f, h, w, ...)."""
+        check_split(self.heads, math.prod(self.grid(shape)), shape[:3], mesh)
 
 
 def build(**sizes) -> Network:
-    """The network of these fields of `DiTConfig`."""
+    """Returns a DiT with these fields of `DiTConfig`."""
     return functional(DiT, DiTConfig(**sizes), RULES)
 
 
-def grid(config: DiTConfig, shape: tuple) -> tuple[int, int, int]:
-    """How many patches a video of shape (f, h, w, ...) has along each axis."""
-    video = tuple(shape[:3])
-    if any(n % p for n, p in zip(video, config.patch)):
-        cure = tuple(-(-n // p) * p for n, p in zip(video, config.patch))
-        raise ValueError(f"patch {config.patch} does not divide video (frames, height, width) {video}: use {cure}, or another patch")
-    return tuple(n // p for n, p in zip(video, config.patch))
-
-
-def check_mesh(config: DiTConfig, shape: tuple, mesh) -> None:
-    """Raises a ValueError when a mesh cannot split the heads, or the tokens of a video of shape (f, h, w, ...)."""
-    check_split(config.heads, math.prod(grid(config, shape)), shape[:3], mesh)
-
-
 class Block(nnx.Module):
-    """Self-attention, cross-attention to text where there is any, and an MLP, each gated by c."""
+    """Self-attention, cross-attention to text if the network takes text, and an MLP; c gates the first and the last."""
 
     def __init__(self, config: DiTConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
@@ -143,38 +143,38 @@ class Block(nnx.Module):
         self.heads = config.heads
         self.text_width = config.text_width
         self.local = config.local
-        self.at_once = config.attention
+        self.query_block = config.attention
         self.epsilon = config.mlp_epsilon
         self.each_embeds = config.each_embeds
 
     def _split_heads(self, x, parts):
-        """Of each head one after the other: q, k and v of a head stay together where heads are split over devices."""
+        """Splits channels so that a head's q, k and v lie together, and so on one device if heads are split."""
         return rearrange(x, "b n (h p d) -> p b n h d", h=self.heads, p=parts)
 
     def __call__(self, x, c, text, text_mask, grid):
         c = self.conditioning(*c) if self.each_embeds else c
         modulation = constrain(self.modulation(nnx.silu(c)), ROWS, None, None)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
-        q, k, v = self._split_heads(self.qkv(modulated(normed(x), shift_a, scale_a)), 3)
-        attended = attention(q, k, v, self.at_once)
-        x = x + gated(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
+        q, k, v = self._split_heads(self.qkv(modulate(normalize(x), shift_a, scale_a)), 3)
+        attended = attention(q, k, v, self.query_block)
+        x = x + apply_gate(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
         if self.text_width and text is not None:
-            (q,) = self._split_heads(self.text_q(normed(x)), 1)
+            (q,) = self._split_heads(self.text_q(normalize(x)), 1)
             k, v = self._split_heads(self.text_kv(text), 2)
             any_text, mask = 1.0, None
             if text_mask is not None:  # a caption without one real token adds nothing
                 any_text = text_mask.any(-1)[:, None, None].astype(x.dtype)
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
-            attended = jax.nn.dot_product_attention(*placed(q, k, v), mask=mask)
+            attended = jax.nn.dot_product_attention(*constrain_qkv(q, k, v), mask=mask)
             x = x + any_text * self.text_proj(rearrange(attended, "b n h d -> b n (h d)"))
-        y = modulated(normed(x, self.epsilon), shift_m, scale_m)
+        y = modulate(normalize(x, self.epsilon), shift_m, scale_m)
         if self.local:
             y = y + _depthwise(y, self.neighbours[...].astype(y.dtype), grid)
-        return x + gated(self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True)), gate_m)
+        return x + apply_gate(self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True)), gate_m)
 
 
 def _depthwise(x, kernel, grid):
-    """x (b, f h w, d) convolved with kernel (3, 3, d) over (h, w), zeros outside: nine shifted products."""
+    """Convolves x (b, f h w, d) with a kernel (3, 3, d) over (h, w), zeros outside, as nine shifted products."""
     f, h, w = grid
     x = rearrange(x, "b (f h w) d -> b f h w d", f=f, h=h, w=w)
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
@@ -184,7 +184,10 @@ def _depthwise(x, kernel, grid):
 
 
 class DiT(nnx.Module):
-    """See the top of the file. `(x (b, f, h, w, c), s, condition) -> tuple of velocities like x`; entries of s are (b,) or (b, f)."""
+    """See the top of the file: `(x (b, f, h, w, c), s, condition) -> velocities`, a tuple of arrays like x.
+
+    Entries of s are (b,), or (b, f) with a value for each frame.
+    """
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
@@ -193,7 +196,7 @@ class DiT(nnx.Module):
         self.patch_in = linear(volume * (config.channels + config.context), d, rngs, dtype)
         if not config.each_embeds:
             self.conditioning = Conditioning(config, rngs)
-        self.blocks = layers_of(partial(Block, config), config.depth, rngs, scan=config.scan)
+        self.blocks = make_layers(partial(Block, config), config.depth, rngs, scan=config.scan)
         zeros = nnx.initializers.zeros
         self.modulation = linear(d, 2 * d, rngs, dtype, zeros)
         out = volume * config.channels * config.velocities
@@ -212,24 +215,21 @@ class DiT(nnx.Module):
         if x.shape[-1] != config.channels:
             raise ValueError(f"the network was built for {config.channels} channels, got {x.shape[-1]} in x {x.shape}")
         x_in = x if context is None else jnp.concatenate([x, context], axis=-1)
-        (f, h, w), (pf, ph, pw) = grid(config, x.shape[1:]), config.patch
-        tokens = rearrange(x_in, "b (f pf) (h ph) (w pw) c -> b (f h w) (pf ph pw c)", pf=pf, ph=ph, pw=pw)
-        tokens = self.patch_in(tokens)
+        (f, h, w), (pf, ph, pw) = config.grid(x.shape[1:]), config.patch
+        sizes = dict(f=f, h=h, w=w, pf=pf, ph=ph, pw=pw)
+        tokens = self.patch_in(rearrange(x_in, "b (f pf) (h ph) (w pw) c -> b (f h w) (pf ph pw c)", **sizes))
         tokens = tokens + jnp.asarray(position_table((f, h, w), config.width), tokens.dtype)[None]
         tokens = constrain(tokens, ROWS, SEQUENCE, None)
-        # times of their own are one for each frame; a patch over frames takes that of its first
-        given = tuple(coordinate[:, ::pf] if coordinate.ndim > 1 else coordinate for coordinate in s), condition and condition.label
+        s = tuple(a[:, ::pf] if a.ndim > 1 else a for a in s)  # a patch over several frames takes its first frame's
+        given = s, condition and condition.label
         text, mask = (None, None) if condition is None else (condition.text, condition.text_mask)
         c = None if config.each_embeds else self.conditioning(*given)
         tokens = self._layers(tokens, given if config.each_embeds else c, text, mask, (f, h, w))
         c = self._first_block().conditioning(*given) if config.each_embeds else c
         shift, scale = jnp.split(self.modulation(nnx.silu(c)), 2, axis=-1)
-        tokens = modulated(normed(tokens), shift, scale)
+        tokens = modulate(normalize(tokens), shift, scale)
         y = self.patch_out(tokens).astype(jnp.float32)
-        y = rearrange(
-            y, "b (f h w) (pf ph pw c v) -> v b (f pf) (h ph) (w pw) c",
-            f=f, h=h, w=w, pf=pf, ph=ph, pw=pw, v=config.velocities,
-        )
+        y = rearrange(y, "b (f h w) (pf ph pw c v) -> v b (f pf) (h ph) (w pw) c", v=config.velocities, **sizes)
         return tuple(v * scale for v, scale in zip(y, config.scales or (1.0,) * config.velocities, strict=True))
 
     def _first_block(self) -> Block:
@@ -240,28 +240,4 @@ class DiT(nnx.Module):
 
     def _layers(self, tokens, c, text, mask, grid):
         layer = lambda block, tokens: constrain(block(tokens, c, text, mask, grid), ROWS, SEQUENCE, None)
-        return through(self.blocks, tokens, layer, scan=self.config.scan, remat=self.config.remat)
-
-
-def parameter_count(config: DiTConfig, shape: tuple | None = None) -> int:
-    """Parameters of a DiT; with a video shape (f, h, w) the fixed position table is counted too."""
-    state = nnx.state(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))), nnx.Param)
-    trained = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(state))
-    return trained + (int(np.prod(grid(config, shape))) * config.width if shape else 0)
-
-
-def forward_flops(config: DiTConfig, shape: tuple, text_tokens: int = 0) -> int:
-    """Floating-point operations of one forward pass on one example of shape (f, h, w).
-
-    Matrix products and the convolution, 2 for each multiply-add; what is done element by element is left out.
-    """
-    n, d, volume = int(np.prod(grid(config, shape))), config.width, int(np.prod(config.patch))
-    hidden, channels = int(d * config.mlp_ratio), config.channels + config.context
-    block = n * (3 * d * d + d * d + 2 * d * hidden) + 2 * n * n * d + 6 * d * d
-    block += 9 * n * d if config.local else 0
-    if config.text_width and text_tokens:
-        block += 2 * n * d * d + 2 * text_tokens * config.text_width * d + 2 * n * text_tokens * d
-    out = volume * config.channels * config.velocities
-    ends = n * d * volume * channels + n * d * out
-    embed = config.coordinates * (FREQUENCIES * d + d * d) + 2 * d * d
-    return 2 * (config.depth * block + ends + embed)
+        return apply_layers(self.blocks, tokens, layer, scan=self.config.scan, remat=self.config.remat)

@@ -1,11 +1,14 @@
-"""The autoencoder of LTX-Video (HaCohen et al., arXiv 2501.00103), of versions 0.9.0 and 0.9.5: 32 x 32 pixels and 8 frames to a place of the latents.
+"""The autoencoder of LTX-Video (HaCohen et al., arXiv 2501.00103), of versions 0.9.0 and 0.9.5.
 
-    encoder    patches of 4 x 4 pixels as channels, then levels of residual blocks, each with a reduction; frames see those before them alone
-    decoder    the same the other way; frames see one another. In 0.9.5 it is told how much noise there is in the latents (a time of 0 .. 1)
-    block      x + conv(silu(norm(conv(silu(norm(x))))))        norm divides by the root mean square of the channels, and has nothing that is learned
+A latent pixel stands for 32 x 32 pixels and 8 frames; the first latent frame for one frame.
 
-Reductions of 0.9.5 are a convolution and all that is left out of a place as channels, added to the mean of what they stand for; those of 0.9.0
-convolutions of stride 2. Frames are padded by repeating the first one, or both ends; height and width by zeros. The log variance of a place is one number.
+    encoder    4 x 4 pixels as channels, then levels of residual blocks with downsampling; frames see those before them
+    decoder    the reverse; frames see one another. In 0.9.5 it takes the noise level of the latents (a time of 0 .. 1)
+    block      x + conv(silu(norm(conv(silu(norm(x))))))      norm divides by the channels' root mean square
+
+Downsampling in 0.9.5 turns neighbouring pixels into channels, after a convolution, and adds the mean of its input; in
+0.9.0 it is a convolution of stride 2. Frames are padded by repeating the first one, or both ends; height and width by
+zeros. The log variance of a latent pixel is one number.
 """
 
 from dataclasses import dataclass
@@ -18,11 +21,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jvflow.networks import layers
-from jvflow.networks.layers import FREQUENCIES, TimeMLP, sines
+from jvflow.networks.layers import FREQUENCIES, sinusoidal_features
+from jvflow.networks.public_layers import TimeMLP
 from jvflow.networks.streaming import WHOLE
 
 Video = Float[Array, "b f h w c"]
+Resized = Float[Array, "b _ _ _ _"]
 STRIDES = dict(spatial=(1, 2, 2), temporal=(2, 1, 1), spatiotemporal=(2, 2, 2))
+
+normalize = partial(layers.normalize, epsilon=1e-8, centre=False)
+"""Divides the channels by their root mean square."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +38,17 @@ class LTXVAEConfig:
     """The sizes of an `LTXVAE`; the defaults are those of 0.9.5.
 
     Attributes:
-      channels: of the encoder's levels, and one more of the last one's output; in 0.9.0 of its levels.
-      blocks: of each level of the encoder, and of its middle.
-      downs: of each level: a name of `STRIDES`, "conv" for a convolution of stride 2 in all three (0.9.0), "" for none.
-      decoder_channels, decoder_blocks: of the decoder's levels, from the last to the first; blocks of its middle last.
-      ups: of each level of the decoder, whether it doubles all three; from the last to the first, as the two that follow.
-      residual, factor: whether what is doubled is added to the doubling, and how many times fewer channels it has.
+      channels: of the encoder's levels; in 0.9.5 followed by those of the last level's output.
+      blocks: of each level of the encoder, and last of its middle.
+      downs: how each level downsamples: a name of `STRIDES`, "conv" for a convolution of stride 2 (0.9.0), "" if not.
+      decoder_channels, decoder_blocks: of the decoder's levels, from last to first; the middle's blocks are last.
+      ups: whether each level of the decoder doubles frames, height and width; from the last to the first.
+      residual, factor: whether each upsampling adds its input, and by which factor it divides the channels.
       latent: channels of the latents.
-      timed: the decoder is told a time.
-      patch: pixels of a patch, each way.
+      timed: whether the decoder takes a time.
+      patch: pixels of a patch along each side.
       epsilon: of the norms before convolutions that change the channels.
-      causal, decoder_causal: frames see those before them alone.
+      causal, decoder_causal: whether frames see only those before them.
     """
 
     channels: tuple[int, ...] = (128, 256, 512, 1024, 2048)
@@ -60,86 +68,94 @@ class LTXVAEConfig:
 
 
 class LTXVAE(nnx.Module):
-    """See the top of the file. Latents are as the encoder has them; `latents_mean` and `latents_std` are those of their channels."""
+    """See the top of the file.
+
+    Latents are as the encoder gives them; `latents_mean` and `latents_std` are the statistics of their channels.
+    """
 
     def __init__(self, config: LTXVAEConfig, *, rngs: nnx.Rngs):
         self.latents_mean, self.latents_std = nnx.Param(jnp.zeros(config.latent)), nnx.Param(jnp.ones(config.latent))
         self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
 
-    def encode(self, video: Video, frames=WHOLE) -> tuple[Video, Video]:
-        """Video (b, 8 k + 1, h, w, 3) in [-1, 1], or a piece of it -> mean and log variance (b, k + 1, h / 32, w / 32, latent)."""
-        return self.encoder(video, frames)
+    def encode(self, video: Video, stream=WHOLE) -> tuple[Resized, Resized]:
+        """Takes a video (b, 8 k + 1, h, w, 3) in [-1, 1] to mean and log variance (b, k + 1, h / 32, w / 32, c)."""
+        return self.encoder(video, stream)
 
-    def decode(self, latents: Video, time: Float[Array, "b"] | None = None, frames=WHOLE) -> Video:
-        """Latents or a piece of them, and how much noise there is in them where the decoder is told so -> video in about [-1, 1]."""
-        return self.decoder(latents, time, frames)
+    def decode(self, latents: Video, time: Float[Array, "b"] | None = None, stream=WHOLE) -> Resized:
+        """Returns a video, about [-1, 1]; `time` is the noise level of the latents, for a decoder that takes it."""
+        return self.decoder(latents, time, stream)
 
 
 class Encoder(nnx.Module):
-    """Video to mean and log variance."""
+    """Takes a video to mean and log variance."""
 
     def __init__(self, config: LTXVAEConfig, rngs):
-        of = dict(rngs=rngs, causal=config.causal)
-        before = config.channels[0]
-        self.conv_in = Convolution(3 * config.patch**2, before, **of)
+        options = dict(rngs=rngs, causal=config.causal)
+        width = config.channels[0]
+        self.conv_in = Convolution(3 * config.patch**2, width, **options)
         levels = []
         for i, (down, blocks) in enumerate(zip(config.downs, config.blocks)):
-            after = config.channels[min(i + 1, len(config.channels) - 1)]
-            levels.append(DownLevel(before, after, blocks, down, epsilon=config.epsilon, **of))
-            before = after
+            width_out = config.channels[min(i + 1, len(config.channels) - 1)]
+            levels.append(DownLevel(width, width_out, blocks, down, epsilon=config.epsilon, **options))
+            width = width_out
         self.down_blocks = nnx.List(levels)
-        self.mid_block = Middle(before, config.blocks[-1], timed=False, **of)
-        self.conv_out = Convolution(before, config.latent + 1, **of)
+        self.mid_block = Middle(width, config.blocks[-1], timed=False, **options)
+        self.conv_out = Convolution(width, config.latent + 1, **options)
         self.patch = config.patch
 
-    def __call__(self, video, frames=WHOLE):
+    def __call__(self, video, stream=WHOLE):
         x = rearrange(video, "b f (h p) (w q) c -> b f h w (c q p)", p=self.patch, q=self.patch)
-        x = self.conv_in(x, frames)
+        x = self.conv_in(x, stream)
         for level in self.down_blocks:
-            x = level(x, frames)
-        x = self.conv_out(nnx.silu(normed(self.mid_block(x, frames))), frames)
+            x = level(x, stream)
+        x = self.conv_out(nnx.silu(normalize(self.mid_block(x, stream))), stream)
         mean, log_variance = x[..., :-1], x[..., -1:]
         return mean, jnp.broadcast_to(log_variance, mean.shape)
 
 
 class Decoder(nnx.Module):
-    """Latents to video."""
+    """Takes latents to a video."""
 
     def __init__(self, config: LTXVAEConfig, rngs):
-        of = dict(rngs=rngs, causal=config.decoder_causal, timed=config.timed)
+        options = dict(rngs=rngs, causal=config.decoder_causal, timed=config.timed)
         channels, blocks = config.decoder_channels[::-1], config.decoder_blocks[::-1]
-        before = channels[0]
-        self.conv_in = Convolution(config.latent, before, rngs=rngs, causal=config.decoder_causal)
-        self.mid_block = Middle(before, blocks[0], **of)
+        width = channels[0]
+        self.conv_in = Convolution(config.latent, width, rngs=rngs, causal=config.decoder_causal)
+        self.mid_block = Middle(width, blocks[0], **options)
         levels = []
-        for n, count, up, residual, factor in zip(channels, blocks[1:], config.ups[::-1], config.residual[::-1], config.factor[::-1]):
-            levels.append(UpLevel(before // factor, n // factor, count, up, residual, factor, epsilon=config.epsilon, **of))
-            before = n // factor
+        sizes = zip(channels, blocks[1:], config.ups[::-1], config.residual[::-1], config.factor[::-1])
+        for n, count, up, residual, factor in sizes:
+            upsampling = (up, residual, factor)
+            levels.append(UpLevel(width // factor, n // factor, count, upsampling, epsilon=config.epsilon, **options))
+            width = n // factor
         self.up_blocks = nnx.List(levels)
-        self.conv_out = Convolution(before, 3 * config.patch**2, rngs=rngs, causal=config.decoder_causal)
+        self.conv_out = Convolution(width, 3 * config.patch**2, rngs=rngs, causal=config.decoder_causal)
         if config.timed:
             self.timestep_scale_multiplier = nnx.Param(jnp.float32(1000.0))
-            self.time_embedder = TimeEmbedder(2 * before, rngs)
-            self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (2, before)) / before**0.5)
+            self.time_embedder = TimeEmbedder(2 * width, rngs)
+            self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (2, width)) / width**0.5)
         self.timed, self.patch = config.timed, config.patch
 
-    def __call__(self, latents, time=None, frames=WHOLE):
+    def __call__(self, latents, time=None, stream=WHOLE):
         if (time is not None) != self.timed:
-            raise ValueError(f"this decoder is {'' if self.timed else 'not '}told a time, and got {'one' if time is not None else 'none'}")
+            raise ValueError(
+                f"this decoder takes {'a' if self.timed else 'no'} time, "
+                f"and got {'one' if time is not None else 'none'}"
+            )
         time = self.timestep_scale_multiplier[...] * time if self.timed else None
-        x = self.mid_block(frames.through(self.conv_in, latents), frames, time)
+        x = self.mid_block(stream.run(self.conv_in, latents), stream, time)
         for level in self.up_blocks:
-            x = level(x, frames, time)
-        x = normed(x)
+            x = level(x, stream, time)
+        x = normalize(x)
         if self.timed:
             shift, scale = modulation(self.time_embedder(time), self.scale_shift_table[...])
             x = x * (1 + scale) + shift
-        x = frames.through(self.conv_out, nnx.silu(x))
+        x = stream.run(self.conv_out, nnx.silu(x))
         return rearrange(x, "b f h w (c q p) -> b f (h p) (w q) c", p=self.patch, q=self.patch)
 
 
 class DownLevel(nnx.Module):
-    """Residual blocks and a reduction; in 0.9.0 one block more where the channels change."""
+    """Residual blocks and a downsampling; in 0.9.0 also a block that changes the channels."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, down: str, *, rngs, causal: bool, epsilon: float):
         self.resnets = nnx.List([Block(inputs, inputs, rngs=rngs, causal=causal) for _ in range(blocks)])
@@ -147,16 +163,16 @@ class DownLevel(nnx.Module):
             self.downsamplers = nnx.List([Convolution(inputs, inputs, rngs=rngs, causal=causal, stride=2)])
         elif down:
             self.downsamplers = nnx.List([Fold(inputs, outputs, STRIDES[down], rngs=rngs, causal=causal)])
-        self.changes = down in ("conv", "") and inputs != outputs
-        if self.changes:
+        self.changes_channels = down in ("conv", "") and inputs != outputs
+        if self.changes_channels:
             self.conv_out = Block(inputs, outputs, rngs=rngs, causal=causal, epsilon=epsilon)
         self.down = bool(down)
 
-    def __call__(self, x, frames):
+    def __call__(self, x, stream):
         for block in self.resnets:
-            x = block(x, frames)
-        x = self.downsamplers[0](x, frames) if self.down else x
-        return self.conv_out(x, frames) if self.changes else x
+            x = block(x, stream)
+        x = self.downsamplers[0](x, stream) if self.down else x
+        return self.conv_out(x, stream) if self.changes_channels else x
 
 
 class Middle(nnx.Module):
@@ -165,118 +181,123 @@ class Middle(nnx.Module):
     def __init__(self, channels: int, blocks: int, *, rngs, causal: bool, timed: bool):
         if timed:
             self.time_embedder = TimeEmbedder(4 * channels, rngs)
-        self.resnets = nnx.List([Block(channels, channels, rngs=rngs, causal=causal, timed=timed) for _ in range(blocks)])
+        self.resnets = nnx.List(
+            [Block(channels, channels, rngs=rngs, causal=causal, timed=timed) for _ in range(blocks)]
+        )
         self.timed = timed
 
-    def __call__(self, x, frames, time=None):
+    def __call__(self, x, stream, time=None):
         c = self.time_embedder(time) if self.timed else None
         for block in self.resnets:
-            x = frames.through(partial(block, c=c), x)
+            x = stream.run(partial(block, c=c), x)
         return x
 
 
 class UpLevel(nnx.Module):
-    """A block where the channels change, a doubling, and residual blocks."""
+    """A block if the channels change, an upsampling, and residual blocks."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, up: bool, residual: bool, factor: int, *, rngs, causal: bool, timed: bool, epsilon: float):
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, upsampling, *, rngs, causal, timed: bool, epsilon: float
+    ):
+        up, residual, factor = upsampling
         if timed:
             self.time_embedder = TimeEmbedder(4 * inputs, rngs)
-        self.changes = inputs != outputs
-        if self.changes:
+        self.changes_channels = inputs != outputs
+        if self.changes_channels:
             self.conv_in = Block(inputs, outputs, rngs=rngs, causal=causal, epsilon=epsilon)
         if up:
             self.upsamplers = nnx.List([Unfold(outputs * factor, residual, factor, rngs=rngs, causal=causal)])
         self.resnets = nnx.List([Block(outputs, outputs, rngs=rngs, causal=causal, timed=timed) for _ in range(blocks)])
         self.timed, self.up = timed, up
 
-    def __call__(self, x, frames, time=None):
-        x = frames.through(self.conv_in, x) if self.changes else x
+    def __call__(self, x, stream, time=None):
+        x = stream.run(self.conv_in, x) if self.changes_channels else x
         c = self.time_embedder(time) if self.timed else None
-        x = frames.through(self.upsamplers[0], x) if self.up else x
+        x = stream.run(self.upsamplers[0], x) if self.up else x
         for block in self.resnets:
-            x = frames.through(partial(block, c=c), x)
+            x = stream.run(partial(block, c=c), x)
         return x
 
 
 class Block(nnx.Module):
-    """A residual block, see the top of the file; what is added to goes through a norm and a convolution where the channels change."""
+    """A residual block, see the top of the file; a norm and a convolution of x change its channels."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs, causal: bool, timed: bool = False, epsilon: float = 1e-6):
-        self.conv1, self.conv2 = Convolution(inputs, outputs, rngs=rngs, causal=causal), Convolution(outputs, outputs, rngs=rngs, causal=causal)
-        self.changes = inputs != outputs
-        if self.changes:
+        self.conv1 = Convolution(inputs, outputs, rngs=rngs, causal=causal)
+        self.conv2 = Convolution(outputs, outputs, rngs=rngs, causal=causal)
+        self.changes_channels = inputs != outputs
+        if self.changes_channels:
             self.norm3 = nnx.LayerNorm(inputs, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
             self.conv_shortcut = Convolution(inputs, outputs, rngs=rngs, causal=causal, size=1)
         if timed:
             self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (4, inputs)) / inputs**0.5)
 
-    def __call__(self, x, frames, c=None):
+    def __call__(self, x, stream, c=None):
         shift, scale, shift_2, scale_2 = (0.0,) * 4 if c is None else modulation(c, self.scale_shift_table[...])
-        y = self.conv1(nnx.silu(normed(x) * (1 + scale) + shift), frames)
-        y = self.conv2(nnx.silu(normed(y) * (1 + scale_2) + shift_2), frames)
-        x = frames.late(x, self.conv1.after + self.conv2.after)
-        return y + (self.conv_shortcut(self.norm3(x), frames) if self.changes else x)
+        y = self.conv1(nnx.silu(normalize(x) * (1 + scale) + shift), stream)
+        y = self.conv2(nnx.silu(normalize(y) * (1 + scale_2) + shift_2), stream)
+        x = stream.delay(x, self.conv1.after + self.conv2.after)
+        return y + (self.conv_shortcut(self.norm3(x), stream) if self.changes_channels else x)
 
 
 class Fold(nnx.Module):
-    """Fewer places: what was beside one another becomes channels, of a convolution, and in the mean."""
+    """Downsampling: neighbours become channels after a convolution, and the mean of the input's neighbours is added."""
 
     def __init__(self, inputs: int, outputs: int, stride: tuple[int, int, int], *, rngs, causal: bool):
         f, h, w = stride
         self.conv = Convolution(inputs, outputs // (f * h * w), rngs=rngs, causal=causal)
         self.stride, self.outputs = stride, outputs
 
-    def __call__(self, x, frames):
+    def __call__(self, x, stream):
         f, h, w = self.stride
-        x = frames.paired(x, f)
-        y = self.conv(x, frames)
-        frames.grouped(f)
-        folded = lambda x: rearrange(x, "b (f i) (h j) (w k) c -> b f h w (c i j k)", i=f, j=h, k=w)
-        return folded(y) + reduce(folded(x), "b f h w (c g) -> b f h w c", "mean", c=self.outputs)
+        x = stream.complete_first_group(x, f)
+        y = self.conv(x, stream)
+        stream.merge_groups(f)
+        fold = lambda x: rearrange(x, "b (f i) (h j) (w k) c -> b f h w (c i j k)", i=f, j=h, k=w)
+        return fold(y) + reduce(fold(x), "b f h w (c g) -> b f h w c", "mean", c=self.outputs)
 
 
 class Unfold(nnx.Module):
-    """Twice as many places each way, out of the channels of a convolution, and of what comes in, as often as there are channels for; the first frame falls away."""
+    """Upsampling: channels become neighbours after a convolution, and the input's own may be added."""
 
     def __init__(self, channels: int, residual: bool, factor: int, *, rngs, causal: bool):
         self.conv = Convolution(channels, 8 * channels // factor, rngs=rngs, causal=causal)
-        self.residual, self.times = residual, 8 // factor
+        self.residual, self.repeats = residual, 8 // factor
 
-    def __call__(self, x, frames):
-        unfolded = lambda x: frames.unpaired(rearrange(x, "b f h w (c i j k) -> b (f i) (h j) (w k) c", i=2, j=2, k=2))
-        y = unfolded(self.conv(x, frames))
-        x = frames.late(x, self.conv.after)
-        y = y + repeat(unfolded(x), "b f h w c -> b f h w (n c)", n=self.times) if self.residual else y
-        frames.ungrouped()
+    def __call__(self, x, stream):
+        unfold = lambda x: stream.trim_first_pair(
+            rearrange(x, "b f h w (c i j k) -> b (f i) (h j) (w k) c", i=2, j=2, k=2)
+        )
+        y = unfold(self.conv(x, stream))
+        x = stream.delay(x, self.conv.after)
+        y = y + repeat(unfold(x), "b f h w c -> b f h w (n c)", n=self.repeats) if self.residual else y
+        stream.split_pairs()
         return y
 
 
 class Convolution(nnx.Module):
-    """Over frames, rows and columns."""
+    """A convolution over frames, rows and columns."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs, causal: bool, size: int = 3, stride: int = 1):
         around = size // 2
-        self.conv = nnx.Conv(inputs, outputs, (size,) * 3, strides=stride, padding=((0, 0), (around, around), (around, around)), rngs=rngs)
+        padding = ((0, 0), (around, around), (around, around))
+        self.conv = nnx.Conv(inputs, outputs, (size,) * 3, strides=stride, padding=padding, rngs=rngs)
         self.before, self.after, self.stride = *((size - 1, 0) if causal else (around, around)), stride
 
-    def __call__(self, x, frames):
-        return self.conv(frames.around(x, self.before, self.after, self.stride))
+    def __call__(self, x, stream):
+        return self.conv(stream.pad(x, self.before, self.after, self.stride))
 
 
 class TimeEmbedder(nnx.Module):
-    """A time to what modulates blocks."""
+    """Embeds a time for the modulation of blocks."""
 
     def __init__(self, width: int, rngs):
         self.timestep_embedder = TimeMLP(FREQUENCIES, width, rngs)
 
     def __call__(self, time):
-        return self.timestep_embedder(sines(time, FREQUENCIES))
+        return self.timestep_embedder(sinusoidal_features(time, FREQUENCIES))
 
 
 def modulation(c: Float[Array, "b kd"], table: Float[Array, "k d"]) -> Float[Array, "k b 1 1 1 d"]:
-    """Shifts and scales of an embedded time, with a table of the layer's own."""
+    """Returns shifts and scales: an embedded time plus a table of the layer's own."""
     return rearrange(rearrange(c, "b (k d) -> k b d", k=len(table)) + table[:, None], "k b d -> k b 1 1 1 d")
-
-
-normed = partial(layers.normed, epsilon=1e-8, centre=False)
-"""Over the root mean square of the channels."""

@@ -1,12 +1,14 @@
 """Networks over frames that take a video whole, or in pieces with the same result.
 
-A layer that sees other frames asks for them: `frames.around(x, before, after)`. To `Whole` a video is there at once. A `Stream` gets one
-piece after the other, keeps of each what the next one needs, and gives results as late as they look ahead: after each layer it knows
+A layer that sees other frames asks for them: `stream.pad(x, before, after)`. A `WholeVideo` has all frames. A
+`VideoPiece` has one piece after the other: it keeps the frames of each piece that the next one needs, and its results
+are late by as many frames as the layers look ahead. After each layer it knows
 
-    at = step n + offset         the first of n frames of this piece, at the rate of this layer         (1)
+    at = step n + offset         index of the first of the n frames of this piece, at this layer's frame rate       (1)
 
-which is below 0 before the first result is out, and above the last frame when the last ones come. Frames before the first one are the first one,
-or zeros, those after the last one the last one, for each layer anew, as for the whole video. What is kept does not grow with the video.
+which is below 0 before the first result is out, and above the last frame when the last results come. Each layer pads
+as for the whole video: with the first frame or zeros before the first one, with the last frame after the last one. What
+is kept does not grow with the video.
 """
 
 from collections.abc import Callable
@@ -14,168 +16,176 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 Frames = Float[Array, "b f h w c"]
+Resized = Float[Array, "b _ _ _ _"]
+"""Frames of other sizes than those that a function is given."""
 
 
-class Whole:
+class WholeVideo:
     """All frames of a video."""
 
-    def around(self, x: Frames, before: int, after: int = 0, stride: int = 1, *, zeros: bool = False) -> Frames:
-        """The frames with so many more before the first and after the last, which are as that one or zeros; every `stride`-th is looked around."""
+    def pad(self, x: Frames, before: int, after: int = 0, stride: int = 1, *, zeros: bool = False) -> Resized:
+        """Returns x with `before` and `after` frames more, copies of the first and of the last one, or zeros.
+
+        Args:
+          stride: of the layer that takes the result.
+        """
         del stride
         first, last = (jnp.zeros_like(x[:, :1]),) * 2 if zeros else (x[:, :1], x[:, -1:])
         return jnp.concatenate([first] * before + [x] + [last] * after, axis=1)
 
-    def numbers(self, x: Frames) -> Int[Array, "1 f 1 1 1"]:
-        """Of the frames, from 0 on."""
+    def indices(self, x: Frames) -> Int[Array, "1 f 1 1 1"]:
+        """Returns the index of each frame."""
         return jnp.arange(x.shape[1]).reshape(1, -1, 1, 1, 1)
 
-    def ends(self, x: Frames, each: int) -> Frames:
-        """The last frame of each group of `each`; the first frame is a group of its own."""
-        return x[:, ::each]
+    def last_of_groups(self, x: Frames, size: int) -> Resized:
+        """Returns the last frame of each group of `size`; the first frame is a group of its own."""
+        return x[:, ::size]
 
-    def late(self, x: Frames, frames: int) -> Frames:
-        """What went beside layers that look `frames` ahead."""
+    def delay(self, x: Frames, frames: int) -> Frames:
+        """Returns a residual, delayed to match layers that look `frames` ahead."""
         del frames
         return x
 
-    def paired(self, x: Frames, each: int) -> Frames:
-        """The frames so that the first one ends a group of `each`."""
-        return jnp.concatenate([x[:, : each - 1], x], axis=1)
+    def complete_first_group(self, x: Frames, size: int) -> Resized:
+        """Returns x with copies of the first frame before it, so that it ends a group of `size`."""
+        return jnp.concatenate([x[:, : size - 1], x], axis=1)
 
-    def grouped(self, each: int) -> None:
-        """Each group has become one frame."""
+    def merge_groups(self, size: int) -> None:
+        """Notes that each group of `size` frames has become one frame."""
 
-    def unpaired(self, x: Frames) -> Frames:
-        """Frames made of groups of two, of which the first one is one frame."""
+    def trim_first_pair(self, x: Frames) -> Resized:
+        """Returns x, where frames have become pairs, with one frame instead of the first pair."""
         return x[:, 1:]
 
-    def ungrouped(self) -> None:
-        """Each frame has become a group of two."""
+    def split_pairs(self) -> None:
+        """Notes that each frame has become a pair."""
 
-    def through(self, layer: Callable, x: Frames) -> Frames:
-        """`layer(x, frames)`."""
+    def run(self, layer: Callable, x: Frames) -> Resized:
+        """Returns `layer(x, self)`."""
         return layer(x, self)
 
 
-WHOLE = Whole()
+WHOLE = WholeVideo()
 
 
-class Stream:
-    """A piece of a video: see the top of the file. `states` are those of the piece before it, None where none was."""
+class VideoPiece:
+    """A piece of a video, see the top of the file; methods as in `WholeVideo`.
+
+    Args:
+      step: number of the piece.
+      offset: see (1).
+      count: frames of the whole video at this layer's frame rate.
+      states: what the piece before kept, None for the first one.
+    """
 
     def __init__(self, step: Int[Array, ""], offset: int, count: int, states: list | None = None):
         self.step, self.offset, self.count = step, offset, count
-        self.states, self._before = [], None if states is None else iter(states)
+        self.states, self._previous = [], None if states is None else iter(states)
 
-    def around(self, x: Frames, before: int, after: int = 0, stride: int = 1, *, zeros: bool = False) -> Frames:
-        """The frames that this piece's results look at."""
+    def pad(self, x: Frames, before: int, after: int = 0, stride: int = 1, *, zeros: bool = False) -> Resized:
         keep = before + after + 1 - stride
-        window = self._with_kept(x, keep)
+        window = self._prepend_kept(x, keep)
         at = self.step * x.shape[1] + self.offset - keep
-        numbers = at + jnp.arange(window.shape[1])
-        there = jnp.clip(numbers, 0, self.count - 1)
+        indices = at + jnp.arange(window.shape[1])
+        inside = jnp.clip(indices, 0, self.count - 1)
         if zeros:
-            window = jnp.where((numbers == there).reshape(1, -1, 1, 1, 1), window, 0)
+            window = jnp.where((indices == inside).reshape(1, -1, 1, 1, 1), window, 0)
         else:
-            window = jnp.take(window, there - at, axis=1, mode="clip")
+            window = jnp.take(window, inside - at, axis=1, mode="clip")
         self.offset -= after
         if stride > 1:
-            self.grouped(stride)
+            self.merge_groups(stride)
         return window
 
-    def numbers(self, x: Frames) -> Int[Array, "1 f 1 1 1"]:
-        """Of the piece's frames (1)."""
+    def indices(self, x: Frames) -> Int[Array, "1 f 1 1 1"]:
         return (self.step * x.shape[1] + self.offset + jnp.arange(x.shape[1])).reshape(1, -1, 1, 1, 1)
 
-    def ends(self, x: Frames, each: int) -> Frames:
-        """The last frame of each group of `each`, with which a piece ends."""
-        return x[:, each - 1 :: each]
+    def last_of_groups(self, x: Frames, size: int) -> Resized:
+        return x[:, size - 1 :: size]  # a piece ends with a group
 
-    def late(self, x: Frames, frames: int) -> Frames:
-        """What goes beside layers that look `frames` ahead."""
-        return self._with_kept(x, frames)[:, : x.shape[1]] if frames else x
+    def delay(self, x: Frames, frames: int) -> Frames:
+        return self._prepend_kept(x, frames)[:, : x.shape[1]] if frames else x
 
-    def paired(self, x: Frames, each: int) -> Frames:
-        """The piece, where the frames before the first one are the first one."""
-        return self.around(x, 0, 0) if each > 1 else x
+    def complete_first_group(self, x: Frames, size: int) -> Resized:
+        return self.pad(x, 0, 0) if size > 1 else x
 
-    def grouped(self, each: int) -> None:
-        """Each group has become one frame; the first group ends with the first frame."""
-        if (self.offset - 1) % each:
-            raise ValueError(f"a piece that begins {self.offset} frames from the first one does not begin with a group of {each}")
-        self.offset, self.count = (self.offset + each - 1) // each, (self.count - 1) // each + 1
+    def merge_groups(self, size: int) -> None:
+        if (self.offset - 1) % size:
+            raise ValueError(
+                f"a piece that begins {self.offset} frames from the first one does not begin with a group of {size}"
+            )
+        self.offset, self.count = (self.offset + size - 1) // size, (self.count - 1) // size + 1
 
-    def unpaired(self, x: Frames) -> Frames:
-        """Frames made of groups of two: that of the first group which is none comes before the first frame."""
-        return x
+    def trim_first_pair(self, x: Frames) -> Resized:
+        return x  # one frame of the first pair has an index below 0
 
-    def ungrouped(self) -> None:
-        """Each frame has become a group of two."""
+    def split_pairs(self) -> None:
         self.offset, self.count = 2 * self.offset - 1, 2 * self.count - 1
 
-    def through(self, layer: Callable, x: Frames) -> Frames:
-        """`layer(x, frames)`, which is not computed where nothing of the piece, and of what the layer kept, is of the video."""
-        if self._before is None:
-            inner = Stream(self.step, self.offset, self.count)
+    def run(self, layer: Callable, x: Frames) -> Resized:
+        """Returns `layer(x, stream)`, but skips the layer while it has no frame of the video or no result to give."""
+        if self._previous is None:
+            inner = VideoPiece(self.step, self.offset, self.count)
             y = layer(x, inner)
         else:
-            states, inner = next(self._before), None
+            states, inner = next(self._previous), None
 
-            def run(x, states):
+            def compute(x, states):
                 nonlocal inner
-                inner = Stream(self.step, self.offset, self.count, states)
+                inner = VideoPiece(self.step, self.offset, self.count, states)
                 return layer(x, inner), inner.states
 
-            skipped = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(run, x, states)[0])
+            skipped = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(compute, x, states)[0])
             first, last = self.step * x.shape[1] + self.offset, self.step * skipped.shape[1] + inner.offset
             needed = (first + x.shape[1] > 0) & (last < inner.count)
-            y, inner.states = jax.lax.cond(needed, run, lambda x, states: (skipped, states), x, states)
+            y, inner.states = jax.lax.cond(needed, compute, lambda x, states: (skipped, states), x, states)
         self.states.append(inner.states)
         self.offset, self.count = inner.offset, inner.count
         return y
 
-    def _with_kept(self, x: Frames, keep: int) -> Frames:
-        kept = jnp.zeros((len(x), keep, *x.shape[2:]), x.dtype) if self._before is None else next(self._before)
+    def _prepend_kept(self, x: Frames, keep: int) -> Resized:
+        kept = jnp.zeros((len(x), keep, *x.shape[2:]), x.dtype) if self._previous is None else next(self._previous)
         window = jnp.concatenate([kept, x], axis=1)
         self.states.append(window[:, window.shape[1] - keep :])
         return window
 
 
-def streamed(layer: Callable, video: Frames, *, piece: int, offset: int = 0) -> Frames:
-    """What a layer makes of a video, in pieces: memory is that of one piece and of what the layer keeps, beside the video and the result.
+def apply_in_pieces(layer: Callable, video: Num[Array, "b f h w c"], *, piece: int, offset: int = 0) -> Resized:
+    """Returns what a layer makes of a video, in the memory of one piece beside the video and the result.
 
     Args:
-      layer: `(piece (b, n, ...), frames) -> (b, m, ...)`, which looks at other frames through `frames` alone.
+      layer: `(piece (b, n, ...), stream) -> (b, m, ...)`, which sees other frames only through `stream`.
       video: (b, f, ...).
       piece: n.
-      offset: of the first piece (1): its first frame, 0 or below.
+      offset: index of the first frame of the first piece (1), 0 or below.
     """
     count = video.shape[1]
 
     def step(k, states):
-        there = jnp.clip(k * piece + offset + jnp.arange(piece), 0, count - 1)
-        frames = Stream(k, offset, count, states)
-        return layer(jnp.take(video, there, axis=1), frames), frames.states, frames
+        inside = jnp.clip(k * piece + offset + jnp.arange(piece), 0, count - 1)
+        stream = VideoPiece(k, offset, count, states)
+        return layer(jnp.take(video, inside, axis=1), stream), stream.states, stream
 
-    after = None
+    after = None  # the stream behind the layer, whose offset and count are those of the result
 
     def first(k):
         nonlocal after
-        made, states, after = step(k, None)
-        return made, states
+        output, states, after = step(k, None)
+        return output, states
 
-    made, states = jax.eval_shape(first, jnp.zeros((), int))
-    n, results = made.shape[1], after.count
+    output, states = jax.eval_shape(first, jnp.zeros((), int))
+    n, results = output.shape[1], after.count
     zeros = lambda a: jnp.zeros(a.shape, a.dtype)
 
     def body(k, carry):
         out, states = carry
-        made, states, _ = step(k, states)
+        output, states, _ = step(k, states)
         at = k * n + after.offset + jnp.arange(n)
-        return out.at[:, jnp.where(at < 0, results, at)].set(made, mode="drop"), states
+        return out.at[:, jnp.where(at < 0, results, at)].set(output, mode="drop"), states
 
-    out = jnp.zeros((made.shape[0], results, *made.shape[2:]), made.dtype)
-    return jax.lax.fori_loop(0, int(np.ceil((results - after.offset) / n)), body, (out, jax.tree.map(zeros, states)))[0]
+    out = jnp.zeros((output.shape[0], results, *output.shape[2:]), output.dtype)
+    steps = int(np.ceil((results - after.offset) / n))
+    return jax.lax.fori_loop(0, steps, body, (out, jax.tree.map(zeros, states)))[0]

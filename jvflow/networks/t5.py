@@ -3,8 +3,9 @@
     x = token embedding
     x = x + attention(norm(x)),  x = x + wo(gelu(wi_0(norm(x))) wi_1(norm(x)))      depth times; norm at the end
 
-norm divides by the root mean square. Attention is softmax(q k^T + bias) v, not divided by anything; bias is one number for each head and each distance
-between tokens, distances in buckets that grow logarithmically. In T5 all layers have that of the first, in UMT5 each its own.
+norm divides by the root mean square. Attention is softmax(q k^T + bias) v, without a scale; bias is one number for each
+head and each distance between tokens, in buckets of distances that grow logarithmically. In T5 all layers use the bias
+of the first, in UMT5 each has its own.
 """
 
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ class T5Config:
     """The sizes of a `T5`; the defaults are those of T5 v1.1 XXL.
 
     Attributes:
-      vocabulary: of tokens.
-      width, depth, heads, head, hidden: of the transformer, of a head of attention, and of its MLPs.
-      buckets, distance: of the distances between tokens, and the one from which on all are in the last bucket.
-      own_bias: each layer has a bias of its own (UMT5).
+      vocabulary: number of tokens it knows.
+      width, depth, heads, head, hidden: of the transformer; `head` is the width of an attention head.
+      buckets: of distances between tokens.
+      distance: the first one in the last bucket.
+      own_bias: whether each layer has a bias of its own (UMT5).
       epsilon: of each norm.
-      dtype: of products of matrices; parameters, norms and what is added up are float32.
+      dtype: of matrix products; parameters, norms and residuals are float32.
     """
 
     vocabulary: int = 32128
@@ -44,7 +46,7 @@ class T5Config:
 
 
 class T5(nnx.Module):
-    """See the top of the file. `(tokens (b, n), mask (b, n) or None) -> (b, n, width)`; tokens that the mask leaves out are seen by none."""
+    """See the top of the file; no token sees those that the mask leaves out."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         self.shared = nnx.Embed(config.vocabulary, config.width, rngs=rngs)
@@ -58,7 +60,7 @@ class T5(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """The layers under the names that the public checkpoints have for them."""
+    """The layers, under the names of the public checkpoints."""
 
     def __init__(self, config: T5Config, rngs):
         self.block = nnx.List([Block(config, rngs, biased=config.own_bias or not i) for i in range(config.depth)])
@@ -66,7 +68,7 @@ class Encoder(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One layer. `(x, bias of the layer before, mask) -> (x, bias)`."""
+    """A layer: `(x, bias of the layer before, mask) -> (x, bias)`."""
 
     def __init__(self, config: T5Config, rngs, *, biased: bool):
         self.layer = nnx.List([AttentionLayer(config, rngs, biased), MLPLayer(config, rngs)])
@@ -89,28 +91,30 @@ class AttentionLayer(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Of all tokens to all."""
+    """Attention of all tokens to all."""
 
     def __init__(self, config: T5Config, rngs, biased: bool):
         inner, dtype = config.heads * config.head, jnp.dtype(config.dtype)
-        line = lambda inputs, outputs: nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs, dtype=dtype)
-        self.q, self.k, self.v, self.o = (line(*sizes) for sizes in [(config.width, inner)] * 3 + [(inner, config.width)])
+        linear = lambda inputs, outputs: nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs, dtype=dtype)
+        self.q, self.k, self.v, self.o = (
+            linear(*sizes) for sizes in [(config.width, inner)] * 3 + [(inner, config.width)]
+        )
         if biased:
             self.relative_attention_bias = nnx.Embed(config.buckets, config.heads, rngs=rngs)
         self.config, self.biased = config, biased
 
     def __call__(self, x, bias, mask):
         if self.biased:
-            number = jnp.asarray(buckets(x.shape[1], self.config.buckets, self.config.distance))
-            bias = rearrange(self.relative_attention_bias(number), "q k h -> 1 h q k")
+            bucket = jnp.asarray(distance_buckets(x.shape[1], self.config.buckets, self.config.distance))
+            bias = rearrange(self.relative_attention_bias(bucket), "q k h -> 1 h q k")
         q, k, v = (rearrange(part(x), "b n (h d) -> b n h d", h=self.config.heads) for part in (self.q, self.k, self.v))
-        seen = None if mask is None else jnp.asarray(mask, bool)[:, None, None]
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias.astype(q.dtype), mask=seen, scale=1.0)
+        mask = None if mask is None else jnp.asarray(mask, bool)[:, None, None]
+        y = jax.nn.dot_product_attention(q, k, v, bias=bias.astype(q.dtype), mask=mask, scale=1.0)
         return self.o(rearrange(y, "b n h d -> b n (h d)")).astype(jnp.float32), bias
 
 
 class MLPLayer(nnx.Module):
-    """The MLP after a norm."""
+    """An MLP after a norm."""
 
     def __init__(self, config: T5Config, rngs):
         self.DenseReluDense = MLP(config, rngs)
@@ -121,11 +125,17 @@ class MLPLayer(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Two layers, the first with gates."""
+    """Two linear layers, the first of them gated."""
 
     def __init__(self, config: T5Config, rngs):
-        line = lambda inputs, outputs: nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs, dtype=jnp.dtype(config.dtype))
-        self.wi_0, self.wi_1, self.wo = line(config.width, config.hidden), line(config.width, config.hidden), line(config.hidden, config.width)
+        linear = lambda inputs, outputs: nnx.Linear(
+            inputs, outputs, use_bias=False, rngs=rngs, dtype=jnp.dtype(config.dtype)
+        )
+        self.wi_0, self.wi_1, self.wo = (
+            linear(config.width, config.hidden),
+            linear(config.width, config.hidden),
+            linear(config.hidden, config.width),
+        )
 
     def __call__(self, x):
         return self.wo(nnx.gelu(self.wi_0(x), approximate=True) * self.wi_1(x)).astype(jnp.float32)
@@ -135,11 +145,15 @@ def _norm(config: T5Config, rngs) -> nnx.RMSNorm:
     return nnx.RMSNorm(config.width, epsilon=config.epsilon, rngs=rngs)
 
 
-def buckets(tokens: int, count: int, distance: int) -> Int[np.ndarray, "q k"]:
-    """The bucket of each key's distance from each query: half of `count` for keys before it and half for those after, of which half are single distances."""
-    away = np.arange(tokens)[None] - np.arange(tokens)[:, None]
+def distance_buckets(tokens: int, count: int, distance: int) -> Int[np.ndarray, "q k"]:
+    """Returns the bucket of each key's distance from each query.
+
+    Half of the `count` buckets are for keys before the query and half for those after it; half of each are for single
+    distances, and the others grow logarithmically up to `distance`.
+    """
+    offset = np.arange(tokens)[None] - np.arange(tokens)[:, None]
     half = count // 2
     single = half // 2
-    far = np.log(np.maximum(np.abs(away), 1) / single) / np.log(distance / single) * (half - single)
+    far = np.log(np.maximum(np.abs(offset), 1) / single) / np.log(distance / single) * (half - single)
     far = np.minimum(single + far.astype(int), half - 1)
-    return np.where(np.abs(away) < single, np.abs(away), far) + half * (away > 0)
+    return np.where(np.abs(offset) < single, np.abs(offset), far) + half * (offset > 0)

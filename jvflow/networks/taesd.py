@@ -1,15 +1,16 @@
 """TAESD: tiny autoencoders with the latents of large ones (Boer Bohan, github.com/madebyollin/taesd).
 
     encoder   RGB in [0, 1] -> latents      convolutions of stride 2 between residual blocks
-    decoder   3 tanh(latents / 3) -> RGB    blocks, and doubling by nearest neighbours before a convolution
-    block     x <- x + pool(x), where there is one;  x <- relu(conv relu conv relu conv (x) + skip(x))
+    decoder   3 tanh(latents / 3) -> RGB    blocks, and nearest-neighbour upsampling before a convolution
+    block     x <- x + pool(x), if it has a pool;  x <- relu(conv relu conv relu conv (x) + skip(x))
     pool      1 x 1 convolution, group norm, relu, 1 x 1 convolution                        (TAEF2)
 
-The names and shapes of the tensors say what every layer is, so one reader serves the family (TAESD, TAESDXL, TAESD3, TAEF1, TAEF2, TAESANA):
+Names and shapes of the tensors say what every layer is, so that one reader serves the family (TAESD, TAESDXL, TAESD3,
+TAEF1, TAEF2, TAESANA):
 
     conv.0.weight          a block
-    weight without bias    encoder: stride 2;  decoder: doubled before
-    weight and bias        a plain convolution. Where the next number is left out, a relu follows,
+    weight without bias    encoder: stride 2;  decoder: upsampled before
+    weight and bias        a plain convolution. If the next number is left out, a relu follows,
                            and in the encoder the stride is 2
 
 The parameters are the public tensors under their public names.
@@ -22,12 +23,14 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-GROUPS = 4  # of the group norm in TAEF2's pools
+GROUPS = 4
+"""Of the group norm in TAEF2's pools."""
+
 Tensors = dict[str, Array]
 
 
 def encode(encoder: Tensors, images: Float[Array, "n h w 3"]) -> Float[Array, "n h8 w8 c"]:
-    """Latents of RGB images in [0, 1]."""
+    """Returns the latents of RGB images in [0, 1]."""
     x = images
     for layer, relu in layers(encoder):
         if "conv.0.weight" in layer:
@@ -39,7 +42,7 @@ def encode(encoder: Tensors, images: Float[Array, "n h w 3"]) -> Float[Array, "n
 
 
 def decode(decoder: Tensors, latents: Float[Array, "n h8 w8 c"]) -> Float[Array, "n h w 3"]:
-    """RGB images, about [0, 1] and not clamped."""
+    """Returns RGB images, about [0, 1] and not clamped."""
     x = 3 * jnp.tanh(latents / 3)
     for layer, relu in layers(decoder):
         if "conv.0.weight" in layer:
@@ -53,7 +56,7 @@ def decode(decoder: Tensors, latents: Float[Array, "n h8 w8 c"]) -> Float[Array,
 
 
 def layers(tensors: Mapping[str, Array]) -> Iterator[tuple[Tensors, bool]]:
-    """The layers in their order, each with whether a relu follows that has a number of its own."""
+    """Yields the layers in their order, each with whether a relu with a number of its own follows it."""
     found = {}
     for name, tensor in tensors.items():
         number, _, rest = name.partition(".")

@@ -1,5 +1,6 @@
-"""Layers that the transformers of LTX-Video and Wan share, under the names that their public checkpoints have."""
+"""Layers that the transformers of LTX-Video and Wan share, under the names of their public checkpoints."""
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -7,30 +8,31 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jvflow.networks import check_split
+from jvflow.networks.layers import attention, check_remat, constrain_qkv
 from jvflow.parallel.constrain import FSDP, ROWS, SEQUENCE, TENSOR, constrain
-from jvflow.networks.layers import attention, check_remat, placed
 
 VIDEO_RULES = (
     (r"(to_q|to_k|to_v|net/0/proj)/kernel$", (FSDP, TENSOR)),
     (r"(to_out/0|net/2)/kernel$", (TENSOR, FSDP)),
     (r"(to_q|to_k|to_v|net/0/proj)/bias$", (TENSOR,)),
 )
-"""How the parameters of these layers are split, see `jvflow.parallel.mesh`."""
+"""How the parameters of these layers are split, see `jvflow.parallel.sharding`."""
 
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """What the sizes of both transformers have.
+    """The sizes that both transformers have.
 
     Attributes:
-      depth, heads, head: of the transformer; its width is heads x head.
-      channels, outputs: of the latents, and of what is said of them.
+      depth, heads, head: layers, attention heads, and channels of a head; the width is heads x head.
+      channels, outputs: channels of the latents, and of the result.
       captions: width of the text's tokens.
       epsilon: of the norms before attention and MLP.
       dtype: of the computation; parameters are float32.
-      attention: queries at a time, 0 for all at once.
-      remat: what the backward pass computes again of each layer, see `layers.REMAT`.
-      scan: one compiled layer, scanned; parameters get a leading layer axis.
+      attention: how many queries are computed at a time, 0 for all at once.
+      remat: what the backward pass computes again in each layer, a name of `layers.REMAT`.
+      scan: whether one layer is compiled and scanned; parameters get a leading layer axis.
     """
 
     depth: int
@@ -50,38 +52,45 @@ class VideoConfig:
 
     @property
     def width(self) -> int:
+        """Channels of a token."""
         return self.heads * self.head
+
+    def check_mesh(self, shape: tuple, mesh) -> None:
+        """Raises ValueError if a mesh cannot split the heads, or the tokens of latents of shape (f, h, w, ...)."""
+        check_split(self.heads, math.prod(self.grid(shape)), shape[:3], mesh)
 
 
 class Attention(nnx.Module):
-    """Of tokens to others; queries and keys are normed over all heads together, and turned by angles where there are some.
+    """Attention of tokens to others, with queries and keys normalized over all heads together and rotated if asked.
 
-    Those that the mask (b, m) leaves out are seen by none; a row with a mask of nothing sees all.
+    No token sees those that the mask (b, m) leaves out; where a row of it leaves out all, its tokens see all.
     """
 
-    def __init__(self, width: int, heads: int, rngs, dtype, *, epsilon: float, at_once: int):
-        self.to_q, self.to_k, self.to_v = (line(width, width, rngs, dtype) for _ in range(3))
+    def __init__(self, width: int, heads: int, rngs, dtype, *, epsilon: float, query_block: int):
+        self.to_q, self.to_k, self.to_v = (linear(width, width, rngs, dtype) for _ in range(3))
         self.norm_q, self.norm_k = (nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs) for _ in range(2))
-        self.to_out = nnx.List([line(width, width, rngs, dtype)])
-        self.heads, self.at_once = heads, at_once
+        self.to_out = nnx.List([linear(width, width, rngs, dtype)])
+        self.heads, self.query_block = heads, query_block
 
     def __call__(self, x, others, mask=None, angles=None):
-        q, k, v = placed(self.to_q(x), self.to_k(others), self.to_v(others))
+        q, k, v = constrain_qkv(self.to_q(x), self.to_k(others), self.to_v(others))
         q, k = self.norm_q(q), self.norm_k(k)
         if angles is not None:
-            q, k = rotated(q, angles), rotated(k, angles)
+            q, k = rotate(q, angles), rotate(k, angles)
         q, k, v = (rearrange(a.astype(x.dtype), "b n (h d) -> b n h d", h=self.heads) for a in (q, k, v))
-        seen = None if mask is None else (jnp.asarray(mask, bool) | ~jnp.asarray(mask, bool).any(-1, keepdims=True))[:, None, None]
-        return self.to_out[0](rearrange(attention(q, k, v, self.at_once, seen), "b n h d -> b n (h d)"))
+        if mask is not None:
+            mask = jnp.asarray(mask, bool)
+            mask = (mask | ~mask.any(-1, keepdims=True))[:, None, None]
+        return self.to_out[0](rearrange(attention(q, k, v, self.query_block, mask), "b n h d -> b n (h d)"))
 
 
 class MLP(nnx.Module):
-    """Two layers."""
+    """Two linear layers with a gelu between them."""
 
     def __init__(self, width: int, hidden: int, rngs, dtype):
         first = nnx.Module()
-        first.proj = line(width, hidden, rngs, dtype)
-        self.net = nnx.List([first, nnx.Module(), line(hidden, width, rngs, dtype)])
+        first.proj = linear(width, hidden, rngs, dtype)
+        self.net = nnx.List([first, nnx.Module(), linear(hidden, width, rngs, dtype)])
 
     def __call__(self, x):
         hidden = constrain(self.net[0].proj(x), ROWS, SEQUENCE, TENSOR)
@@ -89,36 +98,39 @@ class MLP(nnx.Module):
 
 
 class Captions(nnx.Module):
-    """The text's tokens to the width of the transformer."""
+    """The MLP that takes the text's tokens to the width of the transformer."""
 
     def __init__(self, inputs: int, width: int, rngs, dtype):
-        self.linear_1, self.linear_2 = line(inputs, width, rngs, dtype), line(width, width, rngs, dtype)
+        self.linear_1, self.linear_2 = linear(inputs, width, rngs, dtype), linear(width, width, rngs, dtype)
 
     def __call__(self, text):
         rows = lambda x: constrain(x, ROWS, None, None)
         return rows(self.linear_2(nnx.gelu(rows(self.linear_1(text)), approximate=True)))
 
 
-def rotated(x: Float[Array, "b n d"], angles: tuple[Array, Array]) -> Float[Array, "b n d"]:
-    """Neighbouring channels as a point in the plane, turned by the angle whose cosine and sine (b, n, d / 2) are given."""
+def rotate(x: Float[Array, "b n d"], angles: tuple[Array, Array]) -> Float[Array, "b n d"]:
+    """Rotates each pair of neighbouring channels by an angle, given by cosine and sine (b or 1, n, d / 2) of all."""
     cosine, sine = angles
     a, b = jnp.moveaxis(rearrange(x.astype(jnp.float32), "b n (m two) -> b n m two", two=2), -1, 0)
     return rearrange(jnp.stack([a * cosine - b * sine, a * sine + b * cosine], axis=-1), "b n m two -> b n (m two)")
 
 
-def by_row(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    """Of tokens each device has rows and a part of the sequence: what travels between devices are weights."""
+def constrain_tokens(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    """Gives each device of a mesh rows and a part of the sequence, so that only parameters travel between devices."""
     return constrain(x, ROWS, SEQUENCE, None)
 
 
-def line(inputs: int, outputs: int, rngs, dtype) -> nnx.Linear:
-    """A linear layer that is computed in `dtype`."""
+def linear(inputs: int, outputs: int, rngs, dtype) -> nnx.Linear:
+    """Returns a linear layer that is computed in `dtype`."""
     return nnx.Linear(inputs, outputs, rngs=rngs, dtype=dtype)
 
 
-def check_told(name: str, coordinates: int, velocities: int, text_width: int) -> None:
-    """Raises a ValueError when an objective is not of one time and one velocity, or has no captions."""
+def check_objective(name: str, coordinates: int, velocities: int, text_width: int) -> None:
+    """Raises ValueError if an objective does not have one time and one velocity, or has no captions."""
     if (coordinates, velocities) != (1, 1):
-        raise ValueError(f"{name} has one time and one velocity, this objective has {coordinates} and {velocities}: use the network dit")
+        raise ValueError(
+            f"{name} has one time and one velocity, this objective has {coordinates} and {velocities}: "
+            "use the network dit"
+        )
     if not text_width:
         raise ValueError(f"{name} attends to captions in every layer: give a text encoder as config.text, such as t5")

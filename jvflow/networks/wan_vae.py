@@ -1,12 +1,14 @@
-"""The autoencoder of Wan 2.1 (arXiv 2503.20314): 8 x 8 pixels and 4 frames to a place of the latents, of which the first frame has one for itself.
+"""The autoencoder of Wan 2.1 (arXiv 2503.20314).
 
-    encoder    levels of residual blocks, each with half of height and width after it, and some with half of the frames
-    decoder    the same the other way; all frames see those before them alone, before which there are zeros
+A latent pixel stands for 8 x 8 pixels and 4 frames; the first latent frame for one frame.
+
+    encoder    levels of residual blocks; after each but the last, height and width are halved, after some frames too
+    decoder    the reverse; in both a frame sees only those before it, and zeros before the first one
     middle     a block, attention within each frame, a block
-    block      x + conv(silu(norm(conv(silu(norm(x))))))            norm is over the length of the channels, times sqrt(channels)
+    block      x + conv(silu(norm(conv(silu(norm(x))))))      norm is over the channels' length, times sqrt(channels)
 
-Frames are halved by a convolution over three of them, and doubled by one whose channels are two frames each. The first frame goes through neither,
-and is zeros for those that are doubled.
+Frames are halved by a convolution over three of them, and doubled by a convolution whose channels are two frames each.
+The first frame goes through neither, and counts as zeros where frames are doubled.
 """
 
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from jaxtyping import Array, Float
 from jvflow.networks.streaming import WHOLE
 
 Video = Float[Array, "b f h w c"]
+Resized = Float[Array, "b _ _ _ _"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,10 @@ class WanVAEConfig:
     """The sizes of a `WanVAE`; the defaults are those of Wan 2.1.
 
     Attributes:
-      width, decoder_width: channels of the levels are these times `levels`.
-      levels: from the first of the encoder on.
-      blocks: of each level of the encoder; those of the decoder have one more.
-      halves: of each level but the last, whether frames are halved after it.
+      width, decoder_width: channels of a level are these times its entry of `levels`.
+      levels: factors of the encoder's levels, from the first on.
+      blocks: of each level of the encoder; a level of the decoder has one more.
+      halves: whether each level but the last halves the frames after it.
       latent: channels of the latents.
     """
 
@@ -43,80 +46,86 @@ class WanVAEConfig:
 
 
 class WanVAE(nnx.Module):
-    """See the top of the file. Latents are as the encoder has them."""
+    """See the top of the file. Latents are as the encoder gives them."""
 
     def __init__(self, config: WanVAEConfig, *, rngs: nnx.Rngs):
         self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
-        self.quant_conv, self.post_quant_conv = (_convolution(n, n, 1, rngs) for n in (2 * config.latent, config.latent))
+        self.quant_conv, self.post_quant_conv = (
+            _convolution(n, n, 1, rngs) for n in (2 * config.latent, config.latent)
+        )
 
-    def encode(self, video: Video, frames=WHOLE) -> tuple[Video, Video]:
-        """Video (b, 4 k + 1, h, w, 3) in [-1, 1], or a piece of it -> mean and log variance (b, k + 1, h / 8, w / 8, latent)."""
-        mean, log_variance = jnp.split(self.quant_conv(self.encoder(video, frames)), 2, axis=-1)
+    def encode(self, video: Video, stream=WHOLE) -> tuple[Resized, Resized]:
+        """Takes a video (b, 4 k + 1, h, w, 3) in [-1, 1] to mean and log variance (b, k + 1, h / 8, w / 8, latent)."""
+        mean, log_variance = jnp.split(self.quant_conv(self.encoder(video, stream)), 2, axis=-1)
         return mean, jnp.clip(log_variance, -30, 20)
 
-    def decode(self, latents: Video, frames=WHOLE) -> Video:
-        """Latents, or a piece of them -> video in [-1, 1]."""
-        return jnp.clip(self.decoder(self.post_quant_conv(latents), frames), -1, 1)
+    def decode(self, latents: Video, stream=WHOLE) -> Resized:
+        """Returns a video in [-1, 1]."""
+        return jnp.clip(self.decoder(self.post_quant_conv(latents), stream), -1, 1)
 
 
 class Encoder(nnx.Module):
-    """Video to what the mean and the log variance are made of."""
+    """Takes a video to mean and log variance, before their 1 x 1 convolution."""
 
     def __init__(self, config: WanVAEConfig, rngs):
-        before = config.width
-        self.conv_in = Causal(3, before, rngs)
+        width = config.width
+        self.conv_in = Causal(3, width, rngs)
         layers = []
         for i, level in enumerate(config.levels):
             for _ in range(config.blocks):
-                layers.append(Block(before, config.width * level, rngs))
-                before = config.width * level
+                layers.append(Block(width, config.width * level, rngs))
+                width = config.width * level
             if i < len(config.levels) - 1:
-                layers.append(Down(before, config.halves[i], rngs))
+                layers.append(Down(width, config.halves[i], rngs))
         self.down_blocks = nnx.List(layers)
-        self.mid_block = Middle(before, rngs)
-        self.norm_out = Norm(before, 4)
-        self.conv_out = Causal(before, 2 * config.latent, rngs)
+        self.mid_block = Middle(width, rngs)
+        self.norm_out = Norm(width, 4)
+        self.conv_out = Causal(width, 2 * config.latent, rngs)
 
-    def __call__(self, x, frames):
-        x = self.conv_in(x, frames)
+    def __call__(self, x, stream):
+        x = self.conv_in(x, stream)
         for layer in self.down_blocks:
-            x = layer(x, frames)
-        return self.conv_out(nnx.silu(self.norm_out(self.mid_block(x, frames))), frames)
+            x = layer(x, stream)
+        return self.conv_out(nnx.silu(self.norm_out(self.mid_block(x, stream))), stream)
 
 
 class Decoder(nnx.Module):
-    """Latents to video."""
+    """Takes latents to a video."""
 
     def __init__(self, config: WanVAEConfig, rngs):
         channels = [config.decoder_width * level for level in config.levels[::-1]]
         self.conv_in = Causal(config.latent, channels[0], rngs)
         self.mid_block = Middle(channels[0], rngs)
-        levels, before = [], channels[0]
+        levels, width = [], channels[0]
         for i, n in enumerate(channels):
             last = i == len(channels) - 1
-            levels.append(UpLevel(before, n, config.blocks + 1, None if last else config.halves[::-1][i], rngs))
-            before = n // 2
+            levels.append(UpLevel(width, n, config.blocks + 1, None if last else config.halves[::-1][i], rngs))
+            width = n // 2
         self.up_blocks = nnx.List(levels)
         self.norm_out = Norm(channels[-1], 4)
         self.conv_out = Causal(channels[-1], 3, rngs)
 
-    def __call__(self, x, frames):
-        x = self.mid_block(self.conv_in(x, frames), frames)
+    def __call__(self, x, stream):
+        x = self.mid_block(self.conv_in(x, stream), stream)
         for level in self.up_blocks:
-            x = level(x, frames)
-        return self.conv_out(nnx.silu(self.norm_out(x)), frames)
+            x = level(x, stream)
+        return self.conv_out(nnx.silu(self.norm_out(x)), stream)
 
 
 class UpLevel(nnx.Module):
-    """Residual blocks, and twice the height and the width after them, with half the channels; `doubles` says whether twice the frames too, None that neither."""
+    """Residual blocks, and an upsampling after them that halves the channels.
+
+    Args:
+      doubles: whether frames are doubled like height and width; None for no upsampling.
+    """
 
     def __init__(self, inputs: int, outputs: int, blocks: int, doubles: bool | None, rngs):
         self.resnets = nnx.List([Block(outputs if i else inputs, outputs, rngs) for i in range(blocks)])
         self.upsamplers = nnx.List([] if doubles is None else [Up(outputs, doubles, rngs)])
 
-    def __call__(self, x, frames):
+    def __call__(self, x, stream):
         for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x, frames)
+            x = layer(x, stream)
         return x
 
 
@@ -127,8 +136,8 @@ class Middle(nnx.Module):
         self.resnets = nnx.List([Block(channels, channels, rngs) for _ in range(2)])
         self.attentions = nnx.List([Attention(channels, rngs)])
 
-    def __call__(self, x, frames):
-        return self.resnets[1](self.attentions[0](self.resnets[0](x, frames)), frames)
+    def __call__(self, x, stream):
+        return self.resnets[1](self.attentions[0](self.resnets[0](x, stream)), stream)
 
 
 class Block(nnx.Module):
@@ -137,18 +146,18 @@ class Block(nnx.Module):
     def __init__(self, inputs: int, outputs: int, rngs):
         self.norm1, self.conv1 = Norm(inputs, 4), Causal(inputs, outputs, rngs)
         self.norm2, self.conv2 = Norm(outputs, 4), Causal(outputs, outputs, rngs)
-        self.changes = inputs != outputs
-        if self.changes:
+        self.changes_channels = inputs != outputs
+        if self.changes_channels:
             self.conv_shortcut = _convolution(inputs, outputs, 1, rngs)
 
-    def __call__(self, x, frames):
-        y = self.conv1(nnx.silu(self.norm1(x)), frames)
-        y = self.conv2(nnx.silu(self.norm2(y)), frames)
-        return y + (self.conv_shortcut(x) if self.changes else x)
+    def __call__(self, x, stream):
+        y = self.conv1(nnx.silu(self.norm1(x)), stream)
+        y = self.conv2(nnx.silu(self.norm2(y)), stream)
+        return y + (self.conv_shortcut(x) if self.changes_channels else x)
 
 
 class Attention(nnx.Module):
-    """Of all places of a frame to one another, with one head."""
+    """Attention of all pixels of a frame to one another, with one head."""
 
     def __init__(self, channels: int, rngs):
         self.norm = Norm(channels, 3)
@@ -163,24 +172,26 @@ class Attention(nnx.Module):
 
 
 class Down(nnx.Module):
-    """Half of height and width, and with `halves` of the frames."""
+    """Halves height and width, and with `halves` the frames."""
 
     def __init__(self, channels: int, halves: bool, rngs):
-        self.resample = nnx.List([nnx.Module(), nnx.Conv(channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), rngs=rngs)])
+        self.resample = nnx.List(
+            [nnx.Module(), nnx.Conv(channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), rngs=rngs)]
+        )
         if halves:
             self.time_conv = Causal(channels, channels, rngs, size=(3, 1, 1), stride=2)
         self.halves = halves
 
-    def __call__(self, x, frames):
+    def __call__(self, x, stream):
         x = _by_frame(self.resample[1], x)
         if not self.halves:
             return x
-        y = self.time_conv(x, frames)
-        return jnp.where(frames.numbers(y) == 0, frames.ends(x, 2), y)
+        y = self.time_conv(x, stream)
+        return jnp.where(stream.indices(y) == 0, stream.last_of_groups(x, 2), y)
 
 
 class Up(nnx.Module):
-    """Twice the height and the width with half the channels, and with `doubles` twice the frames before."""
+    """Doubles the frames with `doubles`, then height and width, and halves the channels."""
 
     def __init__(self, channels: int, doubles: bool, rngs):
         self.resample = nnx.List([nnx.Module(), nnx.Conv(channels, channels // 2, (3, 3), rngs=rngs)])
@@ -188,37 +199,50 @@ class Up(nnx.Module):
             self.time_conv = Causal(channels, 2 * channels, rngs, size=(3, 1, 1))
         self.doubles = doubles
 
-    def __call__(self, x, frames):
+    def __call__(self, x, stream):
         if self.doubles:
-            y = self.time_conv(jnp.where(frames.numbers(x) == 0, 0, x), frames)
-            y = frames.unpaired(rearrange(y, "b f h w (two c) -> b (f two) h w c", two=2))
-            same = frames.unpaired(jnp.repeat(x, 2, axis=1))
-            frames.ungrouped()
-            x = jnp.where(frames.numbers(y) == 0, same, y)
+            y = self.time_conv(jnp.where(stream.indices(x) == 0, 0, x), stream)
+            y = stream.trim_first_pair(rearrange(y, "b f h w (two c) -> b (f two) h w c", two=2))
+            unchanged = stream.trim_first_pair(jnp.repeat(x, 2, axis=1))
+            stream.split_pairs()
+            x = jnp.where(stream.indices(y) == 0, unchanged, y)
         return _by_frame(self.resample[1], jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3))
 
 
 class Causal(nnx.Conv):
-    """A convolution over frames, rows and columns, before the first of which there are zeros."""
+    """A convolution over frames, rows and columns, in which a frame sees only those before it."""
 
     def __init__(self, inputs: int, outputs: int, rngs, *, size: tuple[int, int, int] = (3, 3, 3), stride: int = 1):
         around = size[1] // 2
-        super().__init__(inputs, outputs, size, strides=(stride, 1, 1), padding=((0, 0), (around, around), (around, around)), rngs=rngs)
-        self.before, self.every = size[0] - 1, stride
+        super().__init__(
+            inputs,
+            outputs,
+            size,
+            strides=(stride, 1, 1),
+            padding=((0, 0), (around, around), (around, around)),
+            rngs=rngs,
+        )
+        self.before, self.stride = size[0] - 1, stride
 
-    def __call__(self, x, frames):
-        return super().__call__(frames.around(x, self.before, stride=self.every, zeros=True))
+    def __call__(self, x, stream):
+        return super().__call__(stream.pad(x, self.before, stride=self.stride, zeros=True))
 
 
 class Norm(nnx.Module):
-    """Over the length of the channels, times the square root of their number; `axes` is how many the public tensor has."""
+    """Divides the channels by their length, and multiplies by the square root of their number.
+
+    Args:
+      axes: how many the public tensor has.
+    """
 
     def __init__(self, channels: int, axes: int):
         self.gamma = nnx.Param(jnp.ones((channels, *[1] * (axes - 1))))
 
     def __call__(self, x):
-        size = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
-        return x / jnp.maximum(size, 1e-12) * x.shape[-1] ** 0.5 * self.gamma[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        length = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
+        return (
+            x / jnp.maximum(length, 1e-12) * x.shape[-1] ** 0.5 * self.gamma[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        )
 
 
 def _convolution(inputs: int, outputs: int, size: int, rngs) -> nnx.Conv:
@@ -226,5 +250,5 @@ def _convolution(inputs: int, outputs: int, size: int, rngs) -> nnx.Conv:
 
 
 def _by_frame(layer, x: Video) -> Video:
-    """A layer of images on each frame."""
+    """Applies a layer of images to each frame."""
     return rearrange(layer(rearrange(x, "b f h w c -> (b f) h w c")), "(b f) h w c -> b f h w c", b=len(x))

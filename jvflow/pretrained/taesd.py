@@ -1,7 +1,7 @@
 """The tiny autoencoders (`jvflow.networks.taesd`) under their public names, with encoder. and decoder. before them.
 
-    diffusers   those of AutoencoderTiny, under layers.
-    original    those of the authors' two files; the decoder begins with a layer without tensors, and all its numbers are one larger
+diffusers   those of AutoencoderTiny, under layers.
+original    those of the authors' two files; the decoder begins with a layer without tensors, and all its numbers are one larger
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from jvflow.networks import taesd
-from jvflow.networks.base import Network
+from jvflow.networks import Network
 from jvflow.pretrained.base import Kind, Model, both_ways, same, unlike
 
-EXPECTED = dict(in_channels=3, out_channels=3, act_fn="relu", upsample_fn="nearest", upsampling_scaling_factor=2, latent_magnitude=3)
+EXPECTED = dict(
+    in_channels=3, out_channels=3, act_fn="relu", upsample_fn="nearest", upsampling_scaling_factor=2, latent_magnitude=3
+)
 
 
 def generation(names) -> str:

@@ -12,9 +12,20 @@ from jvflow.networks.unet import UNet, UNetConfig
 from jvflow.pretrained.base import Kind, Model, mirrored, shapes_of, unlike
 
 EXPECTED = dict(
-    center_input_sample=False, time_embedding_type="positional", time_embedding_dim=None, flip_sin_to_cos=True, mid_block_type="UNetMidBlock2D",
-    mid_block_scale_factor=1, downsample_padding=1, downsample_type="conv", upsample_type="conv", act_fn="silu", attn_norm_num_groups=None,
-    resnet_time_scale_shift="default", add_attention=True, num_class_embeds=None,
+    center_input_sample=False,
+    time_embedding_type="positional",
+    time_embedding_dim=None,
+    flip_sin_to_cos=True,
+    mid_block_type="UNetMidBlock2D",
+    mid_block_scale_factor=1,
+    downsample_padding=1,
+    downsample_type="conv",
+    upsample_type="conv",
+    act_fn="silu",
+    attn_norm_num_groups=None,
+    resnet_time_scale_shift="default",
+    add_attention=True,
+    num_class_embeds=None,
 )
 BLOCKS = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
@@ -25,20 +36,33 @@ def model(config: Mapping, generation: str) -> Model:
     other = unlike(config, EXPECTED)
     for key, known in zip(("down_block_types", "up_block_types"), BLOCKS):
         other |= {key: config[key]} if set(config[key]) - set(known) else {}
-    other |= {"class_embed_type": config["class_embed_type"]} if config.get("class_embed_type") not in (None, "timestep") else {}
+    other |= (
+        {"class_embed_type": config["class_embed_type"]}
+        if config.get("class_embed_type") not in (None, "timestep")
+        else {}
+    )
     attends = tuple(name.startswith("Attn") for name in config["down_block_types"])
     if attends != tuple(name.startswith("Attn") for name in config["up_block_types"])[::-1]:
         other |= {key: config[key] for key in ("down_block_types", "up_block_types")}
     if other:
-        raise ValueError(f"a U-Net of this kind has {EXPECTED} and blocks of {BLOCKS} that attend at the same levels both ways, this config says {other}")
+        raise ValueError(
+            f"a U-Net of this kind has {EXPECTED} and blocks of {BLOCKS} that attend at the same levels both ways, this config says {other}"
+        )
     sizes = UNetConfig(
-        channels=tuple(config["block_out_channels"]), attends=attends, inputs=config["in_channels"], outputs=config["out_channels"],
-        blocks=config["layers_per_block"], groups=config.get("norm_num_groups", 32), epsilon=config.get("norm_eps", 1e-5),
-        head=config.get("attention_head_dim", 8), level=config.get("class_embed_type") == "timestep", frequency_shift=config.get("freq_shift", 0),
+        channels=tuple(config["block_out_channels"]),
+        attends=attends,
+        inputs=config["in_channels"],
+        outputs=config["out_channels"],
+        blocks=config["layers_per_block"],
+        groups=config.get("norm_num_groups", 32),
+        epsilon=config.get("norm_eps", 1e-5),
+        head=config.get("attention_head_dim", 8),
+        level=config.get("class_embed_type") == "timestep",
+        frequency_shift=config.get("freq_shift", 0),
     )
     network = networks.functional(UNet, sizes)
     shapes = shapes_of(network)
-    return Model(network, shapes, mirrored(shapes), frozenset(), partial(_public, network), unet_field.of(network))
+    return Model(network, shapes, mirrored(shapes), frozenset(), partial(_public, network), unet_field.single_unet_field(network))
 
 
 def _public(network: networks.Network, params, sample, timestep, class_labels=None):

@@ -1,0 +1,31 @@
+"""Linear layers that add low-rank matrices to their result (LoRA), equation (1) of `jvflow.training.lora`."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jvflow.networks.layers import Linear
+from jvflow.parallel.constrain import LORA
+
+
+def _with_lora(layer_type: type[nnx.Linear]) -> type[nnx.Linear]:
+    class LoRALinear(layer_type):
+        def __call__(self, x):
+            dtype = self.dtype or jnp.result_type(x, self.lora_a[...])
+            a, b, scale = (array[...].astype(dtype) for array in (self.lora_a, self.lora_b, self.lora_scale))
+            return super().__call__(x) + scale * ((x.astype(dtype) @ a) @ b)
+
+    return LoRALinear
+
+
+LORA_TYPES = {layer_type: _with_lora(layer_type) for layer_type in (nnx.Linear, Linear)}
+"""The linear layer with low-rank matrices for each type of linear layer."""
+
+
+def add_lora(module: nnx.Module, paths: frozenset) -> nnx.Module:
+    """Gives the linear layers at these paths places for low-rank matrices, and returns the module."""
+    for path, layer in nnx.iter_graph(module) if paths else ():
+        if path in paths:
+            layer.__class__ = LORA_TYPES[type(layer)]
+            for name in LORA:
+                setattr(layer, name, nnx.Param(jnp.zeros(())))
+    return module
