@@ -49,7 +49,6 @@ class Experiment:
       pretrained: what training starts from: the workdir of a run, folders of public models, or "".
       tuning: which parameters train (`jvflow.training.lora.Tuning`); None trains all.
       chunks: chunks of one example, each encoded by itself by a codec that takes several frames as one.
-      takes_fps: whether the network is conditioned on frames per second.
     """
 
     method: Method
@@ -66,7 +65,6 @@ class Experiment:
     pretrained: str = ""
     tuning: Any = None
     chunks: int = 1
-    takes_fps: bool = False
 
     @property
     def window(self) -> Window:
@@ -86,7 +84,7 @@ class Experiment:
     def free_encoders(self) -> None:
         """Frees the parameters of codec and text encoder until they are read again."""
         for model in (self.codec, self.text):
-            if model and model.lazy:
+            if model and getattr(model, "lazy", None):
                 model.lazy.release()
 
     def latents(self, batch: Batch, encoder_params: Mapping) -> Latents:
@@ -100,7 +98,7 @@ class Experiment:
 
         Returns None without captions and frame rate. `params` are those of `network`.
         """
-        fps = fps if self.takes_fps else None
+        fps = fps if self.network.takes_fps else None
         if self.text is None:
             return None if fps is None else Condition(fps=fps)
         if embedding is None:

@@ -227,7 +227,6 @@ def assemble(config, codec, encoder) -> dict:
         sampler=ChunkSampler(objective.source, objective.context, solver, sample.guidance, follows),
         start_frames=max(lengths),
         chunks=1 + follows,
-        takes_fps=networks.takes_fps(network),
     )
 
 
