@@ -40,7 +40,7 @@ class Maze:
     RAYS = 4  # columns of samples in each column of pixels
 
     def camera(self, seconds):
-        """Returns position (f, 2) and heading (f,) modulo a turn, on straight lines and quarter circles of radius 1/2."""
+        """Returns position (f, 2) and heading (f,) modulo a turn, on lines and quarter circles of radius 1/2."""
         ends = np.cumsum(np.where(self.turn == 0, 1, np.pi / 4))
         walked = seconds * self.SPEED % ends[-1]
         cell = np.minimum(np.searchsorted(ends, walked, side="right"), len(ends) - 1)
