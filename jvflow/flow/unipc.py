@@ -1,14 +1,15 @@
-"""UniPC for flows (Zhao et al., arXiv 2302.04867): a multistep predictor and corrector, one evaluation for each step. Wan's sampler.
+"""UniPC for flows (Zhao et al., arXiv 2302.04867): a multistep predictor and corrector, one evaluation per step.
 
-On the linear path x(t) = t x1 + (1 - t) x0 from noise or anything else, with sigma = 1 - t, the end that a velocity v points to is m = x + sigma v, and with
-lambda = log(t / sigma), h = lambda_i+1 - lambda_i,
+It is Wan's sampler. On the linear path x(t) = t x1 + (1 - t) x0, with sigma = 1 - t, a velocity v points to the end
+m = x + sigma v. With lambda = log(t / sigma), h = lambda_i+1 - lambda_i and r_k = (lambda_i-k - lambda_i) / h,
 
-    x_i+1 = sigma_i+1 / sigma_i x_i - t_i+1 (e^-h - 1) (m_i + sum_k rho_k (m_i-k - m_i) / r_k),    r_k = (lambda_i-k - lambda_i) / h    (1)   predictor
-    the same with one more term rho (m_i+1 - m_i), once m_i+1 is known                                                                  (2)   corrector
+    x_i+1 = sigma_i+1 / sigma_i x_i - t_i+1 (e^-h - 1) (m_i + sum_k rho_k (m_i-k - m_i) / r_k)     (1)   predictor
+    the same with one more term rho (m_i+1 - m_i), once m_i+1 is known                            (2)   corrector
 
-where the rho make (1) and (2) exact for polynomials of lambda (section 3.2, with B(h) = e^-h - 1; of order 1 and 2, 1/2 in place of the last of
-them, as its authors have it). A step never has a higher order than there are steps before it, nor than there are left with itself: the last one
-goes to m. What is evaluated is the predicted x, not the corrected one. All coefficients depend on the grid alone and are made on the host.
+where the rho make (1) and (2) exact for polynomials of lambda (section 3.2, with B(h) = e^-h - 1; at order 1 and 2
+the authors use 1/2 for the last of them). The order of a step is at most the number of steps before it plus 1, and at
+most the number of steps that are left including itself: the last step goes to m. The network is evaluated at the
+predicted x, not at the corrected one. All coefficients depend on the grid alone and are computed on the host.
 """
 
 from collections.abc import Callable
@@ -18,35 +19,34 @@ from math import factorial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jvflow.flow.solver import Solution
-from jvflow.flow.times import warp as warped
+from jvflow.flow.times import check_steps, check_warp, warp
 
-ALMOST = 1e-6
-"""How far from pure noise the first time is: lambda is finite there."""
+FIRST_TIME = 1e-6
+"""The first time of `grid`; at pure noise, t = 0, lambda is not finite."""
 
 
-def grid(steps: int, factor: float = 1.0, least: float = 1e-3) -> tuple[float, ...]:
-    """The steps + 1 times of the public scheduler for flows: sigma linear from 1 towards `least`, which the last step leaps over, warped by `factor`.
+def grid(steps: int, factor: float = 1.0, sigma_min: float = 1e-3) -> tuple[float, ...]:
+    """Returns the steps + 1 times of the public scheduler for flows.
 
-    In float32, as it has them: the first lambda is sensitive.
+    sigma falls linearly from 1 towards `sigma_min`, is warped by `factor`, and jumps to 0 in the last step. Computed
+    in float32, as the public scheduler does: the first lambda is sensitive to rounding.
     """
-    if steps < 1 or steps != int(steps):
-        raise ValueError(f"steps must be a positive whole number, got {steps}")
-    if not factor > 0:
-        raise ValueError(f"warp is a factor and must be above 0, got {factor}: 1 leaves times as they are")
-    sigma = warped(np.linspace(1, least, int(steps) + 1)[:-1], factor)
-    sigma[0] -= ALMOST
+    check_steps(steps)
+    check_warp(factor)
+    sigma = warp(np.linspace(1, sigma_min, int(steps) + 1)[:-1], factor)
+    sigma[0] -= FIRST_TIME
     return tuple(float(t) for t in np.float32(1) - np.append(sigma, 0).astype(np.float32))
 
 
 @dataclass(frozen=True)
 class UniPC:
-    """A solver from t = 0 to 1: called like a `jvflow.flow.solver.Solver`, from t0 = 0 to t1 = 1.
+    """A solver from t = 0 to 1, called like a `jvflow.flow.solver.Solver`.
 
     Attributes:
-      steps: the times of the solve, as of `grid`: strictly from above 0 to 1.
+      steps: the times of the solve, strictly increasing from above 0 to 1, see `grid`.
       order: of predictor and corrector.
     """
 
@@ -61,30 +61,43 @@ class UniPC:
         if self.order < 1:
             raise ValueError(f"the order of UniPC is 1 or more, got {self.order}")
 
-    def __call__(self, field: Callable, x: Array, t0: float = 0.0, t1: float = 1.0) -> Solution:
-        """Solves dx/dt = `field (t (b,), x (b, ...))`. The state at t0 = 0 is taken for the one at the first time."""
+    def __call__(
+        self, field: Callable, x: Float[Array | np.ndarray, "b ..."], t0: float = 0.0, t1: float = 1.0
+    ) -> Solution:
+        """Solves dx/dt = `field (t (b,), x (b, ...))`. The state at t0 = 0 is taken as the state at the first time."""
         if (t0, t1) != (0.0, 1.0):
             raise ValueError(f"UniPC goes from 0 to 1, got {t0} to {t1}: use rf_solver for the way back")
         x = jnp.asarray(x)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        tables = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), (np.asarray(self.steps[:-1]), *coefficients(np.asarray(self.steps), self.order)))
+        times = np.asarray(self.steps)
+        tables = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), (times[:-1], *coefficients(times, self.order)))
 
-        def step(carry, now):
-            predicted, before, ends = carry  # x as predicted; the corrected x one step before; m of so many steps before, the latest first
-            t, correct, predict = now
+        def step(carry, inputs):
+            # the predicted x; the corrected x of the step before; m of the `order` steps before, the latest first
+            predicted, before, ends = carry
+            t, correct, predict = inputs
             end = predicted + (1 - t) * jnp.asarray(field(jnp.full(len(x), t, x.dtype), predicted), x.dtype)
             known = jnp.stack([predicted, before, end, *ends])
             corrected = jnp.tensordot(correct, known, 1)
             known = jnp.stack([corrected, end, *ends])
             return (jnp.tensordot(predict, known, 1), corrected, jnp.stack([end, *ends])[: self.order]), None
 
-        (end, _, _), _ = jax.lax.scan(step, (x, jnp.zeros_like(x), jnp.zeros((self.order, *x.shape), x.dtype)), tables)
+        start = x, jnp.zeros_like(x), jnp.zeros((self.order, *x.shape), x.dtype)
+        (end, _, _), _ = jax.lax.scan(step, start, tables)
         count = jnp.full(len(x), len(self.steps) - 1)
-        return Solution(end, count, count, jnp.full(len(x), True) & jnp.all(jnp.isfinite(end)))
+        finite = jnp.isfinite(end.reshape(len(x), -1)).all(1)
+        return Solution(end, count, count, finite, jnp.where(finite, jnp.ones((), x.dtype), jnp.nan))
 
 
-def coefficients(times: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each step: the corrector's (2) over (x predicted, x before, m, m before ...), and the predictor's (1) over (x corrected, m, m before ...)."""
+def coefficients(
+    times: Float[np.ndarray, "n"], order: int
+) -> tuple[Float[np.ndarray, "steps c"], Float[np.ndarray, "steps p"]]:
+    """Returns the coefficients of each step, one row per step.
+
+    Returns:
+      correct: of the corrector (2), for (x predicted, x one step before, m, m one step before, ...).
+      predict: of the predictor (1), for (x corrected, m, m one step before, ...).
+    """
     steps = len(times) - 1
     with np.errstate(divide="ignore"):
         log = np.log(times) - np.log1p(-times)
@@ -104,8 +117,8 @@ def coefficients(times: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]
     return correct, predict
 
 
-def _step(times, log, i: int, order: int, corrector: bool = False) -> tuple[float, np.ndarray, float]:
-    """Factors of x_i, of m_i, m_i-1 ..., and of m_i+1, in the step i of (1) or (2)."""
+def _step(times, log, i: int, order: int, corrector: bool = False) -> tuple:
+    """Returns the factors of x_i, of m_i, m_i-1 ..., and of m_i+1 in the step i of (1) or (2)."""
     h = log[i + 1] - log[i]
     whole = -times[i + 1] * np.expm1(-h)
     scale = (1 - times[i + 1]) / (1 - times[i])
@@ -121,8 +134,8 @@ def _step(times, log, i: int, order: int, corrector: bool = False) -> tuple[floa
     return scale, weights, last
 
 
-def _rho(h: float, r: np.ndarray, corrector: bool) -> np.ndarray:
-    """The rho of differences at r, of which the last is the end of the step, which the predictor does not know."""
+def _rho(h, r: Float[np.ndarray, "n"], corrector: bool) -> Float[np.ndarray, "m"]:
+    """Solves for the rho of differences at r. The last of r is the end of the step, which only the corrector knows."""
     unknowns = len(r) if corrector else len(r) - 1
     if not unknowns:
         return np.zeros(0)

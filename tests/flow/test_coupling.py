@@ -91,11 +91,11 @@ import numpy as np
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 from jvflow.flow import coupling
 from jvflow.parallel import mesh as meshes
-mesh = meshes.make()
+mesh = meshes.make_mesh()
 for n in (16, 80):
     past, future = (np.asarray(jax.random.normal(key, (n, 2, 2, 2, 3))) for key in jax.random.split(jax.random.key(0)))
     rows = slice(jax.process_index() * n // 2, (jax.process_index() + 1) * n // 2)
-    tree, future = meshes.put(((past[rows], np.arange(n)[rows]), future[rows]), mesh, n)
+    tree, future = meshes.put_batch(((past[rows], np.arange(n)[rows]), future[rows]), mesh, n)
     join = jax.jit(lambda *a: coupling.minibatch_ot(*a)[0][1], out_shardings=meshes.replicated(mesh))
     print(np.asarray(join(tree, future, jax.random.key(1))).tolist(), flush=True)
 """

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow.flow import solver
-from jvflow.flow.solver import METHODS, Solver, solve
+from jvflow.flow.solver import FIXED_ONLY, METHODS, SolveError, Solver, raise_if_failed, solve
+from jvflow.flow.unipc import UniPC, grid
 
-ADAPTIVE = [m for m in METHODS if m not in solver.FIXED_ONLY]
+ADAPTIVE = [m for m in METHODS if m not in FIXED_ONLY]
 
 
 def oscillator(t, x):
@@ -43,7 +43,7 @@ def test_nfe_is_what_a_callback_counts(method, per_sample, interval):
 
 @pytest.mark.parametrize("method", ["heun", "bosh3"])
 def test_nfe_of_each_sample_in_a_batch(method):
-    """Each entry of a batch's NFE is what its sample costs alone; the batch runs the network as often as its slowest."""
+    """Each sample's NFE is what it costs alone; the batch runs the network as often as its slowest sample."""
     # the rate is part of the state, so that one field serves the batch and each sample alone
     carried = lambda t, x: jnp.concatenate([-x[:, 1:] * x[:, :1], jnp.zeros_like(x[:, 1:])], axis=1)
     x = jnp.array([[1.0, 1.0], [1.0, 40.0], [1.0, 5.0]])
@@ -135,13 +135,104 @@ def test_failure_is_reported_per_sample():
     assert not bool(solve(oscillator, jnp.ones((1, 2)), rtol=1e-6, atol=1e-6, max_steps=3).ok[0])
 
 
+# the rate of a sample is its second entry: no change, a slow one, and one that needs many steps
+RATES = jnp.array([[1.0, 0.0], [1.0, 1.0], [1.0, 400.0]])
+
+
+def decay(t, x):
+    return jnp.concatenate([-x[:, 1:] * x[:, :1], jnp.zeros_like(x[:, 1:])], axis=1)
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0)], ids=["forwards", "backwards"])
+def test_a_solve_that_hits_max_steps_is_an_error_that_names_rows_and_times(interval):
+    start, end = interval
+    options = dict(rtol=1e-3, atol=1e-3, max_steps=60)
+    solution = solve(decay, RATES, *interval, **options)
+    assert solution.ok.tolist() == [True, True, False]
+    np.testing.assert_array_equal(solution.t_end[:2], end)
+    stopped = float(solution.t_end[2])
+    assert 0 < abs(stopped - start) < 0.3
+    # the state is that of the time: the decay from the start to t_end
+    np.testing.assert_allclose(solution.x[2, 0], np.exp(-400 * (stopped - start)), rtol=0.02, atol=2e-3)
+    message = (
+        rf"^frame 3: the solve failed for 1 of 3 samples\. max_steps .* row 2 at t = {stopped:.4g} after 60 steps: "
+    )
+    with pytest.raises(SolveError, match=message + "use looser rtol and atol, a larger max_steps, or fixed steps"):
+        raise_if_failed(solution, what="frame 3")
+
+    times = [start + (end - start) * part for part in (0.0, abs(stopped - start) / 2, 0.5, 1.0)]
+    solution = solve(decay, RATES, *interval, times=times, **options)
+    assert solution.ok.tolist() == [True, True, False]
+    np.testing.assert_allclose(solution.t_end, [end, end, times[1]], rtol=1e-6)
+    assert np.isfinite(solution.x[:2]).all() and not np.isfinite(solution.x[2:, 2]).any()
+    with pytest.raises(SolveError, match=r"row 2 at t = .* after 60 steps"):
+        raise_if_failed(solution, what="a clip")
+    assert solve(decay, RATES, *interval, times=times[2:], **options).t_end.tolist() == [end, end, start]
+
+
+@pytest.mark.parametrize("times", [None, [0.5, 1.0]])
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_a_result_that_is_not_finite_is_an_error_that_names_its_rows(per_sample, times):
+    blows_up = lambda t, x: jnp.where(x > 5, jnp.nan, x)
+    solution = solve(blows_up, jnp.array([[0.1], [4.9], [0.2]]), steps=10, per_sample=per_sample, times=times)
+    assert solution.ok.tolist() == [True, False, True]
+    np.testing.assert_array_equal(solution.t_end, [1.0, np.nan, 1.0])
+    with pytest.raises(
+        SolveError, match=r"failed for 1 of 3 samples\. The result is not finite in rows \[1\]: use a lower"
+    ):
+        raise_if_failed(solution, what="frame 3")
+
+
+def test_an_adaptive_solve_stops_where_its_field_is_not_finite():
+    """It rejects each step beyond, until it hits max_steps."""
+    blows_up = lambda t, x: jnp.where(x > 5, jnp.nan, x)
+    adaptive = solve(blows_up, jnp.array([[0.1], [4.9]]), max_steps=50)
+    assert adaptive.ok.tolist() == [True, False]
+    assert float(adaptive.t_end[1]) == pytest.approx(np.log(5 / 4.9), rel=1e-3)
+    with pytest.raises(
+        SolveError, match=r"row 1 at t = 0\.0.* if the field is not finite there, a lower learning rate"
+    ):
+        raise_if_failed(adaptive, what="frame 3")
+
+
+def test_unipc_reports_what_is_not_finite():
+    solution = UniPC(grid(4))(lambda t, x: jnp.where(x > 5, jnp.nan, x), jnp.array([[0.1], [4.9]]))
+    assert solution.ok.tolist() == [True, False]
+    np.testing.assert_array_equal(solution.t_end, [1.0, np.nan])
+    with pytest.raises(SolveError, match=r"not finite in rows \[1\]"):
+        raise_if_failed(solution, what="a chunk")
+
+
+@pytest.mark.parametrize("solver", [Solver(), Solver("euler", steps=4), UniPC(grid(4))])
+def test_a_solve_without_failures_is_silent(solver):
+    solution = solver(decay, RATES[:2])
+    raise_if_failed(solution, what="a frame")
+    assert solution.t_end.tolist() == [1.0, 1.0]
+
+
+def test_failures_are_not_checked_under_jit():
+    """The values are not known there; `ok` leaves the program and is checked outside."""
+
+    @jax.jit
+    def compiled(x):
+        solution = solve(decay, x, rtol=1e-3, atol=1e-3, max_steps=60)
+        raise_if_failed(solution, what="a frame")
+        return solution
+
+    shapes = jax.eval_shape(compiled, RATES)
+    assert shapes.t_end.shape == shapes.ok.shape == (3,)
+    with pytest.raises(SolveError, match="row 2"):
+        raise_if_failed(compiled(RATES), what="a frame")
+
+
 def test_a_field_may_close_over_what_differs_between_samples():
     """The field always sees the whole batch, also when each sample has steps of its own."""
     rates = jnp.array([1.0, 5.0, 20.0])
     field = lambda t, x: -rates[:, None] * x
     exact = jnp.exp(-rates)[:, None] * jnp.ones((3, 2))
     for per_sample in (True, False):
-        solution = jax.jit(lambda x: solve(field, x, rtol=1e-5, atol=1e-5, per_sample=per_sample))(jnp.ones((3, 2)))
+        solver = Solver(rtol=1e-5, atol=1e-5, per_sample=per_sample)
+        solution = jax.jit(functools.partial(solver, field))(jnp.ones((3, 2)))
         np.testing.assert_allclose(solution.x, exact, atol=1e-4)
 
 

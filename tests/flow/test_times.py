@@ -30,11 +30,11 @@ def test_logit_normal_is_of_sigma(mean, std):
 
 
 def test_the_mean_of_ltx_follows_the_tokens():
-    assert times.token_mean(1024) == pytest.approx(0.95) and times.token_mean(4096) == pytest.approx(2.05)
-    assert times.token_mean(64) == pytest.approx(0.95 - 1.1 * 960 / 3072)  # the line goes on below
+    assert times.logit_mean_for(1024) == pytest.approx(0.95) and times.logit_mean_for(4096) == pytest.approx(2.05)
+    assert times.logit_mean_for(64) == pytest.approx(0.95 - 1.1 * 960 / 3072)  # the line goes on below
     median = lambda tokens: quantiles(TimeDensity("logit_normal", None), tokens)[2]
     for tokens in (64, 1024, 4096):
-        assert median(tokens) == pytest.approx(logistic.cdf(times.token_mean(tokens)), abs=0.01)
+        assert median(tokens) == pytest.approx(logistic.cdf(times.logit_mean_for(tokens)), abs=0.01)
 
 
 def test_the_two_shifts_are_one_for_logit_normal_times():
@@ -45,7 +45,7 @@ def test_the_two_shifts_are_one_for_logit_normal_times():
 
 
 def test_grids_are_those_of_public_samplers(shared):
-    """Static and exponential shifts and LTX's terminal, against the flow-match Euler scheduler of the diffusers package."""
+    """Static and exponential shifts and LTX's terminal, against the flow-match Euler scheduler of diffusers."""
     for name, given in json.loads((shared / "golden" / "flowmatch_euler_sigmas.json").read_text())["schedules"].items():
         factor = np.exp(given["set"]["mu"]) if given["set"] else given["kw"]["shift"]
         made = times.grid(len(given["sigmas"]) - 1, factor, given["kw"].get("shift_terminal"))
@@ -78,8 +78,8 @@ def test_grids():
         (lambda: TimeDensity(warp=-1.0), "warp is a factor and must be above 0, got -1.0"),
         (lambda: times.grid(0), "steps must be a positive whole number, got 0"),
         (lambda: times.grid(2, 0.0), "warp is a factor"),
-        (lambda: times.grid(5, terminal=1.0), "terminal is the noise level before the last .* got 1.0 for 5 steps"),
-        (lambda: times.linear_quadratic(4, 0.6), "2 of 4 steps go to 0.6: .* threshold below their part, 0.5"),
+        (lambda: times.grid(5, terminal=1.0), "terminal must be in .* got 1.0 for 5 steps"),
+        (lambda: times.linear_quadratic(4, 0.6), "2 of 4 steps go to 0.6: .* a lower threshold"),
     ],
 )
 def test_mistakes(call, message):
