@@ -1,14 +1,58 @@
-# make demo    trains, streams and compares the three methods of Bi-flow into out/demo, in about 8 minutes on a laptop
-# make test    installs what the tests need, and runs them
+# make demo        trains, streams and compares the three methods of Bi-flow into out/demo, in about 8 minutes on a laptop
+# make test        installs what the tests need, and runs them: within 12 minutes on two quiet cores
+# make check-all   runs every slower check, and records how each ended in benchmarks/results/checks.json
+#                  (make check-wheel and the others below run one of them)
 
 PYTHON ?= python3
 VENV ?= .venv
+RECORD = $(VENV)/bin/python tests/slow/record.py
 
 demo: $(VENV)/installed
 	$(VENV)/bin/jvflow demo --out=out/demo
 
 test: $(VENV)/installed-test
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-python
+
+check-all: $(CHECKS)
+
+check-kills: $(VENV)/installed-test
+	$(RECORD) kill_and_resume $(VENV)/bin/python tests/slow/kill_and_resume.py --kills 10
+	$(RECORD) kill_processes $(VENV)/bin/python tests/slow/kill_processes.py --kills 10
+	for what in clips inversions latents; do \
+		$(RECORD) kill_build_$$what $(VENV)/bin/python tests/slow/kill_build.py --kills 10 --of $$what || exit 1; \
+	done
+
+check-meshes: $(VENV)/installed-test
+	for paper in biflow vlfm flowframes conventional ltx wan; do \
+		$(RECORD) equal_meshes_$$paper $(VENV)/bin/python tests/slow/equal_meshes.py $$paper || exit 1; \
+	done
+
+check-papers: $(VENV)/installed-test
+	$(RECORD) remove_papers $(VENV)/bin/python tests/slow/remove_papers.py --whole
+
+check-wheel: $(VENV)/installed-test
+	$(RECORD) wheel $(VENV)/bin/python tests/slow/check_wheel.py
+
+check-types: $(VENV)/installed-test
+	$(VENV)/bin/python -m pip install --quiet pyright
+	$(RECORD) pyright $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+check-checksums: $(VENV)/installed-test
+	rm -f out/checksums.json && mkdir -p out
+	$(RECORD) checksums $(VENV)/bin/python -m benchmarks.checksums --out=out/checksums.json \
+		--against=benchmarks/results/checksums.json
+
+# other versions of Python, where they are installed: make check-python PYTHONS="python3.12 python3.13"
+PYTHONS ?= python3.12 python3.13
+check-python:
+	for python in $(PYTHONS); do \
+		$$python -m venv out/$$python && out/$$python/bin/pip install --quiet --editable '.[test]' && \
+		$(RECORD) tests_$$python out/$$python/bin/python -m pytest -n 2 --dist loadfile || exit 1; \
+	done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -21,4 +65,4 @@ $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-.PHONY: demo test
+.PHONY: demo test check-all $(CHECKS)

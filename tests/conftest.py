@@ -1,47 +1,83 @@
 """Settings of every test: reproducible, strict where the stack allows it, compiled fast and kept between runs."""
 
+import gc
 import importlib.util
 import os
+import resource
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CACHE = ROOT / ".cache" / "xla"
-SLOW = (
-    "ltx_flowframes", "solver", "inversion", "dryrun", "config", "clips", "train", "dit", "wan_flowframes", "prediction", "stable_diffusion", "wan_vae", "sample",
-    "mesh", "compare", "demo",
-)
+MOST_MEMORY = 3 * 2**30
+"""Bytes that one process of the tests may take."""
 
 # in the environment, so that the processes that tests start compile and round as the tests do
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # of machine code alone: programs are small and compiling them is most of the time
+# of machine code alone: programs are small, and compiling them takes most of the time
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # hundreds of small programs are the same in many tests
+# hundreds of small programs are the same in many tests
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take longest come first: none of them is begun when the other processes have nothing left."""
-    order = {f"test_{name}": i for i, name in enumerate(SLOW)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
+    """Puts slow tests first: none of them begins when the other processes have nothing left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Frees the compiled programs of a file of tests when it ends; a later file finds them on disk."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+def pytest_sessionfinish(session):
+    """Tells the main process how much memory this worker took."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["memory"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Notes a worker's memory in the main process."""
+    del error
+    node.config.stash.setdefault(MEMORY, []).append(getattr(node, "workeroutput", {}).get("memory", 0))
+
+
+MEMORY = pytest.StashKey[list]()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Prints the memory of the workers, and fails the run if one took too much."""
+    memory = config.stash.get(MEMORY, [])
+    if memory:
+        terminalreporter.write_line(f"memory of the workers: {', '.join(f'{m / 2**30:.2f} GiB' for m in memory)}")
+        if max(memory) > MOST_MEMORY:
+            terminalreporter.write_line(f"ERROR: a worker took more than {MOST_MEMORY / 2**30:.0f} GiB", red=True)
+            terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real clips and reference outputs, beside the checkout."""
+    """The folder of real clips and reference outputs beside the checkout."""
     if not SHARED.exists():
         pytest.skip("needs the folder shared/ beside the checkout")
     return SHARED
 
 
 def debug_config(folder, *, steps: int = 20):
-    """The procedural experiment in its debug mode, quiet, with its data in `folder`."""
+    """Returns Bi-flow's procedural experiment in its debug mode, quiet, with its data in `folder`."""
     config = load_config("biflow/procedural.py", "debug")
     config.data.cache = str(Path(folder) / "data") if folder else ""
     config.train.steps = steps
@@ -50,8 +86,11 @@ def debug_config(folder, *, steps: int = 20):
 
 
 def load_config(name: str, mode: str = ""):
-    """The config of a file below `configs/`."""
-    spec = importlib.util.spec_from_file_location("config", ROOT / "configs" / name)
+    """Returns the config of a file below `configs/`; skips the test if its paper was removed."""
+    file = ROOT / "configs" / name
+    if not file.exists():
+        pytest.skip(f"needs configs/{name}")
+    spec = importlib.util.spec_from_file_location("config", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(mode)
