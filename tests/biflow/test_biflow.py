@@ -80,7 +80,7 @@ def test_curves_transport_gaussian_marginals(curve):
     else:
         end = 1.0 if curve is joint else 0.0
         expected = (end * shift, (1 + end * (slope - 1)) * scale)
-    derivative = biflow.along(gaussian_field(scale, slope, shift), curve(epsilon), None, moving=curve.moving)
+    derivative = biflow.along(gaussian_field(scale, slope, shift), curve(epsilon), None, num_moving=curve.num_moving)
     y = TIGHT(derivative, x, curve.start, curve.stop).x.ravel()
     np.testing.assert_allclose(y, expected[0] + expected[1] * np.array([-1, 0, 1]), atol=2e-3)
 
