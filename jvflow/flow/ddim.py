@@ -1,10 +1,11 @@
-"""DDIM without noise (Song et al., arXiv 2010.02502): from noise to data in few evaluations of a diffusion model, and back.
+"""DDIM without noise (Song et al., arXiv 2010.02502): from noise to data in few evaluations of a diffusion model.
 
-    x_t  = sqrt(a_t) x_0 + sqrt(1 - a_t) e                  a_t the cumulated product of 1 - beta
-    x'   = sqrt(a') x0(x, t) + sqrt(1 - a') e(x, t)         a step from a to a' with what the model says at t    (1)
+    x_t  = sqrt(a_t) x_0 + sqrt(1 - a_t) e                  a_t the cumulative product of 1 - beta
+    x'   = sqrt(a') x0(x, t) + sqrt(1 - a') e(x, t)         a step from a to a' with the model's output at t    (1)
 
-Sampling goes from large t to small ones; inversion takes the same steps the other way, with what the model says at the
-end of each, so that both undo each other to the accuracy of a step. `flow` makes a diffusion model a field of flow matching.
+Sampling goes from large t to small t. Inversion takes the same steps in reverse, with the model's output at the end
+of each step, so that both undo each other up to the error of a step. `flow` turns a diffusion model into a field of
+flow matching.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,57 +20,66 @@ from jaxtyping import Array, Float, Int
 from jvflow.flow.field import Field, as_partial, expand_like
 
 Predict = Callable[[Float[Array, "b ..."], Int[Array, "b"]], Float[Array, "b ..."]]
-BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
-SPACINGS = ("leading", "trailing", "linspace")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a diffusion model was trained with; the defaults are those of Stable Diffusion 1.5.
+    """The noise schedule and output of a diffusion model, named as in diffusers; by default Stable Diffusion 1.5's.
 
     Attributes:
-      betas: "linear", "scaled_linear" (linear in the root) or "squaredcos_cap_v2".
-      beta_start, beta_end: the first beta and the last, of the linear ones.
-      train_steps: timesteps of training.
-      prediction: what the model says: "epsilon" e, "sample" x_0, or "v_prediction" sqrt(a) e - sqrt(1 - a) x_0.
-      spacing: how the steps of a solve lie among those: "leading", "trailing" or "linspace".
-      offset: added to the steps of "leading".
-      ends_at_one: whether the last step ends at a = 1, else at that of timestep 0.
-      clip: x_0 is cut to [-clip, clip]; None not at all.
+      beta_schedule: "linear", "scaled_linear" (linear in the square root) or "squaredcos_cap_v2".
+      beta_start, beta_end: the first and the last beta of the linear schedules.
+      num_train_timesteps: timesteps of training.
+      prediction_type: output of the model: "epsilon" e, "sample" x_0, or "v_prediction" sqrt(a) e - sqrt(1 - a) x_0.
+      timestep_spacing: how the steps of a solve are spaced among the timesteps: "leading", "trailing" or "linspace".
+      steps_offset: added to the timesteps of "leading".
+      set_alpha_to_one: whether the last step ends at a = 1; otherwise it ends at the a of timestep 0.
+      clip_range: x_0 is clamped to [-clip_range, clip_range], unless it is None.
     """
 
-    betas: str = "scaled_linear"
+    beta_schedule: str = "scaled_linear"
     beta_start: float = 0.00085
     beta_end: float = 0.012
-    train_steps: int = 1000
-    prediction: str = "epsilon"
-    spacing: str = "leading"
-    offset: int = 1
-    ends_at_one: bool = False
-    clip: float | None = None
+    num_train_timesteps: int = 1000
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 1
+    set_alpha_to_one: bool = False
+    clip_range: float | None = None
 
     def __post_init__(self):
-        for value, known in ((self.betas, BETAS), (self.prediction, PREDICTIONS), (self.spacing, SPACINGS)):
+        for value, known in (
+            (self.beta_schedule, BETA_SCHEDULES),
+            (self.prediction_type, PREDICTION_TYPES),
+            (self.timestep_spacing, TIMESTEP_SPACINGS),
+        ):
             if value not in known:
                 raise ValueError(f"unknown {value!r} in a diffusion schedule: use one of {', '.join(known)}")
 
     @classmethod
-    def of(cls, config: Mapping) -> "Schedule":
-        """The schedule of a public scheduler_config.json; what it leaves out is as the diffusers package has it."""
+    def from_config(cls, config: Mapping) -> "Schedule":
+        """Reads a public scheduler_config.json; absent entries have the defaults of the diffusers package."""
         return cls(
-            betas=config.get("beta_schedule", "linear"), beta_start=config.get("beta_start", 0.0001), beta_end=config.get("beta_end", 0.02),
-            train_steps=config.get("num_train_timesteps", 1000), prediction=config.get("prediction_type", "epsilon"),
-            spacing=config.get("timestep_spacing", "leading"), offset=config.get("steps_offset", 0), ends_at_one=config.get("set_alpha_to_one", True),
-            clip=config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None,
+            beta_schedule=config.get("beta_schedule", "linear"),
+            beta_start=config.get("beta_start", 0.0001),
+            beta_end=config.get("beta_end", 0.02),
+            num_train_timesteps=config.get("num_train_timesteps", 1000),
+            prediction_type=config.get("prediction_type", "epsilon"),
+            timestep_spacing=config.get("timestep_spacing", "leading"),
+            steps_offset=config.get("steps_offset", 0),
+            set_alpha_to_one=config.get("set_alpha_to_one", True),
+            clip_range=config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None,
         )
 
-    def alphas(self) -> Float[np.ndarray, "train_steps"]:
-        """a_t of every timestep."""
-        n = self.train_steps
-        if self.betas == "linear":
+    def alphas(self) -> Float[np.ndarray, "num_train_timesteps"]:
+        """Returns a_t of every timestep."""
+        n = self.num_train_timesteps
+        if self.beta_schedule == "linear":
             betas = np.linspace(self.beta_start, self.beta_end, n)
-        elif self.betas == "scaled_linear":
+        elif self.beta_schedule == "scaled_linear":
             betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, n) ** 2
         else:
             bar = lambda t: np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -77,59 +87,68 @@ class Schedule:
         return np.cumprod(1 - betas)
 
     def timesteps(self, steps: int) -> Int[np.ndarray, "steps"]:
-        """The timesteps of a solve, from noise to data."""
-        n = self.train_steps
+        """Returns the timesteps of a solve, from noise to data."""
+        n = self.num_train_timesteps
         if not 1 <= steps <= n or steps != int(steps):
             raise ValueError(f"steps must be a whole number from 1 to the {n} of training, got {steps}")
-        if self.spacing == "linspace":
+        if self.timestep_spacing == "linspace":
             return np.linspace(0, n - 1, steps).round().astype(int)[::-1]
-        if self.spacing == "leading":
-            return (np.arange(steps) * (n // steps))[::-1] + self.offset
+        if self.timestep_spacing == "leading":
+            return (np.arange(steps) * (n // steps))[::-1] + self.steps_offset
         return np.round(np.arange(n, 0, -n / steps)).astype(int) - 1
 
-    def moves(self, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each step of a solve, from noise to data: the timestep, a there, and a after it."""
+    def step_table(
+        self, steps: int
+    ) -> tuple[Int[np.ndarray, "steps"], Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
+        """Returns the timestep of each step of a solve, from noise to data, the a there, and the a after the step."""
         alphas, at = self.alphas(), self.timesteps(steps)
-        if at.max() >= self.train_steps:
-            raise ValueError(f"{steps} steps with offset {self.offset} reach timestep {at.max()}, and training had {self.train_steps}: use another number of steps")
-        after = at - self.train_steps // steps
-        last = 1.0 if self.ends_at_one else alphas[0]
+        if at.max() >= self.num_train_timesteps:
+            raise ValueError(
+                f"{steps} steps with offset {self.steps_offset} reach timestep {at.max()}, and training had "
+                f"{self.num_train_timesteps}: use another number of steps"
+            )
+        after = at - self.num_train_timesteps // steps
+        last = 1.0 if self.set_alpha_to_one else alphas[0]
         return at, alphas[at], np.where(after >= 0, alphas[np.maximum(after, 0)], last)
 
 
 def sample(predict: Predict, x: Float[Array, "b ..."], schedule: Schedule, *, steps: int) -> Float[Array, "b ..."]:
-    """From noise to data, by `steps` steps (1).
+    """Samples data from noise by `steps` steps (1).
 
     Args:
-      predict: the model, `(x, timesteps (b,)) -> ` what `schedule.prediction` says; parameters in a `jax.tree_util.Partial`.
-      x: noise of unit size.
-      schedule: of the model's training.
+      predict: the model, `(x, timesteps (b,)) -> output` of the type `schedule.prediction_type`; with parameters, a
+        `jax.tree_util.Partial`.
+      x: noise of unit variance.
+      schedule: the schedule of the model's training.
       steps: evaluations of the model.
     """
-    at, before, after = schedule.moves(steps)
-    return _moved(as_partial(predict), x, at, before, after, schedule=schedule)
+    at, before, after = schedule.step_table(steps)
+    return _step_through(as_partial(predict), x, at, before, after, schedule=schedule)
 
 
 def invert(predict: Predict, x: Float[Array, "b ..."], schedule: Schedule, *, steps: int) -> Float[Array, "b ..."]:
-    """From data to the noise that `sample` makes it of, to the accuracy of its steps; see `sample`."""
-    if schedule.prediction == "sample" and schedule.ends_at_one:
-        raise ValueError("a model that predicts x_0 says nothing about the noise in data without any: invert with ends_at_one=False")
-    at, before, after = schedule.moves(steps)
-    return _moved(as_partial(predict), x, at[::-1], after[::-1], before[::-1], schedule=schedule)
+    """Inverts data to the noise that `sample` turns into it, up to the error of the steps; see `sample`."""
+    if schedule.prediction_type == "sample" and schedule.set_alpha_to_one:
+        raise ValueError(
+            "a model that predicts x_0 does not tell the noise in clean data: invert with set_alpha_to_one=False"
+        )
+    at, before, after = schedule.step_table(steps)
+    return _step_through(as_partial(predict), x, at[::-1], after[::-1], before[::-1], schedule=schedule)
 
 
 def flow(field: Field, schedule: Schedule) -> Field:
-    """A diffusion model as a field of velocities on the straight path from noise at t = 0 to data at t = 1.
+    """Turns a diffusion model into a field of velocities on the straight path from noise at t = 0 to data at t = 1.
 
-        x = t x_0 + (1 - t) e = r (sqrt(a) x_0 + sqrt(1 - a) e)      r^2 = t^2 + (1 - t)^2,  sqrt(a) = t / r            (2)
+        x = t x_0 + (1 - t) e = r (sqrt(a) x_0 + sqrt(1 - a) e)      r^2 = t^2 + (1 - t)^2,  sqrt(a) = t / r        (2)
         v = x_0 - e
 
-    The timestep is the one, between those of training, whose a is that of t (linearly in log(a / (1 - a))); before the noisiest of them and after the
-    cleanest one it stays there.
+    The timestep is the one, between those of training, whose a is that of t (linearly in log(a / (1 - a))). Beyond
+    the noisiest and the cleanest timestep of training it stays at these.
 
     Args:
-      field: of the model at timesteps, s = (timestep,), see `jvflow.networks.as_field`; its first output is what `schedule.prediction` says.
-      schedule: of the model's training.
+      field: the model at timesteps, s = (timestep,), see `jvflow.networks.as_field`; its first output has the type
+        `schedule.prediction_type`.
+      schedule: the schedule of the model's training.
     """
     return jax.tree_util.Partial(partial(_velocity, schedule), as_partial(field))
 
@@ -139,31 +158,33 @@ def _velocity(schedule: Schedule, field, x, s, condition=None):
     alphas = schedule.alphas()
     odds = np.log(alphas / (1 - alphas))  # falls over the timesteps
     wanted = jnp.clip(2 * (jnp.log(t) - jnp.log1p(-t)), odds[-1], odds[0])
-    timestep = jnp.interp(wanted, odds[::-1], np.arange(schedule.train_steps)[::-1].astype(float))
+    timestep = jnp.interp(wanted, odds[::-1], np.arange(schedule.num_train_timesteps)[::-1].astype(float))
     a, r = expand_like(jax.nn.sigmoid(wanted), x), expand_like(jnp.sqrt(t**2 + (1 - t) ** 2), x)
-    clean, noise = _read(field(x / r, (timestep,), condition)[0], x / r, a, schedule)
+    clean, noise = _clean_and_noise(field(x / r, (timestep,), condition)[0], x / r, a, schedule)
     return (clean - noise,)
 
 
 @partial(jax.jit, static_argnames="schedule")
-def _moved(predict, x, at, before, after, *, schedule):
-    def step(x, move):
-        t, a, b = move
-        model = predict(x, jnp.full(len(x), t))
-        clean, noise = _read(model, x, a, schedule)
+def _step_through(predict, x, at, before, after, *, schedule):
+    def step(x, transition):
+        t, a, b = transition
+        output = predict(x, jnp.full(len(x), t))
+        clean, noise = _clean_and_noise(output, x, a, schedule)
         return jnp.sqrt(b) * clean + jnp.sqrt(1 - b) * noise, None  # (1)
 
-    moves = jnp.asarray(at), *(jnp.asarray(a, x.dtype) for a in (before, after))
-    return jax.lax.scan(step, x, moves)[0]
+    transitions = jnp.asarray(at), *(jnp.asarray(a, x.dtype) for a in (before, after))
+    return jax.lax.scan(step, x, transitions)[0]
 
 
-def _read(model, x, a, schedule):
-    """x_0 and e, of what the model says."""
+def _clean_and_noise(output, x, a, schedule):
+    """Returns x_0 and e, by the output of a model at x."""
     size, noise_size = jnp.sqrt(a), jnp.sqrt(1 - a)
-    if schedule.prediction == "epsilon":
-        clean, noise = (x - noise_size * model) / size, model
-    elif schedule.prediction == "sample":
-        clean, noise = model, (x - size * model) / noise_size
+    if schedule.prediction_type == "epsilon":
+        clean, noise = (x - noise_size * output) / size, output
+    elif schedule.prediction_type == "sample":
+        clean, noise = output, (x - size * output) / noise_size
     else:
-        clean, noise = size * x - noise_size * model, size * model + noise_size * x
-    return clean if schedule.clip is None else jnp.clip(clean, -schedule.clip, schedule.clip), noise
+        clean, noise = size * x - noise_size * output, size * output + noise_size * x
+    if schedule.clip_range is not None:
+        clean = jnp.clip(clean, -schedule.clip_range, schedule.clip_range)
+    return clean, noise

@@ -4,11 +4,11 @@ Flow time t runs from 0 (the source: a past frame, or noise) to 1 (the data).
 
     linear      x(t)        = x0 + t (x1 - x0)                  v = x1 - x0                 (1)
     bilinear    x(t, alpha) = x0 + t (x1 - x0) + alpha n        (v, d) = (x1 - x0, n)       (2)   Bi-flow, eq. 4
-    curved      x(t, alpha) = sum_j w_j(t) u_j + alpha n        u_0 = x0, u_m = x1, and true frames between     (4)
-    matching    |f_i(x(s), s) - dx/ds_i|^2, summed over the coordinates s_i of the path     (3)   Bi-flow, eq. 1, 3 and 5
+    curved      x(t, alpha) = sum_j w_j(t) u_j + alpha n        u_0 = x0, u_m = x1, real frames between     (4)
+    matching    |f_i(x(s), s) - dx/ds_i|^2, summed over the coordinates s_i of the path     (3)   Bi-flow, eq. 1, 3, 5
 
-A path gives the position alone. Its velocities are one `jax.jvp` of that position for each
-coordinate, so value and derivative cannot disagree.
+A path defines its position only. Its velocities are one `jax.jvp` of the position for each coordinate, so value and
+derivative cannot disagree.
 """
 
 from collections.abc import Callable
@@ -27,13 +27,13 @@ Velocities = tuple[Float[Array, "b ..."], ...]
 
 
 class Ends(NamedTuple):
-    """What a path runs between. Arrays share one shape, (b, f, h, w, c) in this project."""
+    """The ends of a path. The arrays share one shape, (b, f, h, w, c) in this project."""
 
     x0: Float[Array, "b ..."]
     x1: Float[Array, "b ..."]
     noise: Float[Array, "b ..."] | None = None
     between: Float[Array, "b m ..."] | None = None
-    """States between x0 and x1 at equal distances of t, for the curved path."""
+    """States between x0 and x1 at equally spaced t, for the curved path."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,21 @@ class Path:
 
     Attributes:
       position: `(ends, s) -> x` for one example: `s` is a tuple of scalars, one per coordinate.
-      coordinates: how many coordinates the path has.
+      coordinates: the number of coordinates.
     """
 
     position: Callable[[Any, tuple], Array]
     coordinates: int
 
     def __call__(self, ends: Any, s: Coordinates) -> tuple[Array, Velocities]:
-        """Returns `x (b, ...)` at the coordinates `s`, each (b,), and the velocities there."""
+        """Returns x (b, ...) at the coordinates `s`, each (b,), and the velocities there."""
         if len(s) != self.coordinates:
             raise ValueError(f"this path has {self.coordinates} coordinates, {len(s)} were given")
 
         def one(ends, s):
-            along = lambda s: self.position(ends, s)
-            basis = [
-                tuple(jnp.ones_like(c) if i == j else jnp.zeros_like(c) for j, c in enumerate(s))
-                for i in range(len(s))
-            ]
-            values, velocities = zip(*(jax.jvp(along, (s,), (e,)) for e in basis))
+            unit = lambda i: tuple(jnp.ones_like(c) if i == j else jnp.zeros_like(c) for j, c in enumerate(s))
+            derivative = lambda i: jax.jvp(lambda s: self.position(ends, s), (s,), (unit(i),))
+            values, velocities = zip(*map(derivative, range(len(s))))
             return values[0], velocities
 
         return jax.vmap(one)(ends, s)
@@ -78,13 +75,13 @@ def _bilinear(ends: Ends, s: tuple) -> Array:
 def _curved(ends: Ends, s: tuple) -> Array:
     t, alpha = s
     knots = jnp.concatenate([ends.x0[None], ends.between, ends.x1[None]])
-    return jnp.tensordot(_interpolation(t, len(knots)), knots, 1) + alpha * ends.noise  # (4)
+    return jnp.tensordot(_basis_weights(t, len(knots)), knots, 1) + alpha * ends.noise  # (4)
 
 
-def _interpolation(t, knots: int) -> Float[Array, "m"]:
-    """Weights of equally spaced knots at t in [0, 1]: the cubic through them whose slope is continuous.
+def _basis_weights(t, knots: int) -> Float[Array, "m"]:
+    """Returns the weights w(t), t in [0, 1], of the piecewise cubic with continuous slope through equally spaced knots.
 
-    Keys' kernel with a = -1/2, exact for parabolas, and beyond the ends a straight line.
+    Keys' kernel with a = -1/2: exact for parabolas, and straight beyond the ends.
     """
     at = jnp.abs(t * (knots - 1) - jnp.arange(-1, knots + 1, dtype=t.dtype))
     near, far = 1 + at**2 * (1.5 * at - 2.5), 2 + at * (-4 + at * (2.5 - 0.5 * at))
@@ -101,11 +98,11 @@ CURVED = Path(_curved, coordinates=2)
 # --- the regression -------------------------------------------------------------------------------
 
 
-def matching_loss(path, field, ends: Ends, s: Coordinates, condition=None, weights=None) -> Float[Array, "b"]:
-    """The flow-matching regression (3): one number per example.
+def matching_loss(path, field, ends, s: Coordinates, condition=None, loss_weights=None) -> Float[Array, "b"]:
+    """Computes the flow-matching regression (3): one number per example.
 
-    The squared error of each velocity is averaged over all but the batch axis, and summed over
-    the coordinates of the path with `weights` (1 each when None, as the papers do).
+    The squared error of each velocity is averaged over all but the batch axis, and summed over the coordinates of
+    the path with `loss_weights` (1 each when None, as in the papers).
     """
     x, targets = path(ends, s)
     outputs = field(x, s, condition)
@@ -114,10 +111,10 @@ def matching_loss(path, field, ends: Ends, s: Coordinates, condition=None, weigh
             f"the path has {len(targets)} velocities, the field returned {len(outputs)}: "
             "build the network with as many velocities as the objective has coordinates"
         )
-    weights = (1.0,) * len(targets) if weights is None else weights
-    return sum(w * squared_error(a, b) for w, a, b in zip(weights, outputs, targets, strict=True))
+    loss_weights = (1.0,) * len(targets) if loss_weights is None else loss_weights
+    return sum(w * squared_error(a, b) for w, a, b in zip(loss_weights, outputs, targets, strict=True))
 
 
 def squared_error(a: Float[Array, "b ..."], b: Float[Array, "b ..."]) -> Float[Array, "b"]:
-    """The mean over all but the batch axis."""
+    """Returns the mean squared difference over all but the batch axis."""
     return jnp.mean(jnp.square(a - b).reshape(len(a), -1), axis=1)

@@ -26,7 +26,7 @@ def model(x, t):
 @pytest.mark.parametrize("name", list(META["configs"]))
 def test_both_ways_are_those_of_diffusers(name):
     """Several betas, predictions and spacings, and clipping."""
-    schedule, steps = Schedule.of(META["configs"][name]), META["steps"]
+    schedule, steps = Schedule.from_config(META["configs"][name]), META["steps"]
     sampled = ddim.sample(model, TENSORS["start"], schedule, steps=steps)
     np.testing.assert_allclose(
         sampled, TENSORS[f"{name}.sampled"], atol=1e-5 * np.abs(TENSORS[f"{name}.sampled"]).max()
@@ -39,7 +39,7 @@ def test_both_ways_are_those_of_diffusers(name):
 
 
 def test_the_default_is_stable_diffusions():
-    assert Schedule() == Schedule.of(META["configs"]["sd15"])
+    assert Schedule() == Schedule.from_config(META["configs"]["sd15"])
     assert Schedule().timesteps(50)[[0, -1]].tolist() == [981, 1]
 
 
@@ -71,16 +71,18 @@ def test_one_program_for_all_steps():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: Schedule(betas="cosine"), "unknown 'cosine' in a diffusion schedule: use one of linear"),
-        (lambda: Schedule(prediction="flow"), "unknown 'flow'.*v_prediction"),
-        (lambda: Schedule(spacing="even"), "unknown 'even'.*trailing"),
+        (lambda: Schedule(beta_schedule="cosine"), "unknown 'cosine' in a diffusion schedule: use one of linear"),
+        (lambda: Schedule(prediction_type="flow"), "unknown 'flow'.*v_prediction"),
+        (lambda: Schedule(timestep_spacing="even"), "unknown 'even'.*trailing"),
         (lambda: Schedule().timesteps(0), "from 1 to the 1000 of training, got 0"),
         (lambda: Schedule().timesteps(1001), "got 1001"),
         (
-            lambda: ddim.invert(model, jnp.zeros((2, 8)), Schedule(prediction="sample", ends_at_one=True), steps=5),
-            "invert with ends_at_one=False",
+            lambda: ddim.invert(
+                model, jnp.zeros((2, 8)), Schedule(prediction_type="sample", set_alpha_to_one=True), steps=5
+            ),
+            "invert with set_alpha_to_one=False",
         ),
-        (lambda: Schedule().moves(1000), "1000 steps with offset 1 reach timestep 1000"),
+        (lambda: Schedule().step_table(1000), "1000 steps with offset 1 reach timestep 1000"),
     ],
 )
 def test_mistakes(call, message):
@@ -88,11 +90,11 @@ def test_mistakes(call, message):
         call()
 
 
-@pytest.mark.parametrize("prediction", ddim.PREDICTIONS)
+@pytest.mark.parametrize("prediction", ddim.PREDICTION_TYPES)
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
 def test_a_diffusion_model_is_a_flow(prediction, betas):
     """The exact model of Gaussian data is the exact velocity field and takes noise to data."""
-    schedule, size = Schedule(betas=betas, prediction=prediction), 0.7
+    schedule, size = Schedule(beta_schedule=betas, prediction_type=prediction), 0.7
     alphas = jnp.asarray(schedule.alphas())
 
     def exact(x, s, condition=None):

@@ -36,9 +36,9 @@ def test_velocities_are_numerical_derivatives(path, ends):
         s = tuple(jnp.asarray(np.asarray(c), jnp.float64) for c in coordinates(path.coordinates))
         _, velocities = path(ends, s)
         h = 1e-5
+        move = lambda i, d: tuple(c + d * (i == j) for j, c in enumerate(s))
         for i, velocity in enumerate(velocities):
-            move = lambda d: tuple(c + d * (i == j) for j, c in enumerate(s))
-            numerical = (path(ends, move(h))[0] - path(ends, move(-h))[0]) / (2 * h)
+            numerical = (path(ends, move(i, h))[0] - path(ends, move(i, -h))[0]) / (2 * h)
             np.testing.assert_allclose(velocity, numerical, atol=1e-6 if path is CURVED else 1e-9)
 
 
