@@ -112,7 +112,9 @@ class Schedule:
         return at, alphas[at], np.where(after >= 0, alphas[np.maximum(after, 0)], last)
 
 
-def sample(predict: Predict, x: Float[Array, "b ..."], schedule: Schedule, *, steps: int) -> Float[Array, "b ..."]:
+def sample(
+    predict: Predict, x: Float[Array | np.ndarray, "b ..."], schedule: Schedule, *, steps: int
+) -> Float[Array, "b ..."]:
     """Samples data from noise by `steps` steps (1).
 
     Args:
@@ -126,7 +128,9 @@ def sample(predict: Predict, x: Float[Array, "b ..."], schedule: Schedule, *, st
     return _step_through(as_partial(predict), x, at, before, after, schedule=schedule)
 
 
-def invert(predict: Predict, x: Float[Array, "b ..."], schedule: Schedule, *, steps: int) -> Float[Array, "b ..."]:
+def invert(
+    predict: Predict, x: Float[Array | np.ndarray, "b ..."], schedule: Schedule, *, steps: int
+) -> Float[Array, "b ..."]:
     """Inverts data to the noise that `sample` turns into it, up to the error of the steps; see `sample`."""
     if schedule.prediction_type == "sample" and schedule.set_alpha_to_one:
         raise ValueError(

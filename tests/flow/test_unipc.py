@@ -45,7 +45,7 @@ def test_a_straight_flow_is_solved_in_one_step():
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_it_converges_with_its_order(order):
-    """On dx/dt = -x between two finite lambdas, in float64. Steps of order 3 end with one of order 1: order 2 remains."""
+    """On dx/dt = -x between two finite lambdas, in float64. Order 3 ends with a step of order 1, which leaves 2."""
 
     def error(steps: int) -> float:
         times = 1 / (1 + np.exp(-np.linspace(-1.5, 1.5, steps + 1)))
