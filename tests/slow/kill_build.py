@@ -1,11 +1,11 @@
 """Kills the build of a data set with SIGKILL at random moments, restarts it each time, and compares the bytes.
 
-    python tests/kill_build.py --kills 10                     a folder of videos, cut into clips
-    python tests/kill_build.py --kills 10 --of inversions     latents inverted through a text-to-video model
-    python tests/kill_build.py --kills 10 --of latents        clips of a folder, encoded by two processes, of which one dies first
+    python tests/slow/kill_build.py --kills 10                    clips of a folder of videos
+    python tests/slow/kill_build.py --kills 10 --of inversions    latents inverted through a text-to-video model
+    python tests/slow/kill_build.py --kills 10 --of latents       latents, encoded by two processes that die in turn
 
-Passes when the finished data set is, byte for byte, that of an uninterrupted build (of one process). Real clips where
-they lie beside the checkout, else ten that are made here. Not collected by pytest: it takes a minute.
+Passes if the finished data set is, byte for byte, that of an uninterrupted build by one process. Uses the real clips
+next to the checkout, or ten clips that it makes. Takes a minute, so pytest does not collect it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from jvflow.data import procedural, records
 from jvflow.report import videos
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "clips"
 BUILDS = dict(
     clips="""
@@ -35,22 +35,24 @@ folder.build(sys.argv[1], sys.argv[2], frames=16, fps=8, size=(32, 32), stride=8
     inversions="""
 import sys
 import jax
-from jvflow import run
+from pathlib import Path
+from jvflow.load import load
 from jvflow.flowframes import inversion
 jax.config.update("jax_compilation_cache_dir", sys.argv[1] + "/xla")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 inversion.SHARD_BYTES = 200_000
-inversion.invert(run.load(sys.argv[1] + "/model"), sys.argv[1] + "/latents", sys.argv[2], lengths=(4, 8), steps=50)
+run, source, directory = load(sys.argv[1] + "/model"), Path(sys.argv[1], "latents"), Path(sys.argv[2])
+inversion.invert_dataset(run, source, directory, lengths=(4, 8), steps=50)
 """,
     latents="""
 import runpy, sys
 from jvflow.parallel import processes
 processes.start()
-from jvflow.data import latents
-from jvflow.data import records
+from jvflow.data import latents, records
 records.SHARD_BYTES = 1_000_000
 config = runpy.run_path("configs/biflow/video_folder.py")["get_config"]()
-config.data.update(path=sys.argv[1], cache=sys.argv[2].rpartition("/")[0] + "/clips", frames=16, fps=8.0, stride=2, dtype="float16")  # cut once
+cache = sys.argv[2].rpartition("/")[0] + "/clips"  # shared, so that clips are cut once
+config.data.update(path=sys.argv[1], cache=cache, frames=16, fps=8.0, stride=2, dtype="float16")
 latents.prepare(config, sys.argv[2])
 processes.barrier("the end")
 """,
@@ -62,7 +64,9 @@ def start(build: str, source: Path, directory: Path, count: int) -> list[subproc
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    of = lambda i: dict(JVFLOW_COORDINATOR=address, JVFLOW_PROCESSES=str(count), JVFLOW_PROCESS=str(i)) if count > 1 else {}
+    of = lambda i: (
+        dict(JVFLOW_COORDINATOR=address, JVFLOW_PROCESSES=str(count), JVFLOW_PROCESS=str(i)) if count > 1 else {}
+    )
     command = [sys.executable, "-c", BUILDS[build], str(source), str(directory)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,19 +78,29 @@ def ended(job: list[subprocess.Popen]) -> bool:
 
 
 def contents(directory: Path) -> dict:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
+    }
 
 
 def made(folder: Path) -> Path:
     folder.mkdir()
     for seed in range(10):
-        videos.write(folder / f"{seed}.mp4", procedural.scene("comets", seed).render([i / 8 for i in range(400)], 96), 8)
+        videos.write(
+            folder / f"{seed}.mp4", procedural.scene("comets", seed).render([i / 8 for i in range(400)], 96), 8
+        )
     return folder
 
 
 def model_and_latents(folder: Path) -> Path:
     """A text-to-video model after twenty steps, and latents of other clips."""
-    command = lambda *flags: subprocess.run([sys.executable, "-m", *flags, "--config.data.clips.train=24"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = lambda *flags: subprocess.run(
+        [sys.executable, "-m", *flags, "--config.data.clips.train=24"],
+        cwd=ROOT,
+        check=True,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     config = "--config=configs/flowframes/pretrain.py:debug"
     command("launch.train", config, f"--workdir={folder / 'model'}", "--config.optimizer.learning_rate=0.02")
     command("launch.encode", config, f"--out={folder / 'latents'}")

@@ -1,3 +1,5 @@
+"""Collectives and operations of programs, counted against closed forms."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,17 +11,17 @@ from jvflow.parallel import hlo
 from jvflow.parallel import mesh as meshes
 
 
-def compiled(function, *args, out=P()):
+def compiled(function, *args):
     mesh = meshes.make_mesh()
-    return jax.jit(function, out_shardings=NamedSharding(mesh, out)).lower(*args).compile().as_text()
+    return jax.jit(function, out_shardings=NamedSharding(mesh, P())).lower(*args).compile().as_text()
 
 
-def split(*sizes, on=P("data")):
-    return jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=NamedSharding(meshes.make_mesh(), on))
+def split(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=NamedSharding(meshes.make_mesh(), P("data")))
 
 
 def test_bytes_of_gathering_and_of_reducing():
-    """64 x 8 floats on 4 devices: a gather sends 3/4 of 2048 bytes from each, a sum over the rows twice 3/4 of 8 floats."""
+    """With 64 x 8 floats on 4 devices, each sends 3/4 of 2048 bytes for a gather, twice 3/4 of 8 floats for a sum."""
     gathered = hlo.by_kind(hlo.collectives(compiled(lambda a: a, split(64, 8)), 4))
     assert gathered == {"all-gather": dict(bytes=0.75 * 2048, count=1)}
     summed = hlo.by_kind(hlo.collectives(compiled(lambda a: a.sum(0), split(64, 8)), 4))
@@ -39,12 +41,32 @@ def test_a_collective_in_a_loop_counts_as_often_as_it_runs():
 @pytest.mark.parametrize(
     "line, expected",
     [
-        ("  %a = bf16[16,8]{1,0} all-gather(%p), channel_id=1, replica_groups=mesh['x'=2,'y'=4] {'y'}, dimensions={0}", ("all-gather", 256 * 3 / 4, 4)),
-        ("  %a = f32[16]{0} all-reduce(%p), channel_id=2, replica_groups={{0,1},{2,3}}, to_apply=%add", ("all-reduce", 64.0, 2)),
-        ("  %a = (f32[4], f32[16], u32[]) all-gather-start(%p), channel_id=3, replica_groups=[2,8]<=[16]", ("all-gather", 64 * 7 / 8, 8)),
-        ("  %a = (bf16[16], f32[2]) all-to-all(%p, %q), channel_id=4, replica_groups=[1,4]<=[4]", ("all-to-all", 40 * 3 / 4, 4)),
-        ("  %a = f32[4]{0} reduce-scatter(%p), channel_id=5, replica_groups=[1,4]<=[4], to_apply=%add", ("reduce-scatter", 48.0, 4)),
-        ("  %a = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%p), channel_id=6, source_target_pairs={{0,1},{1,0}}", ("collective-permute", 32.0, 16)),
+        (
+            "  %a = bf16[16,8]{1,0} all-gather(%p), channel_id=1, "
+            "replica_groups=mesh['x'=2,'y'=4] {'y'}, dimensions={0}",
+            ("all-gather", 256 * 3 / 4, 4),
+        ),
+        (
+            "  %a = f32[16]{0} all-reduce(%p), channel_id=2, replica_groups={{0,1},{2,3}}, to_apply=%add",
+            ("all-reduce", 64.0, 2),
+        ),
+        (
+            "  %a = (f32[4], f32[16], u32[]) all-gather-start(%p), channel_id=3, replica_groups=[2,8]<=[16]",
+            ("all-gather", 64 * 7 / 8, 8),
+        ),
+        (
+            "  %a = (bf16[16], f32[2]) all-to-all(%p, %q), channel_id=4, replica_groups=[1,4]<=[4]",
+            ("all-to-all", 40 * 3 / 4, 4),
+        ),
+        (
+            "  %a = f32[4]{0} reduce-scatter(%p), channel_id=5, replica_groups=[1,4]<=[4], to_apply=%add",
+            ("reduce-scatter", 48.0, 4),
+        ),
+        (
+            "  %a = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%p), channel_id=6, "
+            "source_target_pairs={{0,1},{1,0}}",
+            ("collective-permute", 32.0, 16),
+        ),
     ],
 )
 def test_every_form_that_xla_writes(line, expected):
@@ -81,7 +103,7 @@ def test_shapes_of_a_program():
 
 
 def looping(root: str) -> str:
-    """A program with a loop whose condition ends in `root`, with a 50 in sight."""
+    """Returns a program with a loop whose condition ends in `root` and contains the constant 50."""
     return f"""HloModule loop
 %condition (c: (s32[], f32[4])) -> pred[] {{
   %c = (s32[], f32[4]) parameter(0)

@@ -1,4 +1,4 @@
-"""Metrics: closed forms, a second derivation, and what each feature must and must not notice."""
+"""Metrics against closed forms and second derivations, and which damage the features must notice."""
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +148,10 @@ def test_motion_of_a_known_video():
 def blobs(seed, count, length=8, size=16):
     """Windows of one soft coloured blob that crosses the frame at constant speed."""
     rng = np.random.default_rng(seed)
-    place = rng.uniform(size / 4, 3 * size / 4, (count, 1, 2)) + rng.normal(0, 0.7, (count, 1, 2)) * np.arange(length)[:, None]
+    place = (
+        rng.uniform(size / 4, 3 * size / 4, (count, 1, 2))
+        + rng.normal(0, 0.7, (count, 1, 2)) * np.arange(length)[:, None]
+    )
     y, x = np.mgrid[:size, :size]
     square = (y - place[..., 0, None, None]) ** 2 + (x - place[..., 1, None, None]) ** 2
     colour = rng.uniform(0.5, 1, (count, 1, 1, 1, 3))

@@ -1,11 +1,16 @@
-"""Trains as 1, then 2, then 4 processes, and so on, with one of them killed or asked to stop each time, and compares with one process alone.
+"""Trains with 1, 2, 4, 1, ... processes, kills or stops one of them each time, and compares with one process.
 
-    python tests/kill_processes.py --kills 10
+    python tests/slow/kill_processes.py --kills 10
 
-Half of the moments are random, half fall into the writing of a checkpoint. Passes when every kill ends the whole job within 30 seconds (without a launcher that looks after it), the newest complete
-checkpoint is found and read on the next number of processes, no kill cost more than `checkpoint_every` steps, SIGTERM to one
-process saves and ends all with 143, and losses and parameters are those of the uninterrupted process to the order of sums.
-Not collected by pytest: it takes a few minutes.
+Half of the moments are random, the other half is when a checkpoint is written. Passes if
+
+  * every kill ends the whole job within 30 seconds, without a launcher that watches it;
+  * the next number of processes finds and reads the newest complete checkpoint;
+  * no kill costs more than `checkpoint_every` steps;
+  * SIGTERM to one process saves, and ends all of them with 143;
+  * losses and parameters are those of the uninterrupted process, up to the order of sums.
+
+Takes a few minutes, so pytest does not collect it.
 """
 
 import argparse
@@ -31,14 +36,23 @@ def start(count: int, workdir: Path, data: Path, last: int) -> list[subprocess.P
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    of = lambda i: dict(JVFLOW_COORDINATOR=address, JVFLOW_PROCESSES=str(count), JVFLOW_PROCESS=str(i)) if count > 1 else {}
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+    }
+    of = lambda i: (
+        dict(JVFLOW_COORDINATOR=address, JVFLOW_PROCESSES=str(count), JVFLOW_PROCESS=str(i)) if count > 1 else {}
+    )
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return [subprocess.Popen(command(workdir, data, last, EVERY), cwd=ROOT, env=environment | of(i), **quiet) for i in range(count)]
+    return [
+        subprocess.Popen(command(workdir, data, last, EVERY), cwd=ROOT, env=environment | of(i), **quiet)
+        for i in range(count)
+    ]
 
 
 def ends(job: list[subprocess.Popen], within: float) -> list[int]:
-    """The exit codes of a job, which must come in time."""
+    """Returns the exit codes of a job, which must end in time."""
     deadline = time.time() + within
     try:
         return [process.wait(max(deadline - time.time(), 0.1)) for process in job]
@@ -67,13 +81,16 @@ def main():
         worst = slowest = torn = 0
         for number in range(1, kills + 1):
             target = max(steps(killed), default=0) + rng.randint(4, 24)
-            target = target if number % 2 else EVERY * (target // EVERY + 1)  # its step is written first, then its checkpoint
+            target = (
+                target if number % 2 else EVERY * (target // EVERY + 1)
+            )  # its step is written first, then its checkpoint
             count = counts[(number - 1) % 3]
             asked = number % 3 == 0  # the four processes are asked to stop, through one of them
             job, begun = start(count, killed, data, steps_in_all), time.time()
             while max(steps(killed), default=0) < target:
                 if any(process.poll() is not None for process in job) or time.time() - begun > 300:
-                    sys.exit(f"the job ended before kill {number}, or never came to step {target}: {[process.poll() for process in job]}")
+                    codes = [process.poll() for process in job]
+                    sys.exit(f"the job ended before kill {number}, or never came to step {target}: {codes}")
                 time.sleep(0.01)
             time.sleep(rng.uniform(0.0, 0.2))
             clock = time.time()
@@ -88,14 +105,22 @@ def main():
             reached = max(steps(killed), default=0)
             worst = max(worst, reached - saved)
             what = "SIGTERM" if asked else "SIGKILL"
-            print(f"{what} {number} to process {one} of {count}: reached {reached}, saved {saved}, all ended in {time.time() - clock:.1f} s", flush=True)
+            print(
+                f"{what} {number} to process {one} of {count}: reached {reached}, saved {saved}, "
+                f"all ended in {time.time() - clock:.1f} s",
+                flush=True,
+            )
         assert ends(start(2, killed, data, steps_in_all), 600) == [0, 0]
         apart = float(np.abs(losses(killed) / losses(whole) - 1).max())
-        far = max(float(np.abs(a.astype(np.float64) - b).max()) for a, b in zip(parameters(whole), parameters(killed), strict=True) if a.dtype == np.float32)
+        far = max(
+            float(np.abs(a.astype(np.float64) - b).max())
+            for a, b in zip(parameters(whole), parameters(killed), strict=True)
+            if a.dtype == np.float32
+        )
         once = steps(killed) == list(range(1, steps_in_all + 1))
         print(
-            f"losses within {apart:.1e}, parameters within {far:.1e}; most steps recomputed: {worst} (checkpoint_every {EVERY}); "
-            f"each step once: {once}; slowest end {slowest:.1f} s; kills that left half a checkpoint: {torn}"
+            f"losses within {apart:.1e}, parameters within {far:.1e}; "
+            f"most steps recomputed: {worst} (checkpoint_every {EVERY}); each step once: {once}; slowest end {slowest:.1f} s; kills that left half a checkpoint: {torn}"
         )
         sys.exit(0 if apart < 1e-3 and once and worst <= EVERY and slowest <= WITHIN else 1)
 

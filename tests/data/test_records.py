@@ -1,21 +1,19 @@
-"""Clips on disk: bit-exact, in order, all or nothing, and without TensorFlow."""
+"""Clips on disk: bit-exact, in order, complete or absent, and without TensorFlow."""
 
 import copy
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import grain
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from jvflow.data import pipeline, records
 from jvflow.data.dataset_key import dataset_key
 from jvflow.data.records import Clip
-
-ROOT = Path(__file__).parents[1]
 
 
 def clip(seed, shape=(4, 6, 8, 3)):
@@ -76,7 +74,12 @@ def test_same_clips_give_the_same_bytes_in_every_process(tmp_path):
         "write(sys.argv[1], {'train': clips}, settings={})\n"
     )
     for seed in ("1", "2", "3"):  # of Python's hashes, which order the map in a tf.train.Example
-        subprocess.run([sys.executable, "-c", script, str(tmp_path / seed)], cwd=ROOT, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / seed)],
+            cwd=ROOT,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        )
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
     assert pipeline.open_split(tmp_path / "1", "train")[8]["caption"] == "ü" * 200
 
@@ -126,7 +129,7 @@ def test_grain_reads_at_random_with_threads_and_in_workers(tmp_path):
 
 def test_an_interrupted_build_continues_after_its_last_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "SHARD_BYTES", 3 * 4 * 6 * 8 * 3)
-    made = []
+    made, stop = [], None
 
     def make(i):
         made.append(i)
@@ -134,17 +137,19 @@ def test_an_interrupted_build_continues_after_its_last_shard(tmp_path, monkeypat
             raise KeyboardInterrupt
         return clip(i)
 
-    build = lambda name: records.write(tmp_path / name, {"train": records.LazyClips(8, make), "test": clips(8, 10)}, settings={"a": 1})
-    stop = None
+    build = lambda name: records.write(
+        tmp_path / name, {"train": records.LazyClips(8, make), "test": clips(8, 10)}, settings={"a": 1}
+    )
     build("whole")
-    for stop in (1, 7):
+    for index in (1, 7):
+        stop = index
         with pytest.raises(KeyboardInterrupt):
             build("a")
         assert not (tmp_path / "a").exists()
     stop = None
     made.clear()
     build("a")
-    assert made == [0, 6, 7]  # the first says what the columns are
+    assert made == [0, 6, 7]  # the first one decides the columns
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "whole"]
 
@@ -161,7 +166,9 @@ def test_other_settings_do_not_continue(tmp_path):
 
 
 def test_columns_of_any_kind(tmp_path):
-    rows = [{"latent_mean": np.full((2, 3, 3, 5), i, np.float32), "level": 0.5 * i, "caption": f"ü{i}"} for i in range(3)]
+    rows = [
+        {"latent_mean": np.full((2, 3, 3, 5), i, np.float32), "level": 0.5 * i, "caption": f"ü{i}"} for i in range(3)
+    ]
     records.write(tmp_path / "a", {"train": rows}, settings={})
     source = pipeline.open_split(tmp_path / "a", "train")
     assert records.manifest(tmp_path / "a")["shape"] == [2, 3, 3, 5]
@@ -236,8 +243,6 @@ def test_tensorflow_is_not_imported_and_nothing_is_printed(tmp_path):
         "found = any(name.partition('.')[0] == 'tensorflow' for name in sys.modules)\n"
         "print(json.dumps([found, len(asked)]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [False, 0] and done.stderr == ""

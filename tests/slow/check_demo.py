@@ -1,6 +1,6 @@
-"""Checks what `make demo` left: the paper's effect on the run's own figures.
+"""Checks the paper's effect on the figures of a demo run (`make demo`).
 
-    python tests/check_demo.py out/demo
+python tests/slow/check_demo.py out/demo
 """
 
 import json
@@ -16,7 +16,11 @@ def main(folder: Path) -> int:
     checks = {
         "BI-FLOW's NFE over CONDIFF's, at most 0.7": (biflow["nfe_per_frame"] / condiff["nfe_per_frame"], 0.0, 0.7),
         "FLOW's last distance over BI-FLOW's, at least 2": (flow[last] / biflow[last], 2.0, float("inf")),
-        "BI-FLOW's last distance over its first, at most 1.5": (biflow[last] / biflow["distance_first_window"], 0.0, 1.5),
+        "BI-FLOW's last distance over its first, at most 1.5": (
+            biflow[last] / biflow["distance_first_window"],
+            0.0,
+            1.5,
+        ),
         "BI-FLOW's motion over real, between 0.5 and 2": (biflow["motion_last_window"], 0.5, 2.0),
         "BI-FLOW's last distance over the frozen control, below 1": (biflow[last] / controls["frozen"], 0.0, 1.0),
         "BI-FLOW's last distance over the noise control, below 1": (biflow[last] / controls["noise"], 0.0, 1.0),

@@ -1,4 +1,4 @@
-"""Captions from tables and from text files, and what is said of wrong ones."""
+"""Captions from tables and from text files, and the errors for wrong ones."""
 
 import json
 
@@ -54,17 +54,33 @@ def test_a_table_in_the_folder_is_found(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("t.csv", b"name,caption\na.mp4,x\n", r"t.csv, line 2: needs the columns 'file_name' and 'caption' \(or 'text'\), has 'name', 'caption'"),
+        (
+            "t.csv",
+            b"name,caption\na.mp4,x\n",
+            r"t.csv, line 2: needs the columns 'file_name' and 'caption' \(or 'text'\), has 'name', 'caption'",
+        ),
         ("t.csv", b"file_name,caption\na.mp4\n", "line 2: needs the columns .*, has 'file_name'"),
-        ("t.csv", b"file_name,caption\na.mp4,red, round\n", "line 2: has 1 fields more than the header: .* double quotes"),
+        (
+            "t.csv",
+            b"file_name,caption\na.mp4,red, round\n",
+            "line 2: has 1 fields more than the header: .* double quotes",
+        ),
         ("t.csv", b'file_name,caption\na.mp4,"red\n', "line 2: unexpected end of data"),
         ("t.csv", b"", "t.csv has no row"),
         ("t.csv", "file_name,caption\na.mp4,Würfel\n".encode("latin-1"), "t.csv is not UTF-8: .*; save it as UTF-8"),
         ("t.csv", b"file_name,caption\na.mp4,x\nb.mp4,y\na.mp4,z\n", "t.csv names a.mp4 in line 2 and in line 4"),
-        ("t.csv", b"file_name,caption\nx/a.mp4,x\n", "names 1 of 1 videos that are not in .*: x/a.mp4; file_name is the path below"),
+        (
+            "t.csv",
+            b"file_name,caption\nx/a.mp4,x\n",
+            "names 1 of 1 videos that are not in .*: x/a.mp4; file_name is the path below",
+        ),
         ("t.jsonl", b'{"file_name": "a.mp4", "caption": "x"}\n{"file_name": \n', "t.jsonl, line 2: is not JSON"),
         ("t.jsonl", b'["a.mp4", "x"]\n', "line 1: must be an object such as"),
-        ("t.jsonl", b'{"file_name": "a.mp4", "caption": 7}\n', "line 1: 'file_name' and 'caption' must be text, they are 'a.mp4' and 7"),
+        (
+            "t.jsonl",
+            b'{"file_name": "a.mp4", "caption": 7}\n',
+            "line 1: 'file_name' and 'caption' must be text, they are 'a.mp4' and 7",
+        ),
         ("t.tsv", b"file_name\tcaption\na.mp4\tx\n", "t.tsv is neither csv nor jsonl"),
     ],
 )
@@ -96,7 +112,10 @@ def test_a_build_says_who_is_not_there_and_begins_anew_with_other_captions(video
     table.write_text(row("a.mp4", "second"))
     build()
     stored = [record for split in ("train", "test") for record in pipeline.open_split(tmp_path / "set", split)]
-    assert {record["source"]: record["caption"] for record in stored} == {"a.mp4": "second", "deep/b c.mp4": "beside deep/b c.mp4"}
+    assert {record["source"]: record["caption"] for record in stored} == {
+        "a.mp4": "second",
+        "deep/b c.mp4": "beside deep/b c.mp4",
+    }
 
 
 def test_text_beside_a_folder_of_images(tmp_path):

@@ -1,4 +1,7 @@
-"""What decides a data set: other content is another key and is refused by name, the same content elsewhere is the same; what is said of it; room and rates."""
+"""Data sets and their keys: other content has another key and is refused, the same content elsewhere has the same key.
+
+Also the report on a build, room on the disk, and frame rates.
+"""
 
 import errno
 import hashlib
@@ -30,14 +33,17 @@ def videos(tmp_path):
 
 def config_of(videos, **data):
     config = debug_config(None)
-    config.data.update(dict(dict(path=str(videos), frames=4, fps=10.0, size=(16, 16), stride=4, image_fps=10.0), **data))
+    config.data.update(
+        dict(dict(path=str(videos), frames=4, fps=10.0, size=(16, 16), stride=4, image_fps=10.0), **data)
+    )
     config.data.cache = ""
     return config
 
 
 def key_of(config, place):
     clips = dataset.settings(config.data, place)
-    return dataset_key(latents.latent_settings(clips, latents.model_fingerprint(**config.codec), latents.text_fingerprint(config), dtype=config.data.dtype))
+    codec, text = latents.model_fingerprint(**config.codec), latents.text_fingerprint(config)
+    return dataset_key(latents.latent_settings(clips, codec, text, dtype=config.data.dtype))
 
 
 def flip(path):
@@ -50,13 +56,24 @@ def flip(path):
 @pytest.mark.parametrize(
     "change",
     [
-        dict(size=(16, 18)), dict(fps=5.0), dict(fit="squeeze"), dict(frames=3), dict(stride=2), dict(seed=1), dict(test_fraction=0.5),
-        dict(image_fps=20.0), dict(dtype="float16"),
+        dict(size=(16, 18)),
+        dict(fps=5.0),
+        dict(fit="squeeze"),
+        dict(frames=3),
+        dict(stride=2),
+        dict(seed=1),
+        dict(test_fraction=0.5),
+        dict(image_fps=20.0),
+        dict(dtype="float16"),
     ],
     ids=str,
 )
 def test_another_setting_is_another_key(videos, tmp_path, change):
-    assert key_of(config_of(videos), tmp_path) == key_of(config_of(videos), tmp_path) != key_of(config_of(videos, **change), tmp_path)
+    assert (
+        key_of(config_of(videos), tmp_path)
+        == key_of(config_of(videos), tmp_path)
+        != key_of(config_of(videos, **change), tmp_path)
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +89,17 @@ def test_another_setting_is_another_key(videos, tmp_path, change):
         lambda videos: (videos / "a.mp4").unlink(),
         lambda videos: write(videos / "c.mp4", 4),
     ],
-    ids=["a byte of a video", "a byte of an image", "the order of images", "a caption", "a new caption", "a table", "a name", "one less", "one more"],
+    ids=[
+        "a byte of a video",
+        "a byte of an image",
+        "the order of images",
+        "a caption",
+        "a new caption",
+        "a table",
+        "a name",
+        "one less",
+        "one more",
+    ],
 )
 def test_other_content_is_another_key(videos, tmp_path, change):
     before = key_of(config_of(videos), tmp_path)
@@ -96,7 +123,9 @@ def test_the_same_content_is_the_same_key(videos, tmp_path):
 def test_the_model_is_in_the_key(videos, tmp_path):
     (tmp_path / "weights").write_bytes(b"weights")
     clips = dataset.settings(config_of(videos).data, tmp_path)
-    of = lambda **options: dataset_key(latents.latent_settings(clips, latents.model_fingerprint("tiny", weights=(tmp_path / "weights",), **options)))
+    of = lambda **options: dataset_key(
+        latents.latent_settings(clips, latents.model_fingerprint("tiny", weights=(tmp_path / "weights",), **options))
+    )
     before = of()
     assert before == of(piece=2) != of(scale=0.5)
     (tmp_path / "weights").write_bytes(b"Weights")
@@ -105,7 +134,9 @@ def test_the_model_is_in_the_key(videos, tmp_path):
 
 def test_a_file_is_read_once(tmp_path, monkeypatch):
     read, real = [], hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(os.path.basename(file.name)) or real(file, name))
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, name: read.append(os.path.basename(file.name)) or real(file, name)
+    )
     files, known = [tmp_path / name for name in "ab"], tmp_path / "known" / "sha256.jsonl"
     for file in files:
         file.write_text(file.name)
@@ -133,12 +164,19 @@ def test_a_finished_cache_is_used_where_the_content_is_the_same_and_refused_wher
     moved = config_of(videos.rename(tmp_path / "moved"))
     assert latents.prepare(moved, out) == made and stamps(tmp_path) == before
     moved.data.update(fps=5.0, fit="squeeze")
-    with pytest.raises(ValueError, match=rf"set holds another data set \(key {made['key']}\) .* there / here: of.fit: crop / squeeze; of.fps: 10.0 / 5.0: take the settings"):
+    with pytest.raises(
+        ValueError,
+        match=rf"set holds another data set \(key {made['key']}\) .* there / here: "
+        r"of.fit: crop / squeeze; of.fps: 10.0 / 5.0: take the settings",
+    ):
         latents.prepare(moved, out)
     moved = config_of(tmp_path / "moved")
     flip(tmp_path / "moved" / "a.mp4")
     (tmp_path / "moved" / "deep" / "b.txt").write_text("new")
-    with pytest.raises(ValueError, match=r"there / here: of.sources.a.mp4.sha256: \w+ / \w+; of.sources.deep/b.mp4.caption:  / new: take"):
+    with pytest.raises(
+        ValueError,
+        match=r"there / here: of.sources.a.mp4.sha256: \w+ / \w+; of.sources.deep/b.mp4.caption:  / new: take",
+    ):
         latents.prepare(moved, out)
     assert stamps(tmp_path) == before
 
@@ -155,7 +193,10 @@ def test_clips_are_cut_again_where_the_content_is_another(videos, tmp_path):
 def test_clips_of_another_fit_are_not_trained_on(videos, tmp_path):
     latents.prepare(config_of(videos), tmp_path / "set")
     config = config_of(tmp_path / "set", fit="squeeze")
-    with pytest.raises(ValueError, match='have fit crop, and config.data.fit is squeeze: use --config.data.fit="crop", or make them anew'):
+    with pytest.raises(
+        ValueError,
+        match='have fit crop, and config.data.fit is squeeze: use --config.data.fit="crop", or make them anew',
+    ):
         dataset.prepare(config.data, tmp_path)
 
 
@@ -169,9 +210,14 @@ def test_the_report(videos, tmp_path):
     assert of["shape"] == [4, 16, 16, 3] and list(report["latents"]) == ["latent_mean"]
     np.testing.assert_allclose([of["mean"], of["std"]], [mean.mean(), mean.std()], rtol=1e-9)
     assert [(file["file"], file["clips"], file["dropped"], bool(file["error"])) for file in report["files"]] == [
-        ("a.mp4", 2, 1, False), ("broken.mp4", 0, 0, True), ("deep/b.mp4", 2, 0, False), ("walk", 2, 0, False)
+        ("a.mp4", 2, 1, False),
+        ("broken.mp4", 0, 0, True),
+        ("deep/b.mp4", 2, 0, False),
+        ("walk", 2, 0, False),
     ]
-    assert report["bytes"] == sum(path.stat().st_size for path in (tmp_path / "set").glob("clips-*")) and report["folder"] == str(videos)
+    assert report["bytes"] == sum(path.stat().st_size for path in (tmp_path / "set").glob("clips-*")) and report[
+        "folder"
+    ] == str(videos)
 
 
 @pytest.mark.parametrize("dtype", latents.DTYPES)
@@ -181,24 +227,41 @@ def test_types_on_disk(tmp_path, dtype):
     config.data.update(frames=4, clips=dict(train=4, test=1), dtype=dtype)
     latents.prepare(config, tmp_path / "set")
     assert tfds.builder_from_directory(tmp_path / "set").info.features["latent_mean"].np_dtype == latents.DTYPES[dtype]
-    plain = pipeline.open_split(dataset.location(config.data, tmp_path, dataset.settings(config.data, tmp_path)), "train")
+    plain = pipeline.open_split(
+        dataset.location(config.data, tmp_path, dataset.settings(config.data, tmp_path)), "train"
+    )
     codec = codecs.build(**config.codec)
     for clip, was in zip(pipeline.open_split(tmp_path / "set", "train"), plain, strict=True):
         mean = np.asarray(codec.encode(None, jnp.asarray(was["video"])[None]).mean[0])
         assert clip["latent_mean"].dtype == np.float32
         np.testing.assert_array_equal(clip["latent_mean"], mean.astype(latents.DTYPES[dtype]).astype(np.float32))
     config.data.path = str(tmp_path / "set")
-    batch = next(pipeline.batches(dataset.prepare(config.data, tmp_path), windows=[pipeline.Window(2)], batch_size=2, seed=0, threads=0, latents=True))
+    batch = next(
+        pipeline.batches(
+            dataset.prepare(config.data, tmp_path),
+            windows=[pipeline.Window(2)],
+            batch_size=2,
+            seed=0,
+            threads=0,
+            latents=True,
+        )
+    )
     assert batch.latent_mean.dtype == np.float32
 
 
 def test_types_that_do_not_fit(tmp_path):
     config = debug_config(tmp_path)
     config.data.update(frames=4, clips=dict(train=4, test=1), dtype="float64")
-    with pytest.raises(ValueError, match="config.data.dtype is 'float64': latents are stored as one of float32, float16, bfloat16"):
+    with pytest.raises(
+        ValueError, match="config.data.dtype is 'float64': latents are stored as one of float32, float16, bfloat16"
+    ):
         latents.prepare(config, tmp_path / "set")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="text_embedding of a.mp4 holds values up to 1e[+]05, more than float16 can: use --config.data.dtype=bfloat16"):
+    with pytest.raises(
+        ValueError,
+        match="text_embedding of a.mp4 holds values up to 1e[+]05, more than float16 can: "
+        "use --config.data.dtype=bfloat16",
+    ):
         latents._rounded("text_embedding", np.array([1e5, 0], np.float32), np.float16, "a.mp4")
 
 
@@ -211,13 +274,25 @@ def test_too_little_disk_is_said_before_anything_is_written(videos, tmp_path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free))
     clip, latent = 4 * 16 * 16 * 3, 4 * 16 * 16 * 3 * 4
     there = set(tmp_path.rglob("*"))
-    for make in (lambda: dataset.prepare(config.data, tmp_path / "run"), lambda: latents.prepare(config, tmp_path / "set")):
+    for make in (
+        lambda: dataset.prepare(config.data, tmp_path / "run"),
+        lambda: latents.prepare(config, tmp_path / "set"),
+    ):
         free = 2 * 6 * clip - 1
-        with pytest.raises(ValueError, match=r"6 clips .* take up to 0.\d MiB, and 0.0 MiB are free where .*: make room, take another disk"):
+        with pytest.raises(
+            ValueError,
+            match=r"6 clips .* take up to 0.\d MiB, and 0.0 MiB are free where .*: make room, take another disk",
+        ):
             make()
-        assert {path for path in set(tmp_path.rglob("*")) - there if path.suffix != ".jsonl"} <= {tmp_path / "run", tmp_path / "run" / "data"}
+        assert {path for path in set(tmp_path.rglob("*")) - there if path.suffix != ".jsonl"} <= {
+            tmp_path / "run",
+            tmp_path / "run" / "data",
+        }
     free = 6 * (2 * clip + latent) - 1
-    with pytest.raises(ValueError, match=r"6 clips with their latents \(0.1 MiB\), beside the clips alone \(0.0 MiB\), take up to 0.1 MiB"):
+    with pytest.raises(
+        ValueError,
+        match=r"6 clips with their latents \(0.1 MiB\), beside the clips alone \(0.0 MiB\), take up to 0.1 MiB",
+    ):
         latents.prepare(config, tmp_path / "set")
     free += 1
     latents.prepare(config, tmp_path / "set")
@@ -239,7 +314,14 @@ def test_a_disk_that_fills_up_is_an_error_of_the_disk_and_the_build_continues(tm
             super().write(content)
 
     clips = [dict(value=np.full(9, i, np.float32)) for i in range(6)]
-    build = lambda name: records.write(tmp_path / name, dict(train=clips), settings={}, shard_bytes=1, measure=lambda clip: dict(sum=clip["value"].sum()), report=dict)
+    build = lambda name: records.write(
+        tmp_path / name,
+        dict(train=clips),
+        settings={},
+        shard_bytes=1,
+        measure=lambda clip: dict(sum=clip["value"].sum()),
+        report=dict,
+    )
     build("whole")
     monkeypatch.setattr(records, "ArrayRecordWriter", Full)
     with pytest.raises(OSError, match="No space left on device") as error:
@@ -252,10 +334,16 @@ def test_a_disk_that_fills_up_is_an_error_of_the_disk_and_the_build_continues(tm
 
 
 def test_videos_slower_than_clips_are_refused_by_name(videos, tmp_path):
-    """Those that are long enough for a clip; a little slower (23.976 for 24) is none."""
+    """Refuses those that are long enough for a clip; a rate that is a little lower (23.976 for 24) is accepted."""
     write(videos / "short.mp4", 1)
-    refused = r"3 videos in .* fewer frames per second than config.data.fps=12.0, .*: a.mp4 10, deep/b.mp4 10, walk 10 \(config.data.image_fps\): use --config.data.fps=10, or take"
-    for make in (lambda config: dataset.prepare(config.data, tmp_path / "run"), lambda config: latents.prepare(config, tmp_path / "set")):
+    refused = (
+        r"3 videos in .* fewer frames per second than config.data.fps=12.0, .*: a.mp4 10, deep/b.mp4 10, "
+        r"walk 10 \(config.data.image_fps\): use --config.data.fps=10, or take"
+    )
+    for make in (
+        lambda config: dataset.prepare(config.data, tmp_path / "run"),
+        lambda config: latents.prepare(config, tmp_path / "set"),
+    ):
         with pytest.raises(ValueError, match=refused):
             make(config_of(videos, fps=12.0))
     assert not list(tmp_path.glob("set*")) and not list(tmp_path.glob("**/.*"))

@@ -1,6 +1,6 @@
 """Kills a run with SIGKILL at random moments of it, restarts it each time, and compares with an uninterrupted run.
 
-    python tests/kill_and_resume.py --kills 10
+    python tests/slow/kill_and_resume.py --kills 10
 
 Passes when the final parameters are bit-equal, no kill cost more than `checkpoint_every` steps, and
 `metrics.jsonl` holds each step once. Not collected by pytest: it takes a few minutes.
@@ -22,22 +22,36 @@ import numpy as np
 
 from jvflow.training.checkpoint import Checkpoints
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STEPS, EVERY = 3000, 50
 
 
 def command(workdir: Path, data: Path, last: int, every: int) -> list[str]:
     """Training to step `last`, with metrics of each step and a checkpoint at every so many."""
     return [
-        sys.executable, "-m", "launch.train", "--config=configs/biflow/procedural.py:debug", f"--workdir={workdir}",
-        f"--config.data.cache={data}", f"--config.train.steps={last}", f"--config.run.checkpoint_every={every}",
-        "--config.run.progress=False", "--config.run.tensorboard=False", "--config.run.log_every=1",
+        sys.executable,
+        "-m",
+        "launch.train",
+        "--config=configs/biflow/procedural.py:debug",
+        f"--workdir={workdir}",
+        f"--config.data.cache={data}",
+        f"--config.train.steps={last}",
+        f"--config.run.checkpoint_every={every}",
+        "--config.run.progress=False",
+        "--config.run.tensorboard=False",
+        "--config.run.log_every=1",
     ]
 
 
 def start(workdir: Path, data: Path) -> subprocess.Popen:
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
-    return subprocess.Popen(command(workdir, data, STEPS, EVERY), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command(workdir, data, STEPS, EVERY),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def steps(workdir: Path) -> list[int]:

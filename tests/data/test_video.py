@@ -1,17 +1,17 @@
 """Video files: order, time stamps, colours and sizes."""
 
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from conftest import SHARED
 from PIL import Image
 
 from jvflow.data import video
 from jvflow.report import videos
 
-REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
+REAL = SHARED / "data"
 
 
 def grey(levels, size=(32, 48)):
@@ -52,9 +52,7 @@ def test_faster_rate_repeats_and_slower_rate_skips(tmp_path):
 
 def test_variable_rate_follows_time_stamps(tmp_path):
     images = [Image.fromarray(frame) for frame in grey([0, 60, 120])]
-    images[0].save(
-        tmp_path / "a.GIF", save_all=True, append_images=images[1:], duration=[100, 300, 200]
-    )
+    images[0].save(tmp_path / "a.GIF", save_all=True, append_images=images[1:], duration=[100, 300, 200])
     times, shown = levels(video.frames(tmp_path / "a.GIF"))
     assert times == pytest.approx([0, 0.1, 0.4]) and shown == [0, 60, 120]
     times, shown = levels(video.frames(tmp_path / "a.GIF", fps=10))
@@ -139,7 +137,7 @@ def test_undecodable_files(tmp_path):
 @pytest.mark.parametrize("name", ["01_dog.mp4", "bikes.mp4", "asl_gestures/learn.mkv"])
 @pytest.mark.parametrize("kept", [0.3, 0.8])
 def test_a_truncated_file_gives_its_frames_and_says_so(shared, tmp_path, name, kept):
-    """Cut in the middle of the pictures. (An mp4 with its index at the end does not open at all, a gif does not tell its length.)"""
+    """Truncates inside the pictures. An mp4 with its index at the end does not open, and a gif declares no length."""
     file = shared / "data" / ("" if "/" in name else "clips") / name
     whole = [time for time, _ in video.frames(file)]  # without an error
     content = file.read_bytes()

@@ -1,14 +1,13 @@
-"""A folder of videos as clips: which frames, which split, what is told of the rest."""
-
-from pathlib import Path
+"""A folder of videos as clips: their frames, their splits, and the report on the rest."""
 
 import numpy as np
 import pytest
+from conftest import SHARED
 
 from jvflow.data import folder, pipeline, records
 from jvflow.report import videos
 
-REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "asl_gestures"
+REAL = SHARED / "data" / "asl_gestures"
 SHAPE = {"frames": 4, "fps": 10, "size": (16, 16)}
 
 
@@ -96,9 +95,7 @@ def test_a_caption_that_is_not_utf8_skips_its_file(tmp_path):
 
 def test_build(mixed, tmp_path):
     lines = []
-    manifest = folder.build(
-        mixed, tmp_path / "set", **SHAPE, stride=1, test_fraction=0.25, seed=3, log=lines.append
-    )
+    manifest = folder.build(mixed, tmp_path / "set", **SHAPE, stride=1, test_fraction=0.25, seed=3, log=lines.append)
     assert manifest == records.manifest(tmp_path / "set")
     assert manifest["splits"] == {"train": 9, "test": 3} and manifest["shape"] == [4, 16, 16, 3]
     settings = manifest["settings"]
@@ -147,7 +144,9 @@ def test_errors(tmp_path):
         folder.build(tmp_path / "missing", out, **SHAPE)
     inside = tmp_path / "in"
     inside.mkdir()
-    with pytest.raises(ValueError, match=r"no video files \(mp4, webm, mkv, .*\) and no folders of images \(png, .*\) in .*in$"):
+    with pytest.raises(
+        ValueError, match=r"no video files \(mp4, webm, mkv, .*\) and no folders of images \(png, .*\) in .*in$"
+    ):
         folder.build(inside, out, **SHAPE)
     (inside / "x.mp4").write_bytes(b"nothing" * 99)
     with pytest.raises(ValueError, match=r"none of the 1 videos in .* decodes: .*x\.mp4"):
@@ -195,19 +194,30 @@ def test_folders_of_images(tmp_path):
     (tmp_path / "deep" / "walk" / ".hidden.png").write_bytes(b"")
     entries = []
     clips = list(folder.clips(tmp_path, **SHAPE, image_fps=20, report=entries.append))
-    assert [(c.source, c.start, numbers(c.video)) for c in clips] == [("a.mp4", 0.0, [0, 1, 2, 3]), ("deep/walk", 0.0, [0, 2, 4, 6])]
-    assert [(e["file"], e["frames"], e["dropped"], e["error"]) for e in entries] == [("a.mp4", 4, 0, None), ("deep/walk", 6, 2, None)]
+    assert [(c.source, c.start, numbers(c.video)) for c in clips] == [
+        ("a.mp4", 0.0, [0, 1, 2, 3]),
+        ("deep/walk", 0.0, [0, 2, 4, 6]),
+    ]
+    assert [(e["file"], e["frames"], e["dropped"], e["error"]) for e in entries] == [
+        ("a.mp4", 4, 0, None),
+        ("deep/walk", 6, 2, None),
+    ]
     assert entries[1]["bytes"] == sum(f.stat().st_size for f in (tmp_path / "deep" / "walk").glob("frame*"))
 
 
 def test_the_folder_itself_may_be_of_images(tmp_path):
     write_images(tmp_path / "walk", 9, "{}.jpg.png")
-    assert [numbers(c.video) for c in folder.clips(tmp_path / "walk", **SHAPE, image_fps=10)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [numbers(c.video) for c in folder.clips(tmp_path / "walk", **SHAPE, image_fps=10)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+    ]
 
 
 def test_images_without_a_rate_are_skipped_and_named(tmp_path):
     write_images(tmp_path / "in" / "walk", 8)
-    with pytest.raises(ValueError, match=r"none of the 1 videos in .*walk is a folder of images, .* config.data.image_fps"):
+    with pytest.raises(
+        ValueError, match=r"none of the 1 videos in .*walk is a folder of images, .* config.data.image_fps"
+    ):
         folder.build(tmp_path / "in", tmp_path / "out", **SHAPE)
     write(tmp_path / "in" / "a.mp4", 4)
     folder.build(tmp_path / "in", tmp_path / "out", **SHAPE)

@@ -46,7 +46,14 @@ def test_motion_and_fades_are_no_cuts(tmp_path):
 
 @pytest.mark.parametrize(
     "name, rate, fps",
-    [("a.mp4", 10, 10), ("a.mp4", 10, 7), ("a.mp4", 10, 23.976), ("a.mp4", 10, 4), ("a.mkv", 30, 30), ("a.mkv", 30, 12)],
+    [
+        ("a.mp4", 10, 10),
+        ("a.mp4", 10, 7),
+        ("a.mp4", 10, 23.976),
+        ("a.mp4", 10, 4),
+        ("a.mkv", 30, 30),
+        ("a.mkv", 30, 12),
+    ],
 )
 def test_no_clip_crosses_a_cut(tmp_path, name, rate, fps):
     """Each clip shows one colour, although an mkv rounds its times; little is given up around a cut."""

@@ -1,3 +1,5 @@
+"""Work that several processes share: each item is made once, in order, and errors reach all of them."""
+
 import os
 import socket
 import subprocess
@@ -17,35 +19,38 @@ from jvflow.parallel import processes
 processes.start()
 import jax
 me = jax.process_index()
-make = lambda i: dict(latent=np.full((i + 1, 2), i, np.float32), name=f"clip {i}", number=np.float32(i / 2), by=np.int32(me))
-made = processes.distributed_map(5, make)
-print("dealt", [(m["latent"].shape, m["name"], type(m["name"]).__name__, float(m["number"]), int(m["by"])) for m in made], flush=True)
-print("tuple", [float(a.sum()) + float(b) for a, b in processes.distributed_map(3, lambda i: (np.arange(i), np.float64(i)))], flush=True)
+def make(i):
+    return dict(latent=np.full((i + 1, 2), i, np.float32), name=f"clip {i}", number=np.float32(i / 2), by=np.int32(me))
+show = lambda m: (m["latent"].shape, m["name"], type(m["name"]).__name__, float(m["number"]), int(m["by"]))
+print("map", [show(m) for m in processes.distributed_map(5, make)], flush=True)
+pairs = processes.distributed_map(3, lambda i: (np.arange(i), np.float64(i)))
+print("tuple", [float(a.sum()) + float(b) for a, b in pairs], flush=True)
 
 calls = []
-class Lazy:
+from collections.abc import Sequence
+class Lazy(Sequence):
     def __len__(self): return 7
     def __getitem__(self, i): calls.append(i); return dict(value=np.arange(i))
-from collections.abc import Sequence
-class Lazily(Lazy, Sequence): pass
 seen = []
-processes.serve_items(dict(a=Lazily(), b=Lazily()), lambda s: seen.extend([len(s["b"][i]["value"]) for i in range(7)] + [len(s["a"][3]["value"])]))
+def use(sources):
+    seen.extend([len(sources["b"][i]["value"]) for i in range(7)] + [len(sources["a"][3]["value"])])
+processes.serve_items(dict(a=Lazy(), b=Lazy()), use)
 print("served", seen if me == 0 else "nothing", "mine", calls, flush=True)
 try:
     processes.on_primary(lambda: 1 / 0)
 except Exception as error:
-    print("alone", type(error).__name__, error, flush=True)
-agreed = processes.AnyProcess(meshes.make_mesh())
-print("agreed", [agreed(me == 1 and step == 2) for step in range(5)], flush=True)
+    print("primary", type(error).__name__, error, flush=True)
+any_process = processes.AnyProcess(meshes.make_mesh())
+print("any", [any_process(me == 1 and step == 2) for step in range(5)], flush=True)
 rows = processes.local_rows(5)
 stream = ((rows * 10 + frame, np.float32(rows)) for frame in range(100))
 taken = []
 processes.gather_stream(stream, 5, lambda items: taken.extend([next(items) for _ in range(2)]))
-print("joined", rows.tolist(), [[part.tolist() for part in item] for item in taken], flush=True)
+print("gathered", rows.tolist(), [[part.tolist() for part in item] for item in taken], flush=True)
 try:
     processes.gather_stream(stream, 5, lambda items: next(items) and 1 / 0)
 except Exception as error:
-    print("joined", type(error).__name__, error, flush=True)
+    print("gathered", type(error).__name__, error, flush=True)
 processes.barrier("the end")
 """
 
@@ -57,15 +62,23 @@ def free_port() -> int:
 
 
 def job(count: int, code: str = WORK) -> list[list[str]]:
-    """Lines of each process."""
+    """Returns the lines that each of `count` processes prints."""
     address = f"localhost:{free_port()}"
 
     def begin(index):
         environment = dict(
-            os.environ, XLA_FLAGS="", JAX_PLATFORMS="cpu", JAX_COMPILATION_CACHE_DIR=str(CACHE), PYTHONPATH=str(ROOT),
-            JVFLOW_COORDINATOR=address, JVFLOW_PROCESSES=str(count), JVFLOW_PROCESS=str(index),
+            os.environ,
+            XLA_FLAGS="",
+            JAX_PLATFORMS="cpu",
+            JAX_COMPILATION_CACHE_DIR=str(CACHE),
+            PYTHONPATH=str(ROOT),
+            JVFLOW_COORDINATOR=address,
+            JVFLOW_PROCESSES=str(count),
+            JVFLOW_PROCESS=str(index),
         )
-        return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     running = [begin(index) for index in range(count)]
     outputs = [process.communicate(timeout=240) for process in running]
@@ -73,25 +86,25 @@ def job(count: int, code: str = WORK) -> list[list[str]]:
     return [[line for line in out.splitlines() if line and not line.startswith("[Gloo]")] for out, _ in outputs]
 
 
-def test_work_is_dealt_out_and_comes_together():
+def test_work_is_divided_and_collected_in_order():
     first, second, third = job(3)
     expected = [((i + 1, 2), f"clip {i}", "str", i / 2, i % 3) for i in range(5)]
     for lines in (first, second, third):
-        assert lines[0] == f"dealt {expected}"
+        assert lines[0] == f"map {expected}"
         assert lines[1] == "tuple [0.0, 1.0, 3.0]"
-        assert lines[4] == "agreed [False, False, False, True, False]"  # a call later, on all, in the same call
+        assert lines[4] == "any [False, False, False, True, False]"  # one call later, on every process at once
     assert first[2] == "served [0, 1, 2, 3, 4, 5, 6, 3] mine [0, 3, 6, 3]"
     assert (second[2], third[2]) == ("served nothing mine [1, 4, 4]", "served nothing mine [2, 5, 5]")
     whole = [0.0, 1.0, 2.0, 3.0, 4.0]
-    assert first[5] == f"joined [0, 1] {[[[0, 10, 20, 30, 40], whole], [[1, 11, 21, 31, 41], whole]]}"
-    assert (second[5], third[5]) == ("joined [2, 3] []", "joined [4, 4] []")
-    assert first[6] == "joined ZeroDivisionError division by zero"
-    assert second[6] == third[6] == "joined ValueError the primary process failed: its own error gives the reason"
-    assert first[3] == "alone ZeroDivisionError division by zero"
-    assert second[3] == third[3] == "alone ValueError the primary process failed: its own error gives the reason"
+    assert first[5] == f"gathered [0, 1] {[[[0, 10, 20, 30, 40], whole], [[1, 11, 21, 31, 41], whole]]}"
+    assert (second[5], third[5]) == ("gathered [2, 3] []", "gathered [4, 4] []")
+    assert first[6] == "gathered ZeroDivisionError division by zero"
+    assert second[6] == third[6] == "gathered ValueError the primary process failed: its own error gives the reason"
+    assert first[3] == "primary ZeroDivisionError division by zero"
+    assert second[3] == third[3] == "primary ValueError the primary process failed: its own error gives the reason"
 
 
-def test_one_process_calls_plainly():
+def test_one_process_calls_its_argument():
     assert processes.distributed_map(3, lambda i: i) == [0, 1, 2]
     sources, seen = dict(a=[1, 2]), []
     processes.serve_items(sources, seen.append)
@@ -101,7 +114,7 @@ def test_one_process_calls_plainly():
         processes.on_primary(lambda: 1 / 0)
 
 
-def test_what_travels_comes_back_as_it_was():
+def test_packed_items_are_unpacked_unchanged():
     item = dict(latent_mean=np.ones((2, 3), np.float32), caption="ä b", fps=np.float32(12.5), source="")
     back = processes._unpack(processes._pack(item))
     assert back["caption"] == "ä b" and back["source"] == "" and isinstance(back["caption"], str)
@@ -116,13 +129,22 @@ def test_what_travels_comes_back_as_it_was():
     [
         (dict(JVFLOW_COORDINATOR="localhost:1234"), "JVFLOW_COORDINATOR without JVFLOW_PROCESS and JVFLOW_PROCESSES"),
         (dict(JVFLOW_COORDINATOR="localhost", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="1"), "give HOST:PORT"),
-        (dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="2"), "number of this one from 0 on"),
-        (dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="two", JVFLOW_PROCESS="0"), "JVFLOW_PROCESSES='two' is not a whole number"),
-        (dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="1", JVFLOW_TIMEOUT="1"), "localhost:1 does not answer within 1 s.*process 0 running"),
+        (
+            dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="2"),
+            "number of this one from 0 on",
+        ),
+        (
+            dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="two", JVFLOW_PROCESS="0"),
+            "JVFLOW_PROCESSES='two' is not a whole number",
+        ),
+        (
+            dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="1", JVFLOW_TIMEOUT="1"),
+            "localhost:1 does not answer within 1 s.*process 0 running",
+        ),
         (dict(JVFLOW_DISTRIBUTED="1"), "JVFLOW_DISTRIBUTED=1 asks a scheduler"),
     ],
 )
-def test_what_is_wrong_with_a_job_is_one_line(monkeypatch, settings, message):
+def test_wrong_settings_of_a_job(monkeypatch, settings, message):
     for name in ("JVFLOW_COORDINATOR", "JVFLOW_PROCESSES", "JVFLOW_PROCESS", "JVFLOW_TIMEOUT", "JVFLOW_DISTRIBUTED"):
         monkeypatch.delenv(name, raising=False)
     for name, value in settings.items():

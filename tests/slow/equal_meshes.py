@@ -1,31 +1,39 @@
 """Trains an experiment for a few steps on one device and on meshes of eight, and prints how far they are apart.
 
-    python tests/equal_meshes.py biflow|vlfm|flowframes|conventional|ltx|wan [--steps=20] [--meshes=fsdp,all]
+    python tests/slow/equal_meshes.py biflow|vlfm|flowframes|conventional|ltx|wan [--steps=20] [--meshes=fsdp,all]
 
-The devices are simulated. Losses are those of AdamW, parameters those of SGD: AdamW moves parameters without a gradient by rounding alone.
+The devices are simulated. Losses are those of AdamW, parameters those of SGD, because AdamW moves parameters without a
+gradient by rounding errors.
 """
 
 import json
 import os
 import sys
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of conftest
 
 import jax
 import numpy as np
 import optax
 from conftest import CACHE, load_config
 
-from jvflow.parallel import mesh as meshes
-from jvflow.parallel import sharding
 from jvflow.data import dataset, pipeline
 from jvflow.experiment import assemble
-from jvflow.training.loop import compiled_step, placed
+from jvflow.parallel import mesh as meshes
+from jvflow.parallel import sharding
+from jvflow.training.sharded import compiled_step, init_and_abstract_state
 
 FILES = dict(
-    biflow="biflow/procedural.py", vlfm="vlfm/procedural.py", flowframes="flowframes/procedural.py", conventional="flowframes/procedural.py",
-    ltx="flowframes/ltx_2b.py", wan="flowframes/wan_1p3b.py",
+    biflow="biflow/procedural.py",
+    vlfm="vlfm/procedural.py",
+    flowframes="flowframes/procedural.py",
+    conventional="flowframes/procedural.py",
+    ltx="flowframes/ltx_2b.py",
+    wan="flowframes/wan_1p3b.py",
 )
 MESHES = {
     "data": dict(data=8),
@@ -42,7 +50,11 @@ def experiment_of(paper: str, folder):
     config = load_config(FILES[paper], "debug")
     config.data.cache = str(folder)
     if paper in ("ltx", "wan"):  # Wan's 12 heads; 48 tokens, which eight devices divide
-        config.codec.piece, config.data.size, config.chunk.frames = 0, (64, 64) if paper == "wan" else (128, 128), (9,) if paper == "wan" else (17,)
+        config.codec.piece, config.data.size, config.chunk.frames = (
+            0,
+            (64, 64) if paper == "wan" else (128, 128),
+            (9,) if paper == "wan" else (17,),
+        )
         config.network.update(heads=12, head=12)
     else:
         config.network.update(width=96, depth=2, heads=6, scan=paper == "vlfm")
@@ -62,7 +74,7 @@ def trained(config, mesh, batches, optimizer=None, start=None):
     experiment = assemble(config)
     if optimizer:
         experiment = experiment.__class__(**dict(vars(experiment), optimizer=optimizer))
-    create, abstract = placed(experiment, config, mesh)
+    create, abstract = init_and_abstract_state(experiment, config, mesh)
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
     state = jax.jit(create, out_shardings=shardings)(jax.random.key(0), params=start)
     step, losses = compiled_step(experiment, config, shardings), []
@@ -70,7 +82,11 @@ def trained(config, mesh, batches, optimizer=None, start=None):
         with jax.set_mesh(mesh):
             state, metrics = step(state, meshes.put_batch(batch, mesh, config.train.batch_size), jax.random.key(1))
         losses.append(float(metrics["loss"]))
-    return np.array(losses), jax.device_get(state.params), sum(a.sharding.spec != jax.P() for a in jax.tree.leaves(abstract.params))
+    return (
+        np.array(losses),
+        jax.device_get(state.params),
+        sum(a.sharding.spec != jax.P() for a in jax.tree.leaves(abstract.params)),
+    )
 
 
 def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
@@ -82,13 +98,20 @@ def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
         experiment = assemble(config)
         data = dataset.prepare(config.data, folder, frames=experiment.window.span)
         stream = pipeline.batches(
-            data, windows=experiment.windows, batch_size=16, seed=0, threads=0, tokenize=experiment.text and experiment.text.tokenize,
+            data,
+            windows=experiment.windows,
+            batch_size=16,
+            seed=0,
+            threads=0,
+            tokenize=experiment.text and experiment.text.tokenize,
         )
         batches = [next(stream) for _ in range(steps)]
     first = jax.jit(experiment.network.init)(jax.random.key(0))
     leaves, tree = jax.tree.flatten(first)
     noise = np.random.default_rng(0)  # adaLN-zero starts as the zero field, of which nothing could differ
-    start = jax.tree.unflatten(tree, [np.asarray(leaf) + 0.05 * noise.normal(size=leaf.shape).astype(np.float32) for leaf in leaves])
+    start = jax.tree.unflatten(
+        tree, [np.asarray(leaf) + 0.05 * noise.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
+    )
     sgd = optax.sgd(1e-2)
     one = meshes.make_mesh(devices=jax.devices()[:1])
     losses, _, _ = trained(config, one, batches, start=start)

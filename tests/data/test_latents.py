@@ -1,4 +1,4 @@
-"""Latents on disk: the ones the codec gives, never another codec's, and training on them is training on the video."""
+"""Latents on disk: they are those of the codec, never another codec's, and train as the video does."""
 
 import subprocess
 import sys
@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT, SHARED, debug_config
 
 from jvflow import codecs
-from jvflow.biflow import sample
-from jvflow.training import loop as train
 from jvflow.data import dataset, latents, pipeline, records
-from jvflow.pretrained.lazy import Held
+from jvflow.load import load
+from jvflow.pretrained import LazyParams
+from jvflow.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,11 @@ def config(tmp_path_factory):
         pytest.skip("needs the folder shared/ beside the checkout")
     config = debug_config(tmp_path_factory.mktemp("pixels"), steps=2)
     config.data.update(size=(16, 16), frames=4, clips=dict(train=6, test=2))
-    config.codec.update(name="tiny", weights=tuple(str(weights / f"taef2_{half}.safetensors") for half in ("encoder", "decoder")), scale=0.8)
+    config.codec.update(
+        name="tiny",
+        weights=tuple(str(weights / f"taef2_{half}.safetensors") for half in ("encoder", "decoder")),
+        scale=0.8,
+    )
     config.network.patch = (1, 1, 1)
     return config
 
@@ -48,57 +52,69 @@ def test_clips_keep_everything_and_gain_latents(config, encoded):
     assert latents.has_latents(encoded) and records.manifest(encoded)["splits"] == {"train": 6, "test": 2}
 
 
-def test_no_encoder_is_held_while_it_trains(config, encoded, tmp_path, monkeypatch):
-    """On latents nothing asks for the codec but a sheet, which lets it go; on video the step has it."""
-    asked, get = [], Held.get
-    monkeypatch.setattr(Held, "get", lambda held: (asked.append(held) if held.read else None, get(held))[1])
+def test_no_encoder_stays_in_memory_during_training(config, encoded, tmp_path, monkeypatch):
+    """On latents only a sheet reads the codec, and releases it; on video the step holds it."""
+    asked, get = [], LazyParams.get
+    monkeypatch.setattr(LazyParams, "get", lambda lazy: asked.append(lazy) or get(lazy))
     config = config.copy_and_resolve_references()
     config.data.path = str(encoded)
-    train.train(config, tmp_path / "latents")
+    train(config, tmp_path / "latents")
     assert not asked
     config.run.update(sample_every=2, sample_frames=2)
-    train.train(config, tmp_path / "sheets")
-    assert asked and all(held.value is None for held in asked)
+    train(config, tmp_path / "sheets")
+    assert asked and all(lazy.params is None for lazy in asked)
     asked.clear()
     config.data.path = "procedural:comets"
     config.run.sample_every = 0
-    train.train(config, tmp_path / "video")
+    train(config, tmp_path / "video")
     assert len(asked) == 1
 
 
 def test_training_on_latents_is_training_on_the_video(config, encoded, tmp_path):
-    train.train(config, tmp_path / "video")
+    train(config, tmp_path / "video")
     config = config.copy_and_resolve_references()
     config.data.path = str(encoded)
-    train.train(config, tmp_path / "latents")
-    runs = [sample.load(tmp_path / name) for name in ("video", "latents")]
-    for a, b in zip(*(jax.tree.leaves(run.field) for run in runs), strict=True):
+    train(config, tmp_path / "latents")
+    runs = [load(tmp_path / name) for name in ("video", "latents")]
+    for a, b in zip(*(jax.tree.leaves(run.params) for run in runs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    np.testing.assert_array_equal(*(sample.first_frames(run, 2) for run in runs))  # streams start from the video
+    built = lambda run: dataset.prepare(run.config.data, run.workdir)
+    starts = [pipeline.start_frames(run.config.data, lambda run=run: built(run), 2, 1) for run in runs]
+    np.testing.assert_array_equal(*starts)  # streams start from the video
     batch = next(pipeline.batches(encoded, windows=[pipeline.Window(2)], batch_size=2, seed=0, threads=0, latents=True))
     assert batch.video is None and batch.latent_mean.shape[:3] == (2, 2, 2)
 
 
 def test_encoding_again_does_nothing_and_another_codec_is_refused(config, encoded, tmp_path):
-    codec, described = codecs.build(**config.codec), latents.model_fingerprint(**config.codec)
+    codec, codec_id = codecs.build(**config.codec), latents.model_fingerprint(**config.codec)
     source = dataset.prepare(config.data, encoded.parent)
-    assert latents.encode(codec, described, source, encoded) == records.manifest(encoded)
+    assert latents.encode(codec, codec_id, source, encoded) == records.manifest(encoded)
     other = config.copy_and_resolve_references()
     other.codec.scale = 0.5
-    with pytest.raises(ValueError, match=r"set holds another data set .* there / here: codec.scale: 0.8 / 0.5: take the settings"):
+    with pytest.raises(
+        ValueError, match=r"set holds another data set .* there / here: codec.scale: 0.8 / 0.5: take the settings"
+    ):
         latents.encode(codec, latents.model_fingerprint(**other.codec), source, encoded)
     other.data.path = str(encoded)
-    with pytest.raises(ValueError, match=r"were made with .*'scale': 0.8.* config.codec is .*'scale': 0.5.*: take that codec, or encode into another folder"):
-        train.train(other, tmp_path / "run")
+    with pytest.raises(
+        ValueError,
+        match=r"were made with .*'scale': 0.8.* config.codec is .*'scale': 0.5.*: "
+        "take that codec, or encode into another folder",
+    ):
+        train(other, tmp_path / "run")
     config = config.copy_and_resolve_references()
     config.data.seed = 1
-    with pytest.raises(ValueError, match="there / here: of.seed: 0 / 1: take the settings and files that it was made with, remove it"):
-        latents.encode(codec, described, dataset.prepare(config.data, encoded.parent), encoded)
+    with pytest.raises(
+        ValueError, match="there / here: of.seed: 0 / 1: take the settings and files that it was made with, remove it"
+    ):
+        latents.encode(codec, codec_id, dataset.prepare(config.data, encoded.parent), encoded)
 
 
 def test_a_built_data_set_has_to_be_of_the_size_and_rate_of_the_config(config, encoded, tmp_path):
     changes = {
-        r'have size \(16, 16\), and config.data.size is \(32, 32\): use --config.data.size="\(16, 16\)"': dict(size=(32, 32)),
+        r'have size \(16, 16\), and config.data.size is \(32, 32\): use --config.data.size="\(16, 16\)"': dict(
+            size=(32, 32)
+        ),
         "have fps 8.0, and config.data.fps is 4.0": dict(fps=4.0),
         "have dtype float32, and config.data.dtype is float16": dict(dtype="float16"),
     }
@@ -111,7 +127,11 @@ def test_a_built_data_set_has_to_be_of_the_size_and_rate_of_the_config(config, e
 
 def test_the_command(tmp_path):
     command = [
-        sys.executable, "-m", "launch.encode", "--config=configs/biflow/procedural.py:debug", f"--out={tmp_path / 'set'}",
+        sys.executable,
+        "-m",
+        "launch.encode",
+        "--config=configs/biflow/procedural.py:debug",
+        f"--out={tmp_path / 'set'}",
         "--config.data.frames=4",
     ]
     for _ in range(2):

@@ -104,7 +104,9 @@ def test_a_comet_shows_its_heading(shape):
     change = np.abs(frame - frame[::-1]).max(-1)
     assert (change > 40).sum() > 15  # pixels
     later = scene.render([0.25], 32)[0].astype(int)
-    rows = lambda image: (np.abs(image - image[0, 0]).sum(-1) * np.arange(32)[:, None]).sum() / np.abs(image - image[0, 0]).sum()
+    rows = lambda image: (
+        (np.abs(image - image[0, 0]).sum(-1) * np.arange(32)[:, None]).sum() / np.abs(image - image[0, 0]).sum()
+    )
     assert rows(later) > rows(frame) + 1
 
 

@@ -1,0 +1,133 @@
+"""Compares what one process and several processes make of the same work.
+
+    python tests/slow/equal_processes.py
+
+Encodes, inverts, evaluates, samples and streams with one process and with two: the files must be equal, byte for byte.
+Trains VLFM and FlowFrames with one, two and four processes, and FlowFrames with two on the inversions of one and the
+other way round: the losses must agree. (`kill_processes.py` compares those of Bi-flow, with kills.) Takes a few
+minutes, so pytest does not collect it.
+"""
+
+import filecmp
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from kill_and_resume import ROOT
+from kill_processes import losses
+
+
+def launch(count: int, name: str, *arguments: str) -> None:
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+    }
+    command = [sys.executable, "-m", f"launch.{name}", *arguments]
+    done = subprocess.run(
+        [str(ROOT / "launch" / "local.sh"), str(count), *command] if count > 1 else command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} with {count} processes ended with {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def differing(one: Path, two: Path) -> list[str]:
+    """Files that are not in both folders, or not the same."""
+    names = {str(p.relative_to(folder)) for folder in (one, two) for p in folder.rglob("*") if p.is_file()}
+    return sorted(
+        name
+        for name in names
+        if not ((one / name).exists() and (two / name).exists() and filecmp.cmp(one / name, two / name, shallow=False))
+    )
+
+
+def losses_apart(config: str, folder: Path, *arguments: str) -> float:
+    """Returns the largest relative difference of a debug run's losses between one process and two or four."""
+    seen = {
+        count: trained(count, config, folder / f"{config.replace('/', '_')}_{count}", *arguments) for count in (1, 2, 4)
+    }
+    return max(float(abs(seen[count] / seen[1] - 1).max()) for count in (2, 4))
+
+
+def trained(count: int, config: str, workdir: Path, *arguments: str):
+    """Returns the losses of a debug run."""
+    launch(
+        count,
+        "train",
+        f"--config=configs/{config}.py:debug",
+        f"--workdir={workdir}",
+        "--config.run.progress=False",
+        "--config.run.log_every=1",
+        *arguments,
+    )
+    return losses(workdir)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        data, pretrained, streams = f"--config.data.cache={folder / 'data'}", folder / "pretrained", folder / "streams"
+        for config, workdir in {"flowframes/pretrain": pretrained, "biflow/procedural": streams}.items():
+            launch(
+                1,
+                "train",
+                f"--config=configs/{config}.py:debug",
+                data,
+                "--config.run.progress=False",
+                f"--workdir={workdir}",
+            )
+        for count in (1, 2):
+            launch(
+                count,
+                "encode",
+                "--config=configs/flowframes/procedural.py:debug",
+                data,
+                f"--config.pretrained={pretrained}",
+                f"--out={folder / str(count) / 'inverted'}",
+            )
+            launch(count, "evaluate", f"--workdir={pretrained}", f"--out={folder / str(count) / 'metrics.json'}")
+            launch(count, "sample", f"--workdir={pretrained}", f"--out={folder / str(count) / 'chunks'}", "--count=3")
+            launch(
+                count,
+                "sample",
+                f"--workdir={streams}",
+                f"--out={folder / str(count) / 'streams'}",
+                "--count=3",
+                "--frames=12",
+            )
+        wrong = [
+            name for name in differing(folder / "1", folder / "2") if not name.endswith("samples.json")
+        ]  # which tell seconds
+        apart = {
+            "vlfm/procedural": losses_apart("vlfm/procedural", folder, data),
+            "flowframes/procedural": losses_apart(
+                "flowframes/procedural", folder, data, "--config.inversion.rho=0.0", f"--config.pretrained={pretrained}"
+            ),
+        }
+        on = lambda made, count: trained(
+            count,
+            "flowframes/procedural",
+            folder / f"of_{made}_by_{count}",
+            f"--config.pretrained={pretrained}",
+            f"--config.data.path={folder / str(made) / 'inverted'}",
+        )
+        alone, crossed = on(1, 1), (on(1, 2), on(2, 1))
+        apart["made by one and used by two, and the other way"] = max(
+            float(abs(of / alone - 1).max()) for of in crossed
+        )
+        print(f"losses of one, two and four processes are apart by {apart}")
+        files = sum(1 for p in (folder / "1").rglob("*") if p.is_file())
+        print(
+            f"{files} files of latents, inversions, metrics and videos; differing with two processes: {wrong or 'none'}"
+        )
+        sys.exit(bool(wrong) or files < 10 or max(apart.values()) > 1e-4)
+
+
+if __name__ == "__main__":
+    main()
