@@ -120,7 +120,8 @@ def main():
         once = steps(killed) == list(range(1, steps_in_all + 1))
         print(
             f"losses within {apart:.1e}, parameters within {far:.1e}; "
-            f"most steps recomputed: {worst} (checkpoint_every {EVERY}); each step once: {once}; slowest end {slowest:.1f} s; kills that left half a checkpoint: {torn}"
+            f"most steps recomputed: {worst} (checkpoint_every {EVERY}); "
+            f"each step once: {once}; slowest end {slowest:.1f} s; kills that left half a checkpoint: {torn}"
         )
         sys.exit(0 if apart < 1e-3 and once and worst <= EVERY and slowest <= WITHIN else 1)
 
