@@ -86,7 +86,7 @@ class Bound:
         return self.function(*self.fixed, *args, **options)
 
 
-def as_partial(field: Field) -> jax.tree_util.Partial:
+def as_partial(field: Callable) -> jax.tree_util.Partial:
     """Returns the field as a pytree, so that it can be an argument of a compiled function."""
     return field if isinstance(field, jax.tree_util.Partial) else jax.tree_util.Partial(field)
 

@@ -62,17 +62,17 @@ class Path:
         return jax.vmap(one)(ends, s)
 
 
-def _linear(ends: Ends, s: tuple) -> Array:
+def _linear(ends, s: tuple) -> Array:
     (t,) = s
     return ends.x0 + t * (ends.x1 - ends.x0)  # (1)
 
 
-def _bilinear(ends: Ends, s: tuple) -> Array:
+def _bilinear(ends, s: tuple) -> Array:
     t, alpha = s
     return ends.x0 + t * (ends.x1 - ends.x0) + alpha * ends.noise  # (2)
 
 
-def _curved(ends: Ends, s: tuple) -> Array:
+def _curved(ends, s: tuple) -> Array:
     t, alpha = s
     knots = jnp.concatenate([ends.x0[None], ends.between, ends.x1[None]])
     return jnp.tensordot(_basis_weights(t, len(knots)), knots, 1) + alpha * ends.noise  # (4)
@@ -95,9 +95,6 @@ BILINEAR = Path(_bilinear, coordinates=2)
 CURVED = Path(_curved, coordinates=2)
 
 
-# --- the regression -------------------------------------------------------------------------------
-
-
 def matching_loss(path, field, ends, s: Coordinates, condition=None, loss_weights=None) -> Float[Array, "b"]:
     """Computes the flow-matching regression (3): one number per example.
 
@@ -112,7 +109,8 @@ def matching_loss(path, field, ends, s: Coordinates, condition=None, loss_weight
             "build the network with as many velocities as the objective has coordinates"
         )
     loss_weights = (1.0,) * len(targets) if loss_weights is None else loss_weights
-    return sum(w * squared_error(a, b) for w, a, b in zip(loss_weights, outputs, targets, strict=True))
+    errors = [w * squared_error(a, b) for w, a, b in zip(loss_weights, outputs, targets, strict=True)]
+    return sum(errors)  # pyright: ignore[reportReturnType]
 
 
 def squared_error(a: Float[Array, "b ..."], b: Float[Array, "b ..."]) -> Float[Array, "b"]:

@@ -13,6 +13,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jvflow.flow.runge_kutta import FIXED_ONLY, METHODS, evaluations, is_fsal, make_method
@@ -56,7 +57,7 @@ def raise_if_failed(solution: Solution, *, what: str) -> None:
       solution: the result of a `Solver`; only the arrays (b,) are read.
       what: the subject of the message, such as "frame 3 of the stream".
     """
-    if isinstance(solution.ok, jax.core.Tracer):
+    if isinstance(solution.ok, Tracer):
         return
     ok, steps, t_end = (np.asarray(a) for a in (solution.ok, solution.steps, solution.t_end))
     if ok.all():
@@ -98,7 +99,7 @@ def _step_times(steps, t0, t1) -> np.ndarray:
 
 
 def _check_output_times(times, t0, t1):
-    if isinstance(times, jax.core.Tracer):
+    if isinstance(times, Tracer):
         return  # values are not known under jit
     grid = np.asarray(times, float)
     low, high, backwards = min(t0, t1), max(t0, t1), np.diff(grid) * np.sign(t1 - t0) < 0
@@ -179,7 +180,7 @@ def solve(
         batch = [jax.lax.all_gather(a, SAMPLES) for a in (jnp.asarray(t, x.dtype), x)]
         return jnp.asarray(field(*batch), x.dtype)[jax.lax.axis_index(SAMPLES)]
 
-    def integrate(x):
+    def integrate(x) -> tuple:
         vector_field = own if per_sample else common
         # By default, an FSAL method evaluates its first stage anew at each step until one is
         # accepted, and for all samples while any of them is there. Given this stage, the count is exact.

@@ -39,7 +39,8 @@ def sinkhorn_plan(cost: Float[Array, "n n"], regularisation: float = REGULARISAT
     except ImportError as error:
         raise ValueError("Sinkhorn's plans need ott-jax: pip install 'jvflow[ot]', or use a smaller batch") from error
     with jax.numpy_rank_promotion("allow"):  # ott-jax promotes ranks, also where the caller forbids it
-        return solve(Geometry(cost_matrix=cost, epsilon=regularisation * jnp.mean(cost))).matrix
+        epsilon = regularisation * jnp.mean(cost)
+        return solve(Geometry(cost_matrix=cost, epsilon=epsilon)).matrix  # pyright: ignore[reportArgumentType]
 
 
 def ot_plan(
