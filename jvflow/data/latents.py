@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def text_fingerprint(config) -> dict | None:
 
 def chunk_lengths(codec: Codec, config) -> tuple[int, ...]:
     """Returns the lengths of the chunks that are encoded each by itself; () if the codec encodes each frame."""
-    return tuple(sorted(config.chunk.frames)) if codec.frames > 1 else ()
+    return tuple(sorted(config.chunk.frames)) if codec.frames_per_latent > 1 else ()
 
 
 def prepare(config, directory: str | Path) -> dict:
@@ -237,7 +238,7 @@ def _rounded(name: str, value: np.ndarray, dtype, source: str) -> np.ndarray:
     return rounded
 
 
-def _sums(clip: dict) -> dict[str, float | int]:
+def _sums(clip: dict) -> dict[str, Real]:
     """Returns count, sum and sum of squares of each column of latents."""
     columns = {name: np.asarray(value, np.float64) for name, value in clip.items() if _is_latent(value)}
     return {

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from errno import EIO, ENOSPC
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -126,7 +127,7 @@ class Build:
         *,
         settings: dict,
         shard_bytes: int | None = None,
-        measure: Callable[[dict], dict[str, float]] = lambda clip: {},
+        measure: Callable[[dict], dict[str, Real]] = lambda clip: {},
         report: Callable[[dict[str, float]], dict] = lambda sums: {},
     ) -> None:
         """Writes every split and renames the result to the directory, which must not hold a data set.
@@ -218,7 +219,7 @@ def _write_splits(
     return {info.name: info.num_examples for info in infos}, columns.shape, sums
 
 
-def _sums(measured: Iterable[dict[str, float]]) -> dict[str, float]:
+def _sums(measured: Iterable[dict[str, Real]]) -> dict[str, float]:
     sums = {}
     for numbers in measured:
         sums = {name: sums.get(name, 0.0) + float(value) for name, value in numbers.items()}
