@@ -76,7 +76,7 @@ def evaluate(
     Returns:
       A record: figures, curves over time, controls, and the protocol.
     """
-    run, data = _load_with_data(workdir, sampling, overrides, step=step, ema=ema)
+    run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema)
     return evaluate_run(run, data)
 
 
@@ -96,15 +96,15 @@ def compare(workdirs: Sequence, out, **options) -> dict:
     configs = {str(path): Workdir.read(path)[1] for path in workdirs}
     method = method_of(next(iter(configs.values())))
     with jax.set_mesh(local_mesh()):
-        return method.compare(configs, _load_with_data, out, **options)
+        return method.compare(configs, load_with_data, out, **options)
 
 
 def demo(config, out, *, command: str) -> dict:
     """Trains and compares the small runs of a paper's demo in the folder `out`."""
-    return method_of(config).demo(config, out, command=command, train=train, load=_load_with_data)
+    return method_of(config).demo(config, out, command=command, train=train, load=load_with_data)
 
 
-def _load_with_data(workdir, sampling=None, overrides=None, **options) -> tuple[Run, Path]:
+def load_with_data(workdir, sampling=None, overrides=None, **options) -> tuple[Run, Path]:
     """Returns a run with other entries of `config.sample` and `config.evaluate`, and the folder of its data set."""
     run = loading.load(workdir, sampling=sampling, **options)
     override(run.config, "evaluate", overrides or {})
