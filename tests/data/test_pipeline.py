@@ -1,8 +1,11 @@
+"""Batches and windows: functions of seed and step, the same for any number of processes; where samples start."""
+
 import numpy as np
 import pytest
 from conftest import debug_config
 
 from jvflow.data import dataset, pipeline
+from jvflow.report import videos
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +107,28 @@ def test_a_process_may_have_a_single_row(data):
     alone, one = take(data, 2), take(data, 2, rows=[2])
     for a, b in zip(alone, one):
         np.testing.assert_array_equal(a.video[2:3], b.video)
+
+
+def test_samples_start_from_held_out_clips_or_from_a_file(data, tmp_path):
+    config = debug_config(tmp_path).data
+    held_out = pipeline.clips(data, "test", count=2, frames=3)
+    np.testing.assert_array_equal(pipeline.start_frames(config, lambda: data, 2, 3), held_out)
+    with pytest.raises(ValueError, match="99 streams need as many held-out clips, there are 8: use --count=8"):
+        pipeline.start_frames(config, lambda: data, 99, 1)
+    image = np.full((24, 40, 3), 90, np.uint8)
+    videos.write_png(tmp_path / "a.png", image)
+    given = pipeline.start_frames(config, lambda: data, 3, 1, tmp_path / "a.png")
+    assert given.shape == (3, 1, *config.size, 3) and (given == 90).all()
+    videos.write(tmp_path / "a.mp4", np.stack([image] * 4), config.fps)
+    assert pipeline.start_frames(config, lambda: data, 1, 4, tmp_path / "a.mp4").shape[1] == 4
+    with pytest.raises(ValueError, match="has 4 frames at 8.0 fps, a stream of this run starts from 5"):
+        pipeline.start_frames(config, lambda: data, 1, 5, tmp_path / "a.mp4")
+
+
+def test_wrong_windows():
+    with pytest.raises(ValueError, match="at least 1 frame, .* got frames 0, every 1"):
+        pipeline.Window(0)
+    with pytest.raises(ValueError, match="two chunks of 4 frames one after the other, got frames 4, every 1"):
+        pipeline.Window(4, chunk=4, inverted=True)
+    with pytest.raises(ValueError, match="encoded chunks has whole ones of 4 frames, got frames 6, every 1"):
+        pipeline.Window(6, chunk=4, encoded=1)

@@ -68,6 +68,12 @@ def test_ssim_does_not_depend_on_how_the_pixels_are_stored():
     np.testing.assert_allclose(metrics.ssim(x, y), stored, rtol=1e-4)
 
 
+def test_the_range_of_pixels():
+    levels = metrics.to_unit_range(np.arange(256, dtype=np.uint8))
+    assert levels.dtype == np.float32 and (levels[0], levels[255]) == (-1, 1)
+    np.testing.assert_allclose(levels, np.linspace(-1, 1, 256), atol=1e-6)
+
+
 def test_image_errors_name_the_cure():
     with pytest.raises(ValueError, match="uint8.*peak=255"):
         metrics.psnr(np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8))
@@ -126,6 +132,7 @@ def test_windows_hold_the_right_frames():
     assert cut[1, :, :, 0, 0, 0].tolist() == [[11, 12, 13, 14], [14, 15, 16, 17], [17, 18, 19, 20]]
     np.testing.assert_array_equal(metrics.windows(jnp.asarray(video), length=4, stride=3), cut)
     assert metrics.windows(np.zeros((1, 512, 1, 1, 1))).shape[1] == 31
+    np.testing.assert_array_equal(metrics.flatten_windows(cut), np.concatenate(list(cut)))
     with pytest.raises(ValueError, match="needs 32 frames, the video has 11"):
         metrics.windows(video)
 
