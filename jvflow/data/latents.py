@@ -139,7 +139,7 @@ def _check_room(
     clips_built = dataset.is_built(data.path) or list(clips_workdir.glob(f"data/*/{records.MANIFEST}"))
     if not (data.cache or clips_built):  # the clips go to the same disk
         need += video - records.bytes_written(clips_workdir)
-        what += f", beside the clips alone ({mebibytes(video)}),"
+        what += f", and the clips without latents ({mebibytes(video)}),"
     check_room(directory, need, what)
 
 

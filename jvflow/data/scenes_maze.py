@@ -86,12 +86,12 @@ class Maze:
         for axis in (0, 1):
             depth = (lines - position[..., axis, :]) / rays[..., axis, :]
             place = position[..., 1 - axis, :] + depth * rays[..., 1 - axis, :]
-            beside = np.clip(np.floor(place), 0, len(lines) - 2).astype(int)
-            depth = np.where((depth > 0) & self.walls[axis, lines, beside], depth, np.inf)
+            cell = np.clip(np.floor(place), 0, len(lines) - 2).astype(int)
+            depth = np.where((depth > 0) & self.walls[axis, lines, cell], depth, np.inf)
             line = np.argmin(depth, -1, keepdims=True)
-            depth, place, beside = (np.take_along_axis(a, line, -1)[..., 0] for a in (depth, place, beside))
+            depth, place, cell = (np.take_along_axis(a, line, -1)[..., 0] for a in (depth, place, cell))
             line = line[..., 0]
-            found.append((depth, place, self.tone[axis, line, beside], self.accent[axis, line, beside]))
+            found.append((depth, place, self.tone[axis, line, cell], self.accent[axis, line, cell]))
         nearer = found[0][0] < found[1][0]
         return tuple(np.where(nearer, a, b) for a, b in zip(*found))
 
@@ -152,21 +152,21 @@ def _carve(rng, cells) -> np.ndarray:
     def inside(cell):
         return min(cell) >= 0 and max(cell) < cells
 
-    beside = lambda cell, way: (cell[0] + int(STEPS[way, 0]), cell[1] + int(STEPS[way, 1]))
+    neighbour = lambda cell, way: (cell[0] + int(STEPS[way, 0]), cell[1] + int(STEPS[way, 1]))
     stack, seen = [(0, 0)], {(0, 0)}
     while stack:
-        new = [w for w in range(4) if inside(beside(stack[-1], w)) and beside(stack[-1], w) not in seen]
+        new = [w for w in range(4) if inside(neighbour(stack[-1], w)) and neighbour(stack[-1], w) not in seen]
         if not new:
             stack.pop()
             continue
         way = new[rng.integers(len(new))]
         remove(stack[-1], way)
-        stack.append(beside(stack[-1], way))
+        stack.append(neighbour(stack[-1], way))
         seen.add(stack[-1])
     for cell in sorted(seen):
         shut = [w for w in range(4) if not _is_open(walls, cell, w)]
         if len(shut) == 3:
-            inner = [w for w in shut if inside(beside(cell, w))]
+            inner = [w for w in shut if inside(neighbour(cell, w))]
             remove(cell, inner[rng.integers(len(inner))])
     return walls
 

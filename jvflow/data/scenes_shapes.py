@@ -236,9 +236,9 @@ def _events(world: Bouncing, width: float, height: float, horizon: float):
     while time <= horizon:
         with np.errstate(divide="ignore", invalid="ignore"):
             wall = np.where(velocity == 0, np.inf, (np.where(velocity > 0, high, low) - position) / velocity)
-            apart, closing = position[one] - position[two], velocity[one] - velocity[two]
-            toward, speed2 = np.sum(apart * closing, 1), np.sum(closing**2, 1)
-            root = toward**2 - speed2 * (np.sum(apart**2, 1) - 4 * world.RADIUS**2)
+            offset, closing = position[one] - position[two], velocity[one] - velocity[two]
+            toward, speed2 = np.sum(offset * closing, 1), np.sum(closing**2, 1)
+            root = toward**2 - speed2 * (np.sum(offset**2, 1) - 4 * world.RADIUS**2)
             meet = np.where((toward < 0) & (root > 0), (-toward - np.sqrt(np.abs(root))) / speed2, np.inf)
         step = max(0.0, min(wall.min(), meet.min()))
         time, position, velocity = time + step, position + step * velocity, velocity.copy()

@@ -87,9 +87,7 @@ def _file_frames(path: str | os.PathLike, period: Fraction | None) -> Iterator[t
 
 def _image_frames(images: ImageFolder, period: Fraction | None) -> Iterator[tuple[float, Frame]]:
     if not images.fps:
-        raise ValueError(
-            f"{images.path} is a folder of images, which tell no frame rate: say it with config.data.image_fps"
-        )
+        raise ValueError(f"{images.path} is a folder of images, which have no frame rate: set config.data.image_fps")
     own, files = 1 / exact_rate(images.fps), images.files()
     if not files:
         raise ValueError(f"{images.path} holds no image ({', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})")

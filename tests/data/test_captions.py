@@ -13,7 +13,7 @@ SHAPE = dict(frames=4, fps=10, size=(16, 16))
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Two videos, one of them in a folder below, and a text file beside each."""
+    """Two videos, one of them in a folder below, and a text file next to each."""
     root = tmp_path_factory.mktemp("videos")
     for name in ("a.mp4", "deep/b c.mp4"):
         (root / name).parent.mkdir(exist_ok=True)

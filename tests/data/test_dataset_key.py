@@ -108,7 +108,7 @@ def test_other_content_is_another_key(videos, tmp_path, change):
 
 
 def test_the_same_content_is_the_same_key(videos, tmp_path):
-    """Touched, elsewhere, with other files beside, in pieces, read with other threads."""
+    """The same after touching and moving it, with other files next to it, other pieces and other threads."""
     before = key_of(config_of(videos), tmp_path)
     os.utime(videos / "a.mp4", (0, 0))
     (videos / "notes.md").write_text("no video")
@@ -268,8 +268,8 @@ def test_types_that_do_not_fit(tmp_path):
 # --- room and rates -------------------------------------------------------------------------------
 
 
-def test_too_little_disk_is_said_before_anything_is_written(videos, tmp_path, monkeypatch):
-    """Of a folder's clips both, those alone and those with latents; of a built data set the second."""
+def test_too_little_disk_raises_before_anything_is_written(videos, tmp_path, monkeypatch):
+    """From a folder both the clips and their latents are checked, from a built data set the latents."""
     config, free = config_of(videos), 40_000
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free))
     clip, latent = 4 * 16 * 16 * 3, 4 * 16 * 16 * 3 * 4
@@ -291,7 +291,7 @@ def test_too_little_disk_is_said_before_anything_is_written(videos, tmp_path, mo
     free = 6 * (2 * clip + latent) - 1
     with pytest.raises(
         ValueError,
-        match=r"6 clips with their latents \(0.1 MiB\), beside the clips alone \(0.0 MiB\), take up to 0.1 MiB",
+        match=r"6 clips with their latents \(0.1 MiB\), and the clips without latents \(0.0 MiB\), take up to 0.1 MiB",
     ):
         latents.prepare(config, tmp_path / "set")
     free += 1
@@ -302,7 +302,7 @@ def test_too_little_disk_is_said_before_anything_is_written(videos, tmp_path, mo
     assert not list(tmp_path.glob("again*")) and not list(tmp_path.glob(".again*"))
 
 
-def test_a_disk_that_fills_up_is_an_error_of_the_disk_and_the_build_continues(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_raises_os_error_and_the_build_continues(tmp_path, monkeypatch):
     real, room = records.ArrayRecordWriter, 3
 
     class Full(real):
@@ -327,7 +327,7 @@ def test_a_disk_that_fills_up_is_an_error_of_the_disk_and_the_build_continues(tm
     with pytest.raises(OSError, match="No space left on device") as error:
         build("a")
     assert error.value.errno == errno.ENOSPC and not records.is_dataset(tmp_path / "a")
-    room = 3  # enough for what is left, and not for all
+    room = 3  # enough for the missing shards, and not for all of them
     build("a")
     contents = lambda name: {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
     assert contents("a") == contents("whole") and records.report(tmp_path / "a")["sum"] == 9 * 15

@@ -57,7 +57,7 @@ def test_a_small_data_set_is_decoded_once_and_a_large_one_is_not_kept(data, monk
     reads, plain = [], pipeline.Source.__getitem__
     monkeypatch.setattr(pipeline.Source, "__getitem__", lambda source, i: reads.append(i) or plain(source, i))
     kept = take(data, 20)
-    assert len(reads) <= 8 + 2  # 8 clips; the first of them tells sizes
+    assert len(reads) <= 8 + 2  # 8 clips; the first one is read for its size
     reads.clear()
     monkeypatch.setattr(pipeline, "MEMORY_CACHE_BYTES", 1000)
     for a, b in zip(kept, take(data, 20)):
