@@ -14,7 +14,7 @@ from einops import rearrange
 from PIL import Image
 
 from jvflow.files import write_text
-from jvflow.metrics.features import DISTANCE_NAME
+from jvflow.metrics import DISTANCE_NAME
 
 LIMIT = 12_000_000
 """Bytes of the whole file; GIFs drop frames to stay below."""
