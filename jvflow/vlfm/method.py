@@ -241,7 +241,7 @@ def clip_loss(
 
 def _latent_path(config, window: Window, fps: float) -> Path:
     sigma = SigmaSchedule(fps / window.every, config.sigma, config.sigma_min, config.alpha)
-    order = hippo.likely_order(window.frames) if config.order is None else config.order
+    order = hippo.default_order(window.frames) if config.order is None else config.order
     return latent(window.frames, order, sigma, config.rule, ramp=config.ramp)
 
 
