@@ -20,16 +20,17 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from absl import flags
 
-from jvflow import cli
 from benchmarks.memory import fit
 from benchmarks.record import RESULTS, write
+from jvflow import cli
 
 SLICES = {"v5p:4x4x4": dict(data=4, fsdp=16), "v6e:8x8": dict(data=4, fsdp=16), "v5e:16x16": dict(data=16, fsdp=16)}
 REMAT = ("none", "dots", "full")
 CHIP, SIDES = "v5p:2x2x1", (480, 832)
 CONFIGS = dict(ltx="ltx_2b", wan="wan_1p3b")
 FRAMES = dict(  # of latents; the paper's are the first five
-    ltx=dict(latents=(6, 8, 10, 12, 18, 24, 30, 36), end_to_end=(6, 18, 36)), wan=dict(latents=(3, 4, 5, 6, 9, 12, 15, 18), end_to_end=(3, 9, 18)),
+    ltx=dict(latents=(6, 8, 10, 12, 18, 24, 30, 36), end_to_end=(6, 18, 36)),
+    wan=dict(latents=(3, 4, 5, 6, 9, 12, 15, 18), end_to_end=(3, 9, 18)),
 )
 MODELS = flags.DEFINE_list("models", list(CONFIGS), "Which.")
 PARTS = flags.DEFINE_list("parts", ["train", "memory"], "What is compiled.")
@@ -47,12 +48,16 @@ def main():
                         write(model, dict(results=results))
         if "memory" in PARTS.value:
             for part, lengths in FRAMES[model].items():
-                for name in [f"{part} {design} {frames}" for design in ("flowframes", "conventional") for frames in lengths]:
+                for name in [
+                    f"{part} {design} {frames}" for design in ("flowframes", "conventional") for frames in lengths
+                ]:
                     if name not in results["memory"]:
                         results["memory"][name] = _prediction(model, *name.split())
                         print(name, results["memory"][name], flush=True)
                         write(model, dict(results=results))
-            results["slopes"] = {part: _slopes(results["memory"], part, lengths) for part, lengths in FRAMES[model].items()}
+            results["slopes"] = {
+                part: _slopes(results["memory"], part, lengths) for part, lengths in FRAMES[model].items()
+            }
             print(json.dumps(results["slopes"], indent=1))
             write(model, dict(results=results))
 
@@ -64,7 +69,7 @@ def _config(model: str):
 
 
 def _train(model: str, topology: str, mesh: dict, remat: str) -> dict:
-    from jvflow import dryrun
+    from jvflow.training import dryrun
 
     config = _config(model)
     config.run.mesh.update(mesh)
@@ -80,15 +85,15 @@ def _prediction(model: str, part: str, name: str, frames: str) -> dict:
     import jax.numpy as jnp
 
     from jvflow import codecs, dryrun, networks
-    from jvflow.flowframes import method as flowframes
     from jvflow.flow.field import Condition
+    from jvflow.flowframes import method as flowframes
     from jvflow.networks.ltx_vae import LTXVAE, LTXVAEConfig
     from jvflow.networks.wan_vae import WanVAE, WanVAEConfig
 
     config = _config(model)
     autoencoder = dict(ltx=(LTXVAE, LTXVAEConfig()), wan=(WanVAE, WanVAEConfig()))[model]
     codec = codecs.build(config.codec.name, abstract=True, piece=1)
-    length = codec.frames * (int(frames) - 1) + 1
+    length = codec.frames_per_latent * (int(frames) - 1) + 1
     shape = codec.latent_shape((length, *SIDES))
     network = networks.build(**dict(config.network, attention=512), channels=shape[-1], text_width=4096)
     design, solver = flowframes.DESIGNS[name], flowframes.euler(5)
@@ -96,14 +101,25 @@ def _prediction(model: str, part: str, name: str, frames: str) -> dict:
     def predict(params, observed, text):
         condition = Condition(text=text, text_mask=jnp.ones(text.shape[:2], bool), fps=jnp.full(1, 24.0))
         key = jax.random.key(0)
-        return flowframes.predicted(networks.as_field(network, params), observed, key, condition, design=design, solver=solver, guidance=config.sample.guidance).frames
+        return flowframes.predicted(
+            networks.as_field(network, params),
+            observed,
+            key,
+            condition,
+            design=design,
+            solver=solver,
+            guidance=config.sample.guidance,
+        ).frames
 
     def whole(params, weights, video, text):
         return codec.decode(weights, predict(params, codec.encode(weights, video).mean, text))
 
     place = jax.sharding.SingleDeviceSharding(dryrun.devices(CHIP)[0])
     on = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree)
-    params, text = jax.eval_shape(network.init, jax.random.key(0)), jax.ShapeDtypeStruct((1, config.text.length, 4096), jnp.float32)
+    params, text = (
+        jax.eval_shape(network.init, jax.random.key(0)),
+        jax.ShapeDtypeStruct((1, config.text.length, 4096), jnp.float32),
+    )
     if part == "latents":
         arguments, function = (params, jax.ShapeDtypeStruct((1, *shape), jnp.float32), text), predict
     else:
@@ -111,13 +127,18 @@ def _prediction(model: str, part: str, name: str, frames: str) -> dict:
         arguments, function = (params, weights, jax.ShapeDtypeStruct((1, length, *SIDES, 3), jnp.uint8), text), whole
     memory = jax.jit(function).lower(*on(arguments)).compile().memory_analysis()
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return dict(volume=int(jnp.prod(jnp.array(shape))), megabytes=needed / 1e6, temporaries=memory.temp_size_in_bytes / 1e6)
+    return dict(
+        volume=int(jnp.prod(jnp.array(shape))), megabytes=needed / 1e6, temporaries=memory.temp_size_in_bytes / 1e6
+    )
 
 
 def _slopes(results: dict, part: str, lengths: tuple) -> dict:
     """The fit of each design, and the ratio of their slopes."""
     of = lambda design: [results[f"{part} {design} {frames}"] for frames in lengths]
-    fits = {design: fit(*([figures[key] for figures in of(design)] for key in ("volume", "megabytes"))) for design in ("flowframes", "conventional")}
+    fits = {
+        design: fit(*([figures[key] for figures in of(design)] for key in ("volume", "megabytes")))
+        for design in ("flowframes", "conventional")
+    }
     return fits | dict(ratio=fits["flowframes"]["slope_mb"] / fits["conventional"]["slope_mb"])
 
 

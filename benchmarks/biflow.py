@@ -12,8 +12,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jvflow import cli
 from benchmarks.record import RESULTS, write
+from jvflow import cli
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", cli.find_config("configs/biflow/procedural.py"), "The experiment.", lock_config=True

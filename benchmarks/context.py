@@ -20,7 +20,11 @@ def measure() -> dict:
             name = f"{objective}_{known}"
             configs[name], titles[name] = _config(objective, known), f"{TITLES[objective]}, {known} known"
     return side_by_side(
-        configs, OUT, titles=titles, heading="Known frames, on bouncing shapes", command="python -m benchmarks.run context"
+        configs,
+        OUT,
+        titles=titles,
+        heading="Known frames, on bouncing shapes",
+        command="python -m benchmarks.run context",
     )
 
 

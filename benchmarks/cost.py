@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jvflow import cli
 from benchmarks import subject
 from benchmarks.record import write
 from configs.vlfm.procedural import get_config
+from jvflow import cli
 
 TARGET, LIMIT, EVERY, FRAMES, CLIPS = 26.0, 400.0, 100, 16, 8
 
@@ -29,7 +29,9 @@ def main():
     from jvflow.experiment import assemble
 
     config = get_config()
-    config.data.update(cache=str(subject.folder() / "data"), frames=FRAMES, fps=24.0, size=(16, 16), clips=dict(train=CLIPS, test=1))
+    config.data.update(
+        cache=str(subject.folder() / "data"), frames=FRAMES, fps=24.0, size=(16, 16), clips=dict(train=CLIPS, test=1)
+    )
     config.window.update(frames=FRAMES, every=1)
     config.caption_dropout, config.train.batch_size = 0.0, CLIPS
     config.optimizer.update(schedule="constant", learning_rate=1e-3, ema=0.99)
@@ -58,11 +60,29 @@ def main():
         results[name] = _until(built, makes[name], latents, (tokens, mask), real, config)
         print(name, {k: v for k, v in results[name].items() if k != "curve"}, flush=True)
     reached = all(r["reached"] for r in results.values())
-    ratio = {k: results["full_sequence"][k] / results["vlfm"][k] for k in ("training_seconds", "training_flops", "sampling_seconds")}
-    write("cost", dict(
-        results=results, full_sequence_over_vlfm=ratio, both_reached=reached, encoding_seconds=encoding, projection_seconds=projection,
-        protocol=dict(target=TARGET, limit=LIMIT, clips=CLIPS, frames=FRAMES, size=[16, 16], network=dict(config.network), prediction=config.prediction),
-    ))
+    ratio = {
+        k: results["full_sequence"][k] / results["vlfm"][k]
+        for k in ("training_seconds", "training_flops", "sampling_seconds")
+    }
+    write(
+        "cost",
+        dict(
+            results=results,
+            full_sequence_over_vlfm=ratio,
+            both_reached=reached,
+            encoding_seconds=encoding,
+            projection_seconds=projection,
+            protocol=dict(
+                target=TARGET,
+                limit=LIMIT,
+                clips=CLIPS,
+                frames=FRAMES,
+                size=[16, 16],
+                network=dict(config.network),
+                prediction=config.prediction,
+            ),
+        ),
+    )
 
 
 def _full_sequence(config, experiment):
@@ -94,9 +114,9 @@ def _from_noise(field, condition, shape):
 def _until(experiment, make, latents, text, real, config) -> dict:
     """Trains until `make` is within TARGET dB of the clips, or the time is over."""
     from jvflow import metrics
-    from jvflow.training import state as states
     from jvflow.data.pipeline import Batch
     from jvflow.networks import as_field
+    from jvflow.training import state as states
     from jvflow.training.loop import train_step
 
     state = states.create(jax.random.key(0), experiment.network, experiment.optimizer, ema=True)
@@ -111,7 +131,10 @@ def _until(experiment, make, latents, text, real, config) -> dict:
             state, values = compiled(state, batch, jax.random.key(1))
         jax.block_until_ready(state.params)
         seconds, steps = seconds + time.perf_counter() - clock, steps + EVERY
-        field, condition = as_field(experiment.network, state.ema), experiment.condition(state.ema, *text, experiment.given)
+        field, condition = (
+            as_field(experiment.network, state.ema),
+            experiment.condition(state.ema, *text, experiment.given),
+        )
         clock = time.perf_counter()
         made = make(field, condition)
         frames = experiment.codec.decode(None, made.frames).block_until_ready()
@@ -122,8 +145,15 @@ def _until(experiment, make, latents, text, real, config) -> dict:
             break
     flops = compiled.cost_analysis()["flops"]
     return dict(
-        reached=value >= TARGET, psnr=value, training_steps=steps, training_seconds=seconds, training_flops=flops * steps,
-        sampling_seconds=sampling, nfe=float(np.mean(made.nfe)), parameters=sum(a.size for a in jax.tree.leaves(state.params)), curve=curve,
+        reached=value >= TARGET,
+        psnr=value,
+        training_steps=steps,
+        training_seconds=seconds,
+        training_flops=flops * steps,
+        sampling_seconds=sampling,
+        nfe=float(np.mean(made.nfe)),
+        parameters=sum(a.size for a in jax.tree.leaves(state.params)),
+        curve=curve,
     )
 
 

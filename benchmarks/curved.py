@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import subject
-from jvflow.training import state as states
-from jvflow.data import dataset, pipeline
 from jvflow.biflow.evaluate import Yardstick, controls, describe, method
+from jvflow.data import dataset, pipeline
 from jvflow.experiment import assemble
 from jvflow.flow.path import BILINEAR, CURVED, Ends, matching_loss
 from jvflow.run import Run
+from jvflow.training import state as states
 from jvflow.training.loop import train_step
 from jvflow.training.workdir import Workdir
 
@@ -39,9 +39,12 @@ def measure() -> dict:
         for name, path in dict(straight=BILINEAR, curved=CURVED).items():
             run = trained(config, fast, path, seed)
             figures.append(dict(path=name, seed=seed) | method(run, yardstick, slow)[0])
-            print(name, seed, {key: value for key, value in figures[-1].items() if isinstance(value, float)}, flush=True)
+            print(
+                name, seed, {key: value for key, value in figures[-1].items() if isinstance(value, float)}, flush=True
+            )
     return dict(
-        results=figures, controls=controls(yardstick, slow),
+        results=figures,
+        controls=controls(yardstick, slow),
         protocol=describe(run, yardstick) | dict(between=BETWEEN, steps=config.train.steps),
     )
 
@@ -61,7 +64,9 @@ def trained(config, data, path, seed: int) -> Run:
     experiment = dataclasses.replace(assemble(config), loss=partial(loss, path, tuple(config.loss_weights.biflow)))
     key_init, key_steps = jax.random.split(jax.random.key(seed))
     state = states.create(key_init, experiment.network, experiment.optimizer, ema=True)
-    batches = pipeline.batches(data, windows=[pipeline.Window(BETWEEN + 2)], batch_size=config.train.batch_size, seed=seed)
+    batches = pipeline.batches(
+        data, windows=[pipeline.Window(BETWEEN + 2)], batch_size=config.train.batch_size, seed=seed
+    )
     step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     for _, batch in zip(range(config.train.steps), batches):
         state, _ = step(state, jax.tree.map(jnp.asarray, batch), key_steps)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jvflow import cli
 from benchmarks.record import write
+from jvflow import cli
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 WEIGHTS = flags.DEFINE_list("weights", None, "Encoder and decoder of the TAESD family, as safetensors.")
@@ -27,9 +27,9 @@ flags.mark_flags_as_required(["data", "weights"])
 
 def main():
     from jvflow import codecs
-    from jvflow.vlfm import hippo
-    from jvflow.networks import taesd
     from jvflow.data import video
+    from jvflow.networks import taesd
+    from jvflow.vlfm import hippo
 
     codec = codecs.build("tiny", weights=tuple(WEIGHTS.value))
     decode = jax.jit(lambda z: taesd.decode(codec.params["decoder"], z))
@@ -47,13 +47,37 @@ def main():
             mean = np.einsum("mn,n...->m...", w, known).astype(np.float32)
             of_latents = np.linalg.norm((mean - between).reshape(len(mean), -1), axis=1)
             of_frames = np.linalg.norm(np.asarray(decode(mean) - shown).reshape(len(mean), -1), axis=1)
-            rows[order] = dict(latent_error=float(of_latents.mean()), frame_error=float(of_frames.mean()), amplified=float((of_frames / of_latents).max()))
-        results[path.name] = dict(jacobian=_largest(decode, jnp.asarray(between[:1])), orders=rows, selected=hippo.select_order(known.reshape(FRAMES, -1)))
-        print(path.name, round(results[path.name]["jacobian"], 3), {n: round(row["amplified"], 3) for n, row in rows.items()}, flush=True)
+            rows[order] = dict(
+                latent_error=float(of_latents.mean()),
+                frame_error=float(of_frames.mean()),
+                amplified=float((of_frames / of_latents).max()),
+            )
+        results[path.name] = dict(
+            jacobian=_largest(decode, jnp.asarray(between[:1])),
+            orders=rows,
+            selected=hippo.select_order(known.reshape(FRAMES, -1)),
+        )
+        print(
+            path.name,
+            round(results[path.name]["jacobian"], 3),
+            {n: round(row["amplified"], 3) for n, row in rows.items()},
+            flush=True,
+        )
     amplified = [row["amplified"] for result in results.values() for row in result["orders"].values()]
-    summary = dict(lipschitz_at_least=max(r["jacobian"] for r in results.values()), amplified_at_most=max(amplified), amplified_median=float(np.median(amplified)))
+    summary = dict(
+        lipschitz_at_least=max(r["jacobian"] for r in results.values()),
+        amplified_at_most=max(amplified),
+        amplified_median=float(np.median(amplified)),
+    )
     print(summary)
-    write("decoder", dict(summary=summary, results=results, protocol=dict(first=FIRST, frames=FRAMES, side=SIDE, iterations=ITERATIONS)))
+    write(
+        "decoder",
+        dict(
+            summary=summary,
+            results=results,
+            protocol=dict(first=FIRST, frames=FRAMES, side=SIDE, iterations=ITERATIONS),
+        ),
+    )
 
 
 def _largest(decode, z) -> float:

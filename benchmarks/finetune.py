@@ -15,8 +15,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jvflow import cli
 from benchmarks.record import write
+from jvflow import cli
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 MODELS = flags.DEFINE_list("models", ["ltx", "wan", "dit", "unet"], "Which.")
@@ -26,21 +26,44 @@ flags.mark_flags_as_required(["data"])
 
 VIDEO = dict(num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, num_layers=2)
 BLOCKS = dict(
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), block_out_channels=(8, 16), layers_per_block=1,
-    norm_num_groups=4, attention_head_dim=4, class_embed_type="timestep",
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    block_out_channels=(8, 16),
+    layers_per_block=1,
+    norm_num_groups=4,
+    attention_head_dim=4,
+    class_embed_type="timestep",
 )
 PUBLIC = dict(
     ltx=("LTXVideoTransformer3DModel", dict(VIDEO, cross_attention_dim=24, caption_channels=16), ("transformer",)),
     wan=("WanTransformer3DModel", dict(VIDEO, text_dim=16, ffn_dim=32), ("transformer",)),
-    dit=("DiTTransformer2DModel", dict(
-        num_attention_heads=2, attention_head_dim=16, in_channels=3, out_channels=6, num_layers=2, patch_size=2, sample_size=16, num_embeds_ada_norm=10,
-    ), ("transformer",)),
+    dit=(
+        "DiTTransformer2DModel",
+        dict(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=3,
+            out_channels=6,
+            num_layers=2,
+            patch_size=2,
+            sample_size=16,
+            num_embeds_ada_norm=10,
+        ),
+        ("transformer",),
+    ),
     unet=("UNet2DModel", dict(BLOCKS, sample_size=16, in_channels=3, out_channels=3), ("video", "noise")),
 )
 CONFIGS = dict(
     ltx=("flowframes/ltx_2b.py", ["--config.data.size=(64,64)", "--config.tune.layers=('attn','ff')"]),
     wan=("flowframes/wan_1p3b.py", ["--config.data.size=(32,32)", "--config.tune.layers=('attn','ffn')"]),
-    dit=("vlfm/dit_public.py", ["--config.data.size=(16,16)", "--config.text.name=none", "--config.tune.layers=('qkv','proj','mlp','patch','modulation')"]),
+    dit=(
+        "vlfm/dit_public.py",
+        [
+            "--config.data.size=(16,16)",
+            "--config.text.name=none",
+            "--config.tune.layers=('qkv','proj','mlp','patch','modulation')",
+        ],
+    ),
     unet=("biflow/unet.py", ["--config.data.size=(16,16)", "--config.tune.layers=('attentions',)"]),
 )
 """Of each backbone, its config and what is said besides; the layers are those of the second run."""
@@ -76,23 +99,49 @@ def _tuned(name: str, rank: int) -> dict:
     home = Path(OUT.value) / name
     config, more = CONFIGS[name]
     more = more if rank else [flag for flag in more if "tune" not in flag]
-    given = [f"--config=configs/{config}:debug", f"--config.pretrained={','.join(str(home / folder) for folder in PUBLIC[name][2])}", *more]
-    given += ["--config.data.test_fraction=0.2", "--config.data.fps=10.0", f"--config.tune.rank={rank}", "--config.run.progress=False"]
+    given = [
+        f"--config=configs/{config}:debug",
+        f"--config.pretrained={','.join(str(home / folder) for folder in PUBLIC[name][2])}",
+        *more,
+    ]
+    given += [
+        "--config.data.test_fraction=0.2",
+        "--config.data.fps=10.0",
+        f"--config.tune.rank={rank}",
+        "--config.run.progress=False",
+    ]
     run = home / ("lora" if rank else "whole")
     _command("encode", *given, f"--config.data.path={DATA.value}", f"--out={home / 'encoded'}")
     often = max(STEPS.value // 5, 1)
     _command(
-        "train", *given, f"--config.data.path={home / 'encoded'}", f"--config.train.steps={STEPS.value}", "--config.train.batch_size=8",
-        f"--config.optimizer.learning_rate={1e-2 if rank else 3e-3}", "--config.optimizer.schedule=constant", "--config.optimizer.warmup_steps=0",
-        f"--config.run.validate_every={often}", f"--config.run.checkpoint_every={STEPS.value}", "--config.run.sample_every=0", f"--workdir={run}",
+        "train",
+        *given,
+        f"--config.data.path={home / 'encoded'}",
+        f"--config.train.steps={STEPS.value}",
+        "--config.train.batch_size=8",
+        f"--config.optimizer.learning_rate={1e-2 if rank else 3e-3}",
+        "--config.optimizer.schedule=constant",
+        "--config.optimizer.warmup_steps=0",
+        f"--config.run.validate_every={often}",
+        f"--config.run.checkpoint_every={STEPS.value}",
+        "--config.run.sample_every=0",
+        f"--workdir={run}",
     )
-    losses = {line["step"]: line["loss"] for line in map(json.loads, (run / "validation.jsonl").read_text().splitlines())}
+    losses = {
+        line["step"]: line["loss"] for line in map(json.loads, (run / "validation.jsonl").read_text().splitlines())
+    }
     size = lambda folder: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    record = dict(held_out=losses, fell=losses[STEPS.value] < losses[0], checkpoint_bytes=size(run / "checkpoints" / str(STEPS.value)))
+    record = dict(
+        held_out=losses,
+        fell=losses[STEPS.value] < losses[0],
+        checkpoint_bytes=size(run / "checkpoints" / str(STEPS.value)),
+    )
     for lora in (False, True) if rank else (False,):
         out = run / ("matrices" if lora else "exported")
         _command("export", f"--workdir={run}", f"--out={out}", *["--lora"] * lora)
-        record["unmerged" if lora else "merged"] = max(_difference(name, folder, run, out, lora) for folder in PUBLIC[name][2])
+        record["unmerged" if lora else "merged"] = max(
+            _difference(name, folder, run, out, lora) for folder in PUBLIC[name][2]
+        )
     return record
 
 
@@ -102,7 +151,11 @@ def _command(name: str, *given: str) -> None:
     if name == "export" and out.exists():
         return
     print("python -m launch." + " ".join([name, *given]), flush=True)
-    subprocess.run([sys.executable, "-m", f"launch.{name}", *given], check=True, env=dict(os.environ, PYTHONPATH=os.pathsep.join(["."] + sys.path)))
+    subprocess.run(
+        [sys.executable, "-m", f"launch.{name}", *given],
+        check=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(["."] + sys.path)),
+    )
 
 
 def _difference(name: str, folder: str, run: Path, out: Path, lora: bool) -> float:
@@ -112,9 +165,9 @@ def _difference(name: str, folder: str, run: Path, out: Path, lora: bool) -> flo
     import numpy as np
     import torch
 
-    from jvflow.pretrained import public
     from jvflow import pretrained
     from jvflow import run as runs
+    from jvflow.pretrained import public
 
     source, found = Path(OUT.value) / name / folder, runs.load(run)
     params = {key: a for key, a in found.params.items() if key != "text"}
@@ -164,12 +217,22 @@ def _inputs(name: str) -> dict:
     time = np.array([900.0, 100.0], np.float32)
     return dict(
         ltx=dict(
-            hidden_states=normal(2, 3 * 4 * 4, 16), encoder_hidden_states=normal(2, 5, 16), timestep=time, encoder_attention_mask=np.ones((2, 5), np.int64),
-            num_frames=3, height=4, width=4, rope_interpolation_scale=(5.0, 512.0, 512.0),  # places that divide: rounding says nothing then
+            hidden_states=normal(2, 3 * 4 * 4, 16),
+            encoder_hidden_states=normal(2, 5, 16),
+            timestep=time,
+            encoder_attention_mask=np.ones((2, 5), np.int64),
+            num_frames=3,
+            height=4,
+            width=4,
+            rope_interpolation_scale=(5.0, 512.0, 512.0),  # places that divide: rounding says nothing then
         ),
         wan=dict(hidden_states=normal(2, 16, 3, 4, 4), timestep=time, encoder_hidden_states=normal(2, 5, 16)),
         dit=dict(hidden_states=normal(2, 3, 16, 16), timestep=time, class_labels=np.array([3, 7])),
-        unet=dict(sample=normal(2, 3, 16, 16), timestep=np.array([0.2, 0.9], np.float32), class_labels=np.array([0.1, 0.8], np.float32)),
+        unet=dict(
+            sample=normal(2, 3, 16, 16),
+            timestep=np.array([0.2, 0.9], np.float32),
+            class_labels=np.array([0.1, 0.8], np.float32),
+        ),
     )[name]
 
 

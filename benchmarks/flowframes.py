@@ -22,12 +22,16 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jvflow import cli
 from benchmarks.record import write
-from jvflow.data.files import write_text
+from jvflow import cli
+from jvflow.files import write_text
 
-CONFIG = config_flags.DEFINE_config_file("config", cli.find_config("configs/flowframes/procedural.py"), "The experiment.", lock_config=True)
-PRETRAIN = config_flags.DEFINE_config_file("pretrain", cli.find_config("configs/flowframes/pretrain.py"), "The model it starts from.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", cli.find_config("configs/flowframes/procedural.py"), "The experiment.", lock_config=True
+)
+PRETRAIN = config_flags.DEFINE_config_file(
+    "pretrain", cli.find_config("configs/flowframes/pretrain.py"), "The model it starts from.", lock_config=True
+)
 OUT = flags.DEFINE_string("out", "out/flowframes_study", "Where the runs go.")
 VARIANTS = flags.DEFINE_list("variants", None, "Of the ones above; all when empty.")
 NAME = flags.DEFINE_string("name", "flowframes", "What the results are called.")
@@ -47,9 +51,9 @@ ROUND_TRIPS = (10, 20, 40, 80)
 
 
 def main():
+    from jvflow.data import records
     from jvflow.flowframes import inversion
     from jvflow.flowframes import sample as prediction
-    from jvflow.data import records
     from jvflow.run import load
     from jvflow.training.loop import train
 
@@ -67,7 +71,11 @@ def main():
         losses = [loss for _, loss in train(config, out / variant).losses()]
         results[variant] = _kept(out / variant / "figures.json", lambda: _figures(load(out / variant)))
         results[variant]["loss_of_last_100_steps"] = sum(losses[-100:]) / len(losses[-100:])
-        print(variant, {name: round(value, 4) for name, value in results[variant]["frames_8"]["nfe_5"].items()}, flush=True)
+        print(
+            variant,
+            {name: round(value, 4) for name, value in results[variant]["frames_8"]["nfe_5"].items()},
+            flush=True,
+        )
     _sheet(out, list(results))
     pretrained = load(out / "pretrained")
     report = dict(pretrained=prediction.evaluate(pretrained), round_trips=_round_trips(pretrained))
@@ -80,8 +88,8 @@ def _sheet(out: Path, variants: list[str]) -> None:
     """OUT/sheet.png: two held-out clips of two chunks, each above its first chunk with what each variant makes of it in five steps."""
     import numpy as np
 
-    from jvflow.flowframes import sample as prediction
     from jvflow.data import pipeline
+    from jvflow.flowframes import sample as prediction
     from jvflow.report import videos
     from jvflow.run import load
 
@@ -89,7 +97,10 @@ def _sheet(out: Path, variants: list[str]) -> None:
     for number in (0, 2):
         for row, variant in enumerate(variants):
             run = load(out / variant)
-            real, captions = pipeline.clips(run.data(), "test", count=3, frames=16)[number:], pipeline.captions(run.data(), "test", count=3)[number:]
+            real, captions = (
+                pipeline.clips(run.data(), "test", count=3, frames=16)[number:],
+                pipeline.captions(run.data(), "test", count=3)[number:],
+            )
             rows += [real[0]] if row == 0 else []
             rows.append(np.concatenate([real[0, :8], prediction.predict(run, real[:1, :8], captions[:1])[0][0]]))
     videos.write_png(out / "sheet.png", videos.sheet(np.stack(rows)))
@@ -114,7 +125,9 @@ def _figures(run) -> dict:
     protocol = prediction.chunk_protocol(run)
     figures = evaluated(steps=STEPS, starts=2)
     figures["lengths"] = evaluated(frames=LENGTHS, steps=(5,), starts=1)
-    figures["lengths_fed_back"] = {f"frames_{8 * n}": evaluated(frames=(8,), chunks=n)["frames_8"] for n in (1, 2, 3, 4)}
+    figures["lengths_fed_back"] = {
+        f"frames_{8 * n}": evaluated(frames=(8,), chunks=n)["frames_8"] for n in (1, 2, 3, 4)
+    }
     return figures | dict(protocol=protocol | run.config.evaluate.to_dict())
 
 
@@ -122,15 +135,18 @@ def _round_trips(run) -> dict:
     """The median error of 64 held-out chunks that are inverted and come back, by RF-Solver and by Euler, over the number of steps."""
     import numpy as np
 
-    from jvflow.flowframes import method as flowframes
     from jvflow.data import pipeline
+    from jvflow.flowframes import method as flowframes
 
     data = run.data()
     chunk = run.experiment.codec.encode(None, pipeline.clips(data, "test", count=64, frames=8)).mean
     condition = run.condition(pipeline.captions(data, "test", count=64))
     found = {}
     for back in ("rf_solver", "euler"):
-        errors = [float(np.median(flowframes.invert(run.field, chunk, condition, steps=n, back=back).error)) for n in ROUND_TRIPS]
+        errors = [
+            float(np.median(flowframes.invert(run.field, chunk, condition, steps=n, back=back).error))
+            for n in ROUND_TRIPS
+        ]
         orders = np.log2(np.array(errors[:-1]) / errors[1:]).tolist()
         found[back] = dict(steps=list(ROUND_TRIPS), error=errors, order=orders)
     return found

@@ -13,9 +13,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jvflow import cli
 from benchmarks import subject
 from benchmarks.record import write
+from jvflow import cli
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", cli.find_config("configs/biflow/video_folder.py"), "The experiment.", lock_config=True
@@ -25,7 +25,9 @@ WEIGHTS = flags.DEFINE_list("weights", [], "Encoder and decoder of the TAESD fam
 OUT = flags.DEFINE_string("out", "out/folder_study", "Where the runs go.")
 CODECS = flags.DEFINE_list("codecs", ["pixels"], "Of pixels and taesd.")
 KNOWN = flags.DEFINE_list("known", ["1", "2"], "Known frames of the runs.")
-SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE: replaces an entry of config.sample once the runs are trained.")
+SAMPLE = flags.DEFINE_multi_string(
+    "sample", [], "NAME=VALUE: replaces an entry of config.sample once the runs are trained."
+)
 flags.mark_flag_as_required("data")
 
 
@@ -40,10 +42,16 @@ def main():
         configs = {f"known_{n}": subject.knowing(base, int(n), noise=0.6) for n in KNOWN.value}
         titles = {f"known_{n}": f"BI-FLOW, {n} known" for n in KNOWN.value}
         record = side_by_side(
-            configs, out, titles=titles, heading=f"Real video, {kind}", command=command,
+            configs,
+            out,
+            titles=titles,
+            heading=f"Real video, {kind}",
+            command=command,
             sampling=cli.parse_overrides(SAMPLE, "epsilon=0.8"),
         )
-        write(f"folder_{kind}" if KNOWN.value == KNOWN.default else f"folder_{kind}_known_{'_'.join(KNOWN.value)}", record)
+        write(
+            f"folder_{kind}" if KNOWN.value == KNOWN.default else f"folder_{kind}_known_{'_'.join(KNOWN.value)}", record
+        )
 
 
 def _in_pixels(config, out):
@@ -61,7 +69,7 @@ def _in_latents(config, out):
     config.codec = dict(name="tiny", weights=tuple(WEIGHTS.value), scale=0.85)  # latents of unit size, TAEF2's
     config.network.update(patch=(1, 2, 2), width=192)
     config.network.scales.biflow = (0.5, 1.0)  # from frame to frame latents change more than pixels
-    config.weights.biflow = (3.0, 1.0)
+    config.loss_weights.biflow = (3.0, 1.0)
     latents.prepare(config, out / "latents")
     config.data.path = str(out / "latents")
     return config

@@ -35,7 +35,14 @@ def measure() -> dict:
     seconds = in_turn(dict(load=load, consume=consume), ROUNDS)
     batches, steps = BATCHES / seconds["load"], STEPS / seconds["consume"]
     return dict(
-        ratio=batches / steps, batches_per_second=batches, steps_per_second=steps,
-        protocol=dict(batch=config.train.batch_size, clip_frames=config.data.frames, size=list(config.data.size),
-                      threads=config.data.threads, rounds=ROUNDS),
+        ratio=batches / steps,
+        batches_per_second=batches,
+        steps_per_second=steps,
+        protocol=dict(
+            batch=config.train.batch_size,
+            clip_frames=config.data.frames,
+            size=list(config.data.size),
+            threads=config.data.threads,
+            rounds=ROUNDS,
+        ),
     )

@@ -27,7 +27,8 @@ def measure() -> dict:
         steps.append(step)
         shares.append(1 - step / loop)
     return dict(
-        share_outside_the_step=float(np.median(shares)), shares=shares,
+        share_outside_the_step=float(np.median(shares)),
+        shares=shares,
         seconds_per_step=dict(loop=float(np.median(loops)), compiled=float(np.median(steps))),
         protocol=dict(steps=STEPS, rounds=ROUNDS, batch=config.train.batch_size, **config.run.to_dict()),
     )
@@ -55,7 +56,12 @@ def in_loop(config, workdir) -> float:
 def compiled(config, data) -> float:
     """Seconds per step of the same compiled step on one batch that is already on the device."""
     experiment, state = subject.experiment()
-    (batch,) = (b for b, _ in zip(pipeline.batches(data, windows=[pipeline.Window(2)], batch_size=config.train.batch_size, seed=0), range(1)))
+    (batch,) = (
+        b
+        for b, _ in zip(
+            pipeline.batches(data, windows=[pipeline.Window(2)], batch_size=config.train.batch_size, seed=0), range(1)
+        )
+    )
     batch = jax.tree.map(jax.numpy.asarray, batch)
     step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     key = jax.random.key(0)

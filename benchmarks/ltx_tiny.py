@@ -14,15 +14,28 @@ from pathlib import Path
 
 from absl import flags
 
-from jvflow import cli
 from benchmarks.record import write
+from jvflow import cli
 
 OUT = flags.DEFINE_string("out", "out/ltx_tiny", "Where models, data and the sheet go.")
 VAE = dict(
-    _class_name="AutoencoderKLLTXVideo", block_out_channels=[32, 64], layers_per_block=[1, 1], down_block_types=["LTXVideo095DownBlock3D"],
-    downsample_type=["spatiotemporal"], spatio_temporal_scaling=[True], decoder_block_out_channels=[32], decoder_layers_per_block=[1, 1],
-    decoder_spatio_temporal_scaling=[True], upsample_residual=[True], upsample_factor=[1], timestep_conditioning=True,
-    decoder_inject_noise=[False, False], latent_channels=32, patch_size=4, spatial_compression_ratio=8, temporal_compression_ratio=2,
+    _class_name="AutoencoderKLLTXVideo",
+    block_out_channels=[32, 64],
+    layers_per_block=[1, 1],
+    down_block_types=["LTXVideo095DownBlock3D"],
+    downsample_type=["spatiotemporal"],
+    spatio_temporal_scaling=[True],
+    decoder_block_out_channels=[32],
+    decoder_layers_per_block=[1, 1],
+    decoder_spatio_temporal_scaling=[True],
+    upsample_residual=[True],
+    upsample_factor=[1],
+    timestep_conditioning=True,
+    decoder_inject_noise=[False, False],
+    latent_channels=32,
+    patch_size=4,
+    spatial_compression_ratio=8,
+    temporal_compression_ratio=2,
 )
 STEPS, BATCH, PRIOR = 2500, 8, 1e-5
 
@@ -30,10 +43,9 @@ STEPS, BATCH, PRIOR = 2500, 8, 1e-5
 def main():
     import numpy as np
 
+    from jvflow.data import dataset, latents, pipeline
     from jvflow.flowframes import inversion
-    from jvflow.data import latents
     from jvflow.flowframes import sample as prediction
-    from jvflow.data import dataset, pipeline
     from jvflow.report import videos
     from jvflow.run import load
     from jvflow.training.loop import train
@@ -55,10 +67,17 @@ def main():
             config.data.path = str(out / "inverted")
         train(config, out / objective)
         results[objective] = prediction.evaluate(load(out / objective))
-        print(objective, {name: value for name, value in results[objective]["frames_9"].items() if name.startswith("nfe")}, flush=True)
+        print(
+            objective,
+            {name: value for name, value in results[objective]["frames_9"].items() if name.startswith("nfe")},
+            flush=True,
+        )
         write("ltx_tiny", dict(results=results))
     real, captions = pipeline.clips(data, "test", count=2, frames=18), pipeline.captions(data, "test", count=2)
-    made = [np.concatenate([real[:, :9], prediction.predict(load(out / name), real[:, :9], captions)[0]], axis=1) for name in ("flowframes", "conventional")]
+    made = [
+        np.concatenate([real[:, :9], prediction.predict(load(out / name), real[:, :9], captions)[0]], axis=1)
+        for name in ("flowframes", "conventional")
+    ]
     rows = np.stack([real, *made], axis=1)
     videos.write_png(out / "sheet.png", videos.sheet(rows.reshape(-1, *rows.shape[2:]), columns=9))
 
@@ -77,7 +96,9 @@ def _config(out: Path, objective: str):
     config.sample.guidance = 1.0
     config.evaluate.update(clips=64, starts=2, batch=64, frames=(9,), window=8, dimensions=24, real_clips=256)
     config.run.update(log_every=100, checkpoint_every=1000, sample_every=0)
-    config.optimizer.update(learning_rate=2e-3 if objective == "text_to_video" else 1e-3, schedule="cosine", warmup_steps=50, ema=0.99)
+    config.optimizer.update(
+        learning_rate=2e-3 if objective == "text_to_video" else 1e-3, schedule="cosine", warmup_steps=50, ema=0.99
+    )
     config.train.update(steps=2500 if objective == "text_to_video" else 800, batch_size=16)
     if objective != "text_to_video":
         config.pretrained = str(out / "pretrained")
@@ -93,8 +114,7 @@ def _autoencoder(folder: Path, data) -> dict:
     import numpy as np
     import optax
 
-    from jvflow import codecs, metrics
-    from jvflow import pretrained
+    from jvflow import codecs, metrics, pretrained
     from jvflow.data import pipeline
 
     train, test = pipeline.clips(data, "train"), pipeline.clips(data, "test")
@@ -125,7 +145,9 @@ def _autoencoder(folder: Path, data) -> dict:
             params, state, value = step(params, state, some, jax.random.key(number))
             if number % 500 == 499:
                 print(f"autoencoder, step {number + 1}: {float(value):.4f}", flush=True)
-        mean = jax.jit(lambda video: apply(params, video.astype(jnp.float32) / 127.5 - 1, method="encode")[0])(train[:64, :9])
+        mean = jax.jit(lambda video: apply(params, video.astype(jnp.float32) / 127.5 - 1, method="encode")[0])(
+            train[:64, :9]
+        )
         params |= dict(latents_mean=mean.mean((0, 1, 2, 3)), latents_std=mean.std((0, 1, 2, 3)))
         pretrained.export("ltx_vae", VAE, params, folder)
     codec = codecs.build("ltx_vae", weights=(folder,))

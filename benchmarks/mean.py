@@ -13,9 +13,9 @@ import types
 import numpy as np
 from absl import flags
 
-from jvflow import cli
 from benchmarks.record import write
 from benchmarks.timing import in_turn
+from jvflow import cli
 
 HIPPO = flags.DEFINE_string("hippo", None, "A checkout of the public HiPPO code.")
 FRAMES, ORDER, CHANNELS, CLIPS, ROUNDS = 64, 64, 16384, 32, 15
@@ -37,7 +37,9 @@ def main():
     h, phi = 1e-4, lambda times: hippo.reconstruct(np.eye(ORDER), times.astype(np.float64))
     values, slopes = (np.asarray(a, np.float32) for a in (phi(at), (phi(at + h) - phi(at - h)) / (2 * h)))
 
-    position = LatentPosition(FRAMES, ORDER, SigmaSchedule(FRAMES), rule="bilinear", ramp=False)  # one second, as theirs
+    position = LatentPosition(
+        FRAMES, ORDER, SigmaSchedule(FRAMES), rule="bilinear", ramp=False
+    )  # one second, as theirs
     frames, times = jnp.asarray(u), jnp.asarray(at)
     both = lambda frames, t: jax.jvp(lambda t: position.mean(frames, t), (t,), (jnp.ones_like(t),))
     ours = jax.jit(jax.vmap(both))
@@ -61,13 +63,26 @@ def main():
         slow = in_turn(dict(recurrence=theirs), 3)["recurrence"] * CLIPS
     read = u.nbytes / seconds["ours"]
     copied = 2 * u.nbytes / seconds["copy"]
-    write("mean", dict(
-        times_faster_than_the_recurrence=slow / seconds["ours"], part_of_the_bandwidth_of_a_copy=read / copied,
-        gigabytes_per_second=dict(ours=read / 1e9, copy=copied / 1e9), seconds=dict(seconds, recurrence=slow),
-        difference=difference,
-        protocol=dict(clips=CLIPS, frames=FRAMES, order=ORDER, channels=CHANNELS, rounds=ROUNDS, rule="bilinear",
-                      recurrence="one clip at a time, times the clips", bytes="ours reads the frames once, a copy reads and writes them"),
-    ))
+    write(
+        "mean",
+        dict(
+            times_faster_than_the_recurrence=slow / seconds["ours"],
+            part_of_the_bandwidth_of_a_copy=read / copied,
+            gigabytes_per_second=dict(ours=read / 1e9, copy=copied / 1e9),
+            seconds=dict(seconds, recurrence=slow),
+            difference=difference,
+            protocol=dict(
+                clips=CLIPS,
+                frames=FRAMES,
+                order=ORDER,
+                channels=CHANNELS,
+                rounds=ROUNDS,
+                rule="bilinear",
+                recurrence="one clip at a time, times the clips",
+                bytes="ours reads the frames once, a copy reads and writes them",
+            ),
+        ),
+    )
     print(f"{slow / seconds['ours']:.0f} times the recurrence, {read / copied:.2f} of the bandwidth of a copy")
 
 

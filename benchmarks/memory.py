@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jvflow import cli
 from benchmarks.record import write
+from jvflow import cli
 
 WEIGHTS = flags.DEFINE_list("weights", None, "Encoder and decoder of the TAESD family, as safetensors.")
 FRAMES, SIDE, CHANNELS = (20, 24, 28, 32, 36, 40), 64, 32
@@ -28,7 +28,12 @@ def main():
         designs = {name: _measured(name, part) for name in ("flowframes", "conventional")}
         slopes = {name: figures["fit"]["slope_mb"] for name, figures in designs.items()}
         results[part] = designs | dict(slope_ratio=slopes["flowframes"] / slopes["conventional"])
-        print(part, {name: round(value, 2) for name, value in slopes.items()}, f"ratio {results[part]['slope_ratio']:.3f}", flush=True)
+        print(
+            part,
+            {name: round(value, 2) for name, value in slopes.items()},
+            f"ratio {results[part]['slope_ratio']:.3f}",
+            flush=True,
+        )
     write("memory", dict(results=results, side=SIDE, network={k: v for k, v in NETWORK.items()}))
 
 
@@ -38,7 +43,9 @@ def _measured(design: str, part: str) -> dict:
         compiled, arrays = _compiled(design, part, frames)
         analysis = compiled.memory_analysis()
         volumes.append(CHANNELS * frames * SIDE * SIDE)
-        planned.append((analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes) / 1e6)
+        planned.append(
+            (analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes) / 1e6
+        )
         peaks.append(_peak(compiled, arrays))
     figures = dict(volume=volumes, megabytes=planned, fit=fit(volumes, planned))
     return figures | dict(device_peak=peaks, device_fit=fit(volumes, peaks)) if all(peaks) else figures
@@ -49,7 +56,11 @@ def fit(volumes, megabytes) -> dict:
     x, y = np.array(volumes) / 1e6, np.array(megabytes)
     slope, intercept = np.polyfit(x, y, 1)
     left = y - (slope * x + intercept)
-    return dict(slope_mb=float(slope), intercept_mb=float(intercept), r_squared=float(1 - (left**2).sum() / ((y - y.mean()) ** 2).sum()))
+    return dict(
+        slope_mb=float(slope),
+        intercept_mb=float(intercept),
+        r_squared=float(1 - (left**2).sum() / ((y - y.mean()) ** 2).sum()),
+    )
 
 
 def _compiled(name: str, part: str, frames: int):
@@ -63,7 +74,9 @@ def _compiled(name: str, part: str, frames: int):
 
     def predict(params, observed):
         key = jax.random.key(0)
-        return flowframes.predicted(networks.as_field(network, params), observed, key, design=design, solver=solver).frames
+        return flowframes.predicted(
+            networks.as_field(network, params), observed, key, design=design, solver=solver
+        ).frames
 
     latents = jax.ShapeDtypeStruct((1, frames, SIDE, SIDE, CHANNELS), jnp.float32)
     if part == "latents":

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from jvflow import cli
 from benchmarks.record import write
+from jvflow import cli
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 FIRST = flags.DEFINE_integer("first", 40, "Frames of each video that are passed over.")
@@ -28,7 +28,10 @@ def main():
     gaps = [r["behind_the_best"] for r in results.values()]
     summary = dict(within_half_a_decibel=sum(g <= 0.5 for g in gaps), clips=len(gaps), worst=max(gaps))
     print(summary)
-    write(f"order_{FRAMES.value}", dict(summary=summary, results=results, protocol=dict(first=FIRST.value, frames=FRAMES.value)))
+    write(
+        f"order_{FRAMES.value}",
+        dict(summary=summary, results=results, protocol=dict(first=FIRST.value, frames=FRAMES.value)),
+    )
 
 
 def _clips(length: int):
@@ -51,11 +54,14 @@ def _figures(video: np.ndarray) -> dict:
     n = len(known)
     at = (np.arange(1, n) + 0.5) / n
     psnr = lambda made: float(10 * np.log10(4 / np.mean((np.clip(made, -1, 1) - between) ** 2)))
-    orders = {order: psnr(hippo.weights(at, n, order)[0] @ known) for order in range(1, hippo.MOST + 1)}
+    orders = {order: psnr(hippo.weights(at, n, order)[0] @ known) for order in range(1, hippo.MAX_ORDER + 1)}
     selected, best = hippo.select_order(known), max(orders, key=orders.get)
     return dict(
-        repeat_last=psnr(known[:-1]), blend_two_neighbours=psnr((known[:-1] + known[1:]) / 2),
-        orders={order: orders[order] for order in SHOWN}, best=(best, orders[best]), selected=(selected, orders[selected]),
+        repeat_last=psnr(known[:-1]),
+        blend_two_neighbours=psnr((known[:-1] + known[1:]) / 2),
+        orders={order: orders[order] for order in SHOWN},
+        best=(best, orders[best]),
+        selected=(selected, orders[selected]),
         behind_the_best=orders[best] - orders[selected],
     )
 

@@ -21,10 +21,12 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jvflow import cli
 from benchmarks.record import write
+from jvflow import cli
 
-CONFIG = config_flags.DEFINE_config_file("config", cli.find_config("configs/vlfm/overfit.py"), "The experiment.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", cli.find_config("configs/vlfm/overfit.py"), "The experiment.", lock_config=True
+)
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 WEIGHTS = flags.DEFINE_list("weights", None, "Encoder and decoder of TAEF2, as safetensors.")
 CLIPS = flags.DEFINE_list("clips", ["04_coffee", "bigbuckbunny"], "Names of videos in the folder.")
@@ -38,7 +40,10 @@ CHANGES = dict(
     quiet=dict(path=dict(minimum=0.01)),
     plain=dict(prediction="scaled_velocity", sample=dict(readout="noise")),
     paper=dict(
-        prediction="velocity", sample=dict(readout="none"), times=dict(start=0.0), optimizer=dict(name="grams", eps=1e-6),
+        prediction="velocity",
+        sample=dict(readout="none"),
+        times=dict(start=0.0),
+        optimizer=dict(name="grams", eps=1e-6),
         path=dict(sigma="paper", alpha=10.0, minimum=0.01, motion=0.0),
     ),
     direct=dict(objective="direct"),
@@ -55,29 +60,35 @@ def main():
             config.update(CHANGES[variant])
             of_clip[variant] = _measured(config, Path(OUT.value) / NAME.value / clip / variant)
             after = of_clip[variant]["after"]
-            print(clip, variant, {part: round(after[part]["generated"]["against_codec"], 2) for part in ("frames", "between")}, flush=True)
+            print(
+                clip,
+                variant,
+                {part: round(after[part]["generated"]["against_codec"], 2) for part in ("frames", "between")},
+                flush=True,
+            )
         write(f"{NAME.value}_{clip}", dict(variants=of_clip, clip=dict(name=clip, first=FIRST.value)))
 
 
 def _measured(config, out: Path) -> dict:
     """What a variant gives before and after its training, and how long that took."""
-    from jvflow.vlfm import sample as clips
-    from jvflow.run import untrained
     from jvflow.biflow.sample import load, sample
+    from jvflow.run import untrained
     from jvflow.training.loop import train
+    from jvflow.vlfm import sample as clips
 
     clock = time.perf_counter()
     train(config, out)
     seconds = time.perf_counter() - clock
     for fps in RATES:
         sample(out, out / f"replay_{fps}", count=1, fps=fps)
-    return dict(before=clips.evaluate(untrained(out)), after=clips.evaluate(load(out)), seconds_of_training_in_this_run=seconds)
+    return dict(
+        before=clips.evaluate(untrained(out)), after=clips.evaluate(load(out)), seconds_of_training_in_this_run=seconds
+    )
 
 
 def _config(name: str, out: Path):
     """The experiment on the frames of one video, which are written as images at its own rate and encoded."""
-    from jvflow.data import latents
-    from jvflow.data import video
+    from jvflow.data import latents, video
     from jvflow.report import videos
 
     config = CONFIG.value.copy_and_resolve_references()

@@ -16,11 +16,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from absl import flags
 
-from jvflow import cli
 from benchmarks.record import RESULTS, write
+from jvflow import cli
 
 SIZES = dict(dit_xl=dict(width=1152, depth=28, heads=16), ltx=dict(width=2048, depth=28, heads=32))
-MESHES = {8: [dict(fsdp=8)], 64: [dict(fsdp=64), dict(data=4, fsdp=16)], 256: [dict(data=16, fsdp=16), dict(data=8, fsdp=32)]}
+MESHES = {
+    8: [dict(fsdp=8)],
+    64: [dict(fsdp=64), dict(data=4, fsdp=16)],
+    256: [dict(data=16, fsdp=16), dict(data=8, fsdp=32)],
+}
 MICROBATCHES = (1, 4, 16)
 BATCH = 256
 PAPERS = flags.DEFINE_list("papers", ["biflow", "vlfm", "flowframes"], "Whose train steps.")
@@ -37,14 +41,20 @@ def config_of(paper: str, size: str):
     config.network.update(**SIZES[size], patch=(1, 2, 2), dtype="bfloat16", scan=True, local=False)
     config.data.size = (64, 64)
     if paper == "flowframes":
-        config.inversion.rho, config.network.patch, config.data.size, config.data.frames, config.chunk.frames = 0.0, (1, 1, 1), (16, 24), 12, (6,)
+        config.inversion.rho, config.network.patch, config.data.size, config.data.frames, config.chunk.frames = (
+            0.0,
+            (1, 1, 1),
+            (16, 24),
+            12,
+            (6,),
+        )
     config.train.batch_size = BATCH
     config.run.remat = "full"
     return config
 
 
 def main():
-    from jvflow import dryrun
+    from jvflow.training import dryrun
 
     file = RESULTS / "pods.json"
     results = json.loads(file.read_text())["results"] if file.exists() else {}

@@ -51,7 +51,9 @@ def measure() -> dict:
     # theirs
     torch.manual_seed(0)
     settings = config.optimizer.to_dict()
-    plain, compiled = (torch_biflow.Training(make(), config.weights.biflow, settings, compiled=c) for c in (False, True))
+    plain, compiled = (
+        torch_biflow.Training(make(), config.loss_weights.biflow, settings, compiled=c) for c in (False, True)
+    )
     tensor, model = torch.tensor(video), make().eval()
 
     def torch_train(training):
@@ -63,25 +65,36 @@ def measure() -> dict:
         for _ in range(FRAMES):
             x, _ = torch_biflow.next_frame(model, x, torch.randn_like(x), epsilon, solver.rtol, solver.atol)
 
-    trained = in_turn(dict(ours=train, plain=partial(torch_train, plain), compiled=partial(torch_train, compiled)), ROUNDS)
+    trained = in_turn(
+        dict(ours=train, plain=partial(torch_train, plain), compiled=partial(torch_train, compiled)), ROUNDS
+    )
     streamed = in_turn(
-        dict(ours=stream, plain=partial(torch_stream, model), compiled=partial(torch_stream, torch.compile(model))), ROUNDS
+        dict(ours=stream, plain=partial(torch_stream, model), compiled=partial(torch_stream, torch.compile(model))),
+        ROUNDS,
     )
     return dict(
         what="seconds of PyTorch over seconds of jvflow: above 1, jvflow is faster",
         train_step=dict(
-            ratio_plain=trained["plain"] / trained["ours"], ratio_compiled=trained["compiled"] / trained["ours"],
+            ratio_plain=trained["plain"] / trained["ours"],
+            ratio_compiled=trained["compiled"] / trained["ours"],
             seconds={name: s / STEPS for name, s in trained.items()},
         ),
         streaming=dict(
-            ratio_plain=streamed["plain"] / streamed["ours"], ratio_compiled=streamed["compiled"] / streamed["ours"],
+            ratio_plain=streamed["plain"] / streamed["ours"],
+            ratio_compiled=streamed["compiled"] / streamed["ours"],
             seconds_per_frame_of_all_videos={name: s / FRAMES for name, s in streamed.items()},
         ),
         equal=equal,
         protocol=dict(
-            batch=len(video), videos=VIDEOS, size=list(config.data.size), parameters=sum(p.size for p in jax.tree.leaves(params)),
-            solver=f"{solver.method}, rtol {solver.rtol}, atol {solver.atol}, per sample", rounds=ROUNDS,
-            threads=torch.get_num_threads(), plain="eager", compiled="torch.compile of the network",
+            batch=len(video),
+            videos=VIDEOS,
+            size=list(config.data.size),
+            parameters=sum(p.size for p in jax.tree.leaves(params)),
+            solver=f"{solver.method}, rtol {solver.rtol}, atol {solver.atol}, per sample",
+            rounds=ROUNDS,
+            threads=torch.get_num_threads(),
+            plain="eager",
+            compiled="torch.compile of the network",
         ),
     )
 
@@ -99,10 +112,22 @@ def _equal(experiment, state, model, frame, epsilon, solver) -> dict:
     key = jax.random.key(4)
     noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (1, *frame.shape[1:])))(jnp.arange(b))
     past, nfe = next_frame(
-        field, jnp.asarray(frame)[:, None], key, jnp.arange(b), jnp.float32(epsilon), jnp.float32(0), None, curve=joint, solver=solver
+        field,
+        jnp.asarray(frame)[:, None],
+        key,
+        jnp.arange(b),
+        jnp.float32(epsilon),
+        jnp.float32(0),
+        None,
+        curve=joint,
+        solver=solver,
     )
-    x, nfe_torch = torch_biflow.next_frame(model, torch.tensor(frame), torch.tensor(np.asarray(noise[:, 0])), epsilon, solver.rtol, solver.atol)
+    x, nfe_torch = torch_biflow.next_frame(
+        model, torch.tensor(frame), torch.tensor(np.asarray(noise[:, 0])), epsilon, solver.rtol, solver.atol
+    )
     solved = float(np.abs(np.asarray(past[:, -1]) - x.numpy()).max())
     if network > 1e-4 or solved > 1e-3 or not np.array_equal(nfe, nfe_torch):
-        raise ValueError(f"not the same computation: the networks differ by {network}, the frames by {solved}, NFE {nfe} and {nfe_torch}")
+        raise ValueError(
+            f"not the same computation: the networks differ by {network}, the frames by {solved}, NFE {nfe} and {nfe_torch}"
+        )
     return dict(network=network, frame=solved, nfe_per_frame=float(np.mean(nfe)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from jvflow.data.files import write_text
+from jvflow.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "flax", "optax", "diffrax", "grain", "numpy", "torch")

@@ -8,8 +8,8 @@ from benchmarks import subject
 from benchmarks.timing import in_turn
 from jvflow.biflow.method import joint
 from jvflow.flow.field import along
-from jvflow.networks import as_field
 from jvflow.flow.solver import FIRST_STEP
+from jvflow.networks import as_field
 
 SOLVES, ROUNDS, VIDEOS = 3, 15, 16
 
@@ -30,9 +30,13 @@ def by_hand(derivative, x, *, rtol, atol):
         scale = atol + rtol * jnp.maximum(abs(x), abs(proposed))
         error = jnp.sqrt(jnp.mean(jnp.square(wide(h) * (c - a) / 2 / scale).reshape(b, -1), 1))
         accept = running & (error < 1)
-        factor = jnp.clip(0.9 * jnp.maximum(error, 1e-12) ** -0.5, jnp.where(accept, 1.0, 0.2), jnp.where(accept, 10.0, 0.9))
+        factor = jnp.clip(
+            0.9 * jnp.maximum(error, 1e-12) ** -0.5, jnp.where(accept, 1.0, 0.2), jnp.where(accept, 10.0, 0.9)
+        )
         return (
-            jnp.where(wide(accept), proposed, x), jnp.where(accept, k_next, k), jnp.where(running, h * factor, step),
+            jnp.where(wide(accept), proposed, x),
+            jnp.where(accept, k_next, k),
+            jnp.where(running, h * factor, step),
             nfe + 2 * running,
         )
 
@@ -73,6 +77,7 @@ def measure() -> dict:
     return dict(
         overhead=seconds["diffrax"] / seconds["hand"] - 1,
         seconds_per_solve={name: s / SOLVES for name, s in seconds.items()},
-        difference=difference, nfe=float(np.mean(nfe_a)),
+        difference=difference,
+        nfe=float(np.mean(nfe_a)),
         protocol=dict(videos=VIDEOS, size=list(config.data.size), rtol=solver.rtol, atol=solver.atol, rounds=ROUNDS),
     )

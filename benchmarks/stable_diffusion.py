@@ -25,7 +25,10 @@ def measure() -> dict:
         return ddim.sample(jax.tree_util.Partial(predict, params), x, ddim.Schedule(), steps=1)
 
     decode = lambda params, latents: autoencoder.apply(params, latents, method="decode")
-    return {name: _of(network, function) for name, network, function in (("decode", autoencoder, decode), ("ddim_step", unet, step))}
+    return {
+        name: _of(network, function)
+        for name, network, function in (("decode", autoencoder, decode), ("ddim_step", unet, step))
+    }
 
 
 def _of(network, function) -> dict:
@@ -39,7 +42,11 @@ def _of(network, function) -> dict:
     assert np.isfinite(made).all()
     memory = program.memory_analysis()
     return dict(
-        parameters=sum(a.size for a in jax.tree.leaves(params)), output=list(made.shape), seconds=ran, seconds_of_compilation=compiled,
-        temporary_bytes=memory.temp_size_in_bytes, parameter_bytes=memory.argument_size_in_bytes,
+        parameters=sum(a.size for a in jax.tree.leaves(params)),
+        output=list(made.shape),
+        seconds=ran,
+        seconds_of_compilation=compiled,
+        temporary_bytes=memory.temp_size_in_bytes,
+        parameter_bytes=memory.argument_size_in_bytes,
         peak_resident_bytes_of_the_process=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from configs.biflow.procedural import get_config
-from jvflow.training import state as states
 from jvflow.data import dataset
 from jvflow.experiment import assemble
+from jvflow.training import state as states
 
 
 def config(**run):
@@ -46,7 +46,9 @@ def experiment():
     state = states.create(jax.random.key(0), built.network, built.optimizer, ema=True)
     leaves, tree = jax.tree.flatten(state.params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    params = jax.tree.unflatten(tree, [leaf + 0.06 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)])
+    params = jax.tree.unflatten(
+        tree, [leaf + 0.06 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)]
+    )
     return built, state.replace(params=params, ema=jax.tree.map(jnp.array, params))
 
 

@@ -70,7 +70,9 @@ class DiT(nn.Module):
         self.rows = size[0] // self.patch
         self.patch_in, self.patch_out = linear(params["patch_in"]), linear(params["patch_out"])
         self.modulation = linear(params["modulation"])
-        self.embedders = nn.ModuleList(Embedder(of, config.time_scale) for _, of in sorted(params["conditioning"]["embedders"].items()))
+        self.embedders = nn.ModuleList(
+            Embedder(of, config.time_scale) for _, of in sorted(params["conditioning"]["embedders"].items())
+        )
         self.blocks = nn.ModuleList(Block(params["blocks"][i], config.heads) for i in sorted(params["blocks"]))
         table = position_table((1, self.rows, size[1] // self.patch), config.width)
         self.register_buffer("positions", torch.tensor(table))
@@ -96,8 +98,11 @@ class Training:
         self.parameters, self.weights, self.settings = list(model.parameters()), weights, optimizer
         self.average = [p.detach().clone() for p in self.parameters]
         self.adamw = torch.optim.AdamW(
-            self.parameters, lr=optimizer["learning_rate"], betas=(optimizer["b1"], optimizer["b2"]),
-            eps=optimizer["eps"], weight_decay=optimizer["weight_decay"],
+            self.parameters,
+            lr=optimizer["learning_rate"],
+            betas=(optimizer["b1"], optimizer["b2"]),
+            eps=optimizer["eps"],
+            weight_decay=optimizer["weight_decay"],
         )
 
     def loss(self, x0, x1, t, alpha, noise):

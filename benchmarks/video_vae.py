@@ -26,7 +26,15 @@ def measure() -> dict:
                 for frames in FRAMES if piece else FRAMES[:2]:
                     shape = (1, frames, *SIDES, 3) if way == "encode" else (1, *codec.latent_shape((frames, *SIDES)))
                     given = jax.ShapeDtypeStruct(shape, jnp.uint8 if way == "encode" else jnp.float32)
-                    sizes[frames] = getattr(codec, way).lower(params, given).compile().memory_analysis().temp_size_in_bytes / 1e6
+                    sizes[frames] = (
+                        getattr(codec, way).lower(params, given).compile().memory_analysis().temp_size_in_bytes / 1e6
+                    )
                 found[f"{name} {way} {'in pieces' if piece else 'whole'}"] = sizes
-                print(name, way, "in pieces" if piece else "whole", {frames: round(size, 1) for frames, size in sizes.items()}, flush=True)
+                print(
+                    name,
+                    way,
+                    "in pieces" if piece else "whole",
+                    {frames: round(size, 1) for frames, size in sizes.items()},
+                    flush=True,
+                )
     return dict(temporaries_mb=found, sides=list(SIDES))

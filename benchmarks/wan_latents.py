@@ -11,8 +11,8 @@ import time
 import numpy as np
 from absl import flags
 
-from jvflow import cli
 from benchmarks.record import write
+from jvflow import cli
 
 LATENTS = flags.DEFINE_string("latents", None, "Latents (n, c, f, h, w), as a NumPy file.")
 flags.mark_flags_as_required(["latents"])
@@ -27,15 +27,22 @@ def main():
     latents = np.moveaxis(np.load(LATENTS.value).astype(np.float32), 1, -1)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(networks.functional(WanVAE, WanVAEConfig()).init, jax.random.key(0))
-    draw = lambda path, a: np.ones(a.shape, np.float32) if "gamma" in str(path[-1]) else rng.standard_normal(a.shape, np.float32) / np.prod(a.shape[:-1]) ** 0.5
+    draw = lambda path, a: (
+        np.ones(a.shape, np.float32)
+        if "gamma" in str(path[-1])
+        else rng.standard_normal(a.shape, np.float32) / np.prod(a.shape[:-1]) ** 0.5
+    )
     params = jax.tree.map_with_path(draw, shapes)
     codec = codecs.build("wan_vae", abstract=True, piece=1)
     program = codec.decode.lower(params, latents).compile()
     start = time.perf_counter()
     video = np.asarray(program(params, latents))
     figures = dict(
-        latents=list(latents.shape), video=list(video.shape), seconds=time.perf_counter() - start,
-        temporaries_gb=program.memory_analysis().temp_size_in_bytes / 1e9, process_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        latents=list(latents.shape),
+        video=list(video.shape),
+        seconds=time.perf_counter() - start,
+        temporaries_gb=program.memory_analysis().temp_size_in_bytes / 1e9,
+        process_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         pixels=dict(mean=float(video.mean()), std=float(video.std())),
     )
     print(figures)
