@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jvflow.vlfm import hippo
 from jvflow.flow.path import Path
+from jvflow.vlfm import hippo
 
 
-class Clip(NamedTuple):
+class LatentEnds(NamedTuple):
     """What the latent path runs through: the frames of a clip, and the noise z of one frame."""
 
     frames: Float[Array, "b n ..."]
@@ -39,23 +39,23 @@ class SigmaSchedule:
     Attributes:
       frame_rate: R, frames per second.
       kind: "exponential" (2) or "paper" (3).
-      minimum: s0, the level at the frames.
-      alpha: of (2) per frame, where 7 brings the first frame within a tenth of `minimum`; of (3) per second,
+      sigma_min: s0, the level at the frames.
+      alpha: of (2) per frame, where 7 brings the first frame within a tenth of `sigma_min`; of (3) per second,
         where the paper has 10.
     """
 
     frame_rate: float
     kind: str = "exponential"
-    minimum: float = 0.01
+    sigma_min: float = 0.01
     alpha: float = 7.0
 
     def __post_init__(self):
         if self.kind not in ("exponential", "paper"):
             raise ValueError(f"unknown schedule {self.kind!r} of sigma: use exponential or paper")
-        if not (self.frame_rate > 0 and self.alpha > 0 and 0 < self.minimum < 1):
+        if not (self.frame_rate > 0 and self.alpha > 0 and 0 < self.sigma_min < 1):
             raise ValueError(
-                f"a schedule of sigma needs frame_rate and alpha above 0 and a minimum in (0, 1), got frame_rate {self.frame_rate}, "
-                f"alpha {self.alpha}, minimum {self.minimum}"
+                f"a schedule of sigma needs frame_rate and alpha above 0 and sigma_min in (0, 1), got frame_rate {self.frame_rate}, "
+                f"alpha {self.alpha}, sigma_min {self.sigma_min}"
             )
 
     def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -64,12 +64,12 @@ class SigmaSchedule:
             above = jnp.exp(-self.alpha * self.frame_rate * t)  # (2)
         else:
             above = jnp.square(jnp.sin(jnp.pi * self.frame_rate * t)) + jnp.exp(-self.alpha * t)  # (3)
-        return (1 - self.minimum) * above + self.minimum
+        return (1 - self.sigma_min) * above + self.sigma_min
 
 
 @dataclass(frozen=True)
 class LatentPosition:
-    """The position (1) on the latent path of one `Clip`; `mean` is what it is without noise.
+    """The position (1) on the latent path of one `LatentEnds`; `mean` is what it is without noise.
 
     Attributes:
       frames: N of the clip.
@@ -100,19 +100,29 @@ class LatentPosition:
             raise ValueError(f"this path is for clips of {self.frames} frames, got {len(frames)}")
         t = jnp.asarray(t, frames.dtype)
         at = (t / self.seconds)[None]
-        w, _ = hippo.weights(at, self.frames, self.order, self.rule, extrapolate=True, allow_divergence=self.allow_divergence)
+        w, _ = hippo.weights(
+            at, self.frames, self.order, self.rule, extrapolate=True, allow_divergence=self.allow_divergence
+        )
         return self._rise(t) * _weighted(w[0], frames)
 
     def _rise(self, t):
         first = jnp.clip(t * self.sigma.frame_rate, 0.0, 1.0)
         return jnp.square(first) * (3 - 2 * first) if self.ramp else jnp.ones_like(t)
 
-    def __call__(self, clip: Clip, s: tuple) -> Array:
+    def __call__(self, ends: LatentEnds, s: tuple) -> Array:
         (t,) = s
-        return self.sigma(t) * clip.noise + self.mean(clip.frames, t)  # (1)
+        return self.sigma(t) * ends.noise + self.mean(ends.frames, t)  # (1)
 
 
-def latent(frames: int, order: int, sigma: SigmaSchedule, rule: str = "first_order_hold", *, ramp: bool = True, allow_divergence: bool = False) -> Path:
+def latent(
+    frames: int,
+    order: int,
+    sigma: SigmaSchedule,
+    rule: str = "first_order_hold",
+    *,
+    ramp: bool = True,
+    allow_divergence: bool = False,
+) -> Path:
     """The latent path (1) through clips of `frames` frames. Its `position` has `mean`, `sigma` and `seconds`."""
     return Path(LatentPosition(frames, order, sigma, rule, ramp, allow_divergence), coordinates=1)
 
