@@ -11,7 +11,7 @@
 
 `config.data.dtype` float16 or bfloat16 rounds latents and embeddings on disk; they are read back as float32. Training
 reads the latents and the embeddings, and runs neither codec nor text encoder; streams start from the video, and are
-compared with it. `manifest.json` identifies codec and text encoder by checksums of their weights, so that training
+compared with it. `manifest.json` identifies codec and text encoder by checksums of their checkpoints, so that training
 never mixes the latents of two codecs, and holds the key of everything that decides the content
 (`jvflow.data.dataset_key`). `report.json` lists the source files, the clips that were left out, and statistics of the
 latents.
@@ -43,15 +43,15 @@ IGNORED_OPTIONS = ("piece", "time", "by_layer")
 DTYPES = dict(float32=np.float32, float16=np.float16, bfloat16=jnp.bfloat16)
 
 
-def model_fingerprint(name: str, *, weights: Sequence[str | Path] = (), **options) -> dict:
+def model_fingerprint(name: str, *, checkpoint: Sequence[str | Path] = (), **options) -> dict:
     """Identifies a codec or a text encoder: its config without `IGNORED_OPTIONS`, with checksums in place of files."""
-    files = [file for path in map(Path, weights) for file in (_model_files(path) if path.is_dir() else [path])]
+    files = [file for path in map(Path, checkpoint) for file in (_model_files(path) if path.is_dir() else [path])]
     digests = []
     for file in files:
         with file.open("rb") as opened:  # in pieces: a file may have many gigabytes
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
     kept = {key: value for key, value in options.items() if key not in IGNORED_OPTIONS}
-    return dict(name=name, weights=digests, **kept)
+    return dict(name=name, weights=digests, **kept)  # the name in every manifest so far: another one changes all keys
 
 
 def _model_files(folder: Path) -> list[Path]:
@@ -61,7 +61,7 @@ def _model_files(folder: Path) -> list[Path]:
 
 def text_fingerprint(config) -> dict | None:
     """Returns the `model_fingerprint` of a pretrained text encoder, whose embeddings are stored; None for any other."""
-    if not config.get("text", {}).get("weights"):
+    if not config.get("text", {}).get("checkpoint"):
         return None
     return model_fingerprint(**config.text)
 

@@ -124,7 +124,7 @@ def test_the_model_is_in_the_key(videos, tmp_path):
     (tmp_path / "weights").write_bytes(b"weights")
     clips = dataset.settings(config_of(videos).data, tmp_path)
     of = lambda **options: dataset_key(
-        latents.latent_settings(clips, latents.model_fingerprint("tiny", weights=(tmp_path / "weights",), **options))
+        latents.latent_settings(clips, latents.model_fingerprint("tiny", checkpoint=(tmp_path / "weights",), **options))
     )
     before = of()
     assert before == of(piece=2) != of(scale=0.5)

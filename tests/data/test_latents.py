@@ -18,14 +18,14 @@ from jvflow.training.loop import train
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """Two clips through the real tiny autoencoder."""
-    weights = SHARED / "data" / "weights"
-    if not weights.exists():
+    folder = SHARED / "data" / "weights"
+    if not folder.exists():
         pytest.skip("needs the folder shared/ beside the checkout")
     config = debug_config(tmp_path_factory.mktemp("pixels"), steps=2)
     config.data.update(size=(16, 16), frames=4, clips=dict(train=6, test=2))
     config.codec.update(
         name="tiny",
-        weights=tuple(str(weights / f"taef2_{half}.safetensors") for half in ("encoder", "decoder")),
+        checkpoint=tuple(str(folder / f"taef2_{half}.safetensors") for half in ("encoder", "decoder")),
         scale=0.8,
     )
     config.network.patch = (1, 1, 1)
