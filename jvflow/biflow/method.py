@@ -4,31 +4,31 @@
     BI-FLOW     x(t, alpha) = x0 + t (x1 - x0) + alpha n   learns (v, d) = (x1 - x0, n)         (2)   paper, eq. 4 and 5
     CONDIFF     x(t)        = n + t (x1 - n)               learns v = x1 - n, given x0          (3)   paper, section 3.1
 
-x0 is a frame, x1 the next one, n ~ N(0, I), t and alpha ~ U(0, 1), pixels in [-1, 1]. Where a frame
-does not tell its motion, the field is given the frames before it too, with noise of their own, so
-that it learns to see through what went wrong in them. (The paper names its context of one frame as
-its main limitation, section 6, and has no more.)
+x0 is a frame, x1 the next one, n ~ N(0, I), t and alpha ~ U(0, 1), pixels in [-1, 1]. One frame does not always show
+its motion. The field can therefore get the frames before it as context, under noise of their own, so that it learns
+to tolerate errors in them. (The paper has a context of one frame, and names this as its main limitation, section 6.)
 
-n has no structure, and a small network with large patches cannot carry it: each number of it would have to
-pass through. Such a network can return the clean state y, x0 + t (x1 - x0) or x1, from which the noise follows:
+n has no structure, and a small network with large patches has too few channels to carry all its values. Such a
+network can return the clean state y, x0 + t (x1 - x0) or x1, from which the noise follows:
 
-    BI-FLOW   d = (x - y) / max(alpha, 0.05)        CONDIFF   v = (y - x) / max(1 - t, 0.05)    (6)   Li and He, arXiv 2511.13720
+    BI-FLOW   d = (x - y) / max(alpha, 0.05)                                                   (6)   Li and He,
+    CONDIFF   v = (y - x) / max(1 - t, 0.05)                                                         arXiv 2511.13720
 
 A frame is sampled by solving dx/dk = f^v dt/dk + f^d dalpha/dk along a curve (t, alpha)(k):      (4)   paper, eq. 8
 
     plain       (k, 0)              the next frame, no correction
-    joint       (k, eps (1 - k))    the next frame from the last one with noise eps n added: the
-                                    noise covers the accumulated error, and both are removed      paper, eq. 9
+    joint       (k, eps (1 - k))    the next frame from the last one plus noise eps n, which covers
+                                    the accumulated error and is removed together with it         paper, eq. 9
     backward    (k, eps k)          the past frame, solved from k = 1 to 0                        paper, section 5
     correcting  (0, eps (1 - k))    the same frame, cleaned
 
-The paper has one eps for all frames, and leaves open to choose it from what is wrong with the frame
-(section 6). A network that took x for x0 + eps n would see in it
+The paper uses one eps for all frames, and leaves open to choose it by the error of each frame (section 6). If x is
+x0 + eps n, the network finds in it a noise of the size
 
     r(x) = eps RMS(f^d(x, (0, eps)))                                                               (5)
 
-of noise: little in a clean frame, whose content it knows, and more the more was added or went wrong. So a
-frame can be given its own level, min(eps, g r(x)) with a gain g, for one evaluation more.
+This is small in a clean frame, and grows with the noise and the errors in a frame. So each frame can have its own
+level, min(eps, g r(x)) with a gain g, at the cost of one more evaluation.
 """
 
 from collections.abc import Callable
@@ -39,16 +39,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jvflow.assembly import (
-    Latents,
-    build_network,
-    build_solver,
-    choose,
-    choose_coupling,
-    noise_like,
-    split_each,
-    unchanged,
-)
+from jvflow.assembly import Latents, build_network, build_solver, choose, choose_coupling, noise_like, split_each
 from jvflow.biflow.compare import compare
 from jvflow.biflow.demo import demo
 from jvflow.biflow.evaluate import evaluate
@@ -61,19 +52,14 @@ from jvflow.method import Method
 
 Past = Float[Array, "b n h w c"]
 Future = Float[Array, "b 1 h w c"]
+Keys = Key[Array, "b"]
 
 
 # --- objectives -----------------------------------------------------------------------------------
 
 
 def flow_loss(
-    field: Field,
-    past: Past,
-    future: Future,
-    keys: Key[Array, "b"],
-    condition: Condition | None = None,
-    loss_weights: tuple | None = None,
-    context_noise: float = 0.0,
+    field: Field, past: Past, future: Future, keys: Keys, condition=None, loss_weights=None, context_noise: float = 0.0
 ) -> Float[Array, "b"]:
     """FLOW (1). The field gets s = (t,) and returns one velocity."""
     condition = _noised_context(condition, past[:, :-1], context_keys(keys), context_noise)
@@ -85,7 +71,7 @@ def biflow_loss(
     field: Field,
     past: Past,
     future: Future,
-    keys: Key[Array, "b"],
+    keys: Keys,
     condition: Condition | None = None,
     loss_weights: tuple | None = None,
     context_noise: float = 0.0,
@@ -101,13 +87,7 @@ def biflow_loss(
 
 
 def condiff_loss(
-    field: Field,
-    past: Past,
-    future: Future,
-    keys: Key[Array, "b"],
-    condition: Condition | None = None,
-    loss_weights: tuple | None = None,
-    context_noise: float = 0.0,
+    field: Field, past: Past, future: Future, keys: Keys, condition=None, loss_weights=None, context_noise: float = 0.0
 ) -> Float[Array, "b"]:
     """CONDIFF (3). The field gets s = (t,), all of the past as `condition.context`, and returns one velocity."""
     condition = _noised_context(condition, past, context_keys(keys), context_noise)
@@ -116,12 +96,12 @@ def condiff_loss(
     return matching_loss(LINEAR, field, Ends(noise_like(key_noise, future), future), (t,), condition, loss_weights)
 
 
-def _noised_context(condition, frames, keys, most):
-    """Adds frames (b, n, h, w, c) to the condition, under noise of a level that is uniform in [0, most]."""
-    if not most:
+def _noised_context(condition, frames: Past, keys: Keys, max_level: float) -> Condition | None:
+    """Adds frames as context to the condition, under noise of a level that is uniform in [0, max_level]."""
+    if not max_level:
         return add_context(condition, frames)
     key_level, key_noise = split_each(keys, 2)
-    level = most * jax.vmap(jax.random.uniform)(key_level)
+    level = max_level * jax.vmap(jax.random.uniform)(key_level)
     return add_context(condition, frames + expand_like(level, frames) * noise_like(key_noise, frames))
 
 
@@ -140,13 +120,13 @@ def _condiff_velocities(x, s, outputs):
 
 @dataclass(frozen=True)
 class Objective:
-    """One of the paper's three methods: what is learned, and what its network looks like.
+    """One of the paper's three methods.
 
     Attributes:
       loss: `(field, past, future, keys, condition) -> (b,)`, one key per example. `past` holds the known frames
         (b, n, h, w, c) in order; x0 is the last of them.
-      coordinates: entries of s, which condition the network; also the number of its velocities.
-      source: where the solve of a frame starts: "frame" (x0 flows) or "noise" (x0 is context).
+      coordinates: number of entries of s, and of the network's velocities.
+      source: where the solve of a frame starts: "frame" (at x0) or "noise" (x0 is context).
       clean_to_velocity: `(x, s, outputs) -> velocities` for a network that returns the clean state (6).
         FLOW has no noise: its outputs are velocities.
     """
@@ -172,7 +152,7 @@ OBJECTIVES = {
 
 
 def assemble(config, codec, encoder) -> dict:
-    """Returns the fields of an `Experiment` that this paper decides. It has no captions."""
+    """Returns the fields of an `Experiment` that this paper decides. It uses no captions."""
     del encoder
     objective = OBJECTIVES[config.objective]
     coupling = choose_coupling(config)
@@ -185,16 +165,11 @@ def assemble(config, codec, encoder) -> dict:
     if objective.coordinates == 2:
         options["alpha_max"] = config.alpha_max
     latent = codec.latent_shape((1, *config.data.size))
-    predicted = dict(velocity=unchanged, clean=partial(_to_velocities, objective.clean_to_velocity))
-    network = build_network(
-        config,
-        [latent],
-        encoder=None,
-        to_field=choose(predicted, "prediction", config.prediction),
-        context=objective.context_frames(past) * latent[-1],
-        coordinates=objective.coordinates,
-        velocities=objective.coordinates,
-    )
+    predicted = dict(velocity=lambda field: field, clean=partial(_to_velocities, objective.clean_to_velocity))
+    to_field = choose(predicted, "prediction", config.prediction)
+    sizes = dict(coordinates=objective.coordinates, velocities=objective.coordinates)
+    sizes |= dict(context=objective.context_frames(past) * latent[-1])
+    network = build_network(config, [latent], None, to_field, **sizes)
     return dict(
         network=network,
         shapes=(latent,),
@@ -206,7 +181,7 @@ def assemble(config, codec, encoder) -> dict:
 
 
 def next_frame_loss(
-    loss: Callable, coupling: Callable, field: Field, latents: Latents, condition: Condition | None, keys, key
+    loss: Callable, coupling: Callable, field: Field, latents: Latents, condition, keys: Keys, key: Key[Array, ""]
 ) -> tuple[Float[Array, "b"], dict]:
     """Computes the loss of consecutive frames: the last frame of each clip is the future, those before it the past."""
     past, future = coupling(latents.mean[:, :-1], latents.mean[:, -1:], key)
@@ -228,7 +203,7 @@ def _stream_settings(sample, objective: Objective, codec) -> StreamSettings:
         context_noise=sample.context_noise,
         solver=build_solver(sample),
         source=objective.source,
-        clamp=codec.range,
+        clamp=codec.latent_range,
     )
 
 
@@ -251,7 +226,7 @@ METHOD = Method(
     encode=data_latents.encode_config,
     check_data=lambda config, experiment, data, checksum: None,
     check_sampling=_check_sampling,
-    pretrained_config=unchanged,
+    pretrained_config=lambda config: config,
     compare=compare,
     demo=demo,
 )

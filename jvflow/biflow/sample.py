@@ -3,11 +3,11 @@
 The equations (4) and (5) stand in `jvflow.biflow.method`.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
@@ -28,6 +28,7 @@ from jvflow.report import videos
 from jvflow.run import Run
 
 Frames = Float[Array, "b n h w c"]
+Videos = UInt8[np.ndarray, "b n h w c"]
 
 
 # --- curves ---------------------------------------------------------------------------------------
@@ -40,7 +41,7 @@ class Curve:
     Attributes:
       position: `(k, epsilon) -> (t, alpha)`, scalars.
       start, stop: the interval of k, in the direction of the solve.
-        num_moving: how many coordinates change; a field may leave out the velocities of the others.
+      num_moving: how many of the first coordinates change; a field may omit the velocities of the others.
     """
 
     position: Callable
@@ -65,21 +66,9 @@ CURVES = {"plain": plain, "joint": joint, "backward": backward, "correcting": co
 
 @partial(jax.jit, static_argnames=("gain", "curve", "solver", "source", "clamp"))
 def next_frame(
-    field,
-    past,
-    key,
-    rows,
-    epsilon,
-    context_noise,
-    condition,
-    *,
-    gain=0.0,
-    curve,
-    solver,
-    source="frame",
-    clamp=(-1.0, 1.0),
+    field, past, key, rows, epsilon, context_noise, condition, *, gain=0.0, curve, solver, source="frame", clamp=(-1, 1)
 ) -> Solution:
-    """Solves for one frame of `stream`: `past (b, n, h, w, c) -> Solution`, whose x is the past with that frame as its last.
+    """Solves for one frame of `stream`: `past (b, n, h, w, c) -> Solution`; its x is the past shifted by the new frame.
 
     Row i draws its noise from fold_in(key, rows[i]), so that a video does not depend on how many others stream with it.
     """
@@ -89,18 +78,15 @@ def next_frame(
     noise, level, probes = noise_like(keys, frame), jnp.full(len(past), epsilon), 0
     if gain:
         level, probes = jnp.minimum(level, gain * corruption(field, frame, epsilon, condition)), 1
-    if source == "noise":
-        x = noise
-    else:
-        x = frame if curve is plain else frame + expand_like(level, frame) * noise
+    start = frame if curve is plain else frame + expand_like(level, frame) * noise
     derivative = along(field, curve.position, condition, curve_args=(level,), num_moving=curve.num_moving)
-    solution = solver(derivative, x, curve.start, curve.stop)
+    solution = solver(derivative, noise if source == "noise" else start, curve.start, curve.stop)
     x = solution.x if clamp is None else jnp.clip(solution.x, *clamp)
     return solution._replace(x=jnp.concatenate([past[:, 1:], x], axis=1), nfe=solution.nfe + probes)
 
 
 def add_context(condition: Condition | None, frames: Frames) -> Condition | None:
-    """Returns the condition with frames as context, on the channel axis of x; the condition itself without frames."""
+    """Adds frames to a condition as context, on the channel axis of x; without frames, returns it as it is."""
     if not frames.shape[1]:
         return condition
     return replace(condition or Condition(), context=rearrange(frames, "b n h w c -> b 1 h w (n c)"))
@@ -112,10 +98,7 @@ def context_keys(keys: Key[Array, "b"]) -> Key[Array, "b"]:
 
 
 def corruption(field: Field, frames: Frames, epsilon, condition: Condition | None = None) -> Float[Array, "b"]:
-    """How much noise a field of BI-FLOW sees in each frame when it is told that there may be `epsilon` (5).
-
-    In units of the data. One evaluation of the field.
-    """
+    """Estimates the noise in each frame, r (5), in units of the data: one evaluation of a field of BI-FLOW."""
     here = jnp.zeros(len(frames)), jnp.full(len(frames), epsilon)
     noise = field(frames, here, condition)[1]
     return epsilon * jnp.sqrt(jnp.mean(jnp.square(noise), axis=(1, 2, 3, 4)))
@@ -123,7 +106,7 @@ def corruption(field: Field, frames: Frames, epsilon, condition: Condition | Non
 
 def stream(
     field: Field,
-    frames: Frames,
+    frames: Float[Array, "b ..."],
     key: Key[Array, ""],
     *,
     curve: Curve = joint,
@@ -138,29 +121,32 @@ def stream(
 ) -> Iterator[tuple[Frames, Int[Array, "b"]]]:
     """Streams frames without end, each solved from the last (paper, section 2.2).
 
-    Memory is constant and one program is compiled. A frame is computed while the caller still
-    works on the one before it. Every frame has fresh noise, from fold_in(key, frame number).
+    Memory is constant and one program is compiled. A frame is computed while the caller still works on the one before
+    it. Every frame has fresh noise, from fold_in(key, frame number).
 
     Args:
       field: `(x, s, condition) -> velocities`, see `jvflow.networks.as_field`.
-      frames: where each stream starts, (b, n, h, w, c) in order, in [-1, 1]; as many as the field
-        was trained with. Each next frame is solved from the last one, given the others as context.
-      key: a key of all noise.
+      frames: where each stream starts, (b, n, h, w, c) in order, in [-1, 1]; as many as the field was trained with.
+        Each next frame is solved from the last one, with the others as context.
+      key: of all noise.
       curve: `plain`, `joint`, `backward` or `correcting`.
-      epsilon: the noise level of the curve, in units of the data's; 0 is the plain curve.
-      gain: when not 0, each frame of each stream has its own level, min(epsilon, gain r) with r (5)
-        what is wrong with the frame before. On the curve `joint`; counted in the NFE.
+      epsilon: the noise level of the curve, in units of the data; 0 is the plain curve.
+      gain: above 0, each frame has its own level min(epsilon, gain r), where r (5) is the error of the frame before.
+        Only on the curve `joint`; the evaluation for r is counted.
       context_noise: the level of the noise that is added to the context.
       solver: a `Solver`, or the keyword arguments of one.
-      condition: given to the field at every frame.
-      source: "frame" starts a solve at the last frame; "noise" at noise, with the last frame among
-        the context (CONDIFF).
-      clamp: the range each frame is clipped to before it is used again, or None.
-      rows: the number of each stream, which its noise belongs to; 0, 1, ... when None.
+      condition: passed to the field at every frame.
+      source: "frame" starts a solve at the last frame, "noise" at noise, with the last frame as context (CONDIFF).
+      clamp: the range that each frame is clipped to before it is used again, or None.
+      rows: the number of each stream, which decides its noise; 0, 1, ... when None.
 
     Yields:
-      `(frame (b, 1, h, w, c), nfe (b,))`: the first is the frame after the given ones (before it,
-      on `backward`). Both are on the device and may still be under way.
+      `(frame (b, 1, h, w, c), nfe (b,))`: the first is the frame after the given ones (before it, on `backward`). Both
+      are on the device and may not be computed yet.
+
+    Raises:
+      ValueError: for arguments that do not fit together, at the call.
+      SolveError: instead of a frame whose solve failed; names the frame, the rows and the times.
     """
     if source not in ("frame", "noise"):
         raise ValueError(f"source is {source!r}: use 'frame' (FLOW, BI-FLOW) or 'noise' (CONDIFF)")
@@ -171,36 +157,27 @@ def stream(
             raise ValueError(f"{name} scales noise and must be 0 or more, got {level}")
     if gain and (curve is not joint or not epsilon):
         raise ValueError(
-            f"gain {gain} chooses the noise of the curve `joint` up to epsilon {epsilon}: use that curve, and an epsilon above 0"
+            f"gain {gain} chooses the noise of the curve `joint` up to epsilon {epsilon}: "
+            "use that curve, and an epsilon above 0"
         )
     if frames.ndim != 5:
         raise ValueError(f"frames must be (b, n, h, w, c), got shape {frames.shape}")
     if curve is backward and frames.shape[1] > 1:
         raise ValueError(
-            f"the curve `backward` solves for the frame before the given one, so the {frames.shape[1] - 1} frames before "
-            "that are not known: it takes a field that was trained with one frame"
+            f"the curve `backward` solves for the frame before the given one, so the {frames.shape[1] - 1} frames "
+            "before that are not known: it takes a field that was trained with one frame"
         )
-    step = partial(
-        next_frame,
-        as_partial(field),
-        rows=jnp.arange(len(frames)) if rows is None else jnp.asarray(rows),
-        epsilon=jnp.float32(epsilon),
-        context_noise=jnp.float32(context_noise),
-        condition=condition,
-        gain=float(gain),
-        curve=curve,
-        solver=Solver(**solver) if isinstance(solver, dict) else solver,
-        source=source,
-        clamp=clamp,
-    )
+    solver = Solver(**solver) if isinstance(solver, dict) else solver
+    rows = jnp.arange(len(frames)) if rows is None else jnp.asarray(rows)
+    levels = dict(epsilon=jnp.float32(epsilon), context_noise=jnp.float32(context_noise), gain=float(gain))
+    options = dict(condition=condition, curve=curve, solver=solver, source=source, clamp=clamp)
+    step = partial(next_frame, as_partial(field), rows=rows, **levels, **options)
     return _frames(step, jnp.asarray(frames, jnp.float32), key)
 
 
-def _frames(step: Callable, past, key) -> Iterator[tuple]:
-    number = 0
-    pending = step(past=past, key=jax.random.fold_in(key, number))
-    while True:
-        number += 1
+def _frames(step: Callable, past: Frames, key) -> Iterator[tuple]:
+    pending = step(past=past, key=jax.random.fold_in(key, 0))
+    for number in itertools.count(1):
         following = step(past=pending.x, key=jax.random.fold_in(key, number))
         raise_if_failed(pending, what=f"frame {number} of the stream")
         yield pending.x[:, -1:], pending.nfe
@@ -223,18 +200,15 @@ class StreamSettings:
     clamp: tuple[float, float] | None
 
 
-def stream_frames(run: Run, first: UInt8[np.ndarray, "b n h w c"], key, **options) -> Iterator[tuple]:
+def stream_frames(run: Run, first: Videos, key, **options) -> Iterator[tuple]:
     """Streams after the given frames: `(frame uint8 (b, 1, h, w, c), nfe (b,))`, on the host.
 
-    `options` replace the run's `StreamSettings`, or number the streams (`rows`).
+    `options` replace the run's `StreamSettings`, or number the streams (`rows`). Raises as `stream` does.
     """
-    experiment = run.experiment
-    codec = experiment.codec
+    experiment, codec = run.experiment, run.experiment.codec
     start = codec.encode(codec.params, jnp.asarray(first)).mean
-    field = as_field(experiment.network, run.params)
-    frames = stream(
-        field, start, key, **vars(experiment.sampler) | options
-    )  # wrong options raise here, not at the first frame
+    field, options = as_field(experiment.network, run.params), vars(experiment.sampler) | options
+    frames = stream(field, start, key, **options)  # checks the options now, not at the first frame
     return ((np.asarray(codec.decode(codec.params, latent)), np.asarray(nfe)) for latent, nfe in frames)
 
 
@@ -242,7 +216,8 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     """Writes streams into the folder `out`, the given frames first, and returns the record of `samples.json`.
 
     Frames are written as they come, so that memory does not grow with the length. On the curve `backward` the frames
-    of a file go into the past. Each process makes its share; the primary one writes.
+    of a file go into the past. Each process streams its share of the rows; the primary one writes. A stream that fails
+    raises SolveError, and leaves no file.
     """
     objective = run.config.objective
     request.refuse(objective, "makes no chunks", "observed")
@@ -264,12 +239,9 @@ def _write_stream(run: Run, out: Path, first, stream: Iterator[tuple], length: i
     count, given = first.shape[:2]
     fps = float(run.config.data.fps)
     out.mkdir(parents=True, exist_ok=True)
+    files = [out / f"sample_{i:03d}.mp4" for i in range(count)]
     shown = np.unique(np.linspace(0, length - 1, min(length, 8)).round().astype(int))  # columns of the sheet
-    kept, nfe, files = (
-        [first[:, shown[shown < given]]],
-        np.zeros(count),
-        [out / f"sample_{i:03d}.mp4" for i in range(count)],
-    )
+    kept, nfe = [first[:, shown[shown < given]]], np.zeros(count)
     with ExitStack() as stack:
         writers = [stack.enter_context(videos.Writer(file, fps)) for file in files]
         write = lambda batch: [writer.append(frame) for writer, video in zip(writers, batch) for frame in video]
@@ -294,26 +266,20 @@ def _write_stream(run: Run, out: Path, first, stream: Iterator[tuple], length: i
 def stream_protocol(run: Run) -> dict:
     """Returns how the frames of a run are made: every record of the run carries it."""
     settings = run.experiment.sampler
-    return (
-        run.protocol
-        | dict(
-            past_frames=run.experiment.start_frames,
-            curve=next(name for name, curve in CURVES.items() if curve is settings.curve),
-            epsilon=settings.epsilon,
-            gain=settings.gain,
-            context_noise=settings.context_noise,
-        )
-        | solver_protocol(settings.solver)
-    )
+    curve = next(name for name, curve in CURVES.items() if curve is settings.curve)
+    protocol = run.protocol | dict(past_frames=run.experiment.start_frames, curve=curve)
+    protocol |= dict(epsilon=settings.epsilon, gain=settings.gain, context_noise=settings.context_noise)
+    return protocol | solver_protocol(settings.solver)
 
 
-def preview(run: Run, data: Path) -> UInt8[np.ndarray, "b f h w c"]:
-    """Streams from held-out first frames, for a sheet during training."""
+def preview(run: Run, data: Path) -> Videos:
+    """Streams from the first frames of held-out clips, for a sheet during training."""
     first = pipeline.clips(data, "test", count=4, frames=run.experiment.start_frames)
-    frames = stream_frames(run, first, jax.random.key(run.config.seed))
-    return np.concatenate([first, *(frame for frame, _ in islice(frames, run.config.run.sample_frames))], axis=1)
+    stream = stream_frames(run, first, jax.random.key(run.config.seed))
+    frames = [frame for frame, _ in itertools.islice(stream, run.config.run.sample_frames)]
+    return np.concatenate([first, *frames], axis=1)
 
 
 def sampling_program(experiment: Experiment) -> Callable:
-    """Returns what a dry run compiles: one frame of a stream."""
+    """Returns the program that a dry run compiles: one frame of a stream."""
     return lambda field, start, key, condition: next(stream(field, start, key, **vars(experiment.sampler)))

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow.biflow import method as biflow
-from jvflow.biflow.method import CURVES, OBJECTIVES, backward, correcting, joint, plain, stream
-from jvflow.flow.solver import Solver
+from jvflow.biflow import sample
+from jvflow.biflow.method import OBJECTIVES, biflow_loss
+from jvflow.biflow.sample import CURVES, backward, correcting, corruption, joint, plain, stream
+from jvflow.flow.field import along
+from jvflow.flow.solver import Solution, Solver
 
 TIGHT = Solver(rtol=1e-4, atol=1e-4)
 SHAPE = (4, 1, 2, 2, 3)
@@ -44,21 +46,29 @@ def gaussian_field(scale, slope, shift):
 
 def test_joint_takes_a_noised_frame_to_the_next_one():
     x0, x1 = normal(0), normal(1)
-    frame, _ = next(stream(point_field(x0, x1), x0, jax.random.key(2), curve=joint, epsilon=0.3, solver=TIGHT, clamp=None))
+    frame, _ = next(
+        stream(point_field(x0, x1), x0, jax.random.key(2), curve=joint, epsilon=0.3, solver=TIGHT, clamp=None)
+    )
     np.testing.assert_allclose(frame, x1, atol=3e-4)
 
 
 def test_backward_takes_a_frame_to_the_one_before():
     x0, x1 = normal(0), normal(1)
-    frame, _ = next(stream(point_field(x0, x1), x1, jax.random.key(2), curve=backward, epsilon=0.3, solver=TIGHT, clamp=None))
+    frame, _ = next(
+        stream(point_field(x0, x1), x1, jax.random.key(2), curve=backward, epsilon=0.3, solver=TIGHT, clamp=None)
+    )
     np.testing.assert_allclose(frame, x0, atol=3e-4)
 
 
 def test_correcting_removes_noise_and_plain_moves_without_any():
     x0, x1 = normal(0), normal(1)
-    cleaned, _ = next(stream(point_field(x0, x1), x0, jax.random.key(2), curve=correcting, epsilon=0.3, solver=TIGHT, clamp=None))
+    cleaned, _ = next(
+        stream(point_field(x0, x1), x0, jax.random.key(2), curve=correcting, epsilon=0.3, solver=TIGHT, clamp=None)
+    )
     np.testing.assert_allclose(cleaned, x0, atol=3e-4)
-    moved, nfe = next(stream(point_field(x0, x1), x0, jax.random.key(2), curve=plain, epsilon=0.0, solver=TIGHT, clamp=None))
+    moved, nfe = next(
+        stream(point_field(x0, x1), x0, jax.random.key(2), curve=plain, epsilon=0.0, solver=TIGHT, clamp=None)
+    )
     np.testing.assert_allclose(moved, x1, atol=1e-5)
     assert nfe.tolist() == [nfe[0]] * 4
 
@@ -80,7 +90,7 @@ def test_curves_transport_gaussian_marginals(curve):
     else:
         end = 1.0 if curve is joint else 0.0
         expected = (end * shift, (1 + end * (slope - 1)) * scale)
-    derivative = biflow.along(gaussian_field(scale, slope, shift), curve(epsilon), None, num_moving=curve.num_moving)
+    derivative = along(gaussian_field(scale, slope, shift), curve(epsilon), None, num_moving=curve.num_moving)
     y = TIGHT(derivative, x, curve.start, curve.stop).x.ravel()
     np.testing.assert_allclose(y, expected[0] + expected[1] * np.array([-1, 0, 1]), atol=2e-3)
 
@@ -123,9 +133,9 @@ def test_condiff_gives_the_past_as_context_and_starts_from_noise():
     assert len(seen["s"]) == 1
 
 
-def from_clean(objective, clean):
+def velocities_of(objective, clean):
     """The field that `clean`, a network of clean states, becomes."""
-    return lambda x, s, condition: OBJECTIVES[objective].from_clean(x, s, clean(x, s, condition))
+    return lambda x, s, condition: OBJECTIVES[objective].clean_to_velocity(x, s, clean(x, s, condition))
 
 
 def test_clean_states_become_velocities():
@@ -134,15 +144,15 @@ def test_clean_states_become_velocities():
     t, level = jnp.array([0.0, 0.3, 0.8, 1.0]), jnp.array([0.05, 0.4, 1.0, 0.0])
     column = lambda c: c.reshape(-1, 1, 1, 1, 1)
     state = x0 + column(t) * (x1 - x0)
-    v, d = OBJECTIVES["biflow"].from_clean(state + column(level) * noise, (t, level), (x1 - x0, state))
+    v, d = OBJECTIVES["biflow"].clean_to_velocity(state + column(level) * noise, (t, level), (x1 - x0, state))
     np.testing.assert_array_equal(v, x1 - x0)
     np.testing.assert_allclose(d[:3], noise[:3], atol=3e-5)
     np.testing.assert_array_equal(d[3], 0)
     near = jnp.array([0.0, 0.5, 0.95, 1.0])
-    (v,) = OBJECTIVES["condiff"].from_clean(noise + column(near) * (x1 - noise), (near,), (x1,))
+    (v,) = OBJECTIVES["condiff"].clean_to_velocity(noise + column(near) * (x1 - noise), (near,), (x1,))
     np.testing.assert_allclose(v[:3], (x1 - noise)[:3], atol=3e-5)
     np.testing.assert_allclose(v[3], 0, atol=1e-5)
-    assert OBJECTIVES["flow"].from_clean(state, (t,), (x1,)) == (x1,)
+    assert OBJECTIVES["flow"].clean_to_velocity(state, (t,), (x1,)) == (x1,)
 
 
 @pytest.mark.parametrize("curve", [joint, correcting])
@@ -150,7 +160,7 @@ def test_a_network_of_clean_states_takes_the_noise_out(curve):
     """All but exp(-1) of the last 0.05, where (6) divides by no less."""
     x0, x1 = normal(0), normal(1)
     clean = lambda x, s, condition: (x1 - x0, x0 + s[0].reshape(-1, 1, 1, 1, 1) * (x1 - x0))
-    field, start, stop = from_clean("biflow", clean), x0, x1 if curve is joint else x0
+    field, start, stop = velocities_of("biflow", clean), x0, x1 if curve is joint else x0
     rest = [
         next(stream(field, start, jax.random.key(2), curve=curve, epsilon=epsilon, solver=TIGHT, clamp=None))[0] - stop
         for epsilon in (0.3, 0.6)
@@ -168,7 +178,7 @@ def test_biflow_draws_both_coordinates_uniformly_and_noise_from_a_unit_normal():
         seen.update(x=x, t=s[0], alpha=s[1])
         return jnp.zeros_like(x), jnp.zeros_like(x)
 
-    biflow.biflow_loss(field, zero, zero, keys(n))
+    biflow_loss(field, zero, zero, keys(n))
     for name in ("t", "alpha"):
         np.testing.assert_allclose(np.quantile(seen[name], [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.03)
     noise = np.asarray(seen["x"]).ravel() / np.asarray(seen["alpha"])
@@ -179,8 +189,8 @@ def test_biflow_draws_both_coordinates_uniformly_and_noise_from_a_unit_normal():
 def test_an_example_does_not_depend_on_its_batch():
     past, future = normal(0), normal(1)
     field = lambda x, s, c: (x, x * s[1].reshape(-1, 1, 1, 1, 1))
-    whole = biflow.biflow_loss(field, past, future, keys(4))
-    half = biflow.biflow_loss(field, past[2:], future[2:], keys(4)[2:])
+    whole = biflow_loss(field, past, future, keys(4))
+    half = biflow_loss(field, past[2:], future[2:], keys(4)[2:])
     np.testing.assert_array_equal(whole[2:], half)
 
 
@@ -197,13 +207,15 @@ def seen_by(name, frames, *, n=4, **options):
     return seen
 
 
-@pytest.mark.parametrize("name, beside", [("flow", [1, 1, 2, 2]), ("biflow", [1, 1, 2, 2]), ("condiff", [1, 1, 2, 2, 3, 3])])
+@pytest.mark.parametrize(
+    "name, beside", [("flow", [1, 1, 2, 2]), ("biflow", [1, 1, 2, 2]), ("condiff", [1, 1, 2, 2, 3, 3])]
+)
 def test_older_frames_stand_beside_x_in_order(name, beside):
     context = seen_by(name, 3)["condition"].context
     assert context.shape == (4, 1, 1, 1, len(beside)) and context[0].ravel().tolist() == beside
-    assert OBJECTIVES[name].context(3) * 2 == len(beside)
+    assert OBJECTIVES[name].context_frames(3) * 2 == len(beside)
     if name != "condiff":
-        assert seen_by(name, 1)["condition"] is None and OBJECTIVES[name].context(1) == 0
+        assert seen_by(name, 1)["condition"] is None and OBJECTIVES[name].context_frames(1) == 0
 
 
 def test_flow_starts_at_the_last_of_the_known_frames():
@@ -233,13 +245,18 @@ def drift(x, s, condition):
 
 
 def test_each_frame_starts_from_the_last_and_is_clamped():
-    frames = [np.asarray(f) for f, _ in itertools.islice(stream(drift, jnp.zeros(SHAPE), jax.random.key(0), curve=plain, epsilon=0.0), 15)]
+    frames = [
+        np.asarray(f)
+        for f, _ in itertools.islice(stream(drift, jnp.zeros(SHAPE), jax.random.key(0), curve=plain, epsilon=0.0), 15)
+    ]
     np.testing.assert_allclose([f.mean() for f in frames[:9]], 0.1 * np.arange(1, 10), atol=1e-5)
     np.testing.assert_array_equal(frames[-1], np.ones(SHAPE))
 
 
 def test_noise_is_fresh_for_each_frame_and_each_stream():
-    frames = [np.asarray(f) for f, _ in itertools.islice(stream(drift, jnp.zeros(SHAPE), jax.random.key(0), epsilon=0.1), 5)]
+    frames = [
+        np.asarray(f) for f, _ in itertools.islice(stream(drift, jnp.zeros(SHAPE), jax.random.key(0), epsilon=0.1), 5)
+    ]
     added = np.diff([np.zeros(SHAPE), *frames], axis=0) - 0.1
     correlation = np.corrcoef(added.reshape(5, -1)) - np.eye(5)
     assert np.abs(correlation).max() < 0.6
@@ -273,9 +290,9 @@ def test_the_next_frame_is_under_way_before_the_last_is_taken():
 
     def step(past, key):
         dispatched.append(len(dispatched))
-        return past, None
+        return Solution(past, None, None, jnp.ones(len(past), bool), None)
 
-    frames = biflow._frames(step, jnp.zeros(SHAPE), jax.random.key(0))
+    frames = sample._frames(step, jnp.zeros(SHAPE), jax.random.key(0))
     next(frames)
     assert len(dispatched) == 2
 
@@ -283,9 +300,19 @@ def test_the_next_frame_is_under_way_before_the_last_is_taken():
 def test_condiff_streams_from_noise_given_the_last_frame():
     # the field of a world in which the next frame is the last one plus 0.1
     field = lambda x, s, c: ((c.context + 0.1 - x) / jnp.maximum(1 - s[0].reshape(-1, 1, 1, 1, 1), 1e-3),)
-    frames = stream(field, jnp.zeros(SHAPE), jax.random.key(0), curve=plain, epsilon=0.0, source="noise", solver=dict(method="euler", steps=20))
+    frames = stream(
+        field,
+        jnp.zeros(SHAPE),
+        jax.random.key(0),
+        curve=plain,
+        epsilon=0.0,
+        source="noise",
+        solver=dict(method="euler", steps=20),
+    )
     values = [np.asarray(f) for f, _ in itertools.islice(frames, 3)]
-    np.testing.assert_allclose(np.stack(values), np.broadcast_to(np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1, 1, 1, 1), (3, *SHAPE)), atol=1e-4)
+    np.testing.assert_allclose(
+        np.stack(values), np.broadcast_to(np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1, 1, 1, 1), (3, *SHAPE)), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("source", ["frame", "noise"])
@@ -301,7 +328,9 @@ def test_a_stream_keeps_its_context_and_goes_on_as_it_moved(source):
 
     speed = jnp.array([0.1, 0.05, -0.1, 0.0]).reshape(4, 1, 1, 1, 1)
     start = speed * jnp.arange(2.0).reshape(1, 2, 1, 1, 1) * jnp.ones((4, 2, 2, 2, 3))
-    frames = stream(field, start, jax.random.key(0), curve=plain, epsilon=0.0, source=source, solver=dict(method="euler", steps=20))
+    frames = stream(
+        field, start, jax.random.key(0), curve=plain, epsilon=0.0, source=source, solver=dict(method="euler", steps=20)
+    )
     got = np.concatenate([np.asarray(f) for f, _ in itertools.islice(frames, 4)], axis=1)
     expected = np.asarray(speed) * np.arange(2.0, 6.0).reshape(1, 4, 1, 1, 1) * np.ones((4, 4, 2, 2, 3))
     np.testing.assert_allclose(got, expected, atol=1e-4)
@@ -313,7 +342,7 @@ def test_each_frame_gets_the_noise_that_its_own_corruption_asks_for():
     error = jnp.array([0.0, 0.02, 0.1, 0.4]).reshape(4, 1, 1, 1, 1) * normal(2)
     size = np.sqrt(np.square(error).mean((1, 2, 3, 4)))
     exact = point_field(x0, x1)
-    np.testing.assert_allclose(biflow.corruption(exact, x0 + error, 0.3), size, rtol=1e-4)
+    np.testing.assert_allclose(corruption(exact, x0 + error, 0.3), size, rtol=1e-4)
 
     def field(x, s, condition):
         v, d = exact(x, s, None)
@@ -330,9 +359,19 @@ def test_each_frame_gets_the_noise_that_its_own_corruption_asks_for():
 
 def test_the_context_of_a_stream_gets_fresh_noise_of_its_level():
     contexts = lambda level: [
-        np.asarray(f) for f, _ in itertools.islice(
-            stream(lambda x, s, c: (c.context - x,), jnp.zeros((64, 2, 2, 2, 3)), jax.random.key(0), curve=plain, epsilon=0.0,
-                   context_noise=level, solver=dict(method="euler", steps=1)), 2)
+        np.asarray(f)
+        for f, _ in itertools.islice(
+            stream(
+                lambda x, s, c: (c.context - x,),
+                jnp.zeros((64, 2, 2, 2, 3)),
+                jax.random.key(0),
+                curve=plain,
+                epsilon=0.0,
+                context_noise=level,
+                solver=dict(method="euler", steps=1),
+            ),
+            2,
+        )
     ]
     first, second = contexts(0.2)
     assert 0.17 < first.std() < 0.23 and 0.17 < second.std() < 0.23
