@@ -96,7 +96,11 @@ def functional(module: type[nnx.Module] | Callable, config, rules: Rules = ()) -
 
     @cache
     def structure(tuned: frozenset):
-        return nnx.graphdef(nnx.eval_shape(lambda: add_lora(module(config, rngs=Keys(jax.random.key(0))), tuned)))
+        def make():
+            made = module(config, rngs=Keys(jax.random.key(0)))
+            return add_lora(made, tuned) if tuned else made
+
+        return nnx.graphdef(nnx.eval_shape(make))
 
     def apply(params, *inputs, method="__call__", **named):
         tuned = frozenset(path[:-1] for path in traverse_util.flatten_dict(params) if path[-1] == LORA[0])
