@@ -16,7 +16,7 @@ from jvflow.data.pipeline import Batch, Window
 from jvflow.flow import coupling
 from jvflow.flow.field import Condition, drop
 from jvflow.flow.solver import Solver
-from jvflow.method import Method
+from jvflow.method import Method, SampleRequest
 from jvflow.networks import Network
 from jvflow.text import TextEncoder
 
@@ -71,21 +71,10 @@ class Experiment:
         """The longest of `windows`."""
         return max(self.windows, key=lambda window: window.span)
 
-    def check_mesh(self, mesh) -> None:
-        """Raises ValueError if a mesh cannot split the network's heads or tokens."""
-        for shape in self.shapes:
-            networks.check_mesh(self.network, shape, mesh)
-
     @property
     def encoder_params(self) -> dict:
         """Reads the parameters of codec and text encoder: arguments of a compiled step, not constants in it."""
         return dict(codec=self.codec.params, text=self.text and self.text.params)
-
-    def free_encoders(self) -> None:
-        """Frees the parameters of codec and text encoder until they are read again."""
-        for model in (self.codec, self.text):
-            if model and getattr(model, "lazy", None):
-                model.lazy.release()
 
     def latents(self, batch: Batch, encoder_params: Mapping) -> Latents:
         """Returns the latents of a batch, or encodes its video."""
@@ -176,26 +165,15 @@ def unchanged(value: Any) -> Any:
 
 def build_solver(sample) -> Solver:
     """Returns the solver of `config.sample`: with tolerances, or with a number of steps."""
-    adaptive = sample.steps is None
-    return Solver(
-        method=sample.method,
-        rtol=sample.rtol if adaptive else None,
-        atol=sample.atol if adaptive else None,
-        steps=sample.steps,
-        per_sample=sample.per_sample,
-    )
+    tolerances = dict(rtol=sample.rtol, atol=sample.atol) if sample.steps is None else {}
+    return Solver(sample.method, steps=sample.steps, per_sample=sample.per_sample, **tolerances)
 
 
 def solver_protocol(solver) -> dict:
     """Returns how an equation is solved, for records."""
-    return dict(
-        method=solver.method,
-        rtol=solver.rtol,
-        atol=solver.atol,
-        fixed_steps=solver.steps,
-        per_sample=solver.per_sample,
-        nfe="evaluations of the network that each sample needed, rejected steps included",
-    )
+    nfe = "evaluations of the network that each sample needed, rejected steps included"
+    settings = dict(method=solver.method, rtol=solver.rtol, atol=solver.atol, fixed_steps=solver.steps)
+    return settings | dict(per_sample=solver.per_sample, nfe=nfe)
 
 
 def drop_captions(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Condition | None:
@@ -216,3 +194,10 @@ def split_each(keys: Key[Array, "b"], count: int) -> tuple[Key[Array, "b"], ...]
 def noise_like(keys: Key[Array, "b"], like: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
     """Draws unit noise of the shape and type of `like`, one key for each example."""
     return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)
+
+
+def refuse(request: SampleRequest, objective: str, why: str, *names: str) -> None:
+    """Raises ValueError if a request has one of these entries, which an objective cannot take."""
+    given = [name for name in names if getattr(request, name)]
+    if given:
+        raise ValueError(f"a run of {objective} {why}: leave out {', '.join(given)}")

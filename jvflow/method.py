@@ -67,9 +67,3 @@ class SampleRequest(NamedTuple):
     fps: float | None = None
     extrapolate: bool = False
     observed: int | None = None
-
-    def refuse(self, objective: str, why: str, *names: str) -> None:
-        """Raises ValueError if one of these entries is given."""
-        given = [name for name in names if getattr(self, name)]
-        if given:
-            raise ValueError(f"a run of {objective} {why}: leave out {', '.join(given)}")

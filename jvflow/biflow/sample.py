@@ -17,7 +17,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jvflow.assembly import Experiment, fold_in_each, noise_like, solver_protocol
+from jvflow.assembly import Experiment, fold_in_each, noise_like, refuse, solver_protocol
 from jvflow.data import pipeline
 from jvflow.flow.field import Condition, Field, along, as_partial, expand_like
 from jvflow.flow.solver import Solution, Solver, raise_if_failed
@@ -220,8 +220,8 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     raises SolveError, and leaves no file.
     """
     objective = run.config.objective
-    request.refuse(objective, "makes no chunks", "observed")
-    request.refuse(objective, "streams after given frames at the rate of its data", "captions", "fps", "extrapolate")
+    refuse(request, objective, "makes no chunks", "observed")
+    refuse(request, objective, "streams after given frames at the rate of its data", "captions", "fps", "extrapolate")
     count, length, given = request.count, request.length or 64, run.experiment.start_frames
     if length < given:
         raise ValueError(

@@ -17,7 +17,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jvflow.assembly import Experiment, noise_like, solver_protocol
+from jvflow.assembly import Experiment, noise_like, refuse, solver_protocol
 from jvflow.codecs import decode_chunks
 from jvflow.data import pipeline
 from jvflow.flow import times, unipc
@@ -218,9 +218,9 @@ def predict_videos(
 def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     """Writes videos of observed chunks with the predicted ones after them; returns the record of `samples.json`."""
     objective, follows = run.config.objective, run.experiment.sampler.follows
-    request.refuse(objective, "makes frames at the rate of its data, and chunks without end", "fps", "extrapolate")
+    refuse(request, objective, "makes frames at the rate of its data, and chunks without end", "fps", "extrapolate")
     if not follows:
-        request.refuse(objective, "starts from noise and takes no first frame", "first_frame")
+        refuse(request, objective, "starts from noise and takes no first frame", "first_frame")
     given = request.observed or run.experiment.start_frames
     count, have = len(request.captions) or request.count, run.config.data.frames
     if request.first_frame is None and given > have:

@@ -24,7 +24,7 @@ from jvflow.networks import as_field
 from jvflow.parallel import hlo, sharding
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel.constrain import DATA, FSDP, TENSOR
-from jvflow.training.sharded import compiled_step, init_and_abstract_state
+from jvflow.training.sharded import check_mesh, compiled_step, init_and_abstract_state
 from jvflow.training.step import merge
 
 
@@ -90,7 +90,7 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
     mesh = meshes.make_mesh(config.run.mesh, devices(topology))
     meshes.check_batch(config.train.batch_size, mesh, config.run.microbatches)
     experiment = assemble(config, abstract=True)
-    experiment.check_mesh(mesh)
+    check_mesh(experiment, mesh)
     _, abstract = init_and_abstract_state(experiment, config, mesh)
     whole = merge(abstract.frozen, abstract.params)
     decisions = sharding.decide(whole, experiment.network.rules, mesh)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from jvflow import load
 from jvflow.assembly import Experiment
 from jvflow.data import dataset, latents, pipeline, records
-from jvflow.data.files import write_text
+from jvflow.files import write_text
 from jvflow.experiment import assemble
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes, sharding
@@ -33,7 +33,7 @@ from jvflow.parallel.checksums import tree_checksum
 from jvflow.report import videos
 from jvflow.run import Run, scalars
 from jvflow.training.checkpoint import Checkpoints
-from jvflow.training.sharded import compiled_step, init_and_abstract_state
+from jvflow.training.sharded import check_mesh, compiled_step, init_and_abstract_state
 from jvflow.training.step import State, held_out_loss, merge
 from jvflow.training.workdir import Metrics, Workdir
 
@@ -59,7 +59,7 @@ def train(config, workdir: str | Path) -> Workdir:
     # mesh and data, then shapes, then arrays
     mesh = meshes.make_mesh(run.mesh)
     meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
-    experiment.check_mesh(mesh)
+    check_mesh(experiment, mesh)
     data = processes.primary_first(lambda: dataset.prepare(config.data, folder.path, frames=experiment.window.span))
     key = records.manifest(data).get("key")
     folder.check_data(key)
@@ -117,7 +117,7 @@ def train(config, workdir: str | Path) -> Workdir:
     needed = dict(codec=None if encoded else experiment.codec, text=None if embedded else experiment.text)
     encoder_params = {name: model and model.params for name, model in needed.items()}
     encoder_params = jax.device_put(encoder_params, meshes.replicated(mesh))
-    experiment.free_encoders()
+    _free_encoders(experiment)
     step_fn = compiled_step(experiment, config, shardings)
     test = None
     if run.validate_every and records.manifest(data)["splits"].get("test"):
@@ -156,7 +156,7 @@ def train(config, workdir: str | Path) -> Workdir:
                 checkpoints.save(step, state.replace(frozen={}), {"next_index": step})
             if checks.preview(step, state):
                 clock = time.perf_counter()
-            experiment.free_encoders()
+            _free_encoders(experiment)
             if stopping:
                 checkpoints.close()
                 metrics.close()
@@ -170,9 +170,11 @@ def _check_encoded(experiment: Experiment, config, data: Path) -> tuple[bool, bo
     """Returns whether the data set holds latents, and embedded captions; raises ValueError if they are of other models."""
     encoded = latents.has_latents(data)
     if encoded:
-        latents.check_latents(data, latents.model_fingerprint(**config.codec), latents.chunk_lengths(experiment.codec, config))
+        latents.check_latents(
+            data, latents.model_fingerprint(**config.codec), latents.chunk_lengths(experiment.codec, config)
+        )
     embedded = latents.has_embeddings(data, latents.text_fingerprint(config))
-    if experiment.text and not experiment.text.pure and not embedded:
+    if experiment.text and not experiment.text.compilable and not embedded:
         raise ValueError(
             "config.text.by_layer embeds captions before training: make the data set with `jvflow encode`, or set it to False"
         )
@@ -190,6 +192,13 @@ def _log_start(experiment: Experiment, config, mesh, abstract: State, folder: Wo
     if initial:
         checksum = tree_checksum(initial.params)
         LOG.info("starts from %s, step %d, parameters %s", experiment.pretrained, initial.step, checksum)
+
+
+def _free_encoders(experiment: Experiment) -> None:
+    """Frees the parameters of codec and text encoder until they are read again."""
+    for model in (experiment.codec, experiment.text):
+        if model and model.lazy:
+            model.lazy.release()
 
 
 class _Checks:

@@ -5,11 +5,18 @@ from functools import partial
 
 import jax
 
+from jvflow import networks
 from jvflow.assembly import Experiment
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import sharding
 from jvflow.training import step as steps
 from jvflow.training.step import State
+
+
+def check_mesh(experiment: Experiment, mesh) -> None:
+    """Raises ValueError if a mesh cannot split the network's heads or tokens."""
+    for shape in experiment.shapes:
+        networks.check_mesh(experiment.network, shape, mesh)
 
 
 def init_and_abstract_state(experiment: Experiment, config, mesh) -> tuple[Callable, State]:

@@ -1,7 +1,4 @@
-"""Sampling of VLFM: clips at any times, and the videos of a trained run.
-
-The equations (5) and (7) stand in `jvflow.vlfm.method`.
-"""
+"""Sampling of VLFM: clips at any times, and the videos of a trained run. Equations are in `jvflow.vlfm.method`."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +14,11 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jvflow.assembly import Experiment, solver_protocol
+from jvflow.assembly import Experiment, refuse, solver_protocol
 from jvflow.data import pipeline
 from jvflow.flow.field import Condition, Field, along, as_partial, guide
 from jvflow.flow.path import Path
-from jvflow.flow.solver import Solver, raise_if_failed
+from jvflow.flow.solver import SolveError, Solver, raise_if_failed
 from jvflow.method import SampleRequest
 from jvflow.networks import as_field
 from jvflow.parallel import processes
@@ -29,7 +26,9 @@ from jvflow.report import videos
 from jvflow.run import Run
 
 Frames = Float[Array, "b f h w c"]
-Times = Float[Array | np.ndarray, "m"]
+Times = Float[Array | np.ndarray, "m"] | Sequence[float]
+Shape = tuple[int, int, int, int]
+PRNGKey = Key[Array, ""]
 Videos = UInt8[np.ndarray, "b f h w c"]
 
 
@@ -44,22 +43,29 @@ class Generated(NamedTuple):
 
 
 def generate(
+    field: Field, key: PRNGKey, times: Times, shape: Shape, condition: Condition | None = None, **options
+) -> Frames:
+    """Generates clips at any times; returns their latents (b, m, h, w, c). See `sample_frames` for the arguments."""
+    return sample_frames(field, key, times, shape, condition, **options).frames
+
+
+def sample_frames(
     field: Field,
-    key: Key[Array, ""],
-    times: Times | Sequence[float],
-    shape: tuple[int, int, int, int],
+    key: PRNGKey,
+    times: Times,
+    shape: Shape,
     condition: Condition | None = None,
     *,
     guidance: float = 1.0,
-    solver: Callable | dict = Solver(rtol=1e-2, atol=1e-2),
+    solver: Solver | dict = Solver(rtol=1e-2, atol=1e-2),
     sigma: Callable | None = None,
     readout: str = "noise",
     start: Frames | None = None,
-) -> Frames:
+) -> Generated:
     """Generates clips at any times: one solve from noise at t = 0, with outputs at `times`.
 
     Args:
-      field: gets s = (t,); its first velocity is F.
+      field: gets s = (t,); its first output is F.
       key: of the noise z; row i draws from fold_in(key, i).
       times: in seconds, at least 0, in order; 1/R apart for R frames per second. The solve ends at the last of them,
         which may lie beyond the clips of training (extrapolation).
@@ -73,59 +79,34 @@ def generate(
       start: x(0), (b, 1, h, w, c), in place of noise: z + mu(0) on a path without a ramp. The solve has its type.
 
     Returns:
-      Latents (b, m, h, w, c).
+      Latents (b, m, h, w, c), and the evaluations of each clip with those of rejected steps and of the read-out.
 
     Raises:
       SolveError: if a sample does not reach the last time with finite values.
     """
-    options = dict(guidance=guidance, solver=solver, sigma=sigma, readout=readout, start=start)
-    return sample_frames(field, key, times, shape, condition, **options).frames
-
-
-def sample_frames(
-    field: Field,
-    key: Key[Array, ""],
-    times: Times | Sequence[float],
-    shape: tuple[int, int, int, int],
-    condition: Condition | None = None,
-    *,
-    guidance: float = 1.0,
-    solver: Callable | dict = Solver(rtol=1e-2, atol=1e-2),
-    sigma: Callable | None = None,
-    readout: str = "noise",
-    start: Frames | None = None,
-) -> Generated:
-    """Generates as `generate` does, and counts the evaluations: rejected steps and the read-out are included."""
     times = _check_times(times, jnp.float32 if start is None else start.dtype)
     if readout not in ("noise", "mean", "none"):
         raise ValueError(f"unknown readout {readout!r}: use noise, mean or none")
     if readout == "noise" and sigma is None:
-        raise ValueError(
-            "readout='noise' subtracts sigma(t) z and needs sigma: pass the path's schedule, or readout='none'"
-        )
+        raise ValueError("readout='noise' needs sigma, the schedule of the path: pass it, or use readout='none'")
     if readout == "noise" and start is not None:
         raise ValueError(
-            "readout='noise' needs the z of the start, and only x(0) is given: use readout='mean' or 'none', or no start"
+            "readout='noise' needs the z of the start, and only x(0) is given: "
+            "use readout='mean' or 'none', or no start"
         )
     solver = Solver(**solver) if isinstance(solver, dict) else solver
     z = _noise(key, shape, times.dtype)
     guided = as_partial(guide(field, guidance))
     states, nfe = _solve(guided, z if start is None else start, times, condition, solver)
     if readout == "noise":
-        states = states - sigma(times)[:, None, None, None, None, None] * z[None]  # (5)
+        states = states - sigma(jnp.asarray(times))[:, None, None, None, None, None] * z[None]  # (5)
     elif readout == "mean":
         states, nfe = _evaluate(guided, states, times, condition, output=1), nfe + len(times)
     return Generated(rearrange(states, "m b 1 h w c -> b m h w c"), nfe)
 
 
 def regress(
-    field: Field,
-    key: Key[Array, ""],
-    times: Times | Sequence[float],
-    shape: tuple[int, int, int, int],
-    condition: Condition | None = None,
-    *,
-    guidance: float = 1.0,
+    field: Field, key: PRNGKey, times: Times, shape: Shape, condition: Condition | None = None, *, guidance: float = 1.0
 ) -> Generated:
     """Evaluates a field of `direct_loss`, the paper's ablation, at each time from the same noise. See `generate`."""
     times = _check_times(times, jnp.float32)
@@ -198,13 +179,11 @@ class ClipSampler:
     def read_times(
         self, *, length: int | None = None, fps: float | None = None, extrapolate: bool = False
     ) -> Float[np.ndarray, "m"]:
-        """Returns times in seconds from the first frame of a clip on, 1 / fps apart.
+        """Returns times in seconds, 1 / fps apart: `length` of them, or as many as the clip has.
 
-        There are `length` of them, or as many as the clip has. The first frame is at 1 / R: before it a path rises out
-        of noise, and shows nothing.
+        The first is that of the first frame, 1 / R: before it a path rises out of noise, and shows nothing.
         """
-        position = self.path.position
-        rate = position.sigma.frame_rate
+        position, rate = self.path.position, self.path.position.sigma.frame_rate
         fps = rate if fps is None else fps
         if not fps > 0:
             raise ValueError(f"fps is frames per second and must be above 0, got {fps}")
@@ -213,7 +192,8 @@ class ClipSampler:
         if length > whole and not extrapolate:
             raise ValueError(
                 f"{length} frames at {fps:g} fps end after the clips of training, {position.frames} frames at {rate:g} "
-                f"fps: use {whole} or fewer, or extrapolate (jvflow sample --extrapolate), which quickly becomes meaningless"
+                f"fps: use {whole} or fewer, or extrapolate (jvflow sample --extrapolate), which quickly becomes "
+                "meaningless"
             )
         return 1 / rate + np.arange(length) / fps
 
@@ -224,7 +204,6 @@ def generate_videos(
     """Generates a video for each caption, at `times` in seconds.
 
     Args:
-      run: of VLFM, or of its ablation.
       times: see `ClipSampler.read_times`.
       captions: one for each video; a run without a text encoder ignores their content.
       seed: of the noise.
@@ -242,7 +221,10 @@ def generate_videos(
         some = captions[group * batch : (group + 1) * batch]
         key = jax.random.fold_in(jax.random.key(seed), group)
         condition = experiment.caption_condition(run.params, some, run.config.data.fps)
-        made = experiment.sampler(field, key, times, len(some), condition, **options)
+        try:
+            made = experiment.sampler(field, key, times, len(some), condition, **options)
+        except SolveError as error:
+            raise SolveError(f"videos {group * batch} to {group * batch + len(some) - 1}: {error}") from None
         return np.asarray(codec.decode(codec.params, made.frames)), np.asarray(made.nfe)
 
     made, nfe = zip(*processes.distributed_map(-(-len(captions) // batch), make))
@@ -251,7 +233,7 @@ def generate_videos(
 
 def sample(run: Run, out: str | FilePath, request: SampleRequest) -> dict:
     """Writes a video for each caption, or `count` videos for the captions of training, in turn; returns the record."""
-    request.refuse(run.config.objective, "starts from noise and takes no first frame", "first_frame")
+    refuse(request, run.config.objective, "starts from noise and takes no first frame", "first_frame")
     sampler = run.experiment.sampler
     times = sampler.read_times(length=request.length, fps=request.fps, extrapolate=request.extrapolate)
     captions = list(request.captions)
@@ -259,31 +241,19 @@ def sample(run: Run, out: str | FilePath, request: SampleRequest) -> dict:
         trained = pipeline.captions(request.data(), "train", count=request.count)
         captions = list(islice(cycle(trained), request.count))
     made, nfe, seconds = generate_videos(run, times, captions, seed=request.seed)
-    return videos.write_samples(
-        out,
-        made,
-        captions,
-        fps=float(request.fps or sampler.path.position.sigma.frame_rate),
-        nfe_per_frame=nfe / len(times),
-        seconds_per_frame=seconds / (len(times) * len(made)),
-        seed=request.seed,
-        protocol=clip_protocol(run)
-        | dict(times=[float(times[0]), float(times[-1])], seconds="wall time of a frame, compilation included"),
-    )
+    fps = float(request.fps or sampler.path.position.sigma.frame_rate)
+    cost = dict(nfe_per_frame=nfe / len(times), seconds_per_frame=seconds / (len(times) * len(made)))
+    read = dict(times=[float(times[0]), float(times[-1])], seconds="wall time of a frame, compilation included")
+    protocol = clip_protocol(run) | read
+    return videos.write_samples(out, made, captions, fps=fps, seed=request.seed, protocol=protocol, **cost)
 
 
 def clip_protocol(run: Run) -> dict:
     """Returns how the clips of a run are made: every record of the run carries it."""
     position, options = run.experiment.sampler.path.position, run.experiment.sampler.options
-    protocol = run.protocol | dict(
-        clip_frames=position.frames,
-        frame_rate=position.sigma.frame_rate,
-        order=position.order,
-        rule=position.rule,
-        sigma=position.sigma.kind,
-        sigma_min=position.sigma.sigma_min,
-        guidance=options["guidance"],
-    )
+    rate, kind, sigma_min = position.sigma.frame_rate, position.sigma.kind, position.sigma.sigma_min
+    protocol = dict(clip_frames=position.frames, frame_rate=rate, order=position.order, rule=position.rule)
+    protocol = run.protocol | protocol | dict(sigma=kind, sigma_min=sigma_min, guidance=options["guidance"])
     if "solver" not in options:
         return protocol
     return protocol | dict(readout=options["readout"], **solver_protocol(options["solver"]))

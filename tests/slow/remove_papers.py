@@ -21,7 +21,8 @@ IMPORT_ALL = """
 import importlib, pkgutil, jvflow
 assert jvflow.__path__[0].startswith({root!r}), jvflow.__path__
 for module in pkgutil.walk_packages(jvflow.__path__, "jvflow."):
-    importlib.import_module(module.name)
+    if not module.name.startswith("jvflow.cli."):  # commands are programs: they share names of flags
+        importlib.import_module(module.name)
 """
 
 
