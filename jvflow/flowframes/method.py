@@ -1,29 +1,29 @@
 """FlowFrames: from the observed chunk of a video to the next one ("Flowing from Observed to Future Frames").
 
-    x(t) = x0 + t (x1 - x0),    L = E |u(x(t), t, c) - (x1 - x0)|^2                              (1)   paper, eq. 1 and 2
+    x(t) = x0 + t (x1 - x0),    L = E |u(x(t), t, c) - (x1 - x0)|^2                             (1)   paper, eq. 1 and 2
 
-x0 is the observed chunk, x1 the next one of the same video, both in the latents of an autoencoder, c a caption; u starts
-from a text-to-video flow u*, learned by (1) with x0 ~ N(0, I). So u gets one chunk, and gives the next in few steps.
-mu and sigma are the autoencoder's posterior:
+x0 is the observed chunk, x1 the next one of the same video, both in the latents of an autoencoder, c a caption. u
+starts from a text-to-video flow u*, learned by (1) with x0 ~ N(0, I). So u gets one chunk, and gives the next in few
+steps. mu and sigma are the autoencoder's posterior:
 
-    algorithm 1    consecutive    x0 = mu_0 + sigma_0 xhat_1 with probability rho, else mu_0     (2)   paper, algorithm 1
-    algorithm 2    independent    x0 = mu_0                                                            paper, appendix B
-    algorithm 3    consecutive    x0 = mu_0                                                            paper, appendix B
+    algorithm 1    consecutive    x0 = mu_0 + sigma_0 xhat_1 with probability rho, else mu_0    (2)   paper, algorithm 1
+    algorithm 2    independent    x0 = mu_0                                                           paper, appendix B
+    algorithm 3    consecutive    x0 = mu_0                                                           paper, appendix B
 
-with x1 = mu_1. The pairs are a `jvflow.flow.coupling`. xhat_1 is the target inverted to noise: u* is solved backwards from it,
+with x1 = mu_1. The pairs are a `jvflow.flow.coupling`. xhat_1 is the target inverted to noise: u* is solved backwards,
 
-    dx/dt = u*(x, t, c),  x(1) = x1,  xhat_1 = x(0)     target inversion, by RF-Solver           (3)   paper, section 3.2
+    dx/dt = u*(x, t, c),  x(1) = x1,  xhat_1 = x(0)     target inversion, by RF-Solver          (3)   paper, section 3.2
 
-Neither the paper nor the released code gives the number of steps and the guidance of (3): 25 and 1 here. The error of the
-way back is stored with every xhat_1. A prediction starts from mu_0 alone.
+Neither the paper nor the released code gives the number of steps and the guidance of (3): 25 and 1 here. The error of
+the way back is stored with every xhat_1. A prediction starts from mu_0 alone.
 
-    conventional   noise flows to x1 beside the observed chunk, which is held at t = 1           (4)   LTX-Video's "condition"
+    conventional   noise flows to x1, with the observed chunk at t = 1 as context               (4)   LTX-Video
 
 is the design that the paper compares with: every frame has its own t, and the network gets twice the tokens.
 
-    S = mean over t of |u(x(t), t) - (x(1) - x(0))|^2 / |x(1) - x(0)|^2                          (5)
+    S = mean over t of |u(x(t), t) - (x(1) - x(0))|^2 / |x(1) - x(0)|^2                         (5)
 
-along a trajectory is 0 where it is straight, and is solved exactly by one step there.
+along a trajectory is 0 where it is straight; one step solves a straight trajectory exactly.
 """
 
 from collections.abc import Callable
@@ -57,46 +57,34 @@ from jvflow.method import Method
 
 Chunk = Float[Array, "b f h w c"]
 Keys = Key[Array, "b"]
+Losses = tuple[Float[Array, "b"], dict]
 
 
 # --- objectives -----------------------------------------------------------------------------------
 
 
 def text_to_video_loss(
-    field: Field,
-    chunk: Chunk,
-    keys: Keys,
-    condition: Condition | None = None,
-    *,
-    times: TimeDensity = TimeDensity(),
-    tokens: int = 0,
+    field: Field, chunk: Chunk, keys: Keys, condition: Condition | None = None, *, times=TimeDensity(), tokens: int = 0
 ) -> Float[Array, "b"]:
-    """Computes the objective (1) of the pretrained model u*: x0 is noise. Times as of `loss`."""
+    """Computes the objective (1) of the pretrained model u*: x0 is noise. Takes the arguments of `loss`."""
     key_t, key_noise = split_each(keys, 2)
     ends = Ends(noise_like(key_noise, chunk), chunk)
     return matching_loss(LINEAR, field, ends, (times(key_t, tokens),), condition)
 
 
 def loss(
-    field: Field,
-    observed: Chunk,
-    future: Chunk,
-    keys: Keys,
-    condition: Condition | None = None,
-    *,
-    times: TimeDensity = TimeDensity(),
-    tokens: int = 0,
+    field: Field, observed: Chunk, future: Chunk, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0
 ) -> Float[Array, "b"]:
     """Computes the objective (1), one number per example.
 
     Args:
       field: gets s = (t,) and returns one velocity.
-      observed: x0; `with_inversion` makes that of algorithm 1.
+      observed: x0; in algorithm 1 the result of `with_inversion`.
       future: x1, of the same shape.
       keys: one per example.
-      condition: captions.
-      times: density of t; uniform in algorithm 1, logit-normal in the paper's table 3 for LTX-Video.
-      tokens: tokens of an example, for a density that depends on them.
+      condition: a `Condition` with captions, or None.
+      times: a `TimeDensity`; uniform in algorithm 1, logit-normal in the paper's table 3 for LTX-Video.
+      tokens: number of tokens of an example, for a density that depends on it.
     """
     _check_chunks(observed, future)
     key_t, _ = split_each(keys, 2)
@@ -104,16 +92,9 @@ def loss(
 
 
 def conventional_loss(
-    field: Field,
-    observed: Chunk,
-    future: Chunk,
-    keys: Keys,
-    condition: Condition | None = None,
-    *,
-    times: TimeDensity = TimeDensity(),
-    tokens: int = 0,
+    field: Field, observed: Chunk, future: Chunk, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0
 ) -> Float[Array, "b"]:
-    """Computes the objective (1) of noise that flows to x1 with the observed chunk as context (4). Arguments as of `loss`."""
+    """Computes the objective (1) of (4): x0 is noise, the observed chunk context. Takes the arguments of `loss`."""
     _check_chunks(observed, future)
     key_t, key_noise = split_each(keys, 2)
     ends = Ends(noise_like(key_noise, future), future)
@@ -134,15 +115,16 @@ def with_inversion(
     Args:
       mean, std: mu_0 and sigma_0, in the units of the latents.
       inverted: xhat_1.
-      keys: one per example, of the coin; equal keys are one coin for the micro-batch, as in the authors' code.
+      keys: one per example, for its coin; equal keys are one coin for the micro-batch, as in the authors' code.
       rho: the probability of adding xhat_1, in [0, 1].
-      usable: which of `inverted` are good enough; all when None.
+      usable: which of `inverted` have a small enough error; all when None.
     """
     if not 0 <= rho <= 1:
         raise ValueError(f"rho is a probability and must be in [0, 1], got {rho}")
     if std is None:
         raise ValueError(
-            "target inversion adds sigma_0 xhat_1, and this codec has no sigma_0: give its size with config.inversion.std"
+            "target inversion adds sigma_0 xhat_1, and this codec has no sigma_0: "
+            "give its size with config.inversion.std"
         )
     _check_chunks(mean, inverted)
     coin = jax.vmap(lambda key: jax.random.bernoulli(key, rho))(keys)
@@ -153,18 +135,19 @@ def with_inversion(
 def _check_chunks(observed, future):
     if observed.shape != future.shape:
         raise ValueError(
-            f"the observed chunk is {observed.shape}, the next one {future.shape}: (b, f, h, w, c) of both must be the same"
+            f"the observed chunk is {observed.shape}, the next one {future.shape}: "
+            "(b, f, h, w, c) of both must be the same"
         )
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What flows, and what the network sees.
+    """One of the designs: what flows, and what the network gets.
 
     Attributes:
       loss: see `loss`.
       source: where a prediction starts: "observed" or "noise".
-      context: whether the network sees the observed chunk as context (4).
+      context: whether the network gets the observed chunk as context (4).
     """
 
     loss: Callable
@@ -172,11 +155,11 @@ class Objective:
     context: bool = False
 
 
-FLOWFRAMES = Objective(loss, "observed")
-CONVENTIONAL = Objective(conventional_loss, "noise", context=True)
-TEXT_TO_VIDEO = Objective(text_to_video_loss, "noise")
-
-OBJECTIVES = {"flowframes": FLOWFRAMES, "conventional": CONVENTIONAL, "text_to_video": TEXT_TO_VIDEO}
+OBJECTIVES = {
+    "flowframes": Objective(loss, "observed"),
+    "conventional": Objective(conventional_loss, "noise", context=True),
+    "text_to_video": Objective(text_to_video_loss, "noise"),
+}
 
 
 # --- an experiment from a config ------------------------------------------------------------------
@@ -190,22 +173,13 @@ def assemble(config, codec, encoder) -> dict:
     if not lengths or min(lengths) < 1:
         raise ValueError(f"config.chunk.frames lists lengths of chunks, each 1 or more, got {lengths}")
     encoded = {length: codec.latent_shape((length, *config.data.size)) for length in lengths}
-    network = build_network(
-        config,
-        list(encoded.values()),
-        encoder,
-        to_field=unchanged,
-        coordinates=1,
-        velocities=1,
-        text_width=encoder.width if encoder else 0,
-    )
+    sizes = dict(coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
+    network = build_network(config, list(encoded.values()), encoder, unchanged, **sizes)
 
     def window(length: int) -> Window:
-        latent_frames = encoded[length][0] if codec.frames > 1 else 0  # of a chunk that is encoded as one
-        whole = latent_frames or (follows and inverted)  # the window starts where a chunk does
-        return Window(
-            length * (1 + follows), inverted=follows and inverted, chunk=length if whole else 0, encoded=latent_frames
-        )
+        latent_frames = encoded[length][0] if codec.frames_per_latent > 1 else 0  # 0: each frame is encoded by itself
+        chunk = length if latent_frames or inverted else 0  # windows start where a chunk does
+        return Window(length * (1 + follows), inverted=inverted, chunk=chunk, encoded=latent_frames)
 
     options = dict(
         objective=partial(objective.loss, times=TimeDensity(**config.times)),
@@ -231,50 +205,33 @@ def assemble(config, codec, encoder) -> dict:
 
 
 def _check_inversion(config, codec) -> bool:
-    """Returns whether training needs inverted targets; raises ValueError if its settings do not fit."""
+    """Returns whether training needs inverted targets; raises ValueError for settings that do not fit."""
     settings = config.inversion
     if not 0 <= settings.rho <= 1:
         raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {settings.rho}")
     inverted = config.objective == "flowframes" and settings.rho > 0
     if inverted and settings.std is None and not codec.posterior:
         raise ValueError(
-            "config.inversion adds sigma_0 xhat_1, and this codec has no sigma_0: give its size with config.inversion.std"
+            "config.inversion adds sigma_0 xhat_1, and this codec has no sigma_0: "
+            "give its size with config.inversion.std"
         )
     choose(dict(example=False, batch=True), "inversion.coin", settings.coin)
     return inverted
 
 
 def caption_loss(
-    field: Field,
-    latents: Latents,
-    condition,
-    keys: Keys,
-    key,
-    *,
-    objective: Callable,
-    count_tokens: Callable,
-    dropout: float,
-) -> tuple[Float[Array, "b"], dict]:
-    """Computes the loss of the model that FlowFrames starts from: noise flows to chunks."""
+    field: Field, latents: Latents, condition, keys: Keys, key, *, objective, count_tokens, dropout: float
+) -> Losses:
+    """Computes the loss of the model that FlowFrames starts from: noise flows to chunks. See `Experiment.loss`."""
     del key
     tokens = count_tokens(latents.mean.shape[1:])
     return objective(field, latents.mean, keys, drop_captions(condition, keys, dropout), tokens=tokens), {}
 
 
 def chunk_loss(
-    field: Field,
-    latents: Latents,
-    condition,
-    keys: Keys,
-    key,
-    *,
-    objective: Callable,
-    count_tokens: Callable,
-    dropout: float,
-    coupling: Callable,
-    inversion,
-) -> tuple[Float[Array, "b"], dict]:
-    """Computes the loss of consecutive chunks: the first half of each clip is observed, the second is the future."""
+    field: Field, latents: Latents, condition, keys: Keys, key, *, objective, count_tokens, dropout, coupling, inversion
+) -> Losses:
+    """Computes the loss of consecutive chunks: the first half of each window is observed, the second is the future."""
     halves = lambda a: jnp.split(a, 2, axis=1)
     (mean, future), std = halves(latents.mean), None if latents.std is None else halves(latents.std)[0]
     (mean, std), future = coupling((mean, std), future, key)
@@ -291,12 +248,12 @@ def chunk_loss(
     return objective(field, observed, future, keys, condition, tokens=tokens), metrics
 
 
-def _no_comparison(*args, **options):
+def _refuse_comparison(*args, **options):
     raise ValueError("runs of FlowFrames are compared by `jvflow evaluate`: `jvflow compare` is for runs that stream")
 
 
 def _pretrained_config(config):
-    """Returns the config of the text-to-video model that chunks are inverted through, and training starts from."""
+    """Returns the config of the text-to-video model, which inverts chunks, and from which training starts."""
     config = config.copy_and_resolve_references()
     config.objective = "text_to_video"
     return config
@@ -315,6 +272,6 @@ METHOD = Method(
     check_data=inversion.check_data,
     check_sampling=lambda config, entries: None,
     pretrained_config=_pretrained_config,
-    compare=_no_comparison,
-    demo=_no_comparison,
+    compare=_refuse_comparison,
+    demo=_refuse_comparison,
 )

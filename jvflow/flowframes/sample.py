@@ -1,7 +1,7 @@
 """Sampling of FlowFrames: chunks after the observed one, and the videos of a trained run.
 
-The same for its conventional twin, and for the text-to-video model that both start from, whose chunks follow a caption
-alone. The equations stand in `jvflow.flowframes.method`.
+The same code samples the conventional design, and the text-to-video model, whose chunks depend on a caption alone. The
+equations stand in `jvflow.flowframes.method`.
 """
 
 import time
@@ -38,12 +38,7 @@ Videos = UInt8[np.ndarray, "b f h w c"]
 
 
 class Prediction(NamedTuple):
-    """Predicted chunks.
-
-    Attributes:
-      frames: (b, f, h, w, c), all chunks in order.
-      nfe: evaluations of the field for each example, in all chunks together.
-    """
+    """Predicted frames (b, f, h, w, c), all chunks in order, and the evaluations of the field for each example (b,)."""
 
     frames: Chunk
     nfe: Int[Array, "b"]
@@ -51,35 +46,34 @@ class Prediction(NamedTuple):
 
 def predict(
     field: Field,
-    observed: Chunk,
+    observed: Float[Array, "b ..."],
     condition: Condition | None = None,
     *,
     steps: int = 5,
     chunks: int = 1,
     guidance: float = 1.0,
     solver: Callable | None = None,
-) -> Chunk:
-    """Predicts the chunks after the observed one, by Euler steps of (1) from it.
+) -> Float[Array, "b n h w c"]:
+    """Predicts the chunks after the observed one, (b, chunks f, h, w, c), by Euler steps of (1) from it.
 
     Args:
       field: u.
-      observed: x0, the mean of its latents; as many frames as a chunk of training has, or more for one longer
-        prediction.
+      observed: x0 (b, f, h, w, c), the mean of its latents; f as in training, or longer for a longer prediction.
       condition: captions.
-      steps: Euler steps for each chunk, equally long.
-      chunks: how many; each starts from the one before it.
+      steps: number of equal Euler steps for each chunk.
+      chunks: number of chunks; each starts from the one before it.
       guidance: of the captions; 1 is none.
-      solver: in place of Euler with `steps`.
+      solver: replaces Euler with `steps`.
 
-    Returns:
-      The future, (b, chunks f, h, w, c).
+    Raises:
+      SolveError: if a chunk is not finite, or is not reached within the `max_steps` of an adaptive solver.
     """
     solver = solver or make_solver("euler", steps)
     return predict_chunks(field, observed, None, condition, solver=solver, chunks=chunks, guidance=guidance).frames
 
 
 def make_solver(method: str, steps: int, warp: float = 1.0) -> Callable:
-    """Returns a method of `jvflow.flow.solver` on the grid of `times.grid`, or "unipc" on its own grid."""
+    """Returns a solver with fixed steps: "unipc" on its own grid, or a method of `flow.solver` on that of `times`."""
     if method == "unipc":
         return UniPC(unipc.grid(steps, warp))
     return Solver(method, steps=times.grid(steps, warp), per_sample=False)
@@ -87,7 +81,7 @@ def make_solver(method: str, steps: int, warp: float = 1.0) -> Callable:
 
 def predict_chunks(
     field: Field,
-    observed: Chunk,
+    observed: Float[Array, "b ..."],
     key: Key[Array, ""] | None,
     condition: Condition | None = None,
     *,
@@ -97,15 +91,13 @@ def predict_chunks(
     chunks: int = 1,
     guidance: float = 1.0,
 ) -> Prediction:
-    """Predicts as `predict` does, for every objective, and counts evaluations.
-
-    Guidance doubles the cost of each evaluation and is not in `nfe`.
+    """Predicts as `predict` does, for every objective, and counts evaluations (guidance doubles the cost of each).
 
     Args:
-      observed: without `context`, only its shape counts for the source "noise".
+      observed: with the source "noise" and without `context`, only its shape is used.
       key: of the noise; row i draws from fold_in(key, i). None for the source "observed".
       source: where a chunk starts: "observed" or "noise".
-      context: whether the field sees the observed chunk as context (4).
+      context: whether the field gets the observed chunk as context (4).
     """
     if observed.ndim != 5:
         raise ValueError(f"a chunk must be (b, f, h, w, c), got shape {observed.shape}")
@@ -113,13 +105,11 @@ def predict_chunks(
         raise ValueError(f"chunks must be a positive whole number, got {chunks}")
     if source == "noise" and key is None:
         raise ValueError("chunks of the source 'noise' start from noise: give a key")
-    frames, nfe = [jnp.asarray(observed, jnp.float32)], 0
+    options = dict(source=source, context=context, solver=solver, guidance=float(guidance))
+    frames, nfe, keys = [jnp.asarray(observed, jnp.float32)], 0, None
     for number in range(int(chunks)):
         if source == "noise":
             keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, number)))(jnp.arange(len(observed)))
-        else:
-            keys = None
-        options = dict(source=source, context=context, solver=solver, guidance=float(guidance))
         solution = next_chunk(as_partial(field), frames[-1], keys, condition, **options)
         raise_if_failed(solution, what=f"chunk {number + 1}")
         frames.append(solution.x)
@@ -141,10 +131,7 @@ def chunk_equation(field: Field, observed: Chunk, condition, context: bool, guid
 
 
 def with_observed(field: Field, observed: Chunk) -> Field:
-    """Returns the field (4) of the second half of a field's frames, with the observed chunk at t = 1 as the first half.
-
-    It gets t (b,).
-    """
+    """Returns a field of the future, with t (b,): it gives `field` the observed chunk at t = 1 as first half (4)."""
     return jax.tree_util.Partial(_with_observed, as_partial(field), observed)
 
 
@@ -164,10 +151,8 @@ class ChunkSampler:
     """How a run predicts chunks.
 
     Attributes:
-      source, context: see `predict_chunks`.
-      solver: of each chunk.
-      guidance: of the captions.
-      follows: whether chunks follow an observed one; those of text to video do not.
+      source, context, solver, guidance: arguments of `predict_chunks`.
+      follows: whether chunks continue an observed one; those of text-to-video do not.
     """
 
     source: str
@@ -188,9 +173,8 @@ def predict_videos(
     """Predicts the chunks after the observed ones.
 
     Args:
-      run: of FlowFrames.
-      observed: a chunk for each caption, of any length that the network takes; every chunk has this length.
-      captions: of the videos.
+      observed: a chunk for each video, of any length that the network takes; every predicted chunk has this length.
+      captions: one for each video.
       seed: of the noise, for objectives that start from noise.
       batch: predictions at a time.
       options: of `ChunkSampler`: chunks, solver, guidance.
@@ -199,7 +183,7 @@ def predict_videos(
       video uint8 (b, chunks f, h, w, 3); evaluations of the network for each (b,).
     """
     experiment, codec = run.experiment, run.experiment.codec
-    codec.latent_shape(observed.shape[1:4])  # raises here if this length cannot be encoded
+    codec.latent_shape(observed.shape[1:4])  # raises ValueError if the codec cannot encode this length
     field = as_field(experiment.network, run.params)
 
     def make(group: int) -> tuple:
@@ -222,50 +206,36 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     if not follows:
         refuse(request, objective, "starts from noise and takes no first frame", "first_frame")
     given = request.observed or run.experiment.start_frames
-    count, have = len(request.captions) or request.count, run.config.data.frames
+    captions, have = list(request.captions), run.config.data.frames
+    count = len(captions) or request.count
     if request.first_frame is None and given > have:
         raise ValueError(
-            f"a chunk of {given} frames is longer than the held-out clips, {have} frames: use a shorter one, or give a video"
+            f"a chunk of {given} frames is longer than the held-out clips, {have} frames: "
+            "use a shorter one, or give a video"
         )
     length = request.length or given * (1 + follows)
     need = length - given if follows else length
     if need < 1:
         raise ValueError(f"frames is {length}, and {given} of them are observed: use --frames={2 * given}, or more")
     observed = pipeline.start_frames(run.config.data, request.data, count, given, request.first_frame)
-    captions = list(request.captions)
     if not captions:
         captions = [""] * count if request.first_frame else pipeline.captions(request.data(), "test", count=count)
     clock = time.perf_counter()
     made, nfe = predict_videos(run, observed, captions, seed=request.seed, chunks=-(-need // given))
     seconds = time.perf_counter() - clock
     whole = np.concatenate([observed, made], axis=1)[:, :length] if follows else made[:, :length]
-    return videos.write_samples(
-        out,
-        whole,
-        captions,
-        fps=float(run.config.data.fps),
-        nfe_per_frame=nfe / made.shape[1],
-        seconds_per_frame=seconds / made[:, :, 0, 0, 0].size,
-        seed=request.seed,
-        protocol=chunk_protocol(run) | dict(observed=given, seconds="wall time of a frame, compilation included"),
-    )
+    protocol = chunk_protocol(run) | dict(observed=given, seconds="wall time of a frame, compilation included")
+    costs = dict(nfe_per_frame=nfe / made.shape[1], seconds_per_frame=seconds / made[:, :, 0, 0, 0].size)
+    fps = float(run.config.data.fps)
+    return videos.write_samples(out, whole, captions, fps=fps, seed=request.seed, protocol=protocol, **costs)
 
 
 def chunk_protocol(run: Run) -> dict:
     """Returns how the chunks of a run are made: every record of the run carries it."""
     config, sampler = run.config, run.experiment.sampler
-    return (
-        run.protocol
-        | dict(
-            trained_frames=list(config.chunk.frames),
-            coupling=config.coupling,
-            rho=config.inversion.rho,
-            pretrained=config.pretrained,
-            guidance=sampler.guidance,
-            warp=config.sample.warp,
-        )
-        | solver_protocol(sampler.solver)
-    )
+    trained = dict(trained_frames=list(config.chunk.frames), coupling=config.coupling, rho=config.inversion.rho)
+    sampled = dict(pretrained=config.pretrained, guidance=sampler.guidance, warp=config.sample.warp)
+    return run.protocol | trained | sampled | solver_protocol(sampler.solver)
 
 
 def preview(run: Run, data: Path) -> Videos:
@@ -279,5 +249,5 @@ def preview(run: Run, data: Path) -> Videos:
 
 
 def sampling_program(experiment: Experiment) -> Callable:
-    """Returns what a dry run compiles: one chunk."""
+    """Returns the program that a dry run compiles: one chunk."""
     return lambda field, start, key, condition: experiment.sampler(field, start, key, condition)

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from conftest import debug_config
 
-from jvflow.biflow import compare
-from jvflow.biflow import evaluate
-from jvflow.training import loop as train
-from jvflow.biflow.method import CURVES
+from jvflow import commands
+from jvflow.biflow import compare, evaluate
+from jvflow.biflow.sample import CURVES
+from jvflow.data import pipeline
+from jvflow.load import load, run_dataset
+from jvflow.training.loop import train
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -19,61 +23,76 @@ def runs(tmp_path_factory):
         config = debug_config(root, steps=2)
         config.objective = objective
         config.evaluate.update(videos=2, frames=80, batch=2)
-        train.train(config, root / objective)
+        train(config, root / objective)
     return [root / "flow", root / "biflow"]
 
 
 def test_all_ways_and_nothing_twice(runs, tmp_path, monkeypatch):
     calls, stop_after = [], [4]
-    real = compare.method
+    real = compare.evaluate_streams
 
     def counted(run, *rest):
         if len(calls) == stop_after[0]:
             raise KeyboardInterrupt
-        calls.append(run.folder.path.name)
-        figures = dict(nfe_per_frame=3.5, distance_first_window=1.0, distance_last_window=3.0, distance_mean=2.0, motion_last_window=1.0)
+        calls.append(run.workdir.name)
+        figures = dict(
+            nfe_per_frame=3.5,
+            distance_first_window=1.0,
+            distance_last_window=3.0,
+            distance_mean=2.0,
+            motion_last_window=1.0,
+        )
         return real(run, *rest) if run.config.sample.steps else (figures, None)  # streams in earnest at equal budget
 
-    monkeypatch.setattr(compare, "method", counted)
+    monkeypatch.setattr(compare, "evaluate_streams", counted)
     with pytest.raises(KeyboardInterrupt):
-        compare.compare(runs, tmp_path, epsilons=(0.0, 0.2), gains=(2.0,))
+        commands.compare(runs, tmp_path, epsilons=(0.0, 0.2), gains=(2.0,))
     assert len(json.loads((tmp_path / "compare.json").read_text())["results"]) == 4
     stop_after[0] = None
-    record = compare.compare(runs, tmp_path, epsilons=(0.0, 0.2), gains=(2.0,))
+    record = commands.compare(runs, tmp_path, epsilons=(0.0, 0.2), gains=(2.0,))
     assert calls == ["flow", "biflow"] * 2 + ["biflow"] * 4
     epsilon = debug_config(None).sample.epsilon
-    told = [(r["method"], r["kind"], r["protocol"]["curve"], r["protocol"]["epsilon"], r["protocol"]["gain"]) for r in record["results"]]
-    assert told == [
-        ("flow", "equal accuracy", "plain", 0.0, 0.0), ("biflow", "equal accuracy", "joint", epsilon, 0.0),
-        ("flow", "equal budget", "plain", 0.0, 0.0), ("biflow", "equal budget", "joint", epsilon, 0.0),
-        ("biflow", "epsilon", "joint", 0.0, 0.0), ("biflow", "epsilon", "joint", 0.2, 0.0), ("biflow", "gain", "joint", 0.2, 2.0),
+    ways = [
+        (r["method"], r["kind"], r["protocol"]["curve"], r["protocol"]["epsilon"], r["protocol"]["gain"])
+        for r in record["results"]
+    ]
+    assert ways == [
+        ("flow", "equal accuracy", "plain", 0.0, 0.0),
+        ("biflow", "equal accuracy", "joint", epsilon, 0.0),
+        ("flow", "equal budget", "plain", 0.0, 0.0),
+        ("biflow", "equal budget", "joint", epsilon, 0.0),
+        ("biflow", "epsilon", "joint", 0.0, 0.0),
+        ("biflow", "epsilon", "joint", 0.2, 0.0),
+        ("biflow", "gain", "joint", 0.2, 2.0),
         ("biflow", "backward", "backward", epsilon, 0.0),
     ]
     assert [r["nfe_per_frame"] for r in record["results"][2:4]] == [20, 20]
     assert all("truth" in r for r in record["results"][2:4])
     assert record == json.loads((tmp_path / "compare.json").read_text())
     assert (tmp_path / "pareto.png").stat().st_size > 5000
-    compare.compare(runs, tmp_path, epsilons=(0.0, 0.1), gains=())
+    commands.compare(runs, tmp_path, epsilons=(0.0, 0.1), gains=())
     assert len(calls) == 9  # the new noise level alone
-    compare.compare(runs[1:], tmp_path, epsilons=(), overrides={"videos": 1})
+    commands.compare(runs[1:], tmp_path, epsilons=(), overrides={"videos": 1})
     assert len(calls) == 12  # another protocol
 
 
 def test_runs_of_other_data_do_not_compare(runs, tmp_path):
     config = debug_config(tmp_path, steps=1)
     config.data.fps = 4.0
-    train.train(config, tmp_path / "other")
-    with pytest.raises(ValueError, match=r"figures of .*flow and .*other do not compare: config.data.fps is 8.0 and 4.0"):
-        compare.compare([runs[0], tmp_path / "other"], tmp_path / "out")
+    train(config, tmp_path / "other")
+    with pytest.raises(
+        ValueError, match=r"figures of .*flow and .*other do not compare: config.data.fps is 8.0 and 4.0"
+    ):
+        commands.compare([runs[0], tmp_path / "other"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_backwards_is_compared_with_the_frames_before(runs, monkeypatch):
     """A sampler that returns the true past has no error, and windows that run forward again."""
-    run = evaluate.load(runs[1], sampling={"curve": "backward"})
-    data = run.data()
+    run = load(runs[1], sampling={"curve": "backward"})
+    data = run_dataset(run)
     yardstick = evaluate.Yardstick.of(run.config.evaluate, data)
-    real = evaluate.pipeline.clips(data, "test", count=2)
+    real = pipeline.clips(data, "test", count=2)
     started = []
 
     def true_past(run, start, *, length, **rest):
@@ -81,10 +100,10 @@ def test_backwards_is_compared_with_the_frames_before(runs, monkeypatch):
         return real[:, ::-1][:, :length], np.ones((2, length - 1)), 0.0
 
     monkeypatch.setattr(evaluate, "generate", true_past)
-    figures, _ = evaluate.method(run, yardstick, data)
+    figures, _ = evaluate.evaluate_streams(run, yardstick, data)
     np.testing.assert_array_equal(started[0], real[:, -1:])
     assert min(figures["truth"]["psnr"].values()) > 90
     forward = yardstick.drift(real)
     assert figures["distance_mean"] == pytest.approx(forward["distance_mean"], rel=0.05)
     assert abs(yardstick.drift(real[:, ::-1])["distance_mean"] / forward["distance_mean"] - 1) > 0.2
-    assert run.experiment.stream.keywords["curve"] is CURVES["backward"]
+    assert run.experiment.sampler.curve is CURVES["backward"]

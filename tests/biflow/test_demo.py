@@ -5,7 +5,12 @@ import json
 import pytest
 from conftest import debug_config
 
-from jvflow import demo
+from jvflow import commands
+from jvflow.biflow import demo
+from jvflow.load import load, run_dataset
+from jvflow.training.loop import train
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatch):
@@ -13,7 +18,7 @@ def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatc
     config.evaluate.update(videos=2, frames=80, batch=2)
     config.sample.update(method="euler", steps=2)
     calls, stop_after = [], [2]
-    real = demo.method
+    real = demo.evaluate_streams
 
     def counted(run, *rest):
         if len(calls) == stop_after[0]:
@@ -21,22 +26,30 @@ def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatc
         calls.append(run.config.objective)
         return real(run, *rest)
 
-    monkeypatch.setattr(demo, "method", counted)
+    monkeypatch.setattr(demo, "evaluate_streams", counted)
     with pytest.raises(KeyboardInterrupt):
-        demo.demo(config, tmp_path / "out", command="one")
+        commands.demo(config, tmp_path / "out", command="one")
     stop_after[0] = None
-    record = demo.demo(config, tmp_path / "out", command="one")
+    record = commands.demo(config, tmp_path / "out", command="one")
     assert calls == ["flow", "biflow", "condiff"]
     page = (tmp_path / "out" / "report.html").read_text()
-    again = demo.demo(config, tmp_path / "out", command="one")
-    assert len(calls) == 3 and json.dumps(again) == json.dumps(record) == json.dumps(json.loads((tmp_path / "out" / "metrics.json").read_text()))
+    again = commands.demo(config, tmp_path / "out", command="one")
+    assert len(calls) == 3 and json.dumps(again) == json.dumps(record) == json.dumps(
+        json.loads((tmp_path / "out" / "metrics.json").read_text())
+    )
     assert (tmp_path / "out" / "report.html").read_text() == page
+
+    def load_with_data(workdir, sampling, overrides):
+        run = load(workdir, sampling=sampling)
+        return run, run_dataset(run)
+
     runs = dict(configs={"biflow": config}, titles=demo.TITLES, heading="again", command="one")
+    runs |= dict(train=train, load=load_with_data)
     other = demo.side_by_side(out=tmp_path / "out", sampling=dict(epsilon=0.7), **runs)
     assert other["protocol"]["biflow"]["epsilon"] == 0.7 and len(calls) == 4
     config.evaluate.videos = 3
     with pytest.raises(ValueError, match="holds a run of another config"):
-        demo.demo(config, tmp_path / "out", command="two")
+        commands.demo(config, tmp_path / "out", command="two")
 
 
 def test_the_protocol_of_several_runs_says_where_they_differ():

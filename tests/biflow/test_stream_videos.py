@@ -1,3 +1,5 @@
+"""From a run of Bi-flow to videos of streams, and to the figures of its evaluation."""
+
 import json
 
 import jax
@@ -5,24 +7,40 @@ import numpy as np
 import pytest
 from conftest import debug_config
 
+from jvflow import commands
 from jvflow.biflow import evaluate
-from jvflow.parallel import hlo
-from jvflow.biflow import sample
-from jvflow.training import loop as train
-from jvflow.parallel import mesh as meshes
+from jvflow.biflow.sample import stream, stream_frames
 from jvflow.data import dataset, pipeline, video
+from jvflow.load import load, run_dataset
+from jvflow.networks import as_field
+from jvflow.parallel import hlo
+from jvflow.parallel import mesh as meshes
 from jvflow.report import videos
+from jvflow.training.loop import train
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
-    train.train(debug_config(folder), folder / "run")
+    train(debug_config(folder), folder / "run")
     return folder / "run"
 
 
+def first_frames(run, count, path=None):
+    """The frames that `count` streams of a run start from."""
+    return pipeline.start_frames(run.config.data, lambda: run_dataset(run), count, run.experiment.start_frames, path)
+
+
+def next_frames(run, first, key, **options):
+    """The frame after `first` in each stream, with the streams split over the devices."""
+    with jax.set_mesh(meshes.local_mesh()):
+        return next(stream_frames(run, first, key, **options))[0]
+
+
 def test_sample_writes_videos_a_sheet_and_a_record(workdir, tmp_path):
-    record = sample.sample(workdir, tmp_path, count=2, length=12, seed=5)
+    record = commands.sample(workdir, tmp_path, count=2, length=12, seed=5)
     assert record == json.loads((tmp_path / "samples.json").read_text())
     assert [s["file"] for s in record["samples"]] == ["sample_000.mp4", "sample_001.mp4"]
     for entry in record["samples"]:
@@ -35,48 +53,49 @@ def test_sample_writes_videos_a_sheet_and_a_record(workdir, tmp_path):
 
 def test_streams_are_split_over_the_devices_and_equal_those_of_one(workdir, monkeypatch):
     """Each of four devices computes its row alone: no array of a device has all rows, and a row is what it is anywhere."""
-    run = sample.load(workdir)
-    first = sample.first_frames(run, 4)
-    split = next(sample.frames(run, first, jax.random.key(0)))[0]
-    with run.on_devices():
+    run = load(workdir)
+    first = first_frames(run, 4)
+    split = next_frames(run, first, jax.random.key(0))
+    field, settings = as_field(run.experiment.network, run.params), vars(run.experiment.sampler)
+    with jax.set_mesh(meshes.local_mesh()):
         start = run.experiment.codec.encode(run.experiment.codec.params, first).mean
-        frame = jax.jit(lambda field, start, key: next(run.experiment.stream(field, start, key))[0])
-        made = frame(run.field, start, jax.random.key(0))
-        text = frame.lower(run.field, start, jax.random.key(0)).compile().as_text()
+        frame = jax.jit(lambda field, start, key: next(stream(field, start, key, **settings))[0])
+        made = frame(field, start, jax.random.key(0))
+        text = frame.lower(field, start, jax.random.key(0)).compile().as_text()
     assert [shard.data.shape[0] for shard in made.addressable_shards] == [1] * 4
     width = run.config.network.width
     assert any(s[0] == 1 and width in s[1:] for s in hlo.shapes(text) if len(s) > 2)
     assert not [s for s in hlo.shapes(text) if len(s) > 2 and s[0] == 4 and width in s[1:]]
     monkeypatch.setattr(meshes, "local_mesh", lambda: meshes.make_mesh(devices=jax.devices()[:1]))
-    alone = next(sample.frames(sample.load(workdir), first, jax.random.key(0)))[0]
+    alone = next_frames(load(workdir), first, jax.random.key(0))
     assert abs(split.astype(int) - alone).max() <= 1
-    some = next(sample.frames(sample.load(workdir), first[2:], jax.random.key(0), rows=np.array([2, 3])))[0]
+    some = next_frames(load(workdir), first[2:], jax.random.key(0), rows=np.array([2, 3]))
     assert abs(alone[2:].astype(int) - some).max() <= 1
 
 
 def test_streams_start_at_held_out_frames_or_at_the_given_one(workdir, tmp_path):
-    run = sample.load(workdir)
-    held_out = pipeline.clips(run.data(), "test", count=2, frames=1)
-    np.testing.assert_array_equal(sample.first_frames(run, 2), held_out)
+    run = load(workdir)
+    held_out = pipeline.clips(run_dataset(run), "test", count=2, frames=1)
+    np.testing.assert_array_equal(first_frames(run, 2), held_out)
     image = np.full((40, 60, 3), 200, np.uint8)
     videos.write_png(tmp_path / "first.png", image)
-    given = sample.first_frames(run, 3, tmp_path / "first.png")
+    given = first_frames(run, 3, tmp_path / "first.png")
     assert given.shape == (3, 1, 16, 16, 3) and np.all(given == 200)
     videos.write(tmp_path / "first.mp4", np.repeat(image[None], 4, 0), 8)
-    assert abs(sample.first_frames(run, 1, tmp_path / "first.mp4").astype(int) - 200).max() < 6
+    assert abs(first_frames(run, 1, tmp_path / "first.mp4").astype(int) - 200).max() < 6
     (tmp_path / "images").mkdir()
     for number in (10, 9):
         videos.write_png(tmp_path / "images" / f"{number}.png", np.full((40, 60, 3), 20 * number, np.uint8))
-    assert (sample.first_frames(run, 1, tmp_path / "images") == 180).all()
+    assert (first_frames(run, 1, tmp_path / "images") == 180).all()
 
 
 def test_a_seed_is_a_stream_and_average_and_parameters_differ(workdir):
-    take = lambda run, seed: next(sample.frames(run, sample.first_frames(run, 2), jax.random.key(seed)))[0]
-    average, plain = sample.load(workdir), sample.load(workdir, ema=False)
-    np.testing.assert_array_equal(take(average, 0), take(sample.load(workdir, ema=True), 0))
+    take = lambda run, seed: next_frames(run, first_frames(run, 2), jax.random.key(seed))
+    average, plain = load(workdir), load(workdir, ema=False)
+    np.testing.assert_array_equal(take(average, 0), take(load(workdir, ema=True), 0))
     assert not np.array_equal(take(average, 0), take(average, 1))
     assert not np.array_equal(take(average, 0), take(plain, 0))
-    np.testing.assert_array_equal(take(sample.load(workdir, step=20), 0), take(average, 0))
+    np.testing.assert_array_equal(take(load(workdir, step=20), 0), take(average, 0))
 
 
 @pytest.mark.parametrize(
@@ -86,37 +105,45 @@ def test_a_seed_is_a_stream_and_average_and_parameters_differ(workdir):
         (dict(count=99), "--count=8"),
         (dict(count=0), "count must be at least 1"),
         (dict(length=0), "frames must be at least 1"),
-        (dict(sampling={"epsilom": 0.1}), "config.sample has no 'epsilom': use one of atol, context_noise, curve, epsilon"),
+        (
+            dict(sampling={"epsilom": 0.1}),
+            "config.sample has no 'epsilom': use one of atol, context_noise, curve, epsilon",
+        ),
         (dict(sampling={"epsilon": "high"}), r"config.sample.epsilon is 0\.\d+, it cannot become 'high'"),
-        (dict(sampling={"curve": "forward"}), "unknown sample.curve 'forward': use one of plain, joint, backward, correcting"),
+        (
+            dict(sampling={"curve": "forward"}),
+            "unknown sample.curve 'forward': use one of plain, joint, backward, correcting",
+        ),
         (dict(sampling={"epsilon": -0.1}), "epsilon scales noise and must be 0 or more, got -0.1"),
     ],
 )
 def test_errors_leave_nothing(workdir, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        sample.sample(workdir, tmp_path / "out", **options)
+        commands.sample(workdir, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_sampling_is_replaced_and_recorded(workdir, tmp_path):
     sampling = dict(curve="backward", epsilon=0.05, method="euler", steps=3)
-    record = sample.sample(workdir, tmp_path, count=2, length=4, sampling=sampling)
-    told = record["protocol"]
-    assert (told["curve"], told["epsilon"], told["method"], told["fixed_steps"]) == ("backward", 0.05, "euler", 3)
+    record = commands.sample(workdir, tmp_path, count=2, length=4, sampling=sampling)
+    protocol = record["protocol"]
+    assert tuple(protocol[k] for k in ("curve", "epsilon", "method", "fixed_steps")) == ("backward", 0.05, "euler", 3)
     assert [s["nfe_per_frame"] for s in record["samples"]] == [3, 3]
-    assert "truth" in evaluate.evaluate(workdir, overrides={"videos": 2, "frames": 80}, sampling=sampling)
-    assert "truth" not in evaluate.evaluate(workdir, overrides={"videos": 2, "frames": 80}, sampling=sampling | {"curve": "correcting"})
-    take = lambda run: next(sample.frames(run, sample.first_frames(run, 2), jax.random.key(0)))[0]
-    assert not np.array_equal(take(sample.load(workdir, sampling=sampling)), take(sample.load(workdir)))
+    assert "truth" in commands.evaluate(workdir, overrides={"videos": 2, "frames": 80}, sampling=sampling)
+    assert "truth" not in commands.evaluate(
+        workdir, overrides={"videos": 2, "frames": 80}, sampling=sampling | {"curve": "correcting"}
+    )
+    take = lambda run: next_frames(run, first_frames(run, 2), jax.random.key(0))
+    assert not np.array_equal(take(load(workdir, sampling=sampling)), take(load(workdir)))
 
 
 def test_flow_has_no_noise_level_to_replace(tmp_path):
     config = debug_config(tmp_path, steps=1)
     config.objective = "flow"
-    train.train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     with pytest.raises(ValueError, match="a run of flow knows no noise level"):
-        sample.load(tmp_path / "run", sampling={"curve": "backward"})
-    assert sample.load(tmp_path / "run", sampling={"rtol": 1e-3}).experiment.stream.keywords["solver"].rtol == 1e-3
+        load(tmp_path / "run", sampling={"curve": "backward"})
+    assert load(tmp_path / "run", sampling={"rtol": 1e-3}).experiment.sampler.solver.rtol == 1e-3
 
 
 def test_a_run_with_two_known_frames_starts_from_two(tmp_path):
@@ -125,30 +152,32 @@ def test_a_run_with_two_known_frames_starts_from_two(tmp_path):
     config.context.update(frames=2, noise=0.3)
     config.sample.context_noise = 0.1
     config.run.update(sample_every=2, sample_frames=3)
-    train.train(config, tmp_path / "run")
-    run = sample.load(tmp_path / "run")
-    held_out = pipeline.clips(run.data(), "test", count=2, frames=2)
-    np.testing.assert_array_equal(sample.first_frames(run, 2), held_out)
-    record = sample.sample(tmp_path / "run", tmp_path / "out", count=2, length=12)
+    train(config, tmp_path / "run")
+    run = load(tmp_path / "run")
+    held_out = pipeline.clips(run_dataset(run), "test", count=2, frames=2)
+    np.testing.assert_array_equal(first_frames(run, 2), held_out)
+    record = commands.sample(tmp_path / "run", tmp_path / "out", count=2, length=12)
     assert len([1 for _ in video.frames(tmp_path / "out" / "sample_000.mp4")]) == record["samples"][0]["frames"] == 12
     assert (record["protocol"]["past_frames"], record["protocol"]["context_noise"]) == (2, 0.1)
-    figures = evaluate.evaluate(tmp_path / "run", overrides={"videos": 2, "frames": 80})
+    figures = commands.evaluate(tmp_path / "run", overrides={"videos": 2, "frames": 80})
     assert figures["truth"]["psnr"][1] < 60  # counted after the frames that were given
     image = np.full((40, 60, 3), 200, np.uint8)
     videos.write_png(tmp_path / "first.png", image)
-    with pytest.raises(ValueError, match=r"first.png has 1 frames at 8.0 fps, a stream of this run starts from 2: give a longer video"):
-        sample.sample(tmp_path / "run", tmp_path / "no", first_frame=tmp_path / "first.png")
+    with pytest.raises(
+        ValueError, match=r"first.png has 1 frames at 8.0 fps, a stream of this run starts from 2: give a longer video"
+    ):
+        commands.sample(tmp_path / "run", tmp_path / "no", first_frame=tmp_path / "first.png")
     with pytest.raises(ValueError, match="frames is 1, and a stream of this run starts from 2"):
-        sample.sample(tmp_path / "run", tmp_path / "no", length=1)
+        commands.sample(tmp_path / "run", tmp_path / "no", length=1)
     assert not (tmp_path / "no").exists()
     videos.write(tmp_path / "first.mp4", np.stack([image, image // 2, image // 4]), config.data.fps)
-    given = sample.first_frames(run, 1, tmp_path / "first.mp4")
+    given = first_frames(run, 1, tmp_path / "first.mp4")
     assert given.shape == (1, 2, 16, 16, 3) and abs(given.mean((0, 2, 3, 4)) - [200, 100]).max() < 6
 
 
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(ValueError, match="no workdir"):
-        sample.load(tmp_path)
+        load(tmp_path)
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -156,14 +185,14 @@ def test_a_folder_that_is_no_run(tmp_path):
 
 @pytest.fixture(scope="module")
 def yardstick(workdir):
-    run = sample.load(workdir)
+    run = load(workdir)
     settings = run.config.evaluate.copy_and_resolve_references()
     settings.dimensions = 8
-    return evaluate.Yardstick.of(settings, run.data())
+    return evaluate.Yardstick.of(settings, run_dataset(run))
 
 
 def test_controls_are_in_order(workdir, yardstick):
-    controls = evaluate.controls(yardstick, sample.load(workdir).data())
+    controls = evaluate.controls(yardstick, run_dataset(load(workdir)))
     assert controls["real_vs_real"] < controls["frozen"] < controls["noise"]
 
 
@@ -182,7 +211,7 @@ def test_clips_of_one_window_give_the_controls_too(tmp_path):
 
 
 def test_motion_is_relative_to_real_video(workdir, yardstick):
-    real = pipeline.clips(sample.load(workdir).data(), "test")
+    real = pipeline.clips(run_dataset(load(workdir)), "test")
     assert yardstick.drift(real)["motion_first_window"] == pytest.approx(1.0, abs=0.05)
     frozen = np.repeat(real[:, :1], 80, axis=1)
     assert yardstick.drift(frozen)["motion_last_window"] == 0
@@ -191,7 +220,7 @@ def test_motion_is_relative_to_real_video(workdir, yardstick):
 
 
 def test_a_stream_that_dies_late_shows_in_the_last_window(workdir, yardstick):
-    real = pipeline.clips(sample.load(workdir).data(), "test")
+    real = pipeline.clips(run_dataset(load(workdir)), "test")
     dying = np.concatenate([real, np.repeat(real[:, -1:], 96, axis=1)], axis=1)
     drift = yardstick.drift(dying)
     assert drift["distance_last_window"] > 3 * drift["distance_first_window"]
@@ -203,14 +232,14 @@ def test_truth_compares_frame_by_frame():
     real = np.random.default_rng(0).integers(0, 256, (2, 6, 16, 16, 3), dtype=np.uint8)
     generated = real.copy()
     generated[:, 4] = 255 - generated[:, 4]
-    psnr = evaluate.truth(generated, real)["psnr"]
+    psnr = evaluate.frame_errors(generated, real)["psnr"]
     assert list(psnr) == [1, 2, 4] and psnr[1] == np.inf and psnr[4] < 10
 
 
 def test_evaluation_is_a_record_with_its_protocol(workdir):
-    record = evaluate.evaluate(workdir, overrides={"videos": 2, "frames": 80})
+    record = commands.evaluate(workdir, overrides={"videos": 2, "frames": 80})
     assert record["protocol"]["videos"] == 2 and record["protocol"]["features"] == "window_pca"
     assert record["nfe_per_frame"] >= 2 and 1 in record["truth"]["psnr"]
     json.dumps(record)
     with pytest.raises(ValueError, match="config.evaluate has no 'video': use one of batch, dimensions"):
-        evaluate.evaluate(workdir, overrides={"video": 2})
+        commands.evaluate(workdir, overrides={"video": 2})

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from jvflow import networks
-from jvflow.flowframes import method as flowframes
 from jvflow.flow.field import Condition
-from jvflow.networks import as_field
 from jvflow.flow.solver import solve
+from jvflow.flowframes import method as flowframes
+from jvflow.flowframes import sample
+from jvflow.flowframes.evaluate import straightness
+from jvflow.flowframes.inversion import invert
+from jvflow.networks import as_field
 
 SHAPE = (2, 4, 4, 3)
 
@@ -26,7 +29,9 @@ def chunks(n=4, seed=0, shape=SHAPE):
 
 def to(target):
     """The field whose trajectories run straight to `target` from anywhere."""
-    return jax.tree_util.Partial(lambda target, x, s, condition=None: ((target - x) / jnp.maximum(1 - _column(s[0], x), 1e-6),), target)
+    return jax.tree_util.Partial(
+        lambda target, x, s, condition=None: ((target - x) / jnp.maximum(1 - _column(s[0], x), 1e-6),), target
+    )
 
 
 def _column(t, x):
@@ -35,6 +40,7 @@ def _column(t, x):
 
 def gaussian(mean=0.7, std=0.5):
     """The exact field from N(0, 1) to N(mean, std^2), each number apart: its trajectories are curved."""
+
     def field(x, s, condition=None):
         t = _column(s[0], x)
         variance = (1 - t) ** 2 + (t * std) ** 2
@@ -52,11 +58,14 @@ def test_the_exact_field_has_no_loss_and_another_its_squared_error():
     off = lambda x, s, condition=None: (future - observed + 0.5,)
     np.testing.assert_allclose(flowframes.loss(off, observed, future, keys()), 0.25, rtol=1e-5)
     np.testing.assert_allclose(flowframes.text_to_video_loss(to(future), future, keys()), 0, atol=1e-5)
-    np.testing.assert_allclose(flowframes.conventional_loss(_second_half(future), observed, future, keys()), 0, atol=1e-5)
+    np.testing.assert_allclose(
+        flowframes.conventional_loss(_second_half(future), observed, future, keys()), 0, atol=1e-5
+    )
 
 
 def _second_half(target):
     """A field of both chunks that is exact for the second; what it says of the first must not count."""
+
     def field(x, s, condition=None):
         n = x.shape[1] // 2
         (v,) = to(target)(x[:, n:], (s[0][:, n],))
@@ -67,6 +76,7 @@ def _second_half(target):
 
 def test_the_conventional_field_sees_clean_frames_at_one_beside_noise():
     seen = {}
+
     def field(x, s, condition=None):
         seen.update(x=x, s=s[0])
         return (x,)
@@ -83,7 +93,9 @@ def test_the_conventional_field_sees_clean_frames_at_one_beside_noise():
 
 def test_chunks_of_other_shapes_are_an_error():
     for loss in (flowframes.loss, flowframes.conventional_loss):
-        with pytest.raises(ValueError, match=r"the observed chunk is \(4, 2, 4, 4, 3\), the next one \(4, 4, 4, 4, 3\)"):
+        with pytest.raises(
+            ValueError, match=r"the observed chunk is \(4, 2, 4, 4, 3\), the next one \(4, 4, 4, 4, 3\)"
+        ):
             loss(to(chunks()), chunks(), chunks(shape=(4, 4, 4, 3)), keys())
 
 
@@ -96,7 +108,9 @@ def test_rf_solver_is_its_formula():
     for i in range(5):
         t, d = i / 5 * jnp.ones(4), 0.2
         v = field(t, expected)
-        slope = (field(t + d / 2, expected + d / 2 * v) - v) / (d / 2)  # RF-Solver: a Taylor step with this for the derivative
+        slope = (field(t + d / 2, expected + d / 2 * v) - v) / (
+            d / 2
+        )  # RF-Solver: a Taylor step with this for the derivative
         expected = expected + d * v + d**2 / 2 * slope
     np.testing.assert_allclose(solve(field, x, method="rf_solver", steps=5).x, expected, rtol=2e-6, atol=1e-6)
 
@@ -105,15 +119,17 @@ def test_inverting_and_back_on_a_known_field():
     """A sample of N(0.7, 0.5^2) goes to the noise it came from; by RF-Solver it comes back, by Euler it does not."""
     x1 = 0.7 + 0.5 * chunks(seed=4)
     exact = (x1 - 0.7) / 0.5
-    fine = flowframes.invert(gaussian(), x1, steps=400)
+    fine = invert(gaussian(), x1, steps=400)
     np.testing.assert_allclose(fine.latents, exact, atol=2e-4)
-    default = flowframes.invert(gaussian(), x1)
+    default = invert(gaussian(), x1)
     assert default.error.max() < 1e-4
-    by_euler = flowframes.invert(gaussian(), x1, back="euler")
+    by_euler = invert(gaussian(), x1, back="euler")
     assert by_euler.error.min() > 100 * default.error.max()
     sizes = jnp.sqrt(jnp.mean(x1**2, axis=(1, 2, 3, 4)))
     back = solve(lambda t, x: gaussian()(x, (t,))[0], default.latents, method="euler", steps=25).x
-    np.testing.assert_allclose(by_euler.error, jnp.sqrt(jnp.mean((back - x1) ** 2, axis=(1, 2, 3, 4))) / sizes, rtol=1e-4)
+    np.testing.assert_allclose(
+        by_euler.error, jnp.sqrt(jnp.mean((back - x1) ** 2, axis=(1, 2, 3, 4))) / sizes, rtol=1e-4
+    )
 
 
 def test_the_error_of_the_way_back_falls_at_least_as_second_order_through_a_network():
@@ -123,7 +139,7 @@ def test_the_error_of_the_way_back_falls_at_least_as_second_order_through_a_netw
     moved = [a + 0.2 * jax.random.normal(key, a.shape) for a, key in zip(leaves, keys(len(leaves)))]
     field = as_field(network, jax.tree.unflatten(tree, moved))
     with jax.enable_x64(True):
-        errors = [float(flowframes.invert(field, chunks(2).astype(jnp.float64), steps=n).error.max()) for n in (20, 40, 80)]
+        errors = [float(invert(field, chunks(2).astype(jnp.float64), steps=n).error.max()) for n in (20, 40, 80)]
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
     assert (orders > 1.8).all(), (errors, orders)
 
@@ -159,19 +175,21 @@ def test_chunks_are_fed_back_and_counted():
     further = jax.tree_util.Partial(lambda x, s, condition=None: (jnp.ones_like(x),))
     observed = chunks()
     for steps in (1, 5):
-        future = flowframes.predict(further, observed, steps=steps, chunks=3)
-        np.testing.assert_allclose(future, jnp.concatenate([observed + 1, observed + 2, observed + 3], axis=1), rtol=1e-5, atol=1e-5)
-    made = flowframes.predicted(further, observed, None, solver=flowframes.euler(5), chunks=3)
+        future = sample.predict(further, observed, steps=steps, chunks=3)
+        np.testing.assert_allclose(
+            future, jnp.concatenate([observed + 1, observed + 2, observed + 3], axis=1), rtol=1e-5, atol=1e-5
+        )
+    made = sample.predict_chunks(further, observed, None, solver=sample.make_solver("euler", 5), chunks=3)
     assert made.nfe.tolist() == [15] * 4
     longer = chunks(shape=(10, 4, 4, 3))  # any length is predicted at once
-    np.testing.assert_allclose(flowframes.predict(further, longer), longer + 1, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sample.predict(further, longer), longer + 1, rtol=1e-5, atol=1e-5)
 
 
 def test_steps_are_those_of_euler():
     x, field = chunks(), gaussian()
     for t in (0.0, 0.25, 0.5, 0.75):
         x = x + field(x, (jnp.full(4, t),))[0] / 4
-    np.testing.assert_allclose(flowframes.predict(field, chunks(), steps=4), x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sample.predict(field, chunks(), steps=4), x, rtol=1e-5, atol=1e-5)
 
 
 def test_guidance_leaves_the_condition_out():
@@ -179,25 +197,29 @@ def test_guidance_leaves_the_condition_out():
     field = jax.tree_util.Partial(lambda x, s, condition=None: (jnp.ones_like(x) * condition.text.mean(),))
     condition = Condition(text=jnp.ones((4, 3, 2)), text_mask=jnp.ones((4, 3), bool))
     for weight in (1.0, 3.5):
-        future = flowframes.predict(field, chunks(), condition, guidance=weight)
+        future = sample.predict(field, chunks(), condition, guidance=weight)
         np.testing.assert_allclose(future - chunks(), weight, rtol=1e-5)
 
 
 def test_a_prediction_from_noise_is_of_its_row_alone():
-    options = dict(design=flowframes.CONVENTIONAL, solver=flowframes.euler(4))
+    options = dict(source="noise", context=True, solver=sample.make_solver("euler", 4))
     field = jax.tree_util.Partial(lambda x, s, condition=None: (x.mean(1, keepdims=True) - x,))
-    many = flowframes.predicted(field, chunks(), jax.random.key(1), **options).frames
-    np.testing.assert_allclose(flowframes.predicted(field, chunks()[:2], jax.random.key(1), **options).frames, many[:2], rtol=1e-5, atol=1e-6)
+    many = sample.predict_chunks(field, chunks(), jax.random.key(1), **options).frames
+    np.testing.assert_allclose(
+        sample.predict_chunks(field, chunks()[:2], jax.random.key(1), **options).frames, many[:2], rtol=1e-5, atol=1e-6
+    )
     assert float(jnp.abs(many[0] - many[1]).max()) > 0.1
 
 
 def test_straightness():
     observed, target = chunks(seed=5), chunks(seed=6)
-    np.testing.assert_allclose(flowframes.straightness(to(target), observed, None), 0, atol=1e-6)
+    np.testing.assert_allclose(straightness(to(target), observed, None), 0, atol=1e-6)
     # a turn by half a circle: velocity pi on the circle, chord 2 r, (pi^2 r^2 - 4 r^2) / 4 r^2
-    turning = jax.tree_util.Partial(lambda x, s, condition=None: (jnp.pi * jnp.stack([-x[..., 1], x[..., 0]], axis=-1),))
+    turning = jax.tree_util.Partial(
+        lambda x, s, condition=None: (jnp.pi * jnp.stack([-x[..., 1], x[..., 0]], axis=-1),)
+    )
     circle = chunks(seed=7, shape=(2, 4, 4, 2))
-    np.testing.assert_allclose(flowframes.straightness(turning, circle, None, steps=4000), jnp.pi**2 / 4 - 1, rtol=5e-3)
+    np.testing.assert_allclose(straightness(turning, circle, None, steps=4000), jnp.pi**2 / 4 - 1, rtol=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -213,12 +235,12 @@ def test_straightness():
 def test_mistakes(options, message):
     network = networks.build("dit", width=32, depth=1, heads=2, patch=(1, 2, 2), channels=3)
     with pytest.raises(ValueError, match=message):
-        flowframes.predict(as_field(network, network.init(jax.random.key(0))), **dict(dict(observed=chunks()), **options))
+        sample.predict(as_field(network, network.init(jax.random.key(0))), **dict(dict(observed=chunks()), **options))
 
 
 def test_five_steps_compile_once():
-    flowframes.next_chunk.clear_cache()
+    sample.next_chunk.clear_cache()
     field = to(chunks())
     for seed in (1, 2):
-        flowframes.predict(field, chunks(seed=seed), chunks=2)
-    assert flowframes.next_chunk._cache_size() == 1
+        sample.predict(field, chunks(seed=seed), chunks=2)
+    assert sample.next_chunk._cache_size() == 1

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from jvflow import run
-from jvflow.flowframes import method as flowframes
+from jvflow.data import latents, pipeline, records
 from jvflow.flowframes import inversion
-from jvflow.data import latents
-from jvflow.training import loop as train
-from jvflow.data import pipeline, records
+from jvflow.load import load, load_model
+from jvflow.networks import as_field
+from jvflow.parallel.checksums import tree_checksum
+from jvflow.training.loop import train
+
+pytestmark = pytest.mark.slow
 
 
 def quiet(name, folder, **data):
@@ -31,8 +33,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flowframes")
     config = quiet("pretrain", folder)
     config.optimizer.learning_rate = 0.02
-    train.train(config, folder / "pretrained")
-    inversion.prepare(tuned(folder, path=config.data.path), folder / "set")
+    train(config, folder / "pretrained")
+    inversion.prepare(tuned(folder, path=config.data.path), folder / "set", load_model)
     return folder
 
 
@@ -46,22 +48,28 @@ def tuned(folder, path=None):
 
 
 def test_every_chunk_has_its_inversion_and_its_error(folder):
-    model = run.load(folder / "pretrained")
+    model = load(folder / "pretrained")
     before = pipeline.open_split(folder / "set-latents", "train")
     for clip, was in zip(pipeline.open_split(folder / "set", "train"), before, strict=True):
         assert all(np.array_equal(clip[name], was[name]) for name in was)
         for length in (4, 8):
             column = clip[f"inverted_{length}"]
-            assert column.shape == was["latent_mean"].shape and clip[f"inverted_{length}_error"].shape == (32 // length,)
+            assert column.shape == was["latent_mean"].shape and clip[f"inverted_{length}_error"].shape == (
+                32 // length,
+            )
             chunk = was["latent_mean"][None, length : 2 * length]
-            condition = model.condition([clip["caption"]])
-            made = flowframes.invert(model.field, jnp.asarray(chunk), condition, steps=10)
+            condition = model.experiment.caption_condition(model.params, [clip["caption"]], model.config.data.fps)
+            made = inversion.invert(
+                as_field(model.experiment.network, model.params), jnp.asarray(chunk), condition, steps=10
+            )
             np.testing.assert_allclose(column[length : 2 * length], made.latents[0], atol=1e-5)
             np.testing.assert_allclose(clip[f"inverted_{length}_error"][1], made.error[0], atol=1e-5)
             assert not column[:length].any() and np.isinf(clip[f"inverted_{length}_error"][0])  # never a target
     assert not any(clip["inverted_4"].any() for clip in pipeline.open_split(folder / "set", "test"))
-    said = records.manifest(folder / "set")["settings"]["inversion"]
-    assert said == dict(model=run.checksum(model), frames=[4, 8], steps=10, guidance=1.0, method="rf_solver", back="rf_solver")
+    settings = records.manifest(folder / "set")["settings"]["inversion"]
+    assert settings == dict(
+        model=tree_checksum(model.params), frames=[4, 8], steps=10, guidance=1.0, method="rf_solver", back="rf_solver"
+    )
     assert latents.has_latents(folder / "set")
     report = inversion.report(folder / "set", 8, most=0.0)
     assert report["chunks"] == report["above"] == 8 * 3 and 0 < report["median"] <= report["largest"]
@@ -78,7 +86,12 @@ def test_batches_hold_two_chunks_and_the_inversion_of_the_second(folder):
         lengths.add(length)
         assert batch.latent_mean.shape[1] == 2 * length
         for mean, inverted, error, start in zip(batch.latent_mean, batch.inverted, batch.inverted_error, batch.start):
-            (clip,) = [c for c in clips for at in range(0, 32 - 2 * length + 1, length) if np.array_equal(c["latent_mean"][at : at + 2 * length], mean)]
+            (clip,) = [
+                c
+                for c in clips
+                for at in range(0, 32 - 2 * length + 1, length)
+                if np.array_equal(c["latent_mean"][at : at + 2 * length], mean)
+            ]
             first = round(float(start) * 8)
             starts.add((length, first // length))
             np.testing.assert_array_equal(inverted, clip[f"inverted_{length}"][first + length : first + 2 * length])
@@ -89,9 +102,9 @@ def test_batches_hold_two_chunks_and_the_inversion_of_the_second(folder):
 def test_training_starts_from_the_pretrained_parameters_and_uses_the_inversions(folder, tmp_path):
     config = tuned(folder)
     config.optimizer.learning_rate = 0.0
-    train.train(config, tmp_path / "run")
-    (before, after) = (run.load(path, ema=False) for path in (folder / "pretrained", tmp_path / "run"))
-    averaged = run.load(folder / "pretrained")
+    train(config, tmp_path / "run")
+    (before, after) = (load(path, ema=False) for path in (folder / "pretrained", tmp_path / "run"))
+    averaged = load(folder / "pretrained")
     for a, b in zip(jax.tree.leaves(averaged.params), jax.tree.leaves(after.params), strict=True):
         np.testing.assert_array_equal(a, b)
     assert not all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params)))
@@ -105,7 +118,7 @@ def loss_of(folder, path, **changes):
     config = tuned(folder)
     config.inversion.update(dict(dict(rho=1.0), **changes))
     config.train.steps = 1
-    return train.train(config, path).losses()[0][1]
+    return train(config, path).losses()[0][1]
 
 
 def test_a_run_that_was_begun_does_not_need_its_pretrained_model_any_more(folder, tmp_path):
@@ -113,12 +126,12 @@ def test_a_run_that_was_begun_does_not_need_its_pretrained_model_any_more(folder
     config = tuned(folder)
     config.inversion.rho, config.pretrained, config.run.checkpoint_every = 0.0, str(tmp_path / "model"), 2
     config.run.keep = 3
-    whole = train.train(config, tmp_path / "run").losses()
+    whole = train(config, tmp_path / "run").losses()
     shutil.rmtree(tmp_path / "model")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
-    assert train.train(config, tmp_path / "run").losses() == whole
+    assert train(config, tmp_path / "run").losses() == whole
     with pytest.raises(ValueError, match="holds neither a run nor a public model"):
-        train.train(config, tmp_path / "new")
+        train(config, tmp_path / "new")
 
 
 def test_inversions_that_do_not_come_back_are_not_used(folder, tmp_path):
@@ -128,17 +141,23 @@ def test_inversions_that_do_not_come_back_are_not_used(folder, tmp_path):
 
 def test_a_finished_set_is_left_alone_and_another_models_is_refused(folder, tmp_path):
     config = tuned(folder, path=str(folder / "set-latents"))
-    assert inversion.prepare(config, folder / "set") == records.manifest(folder / "set")
+    assert inversion.prepare(config, folder / "set", load_model) == records.manifest(folder / "set")
     other = quiet("pretrain", folder)
     other.seed = 1
-    train.train(other, tmp_path / "other")
+    train(other, tmp_path / "other")
     config.pretrained = str(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"set holds another data set .* there / here: inversion.model: \w+ / \w+: take .* remove it, or choose another name"):
-        inversion.prepare(config, folder / "set")
+    with pytest.raises(
+        ValueError,
+        match=r"set holds another data set .* there / here: inversion.model: \w+ / \w+: take .* remove it, or choose another name",
+    ):
+        inversion.prepare(config, folder / "set", load_model)
     config = tuned(folder)
     config.pretrained = str(tmp_path / "other")
-    with pytest.raises(ValueError, match="was inverted through a model with parameters .* config.pretrained=.* has .*: invert with that model"):
-        train.train(config, tmp_path / "run")
+    with pytest.raises(
+        ValueError,
+        match="was inverted through a model with parameters .* config.pretrained=.* has .*: invert with that model",
+    ):
+        train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -164,7 +183,10 @@ def change(config, **changes):
         (dict(inversion__coin="both"), "unknown inversion.coin 'both': use one of example, batch"),
         (dict(inversion__std=None), "this codec has no sigma_0"),
         (dict(data__fps=4.0), "have fps 8.0, and config.data.fps is 4.0"),
-        (dict(network__width=48), "the network of config.pretrained=.* is not that of this config, .* parameters differ: .* there and .* here"),
+        (
+            dict(network__width=48),
+            "the network of config.pretrained=.* is not that of this config, .* parameters differ: .* there and .* here",
+        ),
         (dict(pretrained="nowhere"), "nowhere, which holds neither a run nor a public model"),
         (dict(data__path="procedural:comets"), "has no inverted targets, .* make them once with launch.encode"),
         (dict(times__name="beta"), "unknown times"),
@@ -172,7 +194,7 @@ def change(config, **changes):
 )
 def test_mistakes_of_a_config(folder, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        train.train(change(tuned(folder), **changes), tmp_path / "run")
+        train(change(tuned(folder), **changes), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -181,22 +203,27 @@ def test_mistakes_of_a_config(folder, tmp_path, changes, message):
     [
         (dict(pretrained=""), "give the workdir of a text_to_video run as config.pretrained"),
         (dict(chunk__frames=(40,)), "chunks of 40 frames are longer than the clips in .*, 32 frames"),
-        (dict(data__path="procedural:comets", data__fps=4.0), "was trained with fps 8.0, this config has 4.0: use the same"),
+        (
+            dict(data__path="procedural:comets", data__fps=4.0),
+            "was trained with fps 8.0, this config has 4.0: use the same",
+        ),
     ],
 )
 def test_mistakes_of_an_inversion(folder, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        inversion.prepare(change(tuned(folder, path=str(folder / "set-latents")), **changes), tmp_path / "set")
+        inversion.prepare(
+            change(tuned(folder, path=str(folder / "set-latents")), **changes), tmp_path / "set", load_model
+        )
     assert not (tmp_path / "set").exists()
 
 
 def test_only_a_text_to_video_run_inverts(folder, tmp_path):
     config = tuned(folder)
     config.inversion.rho = 0.0
-    train.train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     config = tuned(folder, path=str(folder / "set-latents"))
     config.pretrained = str(tmp_path / "run")
     with pytest.raises(ValueError, match="is a run of 'flowframes': chunks are inverted through a 'text_to_video' run"):
-        inversion.prepare(config, tmp_path / "set")
+        inversion.prepare(config, tmp_path / "set", load_model)
     with pytest.raises(ValueError, match="has inversions already"):
-        inversion.prepare(tuned(folder), tmp_path / "set")
+        inversion.prepare(tuned(folder), tmp_path / "set", load_model)

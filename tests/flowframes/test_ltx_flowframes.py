@@ -10,18 +10,20 @@ import pytest
 from conftest import load_config
 from public_models import exported
 
-from jvflow import codecs, networks, run, text
-from jvflow.flowframes import method as flowframes
-from jvflow.flowframes import inversion
-from jvflow.data import latents
-from jvflow.flowframes import sample as prediction
-from jvflow.biflow import sample
-from jvflow.training import loop as train
-from jvflow import pretrained
-from jvflow.data import pipeline, records
+from jvflow import codecs, networks, pretrained, text
+from jvflow.commands import evaluate, sample
+from jvflow.data import latents, pipeline, records
 from jvflow.data.pipeline import Window
 from jvflow.experiment import assemble
 from jvflow.flow.field import Condition
+from jvflow.flowframes import inversion
+from jvflow.load import load, load_model, load_pretrained
+from jvflow.networks import as_field
+from jvflow.parallel.checksums import tree_checksum
+from jvflow.training.loop import train
+from jvflow.training.step import create, train_step
+
+pytestmark = pytest.mark.slow
 
 
 def tiny(folder, objective="flowframes", **change):
@@ -43,13 +45,13 @@ def folder(tmp_path_factory):
     config = tiny(folder, "text_to_video")
     latents.prepare(config, folder / "latents")
     config.data.path, config.chunk.frames = str(folder / "latents"), (9,)  # of both lengths, one is trained on
-    train.train(config, folder / "pretrained")
+    train(config, folder / "pretrained")
     config = tiny(folder, pretrained=str(folder / "pretrained"))
     config.chunk.frames = (9,)
     config.data.path = str(folder / "latents")
-    inversion.prepare(config, folder / "inverted")
+    inversion.prepare(config, folder / "inverted", load_model)
     config.data.path = str(folder / "inverted")
-    train.train(config, folder / "tuned")
+    train(config, folder / "tuned")
     return folder
 
 
@@ -72,14 +74,23 @@ def test_windows_are_of_chunks(folder):
     clips = pipeline.open_split(folder / "inverted", "train")
     windows = [Window(18, chunk=9, encoded=2, inverted=True)]
     batch = next(pipeline.batches(folder / "inverted", windows=windows, batch_size=8, seed=0, threads=0, latents=True))
-    assert batch.video is None and batch.latent_mean.shape == (8, 4, 2, 2, 16) and batch.inverted.shape == (8, 2, 2, 2, 16)
+    assert (
+        batch.video is None and batch.latent_mean.shape == (8, 4, 2, 2, 16) and batch.inverted.shape == (8, 2, 2, 2, 16)
+    )
     starts = set()
     for row in range(8):
         number = round(float(batch.start[row]) * 24 / 9)
         starts.add(number)
-        clip = next(clip for clip in clips if np.array_equal(clip["latent_mean_9"][2 * number : 2 * number + 4], batch.latent_mean[row]))
+        clip = next(
+            clip
+            for clip in clips
+            if np.array_equal(clip["latent_mean_9"][2 * number : 2 * number + 4], batch.latent_mean[row])
+        )
         assert np.array_equal(clip["latent_std_9"][2 * number : 2 * number + 4], batch.latent_std[row])
-        assert np.array_equal(clip["inverted_9"][2 * number + 2 : 2 * number + 4], batch.inverted[row]) and batch.inverted[row].any()
+        assert (
+            np.array_equal(clip["inverted_9"][2 * number + 2 : 2 * number + 4], batch.inverted[row])
+            and batch.inverted[row].any()
+        )
         assert clip["inverted_9_error"][number + 1] == batch.inverted_error[row]
     assert starts == {0, 1}  # of three chunks
 
@@ -88,42 +99,60 @@ def test_it_is_trained_on_latents_as_on_video(folder):
     """The loss of a step is the same where the step encodes the chunks itself."""
     config = tiny(folder, "conventional", pretrained="")
     experiment = assemble(config)
-    given = experiment.given
     video = pipeline.open_split(folder / "latents", "train")[0]["video"][None, :18]
-    encoded = next(pipeline.batches(folder / "latents", windows=[Window(18, chunk=9, encoded=2)], batch_size=1, seed=0, threads=0, latents=True))
+    encoded = next(
+        pipeline.batches(
+            folder / "latents", windows=[Window(18, chunk=9, encoded=2)], batch_size=1, seed=0, threads=0, latents=True
+        )
+    )
     batch = pipeline.Batch(video=jnp.asarray(video), fps=jnp.ones(1), start=jnp.zeros(1))
-    made = experiment.latents(batch, given)
+    made = experiment.latents(batch, experiment.encoder_params)
     clip = pipeline.open_split(folder / "latents", "train")[0]
     np.testing.assert_allclose(made.mean[0], clip["latent_mean_9"][:4], atol=1e-4)
     np.testing.assert_allclose(made.std[0], clip["latent_std_9"][:4], atol=1e-4)
-    assert experiment.latents(encoded, given).mean.shape == made.mean.shape
+    assert experiment.latents(encoded, experiment.encoder_params).mean.shape == made.mean.shape
     assert experiment.shapes == ((4, 2, 2, 16), (6, 2, 2, 16)) and experiment.chunks == 2
 
 
 def test_the_rate_of_a_video_reaches_the_network(folder):
     """In training from the batch, in sampling from the config: another rate is another velocity, and there is none without."""
-    tuned = run.load(folder / "tuned")
-    condition = tuned.condition(["a comet"])
+    tuned = load(folder / "tuned")
+    field = as_field(tuned.experiment.network, tuned.params)
+    condition = tuned.experiment.caption_condition(tuned.params, ["a comet"], tuned.config.data.fps)
     assert condition.fps.tolist() == [24.0]
     x, s = jax.random.normal(jax.random.key(0), (1, 2, 2, 2, 16)), (jnp.full(1, 0.5),)
-    said = jax.jit(lambda condition: tuned.field(x, s, condition)[0])
-    at = lambda fps: np.asarray(said(replace(condition, fps=jnp.full(1, fps))))
-    np.testing.assert_array_equal(said(condition), at(24.0))
+    velocity = jax.jit(lambda condition: field(x, s, condition)[0])
+    at = lambda fps: np.asarray(velocity(replace(condition, fps=jnp.full(1, fps))))
+    np.testing.assert_array_equal(velocity(condition), at(24.0))
     assert np.abs(at(24.0) - at(12.0)).max() > 1e-4
     with pytest.raises(ValueError, match="give condition.text and condition.fps"):
-        tuned.field(x, s, replace(condition, fps=None))
+        field(x, s, replace(condition, fps=None))
     experiment = tuned.experiment
     tokens, mask = experiment.text.tokenize(["a comet"])
-    assert experiment.condition(tuned.params, tokens, mask, experiment.given, fps=jnp.full(1, 30.0)).fps.tolist() == [30.0]
+    assert experiment.condition(
+        tuned.params, tokens, mask, experiment.encoder_params, fps=jnp.full(1, 30.0)
+    ).fps.tolist() == [30.0]
 
 
 def test_the_rate_of_a_batch_is_trained_on(folder):
     """The same step with another rate has another loss."""
     config = tiny(folder, "text_to_video")
     experiment = assemble(config)
-    batch = next(pipeline.batches(folder / "latents", windows=[Window(9, chunk=9, encoded=2)], batch_size=4, seed=0, threads=0, latents=True, tokenize=experiment.text.tokenize))
-    state = train.states.create(jax.random.key(0), network=experiment.network, optimizer=experiment.optimizer, ema=False)
-    step = jax.jit(lambda state, batch: train.train_step(state, batch, jax.random.key(1), experiment=experiment, ema=0.0)[1]["loss"])
+    batch = next(
+        pipeline.batches(
+            folder / "latents",
+            windows=[Window(9, chunk=9, encoded=2)],
+            batch_size=4,
+            seed=0,
+            threads=0,
+            latents=True,
+            tokenize=experiment.text.tokenize,
+        )
+    )
+    state = create(jax.random.key(0), network=experiment.network, optimizer=experiment.optimizer, ema=False)
+    step = jax.jit(
+        lambda state, batch: train_step(state, batch, jax.random.key(1), experiment=experiment, ema=0.0)[1]["loss"]
+    )
     assert batch.fps.tolist() == [24.0] * 4
     losses = [float(step(state, replace(batch, fps=np.full(4, fps, np.float32)))) for fps in (24, 12)]
     assert np.isfinite(losses).all() and losses[0] != losses[1], losses
@@ -131,39 +160,57 @@ def test_the_rate_of_a_batch_is_trained_on(folder):
 
 def test_samples_and_figures(folder):
     """Frames of video come out, of whole chunks, as many as asked; the figures are finite, with guidance's evaluations not counted."""
-    found = sample.sample(folder / "tuned", folder / "future", count=2, length=20, observed=9)
+    found = sample(folder / "tuned", folder / "future", count=2, length=20, observed=9)
     assert [s["frames"] for s in found["samples"]] == [20, 20]
-    figures = prediction.evaluate(run.load(folder / "tuned"))["frames_9"]
+    figures = evaluate(folder / "tuned")["frames_9"]
     assert figures["nfe_5"]["nfe"] == 5 and np.isfinite(list(figures["nfe_5"].values())).all()
 
 
 def test_training_starts_from_a_public_transformer(folder, tmp_path):
     """Its folder is `config.pretrained`, for inversion and for training; layers are stacked where they are scanned."""
     config = tiny(folder, pretrained=str(tmp_path / "transformer"))
-    config.text = dict(name="t5", weights=(), length=16, dtype="float32", by_layer=False)
+    config.text = dict(name="t5", checkpoint=(), length=16, dtype="float32", by_layer=False)
     config.chunk.frames = (17,)
     public = dict(
-        num_layers=2, num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, caption_channels=8, cross_attention_dim=24,
-        patch_size=1, patch_size_t=1,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        caption_channels=8,
+        cross_attention_dim=24,
+        patch_size=1,
+        patch_size_t=1,
     )
     exported("ltx_transformer", public, tmp_path / "transformer")
     experiment = assemble(with_t5(config, tmp_path))
-    found = run.pretrained(config, experiment)
+    found = load_pretrained(config, experiment)
     assert found.config.objective == "text_to_video" and found.step == 0
     x, s = jax.random.normal(jax.random.key(0), (1, 2, 2, 2, 16)), (jnp.full(1, 0.5),)
     condition = Condition(text=jax.random.normal(jax.random.key(1), (1, 16, 8)), fps=jnp.full(1, 24.0))
-    theirs = networks.as_field(pretrained.load(tmp_path / "transformer"))(x, s, condition)[0]
-    np.testing.assert_allclose(found.field(x, s, condition)[0], theirs, atol=1e-5)
-    inversion.prepare(config, tmp_path / "inverted")
-    assert records.manifest(tmp_path / "inverted")["settings"]["inversion"]["model"] == run.checksum(found)
+    theirs = as_field(pretrained.load(tmp_path / "transformer"))(x, s, condition)[0]
+    field = as_field(found.experiment.network, found.params)
+    np.testing.assert_allclose(field(x, s, condition)[0], theirs, atol=1e-5)
+    inversion.prepare(config, tmp_path / "inverted", load_model)
+    assert records.manifest(tmp_path / "inverted")["settings"]["inversion"]["model"] == tree_checksum(found.params)
     clip = pipeline.open_split(tmp_path / "inverted", "train")[0]
-    made = flowframes.invert(found.field, jnp.asarray(clip["latent_mean_17"][None, 3:6]), found.condition([clip["caption"]]), steps=5)
+    condition = found.experiment.caption_condition(found.params, [clip["caption"]], config.data.fps)
+    made = inversion.invert(field, jnp.asarray(clip["latent_mean_17"][None, 3:6]), condition, steps=5)
     np.testing.assert_allclose(clip["inverted_17"][3:6], made.latents[0], atol=1e-4)
-    silent = replace(found.experiment, text=replace(found.experiment.text, apply=None))  # captions were embedded with the latents
-    inversion.invert(replace(found, experiment=silent), tmp_path / "inverted-latents", tmp_path / "again", lengths=(17,), steps=1, guidance=1.0)
+    silent = replace(
+        found.experiment, text=replace(found.experiment.text, apply=None)
+    )  # captions were embedded with the latents
+    inversion.invert_dataset(
+        replace(found, experiment=silent),
+        tmp_path / "inverted-latents",
+        tmp_path / "again",
+        lengths=(17,),
+        steps=1,
+        guidance=1.0,
+    )
     config.network.depth = 3
     with pytest.raises(ValueError, match="parameters differ: .* is .* there and .* here"):
-        run.pretrained(config, assemble(config))
+        load_pretrained(config, assemble(config))
 
 
 def with_t5(config, folder):
@@ -171,11 +218,19 @@ def with_t5(config, folder):
     from public_models import FIXTURES
 
     t5 = dict(
-        architectures=["T5EncoderModel"], d_ff=16, d_kv=4, d_model=8, feed_forward_proj="gated-gelu", num_heads=2, num_layers=1,
-        relative_attention_max_distance=16, relative_attention_num_buckets=8, vocab_size=200,
+        architectures=["T5EncoderModel"],
+        d_ff=16,
+        d_kv=4,
+        d_model=8,
+        feed_forward_proj="gated-gelu",
+        num_heads=2,
+        num_layers=1,
+        relative_attention_max_distance=16,
+        relative_attention_num_buckets=8,
+        vocab_size=200,
     )
     exported("t5_encoder", t5, folder / "text_encoder")
-    config.text.weights = (str(folder / "text_encoder"), str(FIXTURES / "t5_tokenizer"))
+    config.text.checkpoint = (str(folder / "text_encoder"), str(FIXTURES / "t5_tokenizer"))
     return config
 
 
@@ -187,7 +242,7 @@ def with_t5(config, folder):
     [
         (dict(chunk=dict(frames=(8,))), r"the codec needs 8 k \+ 1 frames, got 8: use 1 or 9"),
         (dict(text=dict(name="none")), "attends to captions in every layer: give a text encoder"),
-        (dict(codec=dict(name="ltx_vae", weights=())), "takes one folder as config.codec.weights"),
+        (dict(codec=dict(name="ltx_vae", checkpoint=())), "takes one folder as config.codec.checkpoint"),
         (dict(run=dict(remat="some")), "unknown remat 'some'"),
     ],
 )
@@ -204,7 +259,7 @@ def test_configs_that_do_not_fit(tmp_path, change, message):
 
 def test_other_papers_take_single_frames():
     config = load_config("biflow/procedural.py", "debug")
-    config.codec = dict(name="ltx_vae", weights=(), tiny=True)
+    config.codec = dict(name="ltx_vae", checkpoint=(), tiny=True)
     with pytest.raises(ValueError, match="takes 8 frames as one, biflow is about single frames: use a codec of images"):
         assemble(config)
 
@@ -212,21 +267,31 @@ def test_other_papers_take_single_frames():
 def test_how_it_is_encoded_is_no_part_of_what_is():
     """In pieces or whole, with another time of the decoder: the same latents. In tiles they are others."""
     known = latents.model_fingerprint("ltx_vae", piece=1, tile=0, time=0.0)
-    assert known == latents.model_fingerprint("ltx_vae", piece=0, tile=0, time=0.5) != latents.model_fingerprint("ltx_vae", piece=1, tile=128, time=0.0)
+    assert (
+        known
+        == latents.model_fingerprint("ltx_vae", piece=0, tile=0, time=0.5)
+        != latents.model_fingerprint("ltx_vae", piece=1, tile=128, time=0.0)
+    )
 
 
 def test_latents_of_other_lengths(folder):
     config = tiny(folder, "conventional")
     config.data.path = str(folder / "latents")
     config.chunk.frames = (9, 25)
-    with pytest.raises(ValueError, match=r"are of chunks of \[9, 17\] frames, config.chunk.frames=\[9, 25\] needs \[25\] too"):
+    with pytest.raises(
+        ValueError, match=r"are of chunks of \[9, 17\] frames, config.chunk.frames=\[9, 25\] needs \[25\] too"
+    ):
         config.data.frames = 50
-        latents.check_latents(folder / "latents", latents.model_fingerprint(**config.codec), latents.chunk_lengths(codecs.build(**config.codec), config))
+        latents.check_latents(
+            folder / "latents",
+            latents.model_fingerprint(**config.codec),
+            latents.chunk_lengths(codecs.build(**config.codec), config),
+        )
     config.data.frames = 20
     with pytest.raises(ValueError, match="chunks of 25 frames are longer than the clips, config.data.frames=20"):
         latents.prepare(config, folder / "others")
     with pytest.raises(ValueError, match="needs 8 k [+] 1 frames, got 10: use 9 or 17"):
-        sample.sample(folder / "tuned", folder / "none", count=1, length=40, observed=10)
+        sample(folder / "tuned", folder / "none", count=1, length=40, observed=10)
     assert not (folder / "none").exists() and not (folder / "others").exists()
 
 
@@ -234,7 +299,10 @@ def test_a_mesh_that_does_not_split_it():
     network = networks.build("ltx", channels=16, text_width=8, depth=1, heads=2, head=12)
     mesh = lambda **sizes: type("Mesh", (), dict(shape=dict(data=1, fsdp=1, sequence=1, tensor=1) | sizes))
     networks.check_mesh(network, (2, 2, 2, 16), mesh(tensor=2, sequence=8))
-    with pytest.raises(ValueError, match="tensor=4 does not divide the 2 heads: use --config.run.mesh.tensor=2 --config.run.mesh.sequence=2"):
+    with pytest.raises(
+        ValueError,
+        match="tensor=4 does not divide the 2 heads: use --config.run.mesh.tensor=2 --config.run.mesh.sequence=2",
+    ):
         networks.check_mesh(network, (2, 2, 2, 16), mesh(tensor=4))
     with pytest.raises(ValueError, match="sequence=3 does not divide the 8 tokens"):
         networks.check_mesh(network, (2, 2, 2, 16), mesh(sequence=3))
@@ -246,9 +314,16 @@ def test_a_table_of_the_paper():
     """Table 3 of the paper, and shapes without weights."""
     config = load_config("flowframes/ltx_2b.py")
     experiment = assemble(config, abstract=True)
-    assert tuple(config.data.size) == (256, 384) and tuple(config.chunk.frames) == (17, 41) and config.sample.guidance == 3.5
+    assert (
+        tuple(config.data.size) == (256, 384)
+        and tuple(config.chunk.frames) == (17, 41)
+        and config.sample.guidance == 3.5
+    )
     assert experiment.shapes == ((3, 8, 12, 128), (6, 8, 12, 128)) and experiment.text.width == 4096
-    assert sum(a.size for a in jax.tree.leaves(jax.eval_shape(experiment.network.init, jax.random.key(0)))) == 1_923_385_472
+    assert (
+        sum(a.size for a in jax.tree.leaves(jax.eval_shape(experiment.network.init, jax.random.key(0))))
+        == 1_923_385_472
+    )
     assert text.build("t5", abstract=True, length=128).tokenize([""])[0].shape == (1, 128)
     with pytest.raises(ValueError, match="takes one folder"):
         assemble(config)

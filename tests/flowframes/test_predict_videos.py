@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from jvflow import run
-from jvflow.flowframes import sample as prediction
-from jvflow.biflow import sample
-from jvflow.training import loop as train
-from jvflow.biflow.evaluate import evaluate
+from jvflow.commands import evaluate, sample
+from jvflow.flowframes.evaluate import pairs
+from jvflow.load import load
+from jvflow.training.loop import train
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def trained(tmp_path_factory):
         config.data.cache, config.objective = str(folder / "data"), objective
         config.chunk.frames, config.inversion.rho, config.train.steps = (4, 8), 0.0, 4
         config.run.update(progress=False, tensorboard=False)
-        train.train(config, folder / objective)
+        train(config, folder / objective)
         return folder / objective
 
     return make
@@ -33,12 +34,11 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("objective", ["flowframes", "conventional", "text_to_video"])
 def test_samples_and_figures(objective, trained, tmp_path):
     trained = trained(objective)
-    model = run.load(trained)
-    after = prediction.is_after(model)
-    record = sample.sample(trained, tmp_path / "out", count=2)
+    after = load(trained).experiment.sampler.follows
+    record = sample(trained, tmp_path / "out", count=2)
     assert [entry["frames"] for entry in record["samples"]] == [8 * (1 + after)] * 2
     assert record["samples"][0]["nfe_per_frame"] == 5 / 8
-    record = sample.sample(trained, tmp_path / "long", count=2, observed=4, length=14)
+    record = sample(trained, tmp_path / "long", count=2, observed=4, length=14)
     assert record["samples"][0]["frames"] == 14 and record["protocol"]["observed"] == 4
     assert [(tmp_path / "long" / f"sample_00{i}.mp4").exists() for i in (0, 1)] == [True, True]
     figures = evaluate(trained)
@@ -60,20 +60,20 @@ def test_evaluating_at_other_lengths_and_chunks(trained):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(fps=48.0), "leave out fps and extrapolate"),
+        (dict(fps=48.0), "at the rate of its data, and chunks without end: leave out fps"),
         (dict(count=9), "4: use --count=4"),
         (dict(observed=64), "64 frames"),
     ],
 )
 def test_mistakes_of_a_sample(trained, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        sample.sample(trained(), tmp_path / "out", **options)
+        sample(trained(), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_pairs_are_what_follows():
     real = np.arange(2 * 20, dtype=np.uint8).reshape(2, 20, 1, 1, 1)
-    observed, future, clip = prediction.pairs(real, 4, 8, 3)
+    observed, future, clip = pairs(real, 4, 8, 3)
     assert observed.shape[:2] == (6, 4) and future.shape[:2] == (6, 8) and clip.tolist() == [0, 1] * 3
     np.testing.assert_array_equal(future[:, 0] - observed[:, -1], 1)
     assert observed[:, 0, 0, 0, 0].tolist() == [0, 20, 4, 24, 8, 28]
