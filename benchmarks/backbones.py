@@ -1,20 +1,22 @@
-"""FlowFrames at the size of its backbones, LTX-Video 2B and Wan 2.1 1.3B, computed: the paper's train steps and samplers on slices, and memory over the
-size of a prediction.
+"""Compiles FlowFrames at the size of its backbones, LTX-Video 2B and Wan 2.1 1.3B, and reads the memory it needs.
 
     python -m benchmarks.backbones [--models=ltx,wan] [--parts=train,memory]
 
-train     configs/flowframes/ltx_2b.py and wan_1p3b.py (batch 14,336 in 8 microbatches, the longer chunks, 41 frames) compiled for each of `SLICES`, with
-          each `REMAT`: memory of a device, and the sampler of 5 evaluations with guidance
-memory    Mem(V) = k V / 1e6 + b of a prediction of 480 x 832 in 5 Euler steps, one video on one chip, for FlowFrames and the conventional design, at the
-          volumes of the paper's table 5 and larger ones (it measures ratios of slopes of 0.50 and 0.52). In latents, and with the autoencoder in pieces
-          of one latent frame
+train     the train steps of configs/flowframes/ltx_2b.py and wan_1p3b.py (batch 14,336 in 8 microbatches, the longer
+          chunks, 41 frames) for each of `SLICES` with each `REMAT`: memory of a device; also the sampler, 5 evaluations
+          with guidance
+memory    Mem(V) = k V / 1e6 + b, V = c f h w, of a prediction of 480 x 832 pixels in 5 Euler steps, one video on one
+          chip, for FlowFrames and the conventional design, at the volumes of the paper's table 5 and larger ones (the
+          paper measures ratios of slopes of 0.50 and 0.52); in latents, and end to end with an autoencoder that works
+          in pieces of one latent frame
 
-Nothing here needs a device; a compilation takes about a minute, and what is in the results already is not compiled again. Writes
+No accelerator is needed. A compilation takes about a minute; results that exist are not compiled again. Writes
 `benchmarks/results/ltx.json` and `wan.json`.
 """
 
 import json
 import os
+from itertools import product
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -28,12 +30,12 @@ SLICES = {"v5p:4x4x4": dict(data=4, fsdp=16), "v6e:8x8": dict(data=4, fsdp=16), 
 REMAT = ("none", "dots", "full")
 CHIP, SIDES = "v5p:2x2x1", (480, 832)
 CONFIGS = dict(ltx="ltx_2b", wan="wan_1p3b")
-FRAMES = dict(  # of latents; the paper's are the first five
+FRAMES = dict(  # latent frames; the paper's are the first five
     ltx=dict(latents=(6, 8, 10, 12, 18, 24, 30, 36), end_to_end=(6, 18, 36)),
     wan=dict(latents=(3, 4, 5, 6, 9, 12, 15, 18), end_to_end=(3, 9, 18)),
 )
-MODELS = flags.DEFINE_list("models", list(CONFIGS), "Which.")
-PARTS = flags.DEFINE_list("parts", ["train", "memory"], "What is compiled.")
+MODELS = flags.DEFINE_list("models", list(CONFIGS), "Which backbones.")
+PARTS = flags.DEFINE_list("parts", ["train", "memory"], "What to compile.")
 
 
 def main():
@@ -48,9 +50,8 @@ def main():
                         write(model, dict(results=results))
         if "memory" in PARTS.value:
             for part, lengths in FRAMES[model].items():
-                for name in [
-                    f"{part} {design} {frames}" for design in ("flowframes", "conventional") for frames in lengths
-                ]:
+                for design, frames in product(("flowframes", "conventional"), lengths):
+                    name = f"{part} {design} {frames}"
                     if name not in results["memory"]:
                         results["memory"][name] = _prediction(model, *name.split())
                         print(name, results["memory"][name], flush=True)
@@ -80,15 +81,17 @@ def _train(model: str, topology: str, mesh: dict, remat: str) -> dict:
 
 
 def _prediction(model: str, part: str, name: str, frames: str) -> dict:
-    """Megabytes that one prediction needs on one chip, and V = c f h w of its observed latents."""
+    """Returns the megabytes that one prediction needs on one chip, and V = c f h w of its observed latents."""
     import jax
     import jax.numpy as jnp
 
-    from jvflow import codecs, dryrun, networks
+    from jvflow import codecs, networks
     from jvflow.flow.field import Condition
-    from jvflow.flowframes import method as flowframes
+    from jvflow.flowframes.method import OBJECTIVES
+    from jvflow.flowframes.sample import make_solver, predict_chunks
     from jvflow.networks.ltx_vae import LTXVAE, LTXVAEConfig
     from jvflow.networks.wan_vae import WanVAE, WanVAEConfig
+    from jvflow.training import dryrun
 
     config = _config(model)
     autoencoder = dict(ltx=(LTXVAE, LTXVAEConfig()), wan=(WanVAE, WanVAEConfig()))[model]
@@ -96,36 +99,36 @@ def _prediction(model: str, part: str, name: str, frames: str) -> dict:
     length = codec.frames_per_latent * (int(frames) - 1) + 1
     shape = codec.latent_shape((length, *SIDES))
     network = networks.build(**dict(config.network, attention=512), channels=shape[-1], text_width=4096)
-    design, solver = flowframes.DESIGNS[name], flowframes.euler(5)
+    objective, solver = OBJECTIVES[name], make_solver("euler", 5)
 
     def predict(params, observed, text):
         condition = Condition(text=text, text_mask=jnp.ones(text.shape[:2], bool), fps=jnp.full(1, 24.0))
         key = jax.random.key(0)
-        return flowframes.predicted(
+        return predict_chunks(
             networks.as_field(network, params),
             observed,
             key,
             condition,
-            design=design,
+            source=objective.source,
+            context=objective.context,
             solver=solver,
             guidance=config.sample.guidance,
         ).frames
 
-    def whole(params, weights, video, text):
-        return codec.decode(weights, predict(params, codec.encode(weights, video).mean, text))
+    def end_to_end(params, codec_params, video, text):
+        return codec.decode(codec_params, predict(params, codec.encode(codec_params, video).mean, text))
 
-    place = jax.sharding.SingleDeviceSharding(dryrun.devices(CHIP)[0])
-    on = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree)
-    params, text = (
-        jax.eval_shape(network.init, jax.random.key(0)),
-        jax.ShapeDtypeStruct((1, config.text.length, 4096), jnp.float32),
-    )
+    sharding = jax.sharding.SingleDeviceSharding(dryrun.devices(CHIP)[0])
+    on_chip = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    text = jax.ShapeDtypeStruct((1, config.text.length, 4096), jnp.float32)
     if part == "latents":
         arguments, function = (params, jax.ShapeDtypeStruct((1, *shape), jnp.float32), text), predict
     else:
-        weights = jax.eval_shape(networks.functional(*autoencoder).init, jax.random.key(0))
-        arguments, function = (params, weights, jax.ShapeDtypeStruct((1, length, *SIDES, 3), jnp.uint8), text), whole
-    memory = jax.jit(function).lower(*on(arguments)).compile().memory_analysis()
+        codec_params = jax.eval_shape(networks.functional(*autoencoder).init, jax.random.key(0))
+        video = jax.ShapeDtypeStruct((1, length, *SIDES, 3), jnp.uint8)
+        arguments, function = (params, codec_params, video, text), end_to_end
+    memory = jax.jit(function).lower(*on_chip(arguments)).compile().memory_analysis()
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     return dict(
         volume=int(jnp.prod(jnp.array(shape))), megabytes=needed / 1e6, temporaries=memory.temp_size_in_bytes / 1e6
@@ -133,12 +136,11 @@ def _prediction(model: str, part: str, name: str, frames: str) -> dict:
 
 
 def _slopes(results: dict, part: str, lengths: tuple) -> dict:
-    """The fit of each design, and the ratio of their slopes."""
-    of = lambda design: [results[f"{part} {design} {frames}"] for frames in lengths]
-    fits = {
-        design: fit(*([figures[key] for figures in of(design)] for key in ("volume", "megabytes")))
-        for design in ("flowframes", "conventional")
-    }
+    """Returns the fit of each design, and the ratio of their slopes."""
+    fits = {}
+    for design in ("flowframes", "conventional"):
+        figures = [results[f"{part} {design} {frames}"] for frames in lengths]
+        fits[design] = fit([f["volume"] for f in figures], [f["megabytes"] for f in figures])
     return fits | dict(ratio=fits["flowframes"]["slope_mb"] / fits["conventional"]["slope_mb"])
 
 

@@ -1,12 +1,15 @@
-"""How many frames the field has to know where one frame does not show the motion: `procedural:bouncing`.
+"""Compares one and two known frames on `procedural:bouncing`, where one frame does not show the motion.
 
-The demo's experiment for BI-FLOW and CONDIFF, with the last frame alone (the paper's) and with the one before
-it beside it. Noise on the older frame hides what went wrong in it: with at most 0.3 streams break into speckle, with
-0.6 shapes stay shapes and move, while they and their colours turn into others. The streams are shown in `out/context/report.html`; what was stopped continues.
+Runs the demo's experiment for BI-FLOW and CONDIFF, with the last frame alone (as in the paper) and with the last two.
+Noise on the older frame hides its errors: with a level of at most 0.3 the streams break into speckle; with 0.6 shapes
+stay shapes and move, while shapes and colours change into others. `out/context/report.html` shows the streams. An
+interrupted run continues.
 """
 
 from benchmarks import subject
-from jvflow.demo import TITLES, side_by_side
+from jvflow.biflow.demo import TITLES, side_by_side
+from jvflow.commands import load_with_data
+from jvflow.training.loop import train
 
 OUT = "out/context"
 VIDEOS, FRAMES = 32, 192
@@ -25,6 +28,8 @@ def measure() -> dict:
         titles=titles,
         heading="Known frames, on bouncing shapes",
         command="python -m benchmarks.run context",
+        train=train,
+        load=load_with_data,
     )
 
 

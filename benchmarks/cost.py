@@ -1,11 +1,12 @@
-"""What it costs to learn the same clips to the same PSNR: VLFM, a frame at a time, against a full-sequence model of equal size.
+"""Measures the cost of learning the same clips to the same PSNR, by VLFM and by a full-sequence model of equal size.
 
     python -m benchmarks.cost
 
-The VLFM paper claims to be efficient because its network sees one frame of latents, and not a video. Here both networks are
-the same DiT with the same captions, on 8 procedural clips of 16 frames at 16 x 16 pixels: VLFM's field has 16 tokens,
-the full sequence (noise to a whole clip, linear path) 256. Each trains at a constant rate with a moving average until what
-it generates from the captions is within TARGET dB of the clips, or for LIMIT seconds. Twenty minutes at most on two CPU cores.
+The VLFM paper claims to be efficient because its network sees the latents of one frame, and not of a whole video. Here
+both networks are the same DiT with the same captions, on 8 procedural clips of 16 frames at 16 x 16 pixels: VLFM's
+field has 16 tokens, the full sequence (noise to a whole clip, linear path) 256. Each trains at a constant learning rate
+with a moving average until the PSNR between the clips and those that it generates from their captions reaches `TARGET`
+dB, or for `LIMIT` seconds. Takes at most twenty minutes on two CPU cores.
 """
 
 import dataclasses
@@ -21,7 +22,9 @@ from benchmarks.record import write
 from configs.vlfm.procedural import get_config
 from jvflow import cli
 
-TARGET, LIMIT, EVERY, FRAMES, CLIPS = 26.0, 400.0, 100, 16, 8
+TARGET, LIMIT = 26.0, 400.0  # dB, seconds
+EVERY = 100  # training steps between two measurements
+FRAMES, CLIPS = 16, 8
 
 
 def main():
@@ -43,21 +46,26 @@ def main():
     clock = time.perf_counter()
     latents = experiment.codec.encode(None, jnp.asarray(real)).mean.block_until_ready()
     encoding = time.perf_counter() - clock
-    project = jax.jit(lambda t: jax.vmap(lambda clip: experiment.path.position.mean(clip, t))(latents))
+    project = jax.jit(lambda t: jax.vmap(lambda clip: experiment.sampler.path.position.mean(clip, t))(latents))
     project(0.3).block_until_ready()
     clock = time.perf_counter()
     project(0.4).block_until_ready()
     projection = time.perf_counter() - clock
 
     times = (1 + np.arange(FRAMES)) / 24.0
-    whole = _full_sequence(config, experiment)
-    makes = dict(
-        vlfm=lambda field, condition: experiment.generate(field, jax.random.key(7), times, CLIPS, condition),
-        full_sequence=lambda field, condition: _from_noise(field, condition, latents.shape),
+    methods = dict(
+        vlfm=(
+            experiment,
+            lambda field, condition: experiment.sampler(field, jax.random.key(7), times, CLIPS, condition),
+        ),
+        full_sequence=(
+            _full_sequence(config, experiment, latents.shape[1:]),
+            lambda field, condition: _from_noise(field, condition, latents.shape),
+        ),
     )
     results = {}
-    for name, built in dict(vlfm=experiment, full_sequence=whole).items():
-        results[name] = _until(built, makes[name], latents, (tokens, mask), real, config)
+    for name, (method, generate) in methods.items():
+        results[name] = _until(method, generate, latents, (tokens, mask), real, config)
         print(name, {k: v for k, v in results[name].items() if k != "curve"}, flush=True)
     reached = all(r["reached"] for r in results.values())
     ratio = {
@@ -85,42 +93,50 @@ def main():
     )
 
 
-def _full_sequence(config, experiment):
-    """The experiment of the same network on whole clips: noise at 0, the clip at 1."""
-    from jvflow import networks
-    from jvflow.experiment import with_text
+def _full_sequence(config, experiment, shape):
+    """Returns the experiment of the same network on whole clips of a shape: noise at t = 0, the clip at t = 1."""
+    from jvflow.assembly import build_network, fold_in_each, noise_like, unchanged
     from jvflow.flow.path import LINEAR, Ends, matching_loss
 
-    network = networks.build(**dict(config.network), channels=3, text_width=experiment.text.width)
+    text = experiment.text
+    network = build_network(config, [shape], text, unchanged, text_width=text.width)
 
-    def loss(field, frames, condition, keys, key):
+    def loss(field, latents, condition, keys, key):
         t = jax.vmap(jax.random.uniform)(keys)
-        noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 1), frames.shape[1:]))(keys)
-        return matching_loss(LINEAR, field, Ends(noise, frames), (t,), condition)
+        noise = noise_like(fold_in_each(keys, 1), latents.mean)
+        return matching_loss(LINEAR, field, Ends(noise, latents.mean), (t,), condition), {}
 
-    return dataclasses.replace(experiment, network=with_text(network, experiment.text), loss=loss)
+    return dataclasses.replace(experiment, network=network, loss=loss)
 
 
 def _from_noise(field, condition, shape):
+    """Generates clips by the full-sequence model."""
     from jvflow.flow.field import along
     from jvflow.flow.solver import Solver
-    from jvflow.vlfm.method import Clips
+    from jvflow.vlfm.sample import Generated
 
     derivative = along(field, lambda k: (k,), condition, num_moving=1)
     solution = Solver(rtol=1e-2, atol=1e-2)(derivative, jax.random.normal(jax.random.key(7), shape), 0.0, 1.0)
-    return Clips(solution.x, solution.nfe)
+    return Generated(solution.x, solution.nfe)
 
 
-def _until(experiment, make, latents, text, real, config) -> dict:
-    """Trains until `make` is within TARGET dB of the clips, or the time is over."""
+def _until(experiment, generate, latents, text, real, config) -> dict:
+    """Trains until the generated clips reach `TARGET` dB against the real ones, or until the time is over."""
     from jvflow import metrics
     from jvflow.data.pipeline import Batch
     from jvflow.networks import as_field
-    from jvflow.training import state as states
-    from jvflow.training.loop import train_step
+    from jvflow.training.step import create, train_step
 
-    state = states.create(jax.random.key(0), experiment.network, experiment.optimizer, ema=True)
-    batch = Batch(None, jnp.full(CLIPS, 24.0), jnp.zeros(CLIPS), latents, *map(jnp.asarray, text))
+    state = create(jax.random.key(0), experiment.network, experiment.optimizer, ema=True)
+    tokens, mask = map(jnp.asarray, text)
+    batch = Batch(
+        video=None,
+        fps=jnp.full(CLIPS, 24.0),
+        start=jnp.zeros(CLIPS),
+        latent_mean=latents,
+        text_tokens=tokens,
+        text_mask=mask,
+    )
     step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     compiled = step.lower(state, batch, jax.random.key(1)).compile()
     signal = jnp.asarray(real, jnp.float32) / 127.5 - 1
@@ -131,13 +147,11 @@ def _until(experiment, make, latents, text, real, config) -> dict:
             state, values = compiled(state, batch, jax.random.key(1))
         jax.block_until_ready(state.params)
         seconds, steps = seconds + time.perf_counter() - clock, steps + EVERY
-        field, condition = (
-            as_field(experiment.network, state.ema),
-            experiment.condition(state.ema, *text, experiment.given),
-        )
+        field = as_field(experiment.network, state.ema)
+        condition = experiment.condition(state.ema, *text, experiment.encoder_params)
         clock = time.perf_counter()
-        made = make(field, condition)
-        frames = experiment.codec.decode(None, made.frames).block_until_ready()
+        generated = generate(field, condition)
+        frames = experiment.codec.decode(None, generated.frames).block_until_ready()
         sampling = time.perf_counter() - clock
         value = float(jnp.mean(metrics.psnr(jnp.asarray(frames, jnp.float32) / 127.5 - 1, signal)))
         curve.append((steps, seconds, value))
@@ -151,7 +165,7 @@ def _until(experiment, make, latents, text, real, config) -> dict:
         training_seconds=seconds,
         training_flops=flops * steps,
         sampling_seconds=sampling,
-        nfe=float(np.mean(made.nfe)),
+        nfe=float(np.mean(generated.nfe)),
         parameters=sum(a.size for a in jax.tree.leaves(state.params)),
         curve=curve,
     )

@@ -1,11 +1,11 @@
-"""How much a decoder amplifies the errors of a path: the L0 of VLFM's Theorem 5.3, measured, beside what the polynomial really costs.
+"""Measures how much a decoder amplifies the errors of a path: L0 of VLFM's Theorem 5.3.
 
-    python -m benchmarks.decoder --data=FOLDER --weights=ENCODER.safetensors,DECODER.safetensors
+    python -m benchmarks.decoder --data=FOLDER --checkpoint=ENCODER.safetensors,DECODER.safetensors
 
-Theorem 5.3 bounds the error of frames by L0 times that of latents, with L0 the Lipschitz constant of the decoder. At least
-as large as L0 is the largest singular value of the decoder's Jacobian at a real latent (power iteration; latents as the codec
-gives them, pixels in [0, 1], Euclidean norms). Beside it: how much of the latent error of mu(t) really arrives in the frames
-between, for orders 4 to 64 of clips of 25 frames. Writes `benchmarks/results/decoder.json`. Two minutes.
+Theorem 5.3 bounds the error of frames by L0 times that of latents, with L0 the Lipschitz constant of the decoder. L0 is
+at least the largest singular value of the decoder's Jacobian at a real latent (power iteration; latents in the codec's
+units, pixels in [0, 1], Euclidean norms). Also measures the error in the frames between for the latent error of mu(t),
+at orders 4 to 64 of clips of 25 frames. Writes `benchmarks/results/decoder.json`. Takes two minutes.
 """
 
 from itertools import islice
@@ -20,9 +20,9 @@ from benchmarks.record import write
 from jvflow import cli
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
-WEIGHTS = flags.DEFINE_list("weights", None, "Encoder and decoder of the TAESD family, as safetensors.")
+CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Encoder and decoder of the TAESD family, as safetensors.")
 FIRST, FRAMES, SIDE, ITERATIONS, ORDERS = 40, 25, 128, 30, (4, 8, 16, 32, 64)
-flags.mark_flags_as_required(["data", "weights"])
+flags.mark_flags_as_required(["data", "checkpoint"])
 
 
 def main():
@@ -31,7 +31,7 @@ def main():
     from jvflow.networks import taesd
     from jvflow.vlfm import hippo
 
-    codec = codecs.build("tiny", weights=tuple(WEIGHTS.value))
+    codec = codecs.build("tiny", checkpoint=tuple(CHECKPOINT.value))
     decode = jax.jit(lambda z: taesd.decode(codec.params["decoder"], z))
     results = {}
     for path in sorted(p for p in Path(DATA.value).iterdir() if p.suffix in video.VIDEO_SUFFIXES):
@@ -45,12 +45,12 @@ def main():
         for order in ORDERS:
             w, _ = hippo.weights((np.arange(1, FRAMES) + 0.5) / FRAMES, FRAMES, order)
             mean = np.einsum("mn,n...->m...", w, known).astype(np.float32)
-            of_latents = np.linalg.norm((mean - between).reshape(len(mean), -1), axis=1)
-            of_frames = np.linalg.norm(np.asarray(decode(mean) - shown).reshape(len(mean), -1), axis=1)
+            latent_error = np.linalg.norm((mean - between).reshape(len(mean), -1), axis=1)
+            frame_error = np.linalg.norm(np.asarray(decode(mean) - shown).reshape(len(mean), -1), axis=1)
             rows[order] = dict(
-                latent_error=float(of_latents.mean()),
-                frame_error=float(of_frames.mean()),
-                amplified=float((of_frames / of_latents).max()),
+                latent_error=float(latent_error.mean()),
+                frame_error=float(frame_error.mean()),
+                amplified=float((frame_error / latent_error).max()),
             )
         results[path.name] = dict(
             jacobian=_largest(decode, jnp.asarray(between[:1])),
@@ -81,7 +81,7 @@ def main():
 
 
 def _largest(decode, z) -> float:
-    """The largest singular value of the Jacobian of `decode` at z."""
+    """Returns the largest singular value of the Jacobian of `decode` at z, by power iteration."""
     _, back = jax.vjp(decode, z)
 
     @jax.jit

@@ -1,10 +1,11 @@
-"""From a public model to one that its package loads, for each backbone: the commands of `docs/finetuning.md` with very small models (needs the extra `dev`).
+"""Runs the commands of `docs/finetuning.md` with very small models of each backbone (needs the extra `dev`).
 
     python -m benchmarks.finetune --data=FOLDER [--models=ltx,wan,dit,unet] [--steps=100] [--out=out/finetune]
 
-The packages that published the models make random ones. Each is tuned on the videos of FOLDER, once whole and once by matrices of low rank, and exported,
-whole and as these matrices alone; the package loads what was exported. Writes the held-out losses over the steps, and how far the package's output is from
-ours, to `benchmarks/results/finetune.json`.
+The packages that published the models make random ones. Each is tuned on the videos of FOLDER, once with all parameters
+and once with LoRA, and exported, with the low-rank matrices merged and as these matrices alone; the package loads the
+export. Writes the held-out losses over the steps, and the difference between the package's output and ours, to
+`benchmarks/results/finetune.json`.
 """
 
 import json
@@ -19,8 +20,8 @@ from benchmarks.record import write
 from jvflow import cli
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
-MODELS = flags.DEFINE_list("models", ["ltx", "wan", "dit", "unet"], "Which.")
-STEPS = flags.DEFINE_integer("steps", 100, "Of each training.")
+MODELS = flags.DEFINE_list("models", ["ltx", "wan", "dit", "unet"], "Which backbones.")
+STEPS = flags.DEFINE_integer("steps", 100, "Training steps of each run.")
 OUT = flags.DEFINE_string("out", "out/finetune", "Where models, caches, runs and exports go.")
 flags.mark_flags_as_required(["data"])
 
@@ -66,7 +67,7 @@ CONFIGS = dict(
     ),
     unet=("biflow/unet.py", ["--config.data.size=(16,16)", "--config.tune.layers=('attentions',)"]),
 )
-"""Of each backbone, its config and what is said besides; the layers are those of the second run."""
+"""The config of each backbone, and the flags that are added; those of the tuned layers for LoRA alone."""
 
 
 def main():
@@ -74,13 +75,13 @@ def main():
     found = json.loads(file.read_text())["results"] if file.exists() else {}
     for name in MODELS.value:
         _make(name)
-        found[name] = {tune: _tuned(name, rank) for tune, rank in (("whole", 0), ("lora", 4))}
+        found[name] = {tuning: _tune(name, rank) for tuning, rank in (("whole", 0), ("lora", 4))}
         print(name, json.dumps(found[name], indent=1), flush=True)
         write("finetune", dict(steps=STEPS.value, results=found))
 
 
 def _make(name: str) -> None:
-    """The random public models of a backbone."""
+    """Writes the random public models of a backbone."""
     import diffusers
     import torch
 
@@ -94,28 +95,26 @@ def _make(name: str) -> None:
         model.save_pretrained(Path(OUT.value) / name / folder)
 
 
-def _tuned(name: str, rank: int) -> dict:
-    """One run, its losses on held-out clips, and its exports against the package."""
+def _tune(name: str, rank: int) -> dict:
+    """Trains one run, by LoRA if `rank` is above 0; returns its held-out losses and the differences of its exports."""
     home = Path(OUT.value) / name
     config, more = CONFIGS[name]
     more = more if rank else [flag for flag in more if "tune" not in flag]
-    given = [
+    options = [
         f"--config=configs/{config}:debug",
         f"--config.pretrained={','.join(str(home / folder) for folder in PUBLIC[name][2])}",
         *more,
-    ]
-    given += [
         "--config.data.test_fraction=0.2",
         "--config.data.fps=10.0",
         f"--config.tune.rank={rank}",
         "--config.run.progress=False",
     ]
     run = home / ("lora" if rank else "whole")
-    _command("encode", *given, f"--config.data.path={DATA.value}", f"--out={home / 'encoded'}")
+    _command("encode", *options, f"--config.data.path={DATA.value}", f"--out={home / 'encoded'}")
     often = max(STEPS.value // 5, 1)
     _command(
         "train",
-        *given,
+        *options,
         f"--config.data.path={home / 'encoded'}",
         f"--config.train.steps={STEPS.value}",
         "--config.train.batch_size=8",
@@ -127,9 +126,8 @@ def _tuned(name: str, rank: int) -> dict:
         "--config.run.sample_every=0",
         f"--workdir={run}",
     )
-    losses = {
-        line["step"]: line["loss"] for line in map(json.loads, (run / "validation.jsonl").read_text().splitlines())
-    }
+    lines = map(json.loads, (run / "validation.jsonl").read_text().splitlines())
+    losses = {line["step"]: line["loss"] for line in lines}
     size = lambda folder: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     record = dict(
         held_out=losses,
@@ -146,7 +144,7 @@ def _tuned(name: str, rank: int) -> dict:
 
 
 def _command(name: str, *given: str) -> None:
-    """A command of `launch`, which is not given again what it has done."""
+    """Runs a command of `launch`; an export that exists is not written again."""
     out = next(Path(flag.partition("=")[2]) for flag in given[::-1] if flag.startswith(("--out=", "--workdir=")))
     if name == "export" and out.exists():
         return
@@ -159,23 +157,24 @@ def _command(name: str, *given: str) -> None:
 
 
 def _difference(name: str, folder: str, run: Path, out: Path, lora: bool) -> float:
-    """How far the package's output is from ours, over its largest, on inputs of its shapes."""
+    """Returns the largest difference between the package's output and ours, over the largest output."""
     import diffusers
     import jax
     import numpy as np
     import torch
 
     from jvflow import pretrained
-    from jvflow import run as runs
+    from jvflow.load import load
     from jvflow.pretrained import public
 
-    source, found = Path(OUT.value) / name / folder, runs.load(run)
+    source, found = Path(OUT.value) / name / folder, load(run)
     params = {key: a for key, a in found.params.items() if key != "text"}
-    for key in dict(zip(PUBLIC[name][2], [part.path for part in public.parts(found.config)]))[folder]:
+    parts = public.parts(found.config, found.experiment.network)
+    for key in parts[PUBLIC[name][2].index(folder)].path:
         params = params[key]
     inputs = _inputs(name)
     with jax.default_matmul_precision("highest"):
-        ours = np.asarray(pretrained.look(source, **public.options(found.config)).apply(params, **inputs))
+        ours = np.asarray(pretrained.inspect(source, **public.import_options(found.config)).apply(params, **inputs))
     at = out / folder if len(PUBLIC[name][2]) > 1 else out
     model = getattr(diffusers, PUBLIC[name][0]).from_pretrained(source if lora else at).eval()
     if lora:
@@ -187,7 +186,7 @@ def _difference(name: str, folder: str, run: Path, out: Path, lora: bool) -> flo
 
 
 def _with_matrices(model, folder: Path) -> None:
-    """Loads matrices of low rank as diffusers does, or where it does not for a class, as peft does."""
+    """Loads low-rank matrices into a model with diffusers, or with peft if diffusers cannot for its class."""
     from safetensors.torch import load_file
 
     from jvflow.pretrained import LORA_FILE
@@ -209,7 +208,7 @@ def _with_matrices(model, folder: Path) -> None:
 
 
 def _inputs(name: str) -> dict:
-    """Inputs in the package's layout and names."""
+    """Returns inputs in the package's layout and names."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -224,7 +223,7 @@ def _inputs(name: str) -> dict:
             num_frames=3,
             height=4,
             width=4,
-            rope_interpolation_scale=(5.0, 512.0, 512.0),  # places that divide: rounding says nothing then
+            rope_interpolation_scale=(5.0, 512.0, 512.0),  # positions that divide without rounding
         ),
         wan=dict(hidden_states=normal(2, 16, 3, 4, 4), timestep=time, encoder_hidden_states=normal(2, 5, 16)),
         dit=dict(hidden_states=normal(2, 3, 16, 16), timestep=time, class_labels=np.array([3, 7])),

@@ -1,22 +1,24 @@
-"""FlowFrames on procedural video: the paper's ablation (figure 4), its evaluations (figure 6a), lengths (figure 6b) and inversion.
+"""Runs FlowFrames' ablation (figure 4), evaluations (figure 6a), lengths (figure 6b) and inversion on procedural video.
 
     python -m benchmarks.flowframes [--variants=...] [--out=out/flowframes_study]
 
-Trains the text-to-video model of `configs/flowframes/pretrain.py`, inverts the data through it, trains `configs/flowframes/procedural.py`
-in each variant for the same number of steps, evaluates all on held-out clips, and writes `benchmarks/results/flowframes.json`.
-What was stopped or is there already is not done again; two commands with different variants may share a folder once the inversions are made.
+Trains the text-to-video model of `configs/flowframes/pretrain.py`, inverts the data through it, trains each variant of
+`configs/flowframes/procedural.py` for the same number of steps, evaluates all of them on held-out clips, and writes
+`benchmarks/results/flowframes.json`. An interrupted command continues, and finished parts are not run again. Once the
+inversions exist, two commands with different variants may share a folder.
 
     coupled_inverted    from the pretrained model, consecutive chunks, target inversion: algorithm 1
     coupled             ... without inversion: algorithm 3
     uncoupled           ... and without the coupling: algorithm 2
     optimal             ... with the optimal pairs of each batch in place of the consecutive ones
-    scratch_inverted    algorithm 1 from nothing
-    scratch             algorithm 3 from nothing
-    conventional        noise beside the observed chunk, from the pretrained model; also with four times the evaluations
+    scratch_inverted    algorithm 1 from random parameters
+    scratch             algorithm 3 from random parameters
+    conventional        noise with the observed chunk as context, from the pretrained model
     mixed               algorithm 3 on chunks of 4, 8 and 16 frames
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -30,11 +32,14 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", cli.find_config("configs/flowframes/procedural.py"), "The experiment.", lock_config=True
 )
 PRETRAIN = config_flags.DEFINE_config_file(
-    "pretrain", cli.find_config("configs/flowframes/pretrain.py"), "The model it starts from.", lock_config=True
+    "pretrain",
+    cli.find_config("configs/flowframes/pretrain.py"),
+    "The model that training starts from.",
+    lock_config=True,
 )
 OUT = flags.DEFINE_string("out", "out/flowframes_study", "Where the runs go.")
-VARIANTS = flags.DEFINE_list("variants", None, "Of the ones above; all when empty.")
-NAME = flags.DEFINE_string("name", "flowframes", "What the results are called.")
+VARIANTS = flags.DEFINE_list("variants", None, "Which of the variants above; all when empty.")
+NAME = flags.DEFINE_string("name", "flowframes", "Name of the results file.")
 CHANGES = dict(
     coupled_inverted={},
     coupled=dict(inversion=dict(rho=0.0)),
@@ -51,10 +56,10 @@ ROUND_TRIPS = (10, 20, 40, 80)
 
 
 def main():
+    from jvflow.commands import evaluate_run
     from jvflow.data import records
     from jvflow.flowframes import inversion
-    from jvflow.flowframes import sample as prediction
-    from jvflow.run import load
+    from jvflow.load import load, load_model, run_dataset
     from jvflow.training.loop import train
 
     out = Path(OUT.value)
@@ -66,87 +71,95 @@ def main():
         config = base.copy_and_resolve_references()
         config.update(CHANGES[variant])
         if config.inversion.rho:
-            inversion.prepare(base, out / "inverted")
+            inversion.prepare(base, out / "inverted", load_model)
             config.data.path = str(out / "inverted")
         losses = [loss for _, loss in train(config, out / variant).losses()]
-        results[variant] = _kept(out / variant / "figures.json", lambda: _figures(load(out / variant)))
+        results[variant] = _read_or_make(out / variant / "figures.json", partial(_figures, out / variant))
         results[variant]["loss_of_last_100_steps"] = sum(losses[-100:]) / len(losses[-100:])
-        print(
-            variant,
-            {name: round(value, 4) for name, value in results[variant]["frames_8"]["nfe_5"].items()},
-            flush=True,
-        )
+        figures = results[variant]["frames_8"]["nfe_5"]
+        print(variant, {name: round(value, 4) for name, value in figures.items()}, flush=True)
     _sheet(out, list(results))
     pretrained = load(out / "pretrained")
-    report = dict(pretrained=prediction.evaluate(pretrained), round_trips=_round_trips(pretrained))
+    report = dict(pretrained=evaluate_run(pretrained, run_dataset(pretrained)), round_trips=_round_trips(pretrained))
     if records.is_dataset(out / "inverted"):
         report |= dict(errors_in_the_cache=inversion.report(out / "inverted", 8, base.inversion.max_error))
     write(NAME.value, dict(variants=results, **report))
 
 
 def _sheet(out: Path, variants: list[str]) -> None:
-    """OUT/sheet.png: two held-out clips of two chunks, each above its first chunk with what each variant makes of it in five steps."""
+    """Writes OUT/sheet.png: two held-out clips of two chunks, each above the predictions of all variants in 5 steps."""
+    import jax
     import numpy as np
 
     from jvflow.data import pipeline
-    from jvflow.flowframes import sample as prediction
+    from jvflow.flowframes.sample import predict_videos
+    from jvflow.load import load, run_dataset
+    from jvflow.parallel.mesh import local_mesh
     from jvflow.report import videos
-    from jvflow.run import load
 
     rows = []
     for number in (0, 2):
         for row, variant in enumerate(variants):
             run = load(out / variant)
-            real, captions = (
-                pipeline.clips(run.data(), "test", count=3, frames=16)[number:],
-                pipeline.captions(run.data(), "test", count=3)[number:],
-            )
+            data = run_dataset(run)
+            real = pipeline.clips(data, "test", count=3, frames=16)[number:]
+            captions = pipeline.captions(data, "test", count=3)[number:]
             rows += [real[0]] if row == 0 else []
-            rows.append(np.concatenate([real[0, :8], prediction.predict(run, real[:1, :8], captions[:1])[0][0]]))
+            with jax.set_mesh(local_mesh()):
+                future, _ = predict_videos(run, real[:1, :8], captions[:1])
+            rows.append(np.concatenate([real[0, :8], future[0]]))
     videos.write_png(out / "sheet.png", videos.sheet(np.stack(rows)))
 
 
-def _kept(file: Path, make) -> dict:
-    """What `make` gives, or what it gave before."""
+def _read_or_make(file: Path, make) -> dict:
+    """Returns the content of a JSON file; if it is absent, `make()` returns what is written there."""
     if not file.exists():
         write_text(file, json.dumps(make(), indent=1) + "\n")
     return json.loads(file.read_text())
 
 
-def _figures(run) -> dict:
-    """`prediction.evaluate` of a run under the config's protocol, and for long predictions: in one piece, and fed back to the same lengths."""
-    from jvflow.flowframes import sample as prediction
+def _figures(workdir: Path) -> dict:
+    """Evaluates a run with several numbers of steps, and long predictions, as one chunk and as several."""
+    from jvflow.commands import evaluate_run
+    from jvflow.flowframes.sample import chunk_protocol
+    from jvflow.load import load, run_dataset
     from jvflow.training.workdir import override
 
-    def evaluated(**settings):
-        override(run.config, "evaluate", settings)
-        return {name: value for name, value in prediction.evaluate(run).items() if name != "protocol"}
+    run = load(workdir)
+    data = run_dataset(run)
 
-    protocol = prediction.chunk_protocol(run)
-    figures = evaluated(steps=STEPS, starts=2)
-    figures["lengths"] = evaluated(frames=LENGTHS, steps=(5,), starts=1)
-    figures["lengths_fed_back"] = {
-        f"frames_{8 * n}": evaluated(frames=(8,), chunks=n)["frames_8"] for n in (1, 2, 3, 4)
-    }
+    def evaluate(**settings):
+        override(run.config, "evaluate", settings)
+        return {name: value for name, value in evaluate_run(run, data).items() if name != "protocol"}
+
+    protocol = chunk_protocol(run)
+    figures = evaluate(steps=STEPS, starts=2)
+    figures["lengths"] = evaluate(frames=LENGTHS, steps=(5,), starts=1)
+    figures["lengths_fed_back"] = {f"frames_{8 * n}": evaluate(frames=(8,), chunks=n)["frames_8"] for n in (1, 2, 3, 4)}
     return figures | dict(protocol=protocol | run.config.evaluate.to_dict())
 
 
 def _round_trips(run) -> dict:
-    """The median error of 64 held-out chunks that are inverted and come back, by RF-Solver and by Euler, over the number of steps."""
+    """Measures how far 64 held-out chunks come back from their inversions, by RF-Solver and by Euler.
+
+    Returns the median error for each number of steps, and the order between each two of them.
+    """
     import numpy as np
 
     from jvflow.data import pipeline
-    from jvflow.flowframes import method as flowframes
+    from jvflow.flowframes.inversion import invert
+    from jvflow.load import run_dataset
+    from jvflow.networks import as_field
 
-    data = run.data()
-    chunk = run.experiment.codec.encode(None, pipeline.clips(data, "test", count=64, frames=8)).mean
-    condition = run.condition(pipeline.captions(data, "test", count=64))
+    data, experiment = run_dataset(run), run.experiment
+    chunk = experiment.codec.encode(None, pipeline.clips(data, "test", count=64, frames=8)).mean
+    captions = pipeline.captions(data, "test", count=64)
+    condition = experiment.caption_condition(run.params, captions, run.config.data.fps)
+    field = as_field(experiment.network, run.params)
     found = {}
     for back in ("rf_solver", "euler"):
-        errors = [
-            float(np.median(flowframes.invert(run.field, chunk, condition, steps=n, back=back).error))
-            for n in ROUND_TRIPS
-        ]
+        inversions = [invert(field, chunk, condition, steps=n, back=back) for n in ROUND_TRIPS]
+        errors = [float(np.median(inverted.error)) for inverted in inversions]
         orders = np.log2(np.array(errors[:-1]) / errors[1:]).tolist()
         found[back] = dict(steps=list(ROUND_TRIPS), error=errors, order=orders)
     return found

@@ -1,10 +1,11 @@
-"""Real video: BI-FLOW on a folder, in pixels and in the latents of a tiny autoencoder, with one and two known frames.
+"""Trains BI-FLOW on a folder of real video, in pixels and in latents of TAESD, with one and two known frames.
 
-    python -m benchmarks.folder --data=FOLDER --weights=ENCODER.safetensors,DECODER.safetensors --out=out/folder
+    python -m benchmarks.folder --data=FOLDER --checkpoint=ENCODER.safetensors,DECODER.safetensors --out=out/folder
 
 Trains `configs/biflow/video_folder.py` at 64 x 64 pixels, and at 128 x 128 in latents (`--codecs=taesd`, which needs
-`--weights`), and streams 256 frames. Each codec has its `report.html` with the sheets of all runs, and its figures in
-`benchmarks/results/folder_CODEC.json` (with `--known=2` alone in folder_CODEC_known_2.json). What was stopped continues. About half an hour a run on one CPU core.
+`--checkpoint`), and streams 256 frames. Each codec gets a `report.html` with the sheets of all runs, and its figures in
+`benchmarks/results/folder_CODEC.json` (with `--known=2` alone in folder_CODEC_known_2.json). An interrupted run
+continues. A run takes about half an hour on one CPU core.
 """
 
 import sys
@@ -21,10 +22,10 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", cli.find_config("configs/biflow/video_folder.py"), "The experiment.", lock_config=True
 )
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
-WEIGHTS = flags.DEFINE_list("weights", [], "Encoder and decoder of the TAESD family, as safetensors.")
+CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Encoder and decoder of the TAESD family, as safetensors.")
 OUT = flags.DEFINE_string("out", "out/folder_study", "Where the runs go.")
-CODECS = flags.DEFINE_list("codecs", ["pixels"], "Of pixels and taesd.")
-KNOWN = flags.DEFINE_list("known", ["1", "2"], "Known frames of the runs.")
+CODECS = flags.DEFINE_list("codecs", ["pixels"], "Which of pixels and taesd.")
+KNOWN = flags.DEFINE_list("known", ["1", "2"], "Numbers of known frames, one run for each.")
 SAMPLE = flags.DEFINE_multi_string(
     "sample", [], "NAME=VALUE: replaces an entry of config.sample once the runs are trained."
 )
@@ -32,7 +33,9 @@ flags.mark_flag_as_required("data")
 
 
 def main():
-    from jvflow.demo import side_by_side
+    from jvflow.biflow.demo import side_by_side
+    from jvflow.commands import load_with_data
+    from jvflow.training.loop import train
 
     command = " ".join(["python -m benchmarks.folder", *sys.argv[1:]])
     for kind in CODECS.value:
@@ -47,11 +50,12 @@ def main():
             titles=titles,
             heading=f"Real video, {kind}",
             command=command,
+            train=train,
+            load=load_with_data,
             sampling=cli.parse_overrides(SAMPLE, "epsilon=0.8"),
         )
-        write(
-            f"folder_{kind}" if KNOWN.value == KNOWN.default else f"folder_{kind}_known_{'_'.join(KNOWN.value)}", record
-        )
+        known = "" if KNOWN.value == KNOWN.default else f"_known_{'_'.join(KNOWN.value)}"
+        write(f"folder_{kind}{known}", record)
 
 
 def _in_pixels(config, out):
@@ -66,7 +70,7 @@ def _in_latents(config, out):
 
     config.data.path = DATA.value
     config.data.size = (128, 128)
-    config.codec = dict(name="tiny", weights=tuple(WEIGHTS.value), scale=0.85)  # latents of unit size, TAEF2's
+    config.codec = dict(name="tiny", checkpoint=tuple(CHECKPOINT.value), scale=0.85)  # of TAEF2, to unit size
     config.network.update(patch=(1, 2, 2), width=192)
     config.network.scales.biflow = (0.5, 1.0)  # from frame to frame latents change more than pixels
     config.loss_weights.biflow = (3.0, 1.0)

@@ -1,14 +1,19 @@
-"""How much of a training run's wall time lies outside the compiled step: data, metrics, checkpoints, the loop itself."""
+"""Measures the share of a training run's wall time that is spent outside the compiled step.
+
+It is spent on data, metrics, checkpoints and the loop itself.
+"""
 
 import time
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import subject
 from jvflow.data import pipeline
-from jvflow.training.loop import train, train_step
+from jvflow.training.loop import train
+from jvflow.training.step import train_step
 from jvflow.training.workdir import Metrics
 
 STEPS, ROUNDS = 1000, 3
@@ -22,7 +27,7 @@ def measure() -> dict:
     for number in range(ROUNDS):
         before = compiled(config, data)
         loop = in_loop(config, subject.folder() / f"run_{number}")
-        step = (before + compiled(config, data)) / 2  # on both sides of the loop: the machine is not quiet
+        step = (before + compiled(config, data)) / 2  # before and after the loop, since other work may slow the machine
         loops.append(loop)
         steps.append(step)
         shares.append(1 - step / loop)
@@ -35,7 +40,7 @@ def measure() -> dict:
 
 
 def in_loop(config, workdir) -> float:
-    """Seconds per step of `train`, from the first write of the metrics (by then all is compiled) to its end."""
+    """Returns seconds per step of `train`, from the first write of the metrics, when all is compiled, to its end."""
     times, flush = [], Metrics.flush
 
     def timed(self, **options):
@@ -54,15 +59,10 @@ def in_loop(config, workdir) -> float:
 
 
 def compiled(config, data) -> float:
-    """Seconds per step of the same compiled step on one batch that is already on the device."""
+    """Returns the seconds per step of the same compiled step on one batch that is on the device already."""
     experiment, state = subject.experiment()
-    (batch,) = (
-        b
-        for b, _ in zip(
-            pipeline.batches(data, windows=[pipeline.Window(2)], batch_size=config.train.batch_size, seed=0), range(1)
-        )
-    )
-    batch = jax.tree.map(jax.numpy.asarray, batch)
+    batches = pipeline.batches(data, windows=[pipeline.Window(2)], batch_size=config.train.batch_size, seed=0)
+    batch = jax.tree.map(jnp.asarray, next(batches))
     step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     key = jax.random.key(0)
     state, _ = jax.block_until_ready(step(state, batch, key))

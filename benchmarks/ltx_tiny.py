@@ -1,13 +1,15 @@
-"""The whole way of configs/flowframes/ltx_2b.py with models that a CPU trains: from videos to what follows them, through files in the public layout.
+"""Runs every stage of configs/flowframes/ltx_2b.py, from videos to predictions, with models that a CPU can train.
 
     python -m benchmarks.ltx_tiny [--out=out/ltx_tiny]
 
-1. An autoencoder of LTX-Video's form (8 x 8 pixels and 2 frames to a place of 32 channels) learns procedural video of 32 x 32, and is exported.
-2. The config, its codec that folder, its sizes small: latents, a text-to-video transformer of LTX's form, inversion, FlowFrames and the conventional
-   design from it, each evaluated on held-out clips in 5 and 10 evaluations.
+1. An autoencoder of LTX-Video's form (8 x 8 pixels of 2 frames become a latent of 32 channels) is trained on procedural
+   video of 32 x 32 pixels, and exported in the public layout.
+2. The config is run at small sizes, with that folder as its codec: latents, a text-to-video transformer of LTX's form,
+   inversion, then FlowFrames and the conventional design from that transformer, each evaluated on held-out clips with 5
+   and 10 evaluations of the network.
 
-Writes `benchmarks/results/ltx_tiny.json`, and OUT/sheet.png: two held-out clips of two chunks, each above its first chunk with what follows by either design.
-Half an hour on one core.
+Writes `benchmarks/results/ltx_tiny.json`, and OUT/sheet.png: two held-out clips of two chunks, each above the
+predictions of both designs after its first chunk. Takes half an hour on one core.
 """
 
 from pathlib import Path
@@ -37,17 +39,20 @@ VAE = dict(
     spatial_compression_ratio=8,
     temporal_compression_ratio=2,
 )
-STEPS, BATCH, PRIOR = 2500, 8, 1e-5
+STEPS, BATCH, PRIOR_WEIGHT = 2500, 8, 1e-5  # of the autoencoder's training
 
 
 def main():
+    import jax
     import numpy as np
 
+    from jvflow.commands import evaluate_run
     from jvflow.data import dataset, latents, pipeline
     from jvflow.flowframes import inversion
-    from jvflow.flowframes import sample as prediction
+    from jvflow.flowframes.sample import predict_videos
+    from jvflow.load import load, load_model, run_dataset
+    from jvflow.parallel.mesh import local_mesh
     from jvflow.report import videos
-    from jvflow.run import load
     from jvflow.training.loop import train
 
     out = Path(OUT.value)
@@ -63,22 +68,21 @@ def main():
         config = _config(out, objective)
         config.data.path = str(out / "latents")
         if config.inversion.rho:
-            inversion.prepare(config, out / "inverted")
+            inversion.prepare(config, out / "inverted", load_model)
             config.data.path = str(out / "inverted")
         train(config, out / objective)
-        results[objective] = prediction.evaluate(load(out / objective))
-        print(
-            objective,
-            {name: value for name, value in results[objective]["frames_9"].items() if name.startswith("nfe")},
-            flush=True,
-        )
+        run = load(out / objective)
+        results[objective] = evaluate_run(run, run_dataset(run))
+        figures = results[objective]["frames_9"]
+        print(objective, {name: value for name, value in figures.items() if name.startswith("nfe")}, flush=True)
         write("ltx_tiny", dict(results=results))
     real, captions = pipeline.clips(data, "test", count=2, frames=18), pipeline.captions(data, "test", count=2)
-    made = [
-        np.concatenate([real[:, :9], prediction.predict(load(out / name), real[:, :9], captions)[0]], axis=1)
-        for name in ("flowframes", "conventional")
-    ]
-    rows = np.stack([real, *made], axis=1)
+    rows = [real]
+    for objective in ("flowframes", "conventional"):
+        with jax.set_mesh(local_mesh()):
+            future, _ = predict_videos(load(out / objective), real[:, :9], captions)
+        rows.append(np.concatenate([real[:, :9], future], axis=1))
+    rows = np.stack(rows, axis=1)
     videos.write_png(out / "sheet.png", videos.sheet(rows.reshape(-1, *rows.shape[2:]), columns=9))
 
 
@@ -87,12 +91,12 @@ def _config(out: Path, objective: str):
 
     config = ltx_2b.get_config("debug")
     config.objective = objective
-    config.codec = dict(name="ltx_vae", weights=(str(out / "vae"),), scale=1.0, piece=0, tile=0, time=0.0)
+    config.codec = dict(name="ltx_vae", checkpoint=(str(out / "vae"),), scale=1.0, piece=0, tile=0, time=0.0)
     config.data.update(cache=str(out / "data"), frames=36, fps=8.0, size=(32, 32), clips=dict(train=256, test=64))
     config.chunk.frames = (9,)
     config.text = dict(name="bytes", length=256, group=4, width=96, depth=2, heads=4)
     config.network.update(depth=4, heads=4, head=48)
-    config.times.logit_mean = 0.0  # the paper's mean is of thousands of tokens, this has 80
+    config.times.logit_mean = 0.0  # the paper's mean is for thousands of tokens, there are 80 here
     config.sample.guidance = 1.0
     config.evaluate.update(clips=64, starts=2, batch=64, frames=(9,), window=8, dimensions=24, real_clips=256)
     config.run.update(log_every=100, checkpoint_every=1000, sample_every=0)
@@ -108,7 +112,10 @@ def _config(out: Path, objective: str):
 
 
 def _autoencoder(folder: Path, data) -> dict:
-    """Trains the autoencoder and exports it, with mean and size of its latents; its PSNR on held-out chunks, through the codec that reads the folder."""
+    """Trains the autoencoder and exports it into `folder`, with mean and standard deviation of its latents.
+
+    Returns the PSNR in dB of held-out chunks, through the codec that reads the folder, and the size of their latents.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -129,7 +136,7 @@ def _autoencoder(folder: Path, data) -> dict:
             noise = jax.random.normal(key, mean.shape)
             decoded = apply(params, mean + jnp.exp(log_variance / 2) * noise, jnp.zeros(len(video)), method="decode")
             prior = (mean**2 + jnp.exp(log_variance) - log_variance - 1).mean()
-            return jnp.abs(decoded - video).mean() + PRIOR * prior
+            return jnp.abs(decoded - video).mean() + PRIOR_WEIGHT * prior
 
         @jax.jit
         def step(params, state, video, key):
@@ -141,21 +148,20 @@ def _autoencoder(folder: Path, data) -> dict:
         state, rng = optimizer.init(params), np.random.default_rng(0)
         for number in range(STEPS):
             rows, starts = rng.integers(len(train), size=BATCH), rng.integers(train.shape[1] - 8, size=BATCH)
-            some = np.stack([train[row, start : start + 9] for row, start in zip(rows, starts)])
-            params, state, value = step(params, state, some, jax.random.key(number))
+            chunks = np.stack([train[row, start : start + 9] for row, start in zip(rows, starts)])
+            params, state, value = step(params, state, chunks, jax.random.key(number))
             if number % 500 == 499:
                 print(f"autoencoder, step {number + 1}: {float(value):.4f}", flush=True)
-        mean = jax.jit(lambda video: apply(params, video.astype(jnp.float32) / 127.5 - 1, method="encode")[0])(
-            train[:64, :9]
-        )
+        encode = jax.jit(lambda video: apply(params, video.astype(jnp.float32) / 127.5 - 1, method="encode")[0])
+        mean = encode(train[:64, :9])
         params |= dict(latents_mean=mean.mean((0, 1, 2, 3)), latents_std=mean.std((0, 1, 2, 3)))
         pretrained.export("ltx_vae", VAE, params, folder)
-    codec = codecs.build("ltx_vae", weights=(folder,))
-    found = codec.encode(codec.params, test[:, :9])
-    back = np.asarray(codec.decode(codec.params, found.mean))
+    codec = codecs.build("ltx_vae", checkpoint=(folder,))
+    posterior = codec.encode(codec.params, test[:, :9])
+    decoded = np.asarray(codec.decode(codec.params, posterior.mean))
     signal = lambda video: np.asarray(video, np.float32) / 127.5 - 1
-    sizes = dict(latents=float(jnp.std(found.mean)), posterior=float(found.std.mean()))
-    return dict(psnr=float(np.mean(metrics.psnr(signal(back), signal(test[:, :9])))), **sizes)
+    sizes = dict(latents=float(jnp.std(posterior.mean)), posterior=float(posterior.std.mean()))
+    return dict(psnr=float(np.mean(metrics.psnr(signal(decoded), signal(test[:, :9])))), **sizes)
 
 
 if __name__ == "__main__":

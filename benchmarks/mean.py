@@ -1,10 +1,11 @@
-"""mu(t) and its slope for a batch of clips: the weights of `jvflow.vlfm.hippo` against the recurrence, and against a copy.
+"""Times mu(t) and its slope for a batch of clips: `jvflow.vlfm.hippo` against HiPPO's recurrence and against a copy.
 
     python -m benchmarks.mean --hippo=CHECKOUT
 
-CHECKOUT is the public HiPPO code (github.com/HazyResearch/hippo-code), which is run from there; needs the extra
-`dev`. Its `HiPPO_LegS` makes the coefficients of 64 frames at order 64, from which mu and mu' are two products; ours
-is one weighted sum of frames for each. The copy reads and writes the frames once. Writes `benchmarks/results/mean.json`.
+CHECKOUT holds the public HiPPO code (github.com/HazyResearch/hippo-code), which is run from there; needs the extra
+`dev`. Its `HiPPO_LegS` computes the coefficients of 64 frames at order 64, from which mu and mu' are two products; ours
+computes each as one weighted sum of the frames. The copy reads and writes the frames once. Writes
+`benchmarks/results/mean.json`.
 """
 
 import sys
@@ -37,24 +38,23 @@ def main():
     h, phi = 1e-4, lambda times: hippo.reconstruct(np.eye(ORDER), times.astype(np.float64))
     values, slopes = (np.asarray(a, np.float32) for a in (phi(at), (phi(at + h) - phi(at - h)) / (2 * h)))
 
-    position = LatentPosition(
-        FRAMES, ORDER, SigmaSchedule(FRAMES), rule="bilinear", ramp=False
-    )  # one second, as theirs
+    # one second long, as theirs
+    position = LatentPosition(FRAMES, ORDER, SigmaSchedule(FRAMES), rule="bilinear", ramp=False)
     frames, times = jnp.asarray(u), jnp.asarray(at)
     both = lambda frames, t: jax.jvp(lambda t: position.mean(frames, t), (t,), (jnp.ones_like(t),))
     ours = jax.jit(jax.vmap(both))
     tensors, target = torch.tensor(u), np.empty_like(u)
 
     def theirs(clips=slice(0, 1)):
-        made = []
+        results = []
         for clip, value, slope in zip(tensors[clips], values[clips], slopes[clips]):
-            c = public(clip)[-1]  # (channels, order): the whole clip's
-            made.append(torch.stack([c @ torch.tensor(value), c @ torch.tensor(slope)]))
-        return torch.stack(made).numpy()
+            c = public(clip)[-1]  # (channels, order), of the whole clip
+            results.append(torch.stack([c @ torch.tensor(value), c @ torch.tensor(slope)]))
+        return torch.stack(results).numpy()
 
     with torch.no_grad():
-        expected, made = theirs(slice(None)), np.stack(ours(frames, times), 1)
-        difference = float(np.abs(expected - made).max() / np.abs(expected).max())
+        expected, found = theirs(slice(None)), np.stack(ours(frames, times), 1)
+        difference = float(np.abs(expected - found).max() / np.abs(expected).max())
         if difference > 1e-3:
             raise ValueError(f"not the same computation: they differ by {difference}, relative to the largest")
         seconds = in_turn(
@@ -87,8 +87,9 @@ def main():
 
 
 def _public(checkout: str):
+    """Imports `HiPPO_LegS` from the checkout."""
     sys.path.insert(0, checkout)
-    sys.modules.setdefault("nengo", types.ModuleType("nengo"))  # imported for its data; the operator does without
+    sys.modules.setdefault("nengo", types.ModuleType("nengo"))  # which only its data sets need
     from model.hippo import HiPPO_LegS
 
     return HiPPO_LegS

@@ -1,10 +1,11 @@
-"""How many coefficients a clip needs, and what its polynomial alone makes of the frames between: VLFM's open question.
+"""Measures how many coefficients a clip needs, a question that VLFM leaves open, by predicting the frames between.
 
     python -m benchmarks.order --data=FOLDER [--first=40 --frames=25]
 
-Every second frame of a stretch of each clip is known; the others are predicted by mu(t) at each order, by blending
-the two neighbours and by repeating the last frame. `select_order` sees the known frames alone. Real video, 96 x 64,
-and procedural video, in dB. Writes `benchmarks/results/order_FRAMES.json`. A minute or two.
+Every second frame of a part of each video is known; the others are predicted by mu(t) at each order, by blending the
+two neighbours, and by repeating the last frame. `select_order` sees the known frames alone. Figures are PSNR in dB, on
+real video of 96 x 64 pixels and on procedural video. Writes `benchmarks/results/order_FRAMES.json`. Takes a minute or
+two.
 """
 
 from itertools import islice
@@ -17,8 +18,8 @@ from benchmarks.record import write
 from jvflow import cli
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
-FIRST = flags.DEFINE_integer("first", 40, "Frames of each video that are passed over.")
-FRAMES = flags.DEFINE_integer("frames", 25, "Known frames.")
+FIRST = flags.DEFINE_integer("first", 40, "Frames to skip at the start of each video.")
+FRAMES = flags.DEFINE_integer("frames", 25, "Number of known frames.")
 SHOWN = (4, 8, 12, 16, 24, 32, 48, 64)
 flags.mark_flag_as_required("data")
 
@@ -28,13 +29,12 @@ def main():
     gaps = [r["behind_the_best"] for r in results.values()]
     summary = dict(within_half_a_decibel=sum(g <= 0.5 for g in gaps), clips=len(gaps), worst=max(gaps))
     print(summary)
-    write(
-        f"order_{FRAMES.value}",
-        dict(summary=summary, results=results, protocol=dict(first=FIRST.value, frames=FRAMES.value)),
-    )
+    protocol = dict(first=FIRST.value, frames=FRAMES.value)
+    write(f"order_{FRAMES.value}", dict(summary=summary, results=results, protocol=protocol))
 
 
 def _clips(length: int):
+    """Yields name and frames (length, h, w, 3) of each video, real ones first."""
     from jvflow.data import procedural, video
 
     for path in sorted(p for p in Path(DATA.value).iterdir() if p.suffix in video.VIDEO_SUFFIXES):
@@ -47,6 +47,7 @@ def _clips(length: int):
 
 
 def _figures(video: np.ndarray) -> dict:
+    """Returns the PSNR of the frames between, in dB, by each way of predicting them."""
     from jvflow.vlfm import hippo
 
     signal = video.reshape(len(video), -1) / 127.5 - 1

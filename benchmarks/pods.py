@@ -1,16 +1,18 @@
-"""Scaling on paper, computed: the train steps of the three papers at two sizes, compiled for slices of 8, 64 and 256 chips.
+"""Compiles the train steps of the three papers at two sizes for slices of 8, 64 and 256 chips, and compares meshes.
 
     python -m benchmarks.pods [--papers=biflow,vlfm,flowframes] [--sizes=dit_xl,ltx] [--topologies=v5e:2x4,...]
 
-The networks are DiT-XL/2 (28 layers, width 1152, 16 heads) and a DiT of LTX-Video's size (28 layers, width 2048, 32 heads). Inputs have
-the shapes of latents: 64 x 64 for Bi-flow and VLFM (512 x 512 pixels through an autoencoder of 8 x 8), chunks of 6 x 16 x 24 for
-FlowFrames (41 frames of 512 x 768 through LTX's). Each mesh of `MESHES` that the devices allow is tried, with as few of `MICROBATCHES` as
-fit; the one with the best bound on efficiency among those that fit is recommended. What is in the results already is not compiled again. A compilation takes about
-a minute, and nothing here needs a device.
+The networks are DiT-XL/2 (28 layers, width 1152, 16 heads) and a DiT of LTX-Video's size (28 layers, width 2048, 32
+heads). Inputs have the shapes of latents: 64 x 64 for Bi-flow and VLFM (512 x 512 pixels through an autoencoder with 8
+x 8 pixels to a latent), chunks of 6 x 16 x 24 for FlowFrames (41 frames of 512 x 768 pixels through LTX-Video's). Tries
+each mesh of `MESHES` for the number of chips, with as few of `MICROBATCHES` as fit, and recommends the one with the
+best bound on efficiency among those that fit. Results that exist are not compiled again. A compilation takes about a
+minute, and no accelerator is needed. Writes `benchmarks/results/pods.json`.
 """
 
 import json
 import os
+from itertools import product
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -27,27 +29,22 @@ MESHES = {
 }
 MICROBATCHES = (1, 4, 16)
 BATCH = 256
-PAPERS = flags.DEFINE_list("papers", ["biflow", "vlfm", "flowframes"], "Whose train steps.")
-NETWORKS = flags.DEFINE_list("sizes", list(SIZES), "Of networks.")
+PAPERS = flags.DEFINE_list("papers", ["biflow", "vlfm", "flowframes"], "Papers whose train steps are compiled.")
+NETWORKS = flags.DEFINE_list("sizes", list(SIZES), "Sizes of the networks.")
 TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:2x4", "v5p:4x4x4", "v6e:8x8", "v5e:16x16"], "Slices to compile for.")
 
 
-def config_of(paper: str, size: str):
-    """The config of an experiment of this paper, with the network and the shapes of this size."""
+def _config(paper: str, size: str):
+    """Returns the config of an experiment of a paper, with the network and the shapes of a size."""
     from importlib import import_module
 
     config = import_module(f"configs.{paper}.{dict(flowframes='procedural').get(paper, 'paper')}").get_config()
-    config.codec = dict(name="pixels", weights=(), scale=1.0)
+    config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
     config.network.update(**SIZES[size], patch=(1, 2, 2), dtype="bfloat16", scan=True, local=False)
     config.data.size = (64, 64)
     if paper == "flowframes":
-        config.inversion.rho, config.network.patch, config.data.size, config.data.frames, config.chunk.frames = (
-            0.0,
-            (1, 1, 1),
-            (16, 24),
-            12,
-            (6,),
-        )
+        config.inversion.rho, config.network.patch = 0.0, (1, 1, 1)
+        config.data.size, config.data.frames, config.chunk.frames = (16, 24), 12, (6,)
     config.train.batch_size = BATCH
     config.run.remat = "full"
     return config
@@ -58,28 +55,29 @@ def main():
 
     file = RESULTS / "pods.json"
     results = json.loads(file.read_text())["results"] if file.exists() else {}
-    for paper in PAPERS.value:
-        for size in NETWORKS.value:
-            for topology in TOPOLOGIES.value:
-                _, count = dryrun.parse(topology)
-                for sizes in MESHES[count]:
-                    for parts in MICROBATCHES:
-                        name = f"{paper} {size} {topology} " + " ".join(f"{axis}={n}" for axis, n in sizes.items())
-                        name += f" microbatches={parts}" if parts > 1 else ""
-                        if name not in results:
-                            config = config_of(paper, size)
-                            config.run.mesh.update(dict(data=1) | sizes)
-                            config.run.microbatches = parts
-                            found = dryrun.report(config, topology, sampler=False, largest=False)
-                            results[name] = {key: value for key, value in found.items() if key != "decisions"}
-                            print(dryrun.table(found), flush=True)
-                            write("pods", dict(results=results, recommended=_recommended(results)))
-                        if results[name]["train"]["fits"]:
-                            break
+    for paper, size, topology in product(PAPERS.value, NETWORKS.value, TOPOLOGIES.value):
+        _, count = dryrun.parse(topology)
+        for mesh in MESHES[count]:
+            for microbatches in MICROBATCHES:
+                name = f"{paper} {size} {topology} " + " ".join(f"{axis}={n}" for axis, n in mesh.items())
+                name += f" microbatches={microbatches}" if microbatches > 1 else ""
+                if name not in results:
+                    config = _config(paper, size)
+                    config.run.mesh.update(dict(data=1) | mesh)
+                    config.run.microbatches = microbatches
+                    found = dryrun.report(config, topology, sampler=False, largest=False)
+                    results[name] = {key: value for key, value in found.items() if key != "decisions"}
+                    print(dryrun.table(found), flush=True)
+                    write("pods", dict(results=results, recommended=_recommended(results)))
+                if results[name]["train"]["fits"]:
+                    break
 
 
 def _recommended(results: dict) -> dict:
-    """For each paper, size and topology the mesh with the best bound on efficiency, without overlap, among those that fit."""
+    """Returns the mesh with the best bound on efficiency, without overlap, among those that fit.
+
+    There is one for each paper, size and topology.
+    """
     best = {}
     for name, found in results.items():
         case, mesh = " ".join(name.split()[:3]), " ".join(name.split()[3:])

@@ -1,4 +1,7 @@
-"""What `jvflow.pretrained.export` writes, loaded by the packages that published the models: how far their output is from ours (needs the extra `dev`)."""
+"""Loads what `jvflow.pretrained.export` writes into the packages that published the models, and compares the outputs.
+
+Needs the extra `dev`.
+"""
 
 import json
 import tempfile
@@ -32,7 +35,7 @@ INPUTS = dict(
     wan_transformer=("hidden_states", "timestep", "encoder_hidden_states"),
     wan_vae=("mean",),
 )
-"""Of the public models, autoencoders their latents."""
+"""Names of each public model's inputs; of an autoencoder, its latents."""
 PREFIXES = dict(
     dit="dit_",
     unet2d="unet_",
@@ -46,62 +49,58 @@ PREFIXES = dict(
     wan_vae="wan_vae_",
     wan_transformer="wan_[!v]",
 )
-"""Of the fixtures of each kind."""
+"""First part of the names of each kind's fixtures."""
 
 
 def measure() -> dict:
-    """The largest difference over the largest output, of every kind in every layout that its package reads."""
+    """Returns the largest difference over the largest output, for every kind in every naming that its package reads."""
     found = {}
     for kind, prefix in PREFIXES.items():
         for file in sorted(FIXTURES.glob(f"{prefix}*.safetensors")):
-            for generation in _readable(kind):
+            for naming in _readable_namings(kind):
                 with tempfile.TemporaryDirectory() as folder:
-                    found[f"{kind} {file.stem} {generation}"] = _difference(kind, file, generation, Path(folder))
+                    found[f"{kind} {file.stem} {naming}"] = _difference(kind, file, naming, Path(folder))
     return dict(relative_difference=found, largest=max(found.values()))
 
 
-def _readable(kind: str) -> tuple[str, ...]:
-    return tuple(g for g in pretrained.KINDS[kind].generations if g != "original")  # no package reads those
+def _readable_namings(kind: str) -> tuple[str, ...]:
+    return tuple(naming for naming in pretrained.KINDS[kind].namings if naming != "original")  # no package reads those
 
 
-def _difference(kind: str, file: Path, generation: str, folder: Path) -> float:
+def _difference(kind: str, file: Path, naming: str, folder: Path) -> float:
     with safe_open(file, "np") as opened:
         config = json.loads(opened.metadata()["meta"])["config"]
     tensors = load_file(file)
-    network = pretrained.import_checkpoint(
-        kind, config, {name.removeprefix("w."): a for name, a in tensors.items() if name.startswith("w.")}
-    )
-    params = jax.tree.map(lambda a: 1.1 * a + 0.01, network.params)  # not what was read
-    named = (
-        {known: name for name, known in pretrained.CLASSES.items()}[kind]
-        if kind != "t5_encoder"
-        else f"{config['model_type'].upper()}EncoderModel"
-    )
-    pretrained.export(kind, dict(config, _class_name=named), params, folder, generation=generation)
+    learned = {name.removeprefix("w."): a for name, a in tensors.items() if name.startswith("w.")}
+    network = pretrained.import_checkpoint(kind, config, learned)
+    params = jax.tree.map(lambda a: 1.1 * a + 0.01, network.params)  # differ from those that were read
+    if kind == "t5_encoder":
+        class_name = f"{config['model_type'].upper()}EncoderModel"
+    else:
+        class_name = next(name for name, known in pretrained.CLASSES.items() if known == kind)
+    pretrained.export(kind, dict(config, _class_name=class_name), params, folder, naming=naming)
     inputs = {name: tensors[f"io.{name}"] for name in INPUTS[kind] if f"io.{name}" in tensors}
     if "rope_interpolation_scale" in inputs:
         inputs |= dict(zip(("num_frames", "height", "width"), config["shape"]))
     latents = inputs.pop("mean", inputs.pop("latents", None))
-    ours = (
-        network.apply(params, **inputs)
-        if latents is None
-        else network.apply(params, method="decode", z=latents, **inputs)
-    )
+    decoding = {} if latents is None else dict(method="decode", z=latents)
+    ours = network.apply(params, **inputs, **decoding)
     ours = np.asarray(ours[0] if isinstance(ours, tuple) else ours)
-    theirs = _theirs(named, folder, inputs, latents)
+    theirs = _theirs(class_name, folder, inputs, latents)
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def _theirs(named: str, folder: Path, inputs: dict, latents) -> np.ndarray:
+def _theirs(class_name: str, folder: Path, inputs: dict, latents) -> np.ndarray:
+    """Returns the output of the model of that class in its package."""
     import diffusers
     import torch
     import transformers
 
-    text = hasattr(transformers, named)
-    model = getattr(transformers if text else diffusers, named).from_pretrained(folder).eval()
+    text = hasattr(transformers, class_name)
+    model = getattr(transformers if text else diffusers, class_name).from_pretrained(folder).eval()
     given = {name: torch.tensor(a) if np.ndim(a) else a for name, a in inputs.items()}
     if "rope_interpolation_scale" in given:
         given["rope_interpolation_scale"] = tuple(given["rope_interpolation_scale"].tolist())
     with torch.no_grad():
-        made = model(**given) if latents is None else model.decode(torch.tensor(latents), **given)
-    return (made.last_hidden_state if text else made.sample).numpy()
+        output = model(**given) if latents is None else model.decode(torch.tensor(latents), **given)
+    return (output.last_hidden_state if text else output.sample).numpy()

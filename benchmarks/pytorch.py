@@ -1,4 +1,4 @@
-"""Train step and streaming against the same network and solver in plain PyTorch (`benchmarks.torch_biflow`)."""
+"""Times train step and streaming against the same network and solver in plain PyTorch (`benchmarks.torch_biflow`)."""
 
 from functools import partial
 
@@ -9,10 +9,10 @@ import torch
 
 from benchmarks import subject, torch_biflow
 from benchmarks.timing import in_turn
-from jvflow.biflow.method import joint, next_frame
+from jvflow.biflow.sample import joint, next_frame, stream
 from jvflow.data.pipeline import Batch
 from jvflow.networks import as_field
-from jvflow.training.loop import train_step
+from jvflow.training.step import train_step
 
 STEPS, FRAMES, ROUNDS = 10, 3, 9
 VIDEOS = 16
@@ -26,25 +26,26 @@ def measure() -> dict:
     rng = np.random.default_rng(0)
     video = rng.integers(0, 256, (config.train.batch_size, 2, *config.data.size, 3), dtype=np.uint8)
     frame = rng.uniform(-1, 1, (VIDEOS, *config.data.size, 3)).astype(np.float32)
-    solver = experiment.stream.keywords["solver"]
+    solver = experiment.sampler.solver
     epsilon = config.sample.epsilon
     equal = _equal(experiment, state, make().eval(), frame, epsilon, solver)
 
     # ours
     step = jax.jit(partial(train_step, experiment=experiment, ema=config.optimizer.ema), donate_argnums=0)
     batch = Batch(jnp.asarray(video), jnp.ones(len(video)), jnp.zeros(len(video)))
-    held = [jax.tree.map(jnp.array, state)]
+    current = jax.tree.map(jnp.array, state)
     key = jax.random.key(2)
 
-    def train():
+    def train_ours():
+        nonlocal current
         for _ in range(STEPS):
-            held[0], values = step(held[0], batch, key)
-        jax.block_until_ready((held[0], values))
+            current, values = step(current, batch, key)
+        jax.block_until_ready((current, values))
 
     field = as_field(experiment.network, state.params)
 
-    def stream():
-        frames = experiment.stream(field, jnp.asarray(frame)[:, None], jax.random.key(3))
+    def stream_ours():
+        frames = stream(field, jnp.asarray(frame)[:, None], jax.random.key(3), **vars(experiment.sampler))
         for _, (x, _) in zip(range(FRAMES), frames):
             np.asarray(x)
 
@@ -56,22 +57,21 @@ def measure() -> dict:
     )
     tensor, model = torch.tensor(video), make().eval()
 
-    def torch_train(training):
+    def train_theirs(training):
         for _ in range(STEPS):
             training.step(tensor)
 
-    def torch_stream(model):
+    def stream_theirs(model):
         x = torch.tensor(frame)
         for _ in range(FRAMES):
             x, _ = torch_biflow.next_frame(model, x, torch.randn_like(x), epsilon, solver.rtol, solver.atol)
 
-    trained = in_turn(
-        dict(ours=train, plain=partial(torch_train, plain), compiled=partial(torch_train, compiled)), ROUNDS
+    trainings = dict(ours=train_ours, plain=partial(train_theirs, plain), compiled=partial(train_theirs, compiled))
+    compiled_model = torch.compile(model)
+    streams = dict(
+        ours=stream_ours, plain=partial(stream_theirs, model), compiled=partial(stream_theirs, compiled_model)
     )
-    streamed = in_turn(
-        dict(ours=stream, plain=partial(torch_stream, model), compiled=partial(torch_stream, torch.compile(model))),
-        ROUNDS,
-    )
+    trained, streamed = in_turn(trainings, ROUNDS), in_turn(streams, ROUNDS)
     return dict(
         what="seconds of PyTorch over seconds of jvflow: above 1, jvflow is faster",
         train_step=dict(
@@ -100,7 +100,7 @@ def measure() -> dict:
 
 
 def _equal(experiment, state, model, frame, epsilon, solver) -> dict:
-    """How far both networks and both solvers agree; an error when they are not the same."""
+    """Returns how much both networks and both solvers differ; raises ValueError if they do not compute the same."""
     b = len(frame)
     t, alpha = np.linspace(0.1, 0.9, b, dtype=np.float32), np.linspace(0, 1, b, dtype=np.float32)
     field = as_field(experiment.network, state.params)
@@ -111,7 +111,7 @@ def _equal(experiment, state, model, frame, epsilon, solver) -> dict:
 
     key = jax.random.key(4)
     noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (1, *frame.shape[1:])))(jnp.arange(b))
-    past, nfe = next_frame(
+    solution = next_frame(
         field,
         jnp.asarray(frame)[:, None],
         key,
@@ -125,9 +125,10 @@ def _equal(experiment, state, model, frame, epsilon, solver) -> dict:
     x, nfe_torch = torch_biflow.next_frame(
         model, torch.tensor(frame), torch.tensor(np.asarray(noise[:, 0])), epsilon, solver.rtol, solver.atol
     )
-    solved = float(np.abs(np.asarray(past[:, -1]) - x.numpy()).max())
+    nfe, solved = solution.nfe, float(np.abs(np.asarray(solution.x[:, -1]) - x.numpy()).max())
     if network > 1e-4 or solved > 1e-3 or not np.array_equal(nfe, nfe_torch):
         raise ValueError(
-            f"not the same computation: the networks differ by {network}, the frames by {solved}, NFE {nfe} and {nfe_torch}"
+            f"not the same computation: the networks differ by {network}, the frames by {solved}, "
+            f"NFE {nfe} and {nfe_torch}"
         )
     return dict(network=network, frame=solved, nfe_per_frame=float(np.mean(nfe)))

@@ -1,4 +1,4 @@
-"""Results with what they depend on."""
+"""Writes results with what they depend on: the date, the machine and the versions of packages."""
 
 import datetime
 import json
@@ -16,7 +16,7 @@ PACKAGES = ("jax", "flax", "optax", "diffrax", "grain", "numpy", "torch")
 
 
 def write(name: str, figures: dict) -> None:
-    """Writes `results/NAME.json`."""
+    """Writes figures into `results/NAME.json`, with the date, the machine and the versions."""
     record = figures | dict(date=datetime.date.today().isoformat(), machine=_machine(), versions=_versions())
     RESULTS.mkdir(exist_ok=True)
     write_text(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
@@ -27,7 +27,7 @@ def _machine() -> dict:
 
 
 def _cores() -> int:
-    """The processors that this process may use, which can be fewer than the machine has."""
+    """Returns how many processors this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 

@@ -1,4 +1,4 @@
-"""A frame by adaptive Heun: diffrax through `solver.solve`, against a loop written by hand for this one method."""
+"""Times a frame by adaptive Heun: diffrax through `solver.solve` against a loop written by hand for this method."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks import subject
 from benchmarks.timing import in_turn
-from jvflow.biflow.method import joint
-from jvflow.flow.field import along
+from jvflow.biflow import joint
+from jvflow.flow.field import along, expand_like
 from jvflow.flow.solver import FIRST_STEP
 from jvflow.networks import as_field
 
@@ -15,9 +15,9 @@ SOLVES, ROUNDS, VIDEOS = 3, 15, 16
 
 
 def by_hand(derivative, x, *, rtol, atol):
-    """From 0 to 1 with steps of its own for each sample: `(x, nfe (b,))`."""
+    """Solves from 0 to 1 with separate steps for each sample; returns `(x, nfe (b,))`."""
     b = len(x)
-    wide = lambda a: a.reshape(-1, *(1,) * (x.ndim - 1))
+    wide = lambda a: expand_like(a, x)
 
     def body(carry):
         x, k, step, nfe = carry
@@ -48,7 +48,7 @@ def by_hand(derivative, x, *, rtol, atol):
 def measure() -> dict:
     config = subject.config()
     experiment, state = subject.experiment()
-    solver, field = experiment.stream.keywords["solver"], as_field(experiment.network, state.params)
+    solver, field = experiment.sampler.solver, as_field(experiment.network, state.params)
     x = jax.random.normal(jax.random.key(0), (VIDEOS, 1, *config.data.size, 3))
     derivative = lambda field: along(field, joint(config.sample.epsilon), None)
 

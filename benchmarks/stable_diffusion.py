@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 at full size with random weights: decoding one frame of 512 x 512, and one step of DDIM, on the machine that is there."""
+"""Times Stable Diffusion 1.5 at full size, with random parameters: decoding a 512 x 512 frame, and a step of DDIM."""
 
 import resource
 import time
@@ -25,25 +25,23 @@ def measure() -> dict:
         return ddim.sample(jax.tree_util.Partial(predict, params), x, ddim.Schedule(), steps=1)
 
     decode = lambda params, latents: autoencoder.apply(params, latents, method="decode")
-    return {
-        name: _of(network, function)
-        for name, network, function in (("decode", autoencoder, decode), ("ddim_step", unet, step))
-    }
+    return dict(decode=_measure(autoencoder, decode), ddim_step=_measure(unet, step))
 
 
-def _of(network, function) -> dict:
+def _measure(network, function) -> dict:
+    """Compiles and runs `function(params, latents)` once."""
     params = jax.jit(network.init)(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), LATENT)
     clock = time.perf_counter()
     program = jax.jit(function).lower(params, x).compile()
     compiled, clock = time.perf_counter() - clock, time.perf_counter()
-    made = np.asarray(program(params, x))
+    output = np.asarray(program(params, x))
     ran = time.perf_counter() - clock
-    assert np.isfinite(made).all()
+    assert np.isfinite(output).all()
     memory = program.memory_analysis()
     return dict(
         parameters=sum(a.size for a in jax.tree.leaves(params)),
-        output=list(made.shape),
+        output=list(output.shape),
         seconds=ran,
         seconds_of_compilation=compiled,
         temporary_bytes=memory.temp_size_in_bytes,

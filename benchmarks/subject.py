@@ -1,4 +1,4 @@
-"""The experiment that the benchmarks time: BI-FLOW at the size of `make demo`, with parameters that are not at their start."""
+"""The experiment that benchmarks time: BI-FLOW at the size of `make demo`, with parameters away from their start."""
 
 import tempfile
 from functools import cache
@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from configs.biflow.procedural import get_config
 from jvflow.data import dataset
 from jvflow.experiment import assemble
-from jvflow.training import state as states
+from jvflow.training.step import create
 
 
 def config(**run):
-    """The demo's config, quiet, with its data in a folder of this process."""
+    """Returns the demo's config without progress bar, with its data in the folder of this process.
+
+    `run` replaces entries of `config.run`.
+    """
     config = get_config()
     config.data.cache = str(folder() / "data")
     config.run.update(dict(progress=False, tensorboard=False) | run)
@@ -22,7 +25,10 @@ def config(**run):
 
 
 def knowing(config, frames: int, noise: float = 0.3):
-    """A copy of a config whose fields know `frames` frames, those before the last one under noise, of `noise` at most."""
+    """Returns a copy of a config whose fields know `frames` frames.
+
+    `noise` is the highest level of noise on those before the last one.
+    """
     config = config.copy_and_resolve_references()
     config.context.frames = frames
     if frames > 1:
@@ -32,26 +38,25 @@ def knowing(config, frames: int, noise: float = 0.3):
 
 @cache
 def folder() -> Path:
-    """A folder that goes with this process."""
-    _kept.append(tempfile.TemporaryDirectory())
-    return Path(_kept[0].name)
+    """Returns a folder that is deleted when this process ends."""
+    _folders.append(tempfile.TemporaryDirectory())
+    return Path(_folders[0].name)
 
 
-_kept = []
+_folders = []
 
 
 def experiment():
-    """`(experiment, state)`; the parameters have noise on them, since adaLN-zero starts as the zero field."""
+    """Returns `(experiment, state)`; noise is added to the parameters, since adaLN-zero starts as the zero field."""
     built = assemble(config())
-    state = states.create(jax.random.key(0), built.network, built.optimizer, ema=True)
+    state = create(jax.random.key(0), built.network, built.optimizer, ema=True)
     leaves, tree = jax.tree.flatten(state.params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    params = jax.tree.unflatten(
-        tree, [leaf + 0.06 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)]
-    )
+    noisy = [leaf + 0.06 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)]
+    params = jax.tree.unflatten(tree, noisy)
     return built, state.replace(params=params, ema=jax.tree.map(jnp.array, params))
 
 
 def data():
-    """The demo's data set."""
+    """Returns the folder of the demo's data set, and builds it if it is absent."""
     return dataset.prepare(config().data, folder())

@@ -1,4 +1,4 @@
-"""Timing on a machine that is not quiet: two things are timed in turn, and compared by the medians of their rounds."""
+"""Timing on a machine with other work: functions are timed in turn, and compared by the medians of their rounds."""
 
 import time
 from collections.abc import Callable
@@ -7,14 +7,14 @@ import numpy as np
 
 
 def seconds(work: Callable[[], None]) -> float:
-    """Wall time of one call."""
+    """Returns the wall time of one call."""
     clock = time.perf_counter()
     work()
     return time.perf_counter() - clock
 
 
 def in_turn(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, every one called once unmeasured, then once in every round."""
+    """Returns the median seconds of each function, which is called once to warm up, then once in every round."""
     for work in works.values():
         work()
     times = {name: [] for name in works}

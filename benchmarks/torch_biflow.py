@@ -1,7 +1,7 @@
-"""BI-FLOW as one would write it plainly in PyTorch: the project's DiT, its train step, and a frame by adaptive Heun.
+"""BI-FLOW in plain PyTorch: the DiT of `jvflow.networks.dit`, its train step, and a frame by adaptive Heun.
 
-It takes the parameters of `jvflow.networks.dit`, so that `benchmarks.run pytorch` can check that both
-compute the same before it times them. One frame, no text, no labels.
+It takes the parameters of that DiT, so that `benchmarks.run pytorch` can check that both compute the same before it
+times them. One frame, no text, no labels.
 """
 
 import math
@@ -15,7 +15,7 @@ from jvflow.networks.layers import FREQUENCIES, position_table
 
 
 def linear(params) -> nn.Linear:
-    """A layer with the parameters of one of the project's."""
+    """Returns a layer with the parameters of one of ours."""
     n, m = params["kernel"].shape
     layer = nn.Linear(n, m)
     with torch.no_grad():
@@ -71,7 +71,7 @@ class DiT(nn.Module):
         self.patch_in, self.patch_out = linear(params["patch_in"]), linear(params["patch_out"])
         self.modulation = linear(params["modulation"])
         self.embedders = nn.ModuleList(
-            Embedder(of, config.time_scale) for _, of in sorted(params["conditioning"]["embedders"].items())
+            Embedder(embedder, config.time_scale) for _, embedder in sorted(params["conditioning"]["embedders"].items())
         )
         self.blocks = nn.ModuleList(Block(params["blocks"][i], config.heads) for i in sorted(params["blocks"]))
         table = position_table((1, self.rows, size[1] // self.patch), config.width)
@@ -93,9 +93,9 @@ class DiT(nn.Module):
 class Training:
     """The train step: BI-FLOW's loss, AdamW behind clipping, and the moving average of the parameters."""
 
-    def __init__(self, model, weights, optimizer, compiled=False):
+    def __init__(self, model, loss_weights, optimizer, compiled=False):
         self.model = torch.compile(model) if compiled else model
-        self.parameters, self.weights, self.settings = list(model.parameters()), weights, optimizer
+        self.parameters, self.loss_weights, self.settings = list(model.parameters()), loss_weights, optimizer
         self.average = [p.detach().clone() for p in self.parameters]
         self.adamw = torch.optim.AdamW(
             self.parameters,
@@ -109,15 +109,16 @@ class Training:
         expand = lambda s: s[:, None, None, None]
         x = x0 + expand(t) * (x1 - x0) + expand(alpha) * noise
         v, d = self.model(x, t, alpha)
-        return self.weights[0] * F.mse_loss(v, x1 - x0) + self.weights[1] * F.mse_loss(d, noise)
+        weight_v, weight_d = self.loss_weights
+        return weight_v * F.mse_loss(v, x1 - x0) + weight_d * F.mse_loss(d, noise)
 
     def step(self, video):
-        """`video` uint8 (b, 2, h, w, c)."""
+        """Takes one step on a video, uint8 (b, 2, h, w, c), and returns its loss."""
         x0, x1 = (video.float() / 127.5 - 1).unbind(1)
         loss = self.loss(x0, x1, torch.rand(len(x0)), torch.rand(len(x0)), torch.randn_like(x0))
         self.adamw.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings["clip"])
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings["max_grad_norm"])
         self.adamw.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.average, self.parameters, 1 - self.settings["ema"])
@@ -126,7 +127,7 @@ class Training:
 
 @torch.no_grad()
 def next_frame(model, frame, noise, epsilon, rtol, atol):
-    """The frame after `frame` (b, h, w, c) along the joint curve: adaptive Heun, each sample with its own steps.
+    """Solves for the frame after `frame` (b, h, w, c) along the joint curve, by adaptive Heun with steps per sample.
 
     Returns the frame and the evaluations that each sample needed.
     """

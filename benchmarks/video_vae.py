@@ -1,8 +1,9 @@
-"""Temporary memory of the autoencoders of LTX-Video and Wan at their full size, whole and in pieces of one latent frame, over the length of a video.
+"""Measures the temporary memory of LTX-Video's and Wan's autoencoders at full size, over the length of a video.
 
     python -m benchmarks.run video_vae
 
-What the compiled programs of 17, 41, 81 and 161 frames of 64 x 96 pixels say they need; nothing is run. Five minutes.
+Compiles them as a whole and in pieces of one latent frame, for 17, 41, 81 and 161 frames of 64 x 96 pixels; nothing is
+run. Takes five minutes.
 """
 
 FRAMES, SIDES = (17, 41, 81, 161), (64, 96)
@@ -21,20 +22,16 @@ def measure() -> dict:
         params = jax.eval_shape(networks.functional(module, config).init, jax.random.key(0))
         for piece in (1, 0):
             codec = codecs.build(name, abstract=True, piece=piece)
-            for way in ("encode", "decode"):
+            for method in ("encode", "decode"):
                 sizes = {}
                 for frames in FRAMES if piece else FRAMES[:2]:
-                    shape = (1, frames, *SIDES, 3) if way == "encode" else (1, *codec.latent_shape((frames, *SIDES)))
-                    given = jax.ShapeDtypeStruct(shape, jnp.uint8 if way == "encode" else jnp.float32)
-                    sizes[frames] = (
-                        getattr(codec, way).lower(params, given).compile().memory_analysis().temp_size_in_bytes / 1e6
-                    )
-                found[f"{name} {way} {'in pieces' if piece else 'whole'}"] = sizes
-                print(
-                    name,
-                    way,
-                    "in pieces" if piece else "whole",
-                    {frames: round(size, 1) for frames, size in sizes.items()},
-                    flush=True,
-                )
+                    if method == "encode":
+                        inputs = jax.ShapeDtypeStruct((1, frames, *SIDES, 3), jnp.uint8)
+                    else:
+                        inputs = jax.ShapeDtypeStruct((1, *codec.latent_shape((frames, *SIDES))), jnp.float32)
+                    program = getattr(codec, method).lower(params, inputs).compile()
+                    sizes[frames] = program.memory_analysis().temp_size_in_bytes / 1e6
+                label = f"{name} {method} {'in pieces' if piece else 'whole'}"
+                found[label] = sizes
+                print(label, {frames: round(size, 1) for frames, size in sizes.items()}, flush=True)
     return dict(temporaries_mb=found, sides=list(SIDES))

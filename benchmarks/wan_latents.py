@@ -1,8 +1,9 @@
-"""Real latents of Wan 2.1 through its decoder at full size, with random weights: that it runs, how long, and in how much memory.
+"""Decodes real latents of Wan 2.1 by its decoder at full size with random parameters; measures time and memory.
 
     python -m benchmarks.wan_latents --latents=FILE.npy
 
-FILE holds latents (n, c, f, h, w) of the public model. One latent frame at a time, all in one program. Writes `benchmarks/results/wan_latents.json`.
+FILE holds latents (n, c, f, h, w) of the public model. They are decoded one latent frame at a time, all in one program.
+Writes `benchmarks/results/wan_latents.json`.
 """
 
 import resource
@@ -27,11 +28,12 @@ def main():
     latents = np.moveaxis(np.load(LATENTS.value).astype(np.float32), 1, -1)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(networks.functional(WanVAE, WanVAEConfig()).init, jax.random.key(0))
-    draw = lambda path, a: (
-        np.ones(a.shape, np.float32)
-        if "gamma" in str(path[-1])
-        else rng.standard_normal(a.shape, np.float32) / np.prod(a.shape[:-1]) ** 0.5
-    )
+
+    def draw(path, array):
+        if "gamma" in str(path[-1]):
+            return np.ones(array.shape, np.float32)
+        return rng.standard_normal(array.shape, np.float32) / np.prod(array.shape[:-1]) ** 0.5
+
     params = jax.tree.map_with_path(draw, shapes)
     codec = codecs.build("wan_vae", abstract=True, piece=1)
     program = codec.decode.lower(params, latents).compile()
