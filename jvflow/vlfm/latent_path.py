@@ -2,14 +2,14 @@
 
     x(t)  = sigma(t) z + mu(t),    mu(t) = r(t) sum_k w_k(t / T) u_k               (1)   VLFM, eq. 3
 
-t is video time in seconds, T the length of a clip whose frame k of N is at k T / N, and w the weights of the clip's
-polynomial (`jvflow.vlfm.hippo`). With N / T = R frames per second, the noise level is
+t is video time in seconds, T the length of a clip whose frame k of N is at k T / N, and w the weights of the frames
+in the clip's polynomial (`jvflow.vlfm.hippo`). With N / T = R frames per second, the noise level is
 
     exponential     (1 - s0) exp(-alpha R t) + s0                                  (2)
     paper           (1 - s0) (sin^2(pi R t) + exp(-alpha t)) + s0                  (3)   VLFM, section 4.2
 
-By (3) a state between two frames is mostly noise, and sigma passes 1; (2) is the default. VLFM asserts mu(0) = 0, which
-a polynomial through the frames does not fulfil, and nothing would know mu(0) when a clip is generated. So r rises
+With (3) a state between two frames is mostly noise, and sigma exceeds 1; (2) is the default. VLFM asserts mu(0) = 0,
+which is not true of a polynomial through the frames, and mu(0) is unknown when a clip is generated. So r rises
 smoothly from 0 to 1 until the first frame, and a path starts at x(0) = z.
 """
 
@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from jvflow.flow.path import Path
@@ -26,7 +28,7 @@ from jvflow.vlfm import hippo
 
 
 class LatentEnds(NamedTuple):
-    """What the latent path runs through: the frames of a clip, and the noise z of one frame."""
+    """The data of a latent path: the frames of a clip in order, and the noise z of one frame."""
 
     frames: Float[Array, "b n ..."]
     noise: Float[Array, "b ..."]
@@ -40,8 +42,8 @@ class SigmaSchedule:
       frame_rate: R, frames per second.
       kind: "exponential" (2) or "paper" (3).
       sigma_min: s0, the level at the frames.
-      alpha: of (2) per frame, where 7 brings the first frame within a tenth of `sigma_min`; of (3) per second,
-        where the paper has 10.
+      alpha: of (2) per frame: at 7 the level of the first frame exceeds `sigma_min` by less than a tenth; of (3)
+        per second: 10 in the paper.
     """
 
     frame_rate: float
@@ -54,12 +56,12 @@ class SigmaSchedule:
             raise ValueError(f"unknown schedule {self.kind!r} of sigma: use exponential or paper")
         if not (self.frame_rate > 0 and self.alpha > 0 and 0 < self.sigma_min < 1):
             raise ValueError(
-                f"a schedule of sigma needs frame_rate and alpha above 0 and sigma_min in (0, 1), got frame_rate {self.frame_rate}, "
-                f"alpha {self.alpha}, sigma_min {self.sigma_min}"
+                "a schedule of sigma needs frame_rate and alpha above 0 and sigma_min in (0, 1), got frame_rate "
+                f"{self.frame_rate}, alpha {self.alpha}, sigma_min {self.sigma_min}"
             )
 
-    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
-        """sigma at t, in seconds."""
+    def __call__(self, t: Float[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
+        """Returns sigma at t, in seconds."""
         if self.kind == "exponential":
             above = jnp.exp(-self.alpha * self.frame_rate * t)  # (2)
         else:
@@ -69,14 +71,14 @@ class SigmaSchedule:
 
 @dataclass(frozen=True)
 class LatentPosition:
-    """The position (1) on the latent path of one `LatentEnds`; `mean` is what it is without noise.
+    """The position (1) on the latent path of one example of `LatentEnds`; `mean` is the position without noise.
 
     Attributes:
-      frames: N of the clip.
-      order, rule: of its polynomial, see `jvflow.vlfm.hippo`.
+      frames: the number of frames, N.
+      order, rule: order and rule of the polynomial, see `jvflow.vlfm.hippo`.
       sigma: the noise level; its frame rate is the clip's.
-      ramp: whether the mean rises from 0 (r in (1)); without it mu(0) is the polynomial's own.
-      allow_divergence: lets a diverging rule through.
+      ramp: whether the mean rises from 0 (r in (1)); without it mu(0) is the value of the polynomial.
+      allow_divergence: allows a rule that diverges.
     """
 
     frames: int
@@ -91,11 +93,11 @@ class LatentPosition:
 
     @property
     def seconds(self) -> float:
-        """The length of the clip, T."""
+        """The duration of the clip, T."""
         return self.frames / self.sigma.frame_rate
 
     def mean(self, frames: Float[Array, "n ..."], t: Float[Array, ""]) -> Float[Array, "..."]:
-        """mu (1) at t in seconds. Beyond the clip it is what the polynomial says, which soon is nothing true."""
+        """Returns mu (1) at t in seconds. Beyond the clip the polynomial is extrapolated, soon without meaning."""
         if len(frames) != self.frames:
             raise ValueError(f"this path is for clips of {self.frames} frames, got {len(frames)}")
         t = jnp.asarray(t, frames.dtype)
@@ -103,9 +105,9 @@ class LatentPosition:
         w, _ = hippo.weights(
             at, self.frames, self.order, self.rule, extrapolate=True, allow_divergence=self.allow_divergence
         )
-        return self._rise(t) * _weighted(w[0], frames)
+        return self._ramp(t) * _weighted_sum(w[0], frames)
 
-    def _rise(self, t):
+    def _ramp(self, t):
         first = jnp.clip(t * self.sigma.frame_rate, 0.0, 1.0)
         return jnp.square(first) * (3 - 2 * first) if self.ramp else jnp.ones_like(t)
 
@@ -123,19 +125,19 @@ def latent(
     ramp: bool = True,
     allow_divergence: bool = False,
 ) -> Path:
-    """The latent path (1) through clips of `frames` frames. Its `position` has `mean`, `sigma` and `seconds`."""
+    """Returns the latent path (1) through clips of `frames` frames; its `position` is a `LatentPosition`."""
     return Path(LatentPosition(frames, order, sigma, rule, ramp, allow_divergence), coordinates=1)
 
 
 @jax.custom_jvp
-def _weighted(w: Float[Array, "n"], frames: Float[Array, "n ..."]) -> Float[Array, "..."]:
-    """sum_k w_k u_k. With its slope in w it is one product of both rows, so that the frames are read once."""
+def _weighted_sum(w: Float[Array, "n"], frames: Float[Array, "n ..."]) -> Float[Array, "..."]:
+    """Returns sum_k w_k u_k. Value and slope in w are one product of two rows, so that the frames are read once."""
     return jnp.tensordot(w, frames, 1)
 
 
-@partial(_weighted.defjvp, symbolic_zeros=True)
-def _weighted_jvp(primals, tangents):
+@partial(_weighted_sum.defjvp, symbolic_zeros=True)
+def _weighted_sum_jvp(primals, tangents):
     (w, frames), (dw, dframes) = primals, tangents
-    moves = lambda tangent: not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-    value, slope = jnp.tensordot(jnp.stack([w, dw if moves(dw) else jnp.zeros_like(w)]), frames, 1)
-    return value, slope + jnp.tensordot(w, dframes, 1) if moves(dframes) else slope
+    is_zero = lambda tangent: isinstance(tangent, SymbolicZero)
+    value, slope = jnp.tensordot(jnp.stack([w, jnp.zeros_like(w) if is_zero(dw) else dw]), frames, 1)
+    return value, slope if is_zero(dframes) else slope + jnp.tensordot(w, dframes, 1)
