@@ -1,28 +1,27 @@
 """Video Latent Flow Matching: a clip as one continuous flow of the latents of an image model.
 
-    psi(t) = sigma(t) z + mu(t)                        the path of a clip, z ~ N(0, I)           (1)   paper, eq. 3
-    L      = E |F(psi(t), c, t) - psi'(t)|^2           t in [0, T], c the caption                (2)   paper, section 4.3
-    F(x)   = sigma'/sigma (x - mu) + mu'               the minimum for one clip                  (3)   paper, Theorem 4.1
-    F(x)   = sum_i p_i(x) F_i(x),   p_i ~ exp(-|x - mu_i|^2 / (2 sigma^2))    ... for clips i    (4)
-    u(t)   = x(t) - sigma(t) z,     z = x(0) - mu(0)   read-out without the noise                (5)
+    psi(t) = sigma(t) z + mu(t)                   the path of a clip, z ~ N(0, I)            (1)   paper, eq. 3
+    L      = E |F(psi(t), c, t) - psi'(t)|^2      t in [0, T], c the caption                 (2)   paper, section 4.3
+    F(x)   = sigma'/sigma (x - mu) + mu'          the minimum for one clip                   (3)   paper, Theorem 4.1
+    F(x)   = sum_i p_i(x) F_i(x)                  for clips i, p_i ~ exp(-|x - mu_i|^2 / (2 sigma^2))    (4)
+    u(t)   = x(t) - sigma(t) z                    read-out without the noise, z = x(0) - mu(0)           (5)
 
 t is video time in seconds: frame k of N at R frames per second is at t = k / R, and T = N / R. mu and sigma are those
-of `latent_path.latent`. The state is the latent of one frame, (b, 1, h, w, c): a clip comes out of one solve with outputs at any
-times. The paper prints (3) with z where x = psi(t) has to stand, and so integrates it in its Theorem F.4.
+of `latent_path.latent`. The state is the latent of one frame, (b, 1, h, w, c): one solve gives a whole clip, with
+outputs at any times. The paper prints (3) with z in place of x = psi(t), and so integrates it in its Theorem F.4.
 
-In the first frame's time sigma falls from 1 to its minimum and psi' is many times what it is from then on. (2) is therefore
+During the first frame sigma falls from 1 to its minimum, and psi' is many times larger than afterwards. So (2) is
 averaged in units of the size of psi',
 
-    c(t)^2 = sigma'(t)^2 + m^2,    m the root mean square of mu'                                 (6)
+    c(t)^2 = sigma'(t)^2 + m^2,    m the root mean square of mu'                             (6)
 
-Afterwards sigma'/sigma is 0, and what F got wrong by then it keeps. A network can return the mean and its slope, (a, b):
+Afterwards sigma'/sigma is 0, and errors of F stay in the state. A network can return the mean and its slope, (a, b):
 
-    F(x) = sigma'/sigma (x - a) + m b,    u(t) = a(x(t), t)                                      (7)
+    F(x) = sigma'/sigma (x - a) + m b,    u(t) = a(x(t), t)                                  (7)
 
-so that each read-out is what the network makes of the whole state, and an error of the solve does not add up. The noise
-that is left at the frames has to be large for it (s0 of 0.5, where the paper has 0.01): x = mu + sigma z with little noise
-tells the network mu, which it then copies, and never learns from t; when a clip is generated x is no more right than it.
-A read-out that takes the noise away loses nothing by that.
+Each read-out then comes from the whole state, and errors of the solve do not add up. It needs much noise at the frames
+(s0 of 0.5, where the paper has 0.01): with little noise the network copies mu from x = mu + sigma z and never learns
+from t, but in sampling x is no more accurate than the network. A read-out without the noise loses nothing by that.
 """
 
 from collections.abc import Callable
@@ -46,8 +45,7 @@ from jvflow.vlfm.sample import ClipSampler, preview, regress, sample, sample_fra
 
 Frames = Float[Array, "b n h w c"]
 
-OBJECTIVES = ("vlfm", "direct")
-"""The paper's method, and its ablation without a flow."""
+OBJECTIVES = ("vlfm", "direct")  # the paper's method, and its ablation without a flow
 
 
 # --- objective ------------------------------------------------------------------------------------
@@ -55,11 +53,9 @@ OBJECTIVES = ("vlfm", "direct")
 
 @dataclass(frozen=True)
 class ClipTimeDensity:
-    """Where t is drawn: uniformly in [0, T] as in the paper, or a part of all draws within the first frames.
+    """The density of t: a fraction `start` of all t, in [0, 1], lies in the first `frames` frames, the rest in [0, T].
 
-    Attributes:
-      start: the part of all draws that lies within the first `frames` frames, in [0, 1].
-      frames: length of that part of the clip, in frames.
+    The paper draws all of them uniformly in [0, T]: start is 0.
     """
 
     start: float = 0.0
@@ -86,11 +82,9 @@ def loss(
     """Computes the objective (2), one number per example.
 
     Args:
-      field: gets s = (t,); its first velocity is F. With a second output, the mean of (7), that is
-        fitted to mu too, with the weight `mean_weight`.
-      frames: clips in latents, in order; as many frames as `path` is for.
-      keys: one per example.
-      condition: captions.
+      field: gets s = (t,); its first output is F. If it has a second one, the mean of (7), this is fitted to mu with
+        the weight `mean_weight`.
+      frames: clips in latents, in order, with as many frames as `path` has.
       path: of `latent_path.latent`.
       velocity_scale: m of (6), latents per second; None leaves errors unscaled (the paper).
       times: the density of t.
@@ -135,10 +129,7 @@ def _rate(function: Callable, t):
 
 
 def mean_to_velocity(field: Field, path: Path, velocity_scale: float) -> Field:
-    """Returns the field (7), which gives (F, mean).
-
-    `field` gives a mean and its slope in units of `velocity_scale`.
-    """
+    """Returns the field (7) with outputs (F, mean); `field` gives a mean and its slope in units of `velocity_scale`."""
     return jax.tree_util.Partial(Bound(_mean_to_velocity, (path, velocity_scale)), as_partial(field))
 
 
@@ -163,7 +154,7 @@ def _scale_velocity(path, velocity_scale, field, x, s, condition=None):
 def exact_field(path: Path, clips: Float[Array, "i n h w c"]) -> Field:
     """Returns the minimum of the objective over the given clips, equally likely: (3) for one, (4) for more.
 
-    It has no network and ignores its condition. It gives (F, mean), the mean of the clips under p_i.
+    Its outputs are F and the mean of the clips under p_i. It has no network and ignores its condition.
     """
     return jax.tree_util.Partial(Bound(_exact, (path,)), clips)
 
@@ -183,52 +174,45 @@ def _exact(path, clips, x, s, condition=None):
 
 # --- an experiment from a config ------------------------------------------------------------------
 
+TO_VELOCITY = {"scaled_velocity": scale_velocity, "clean": mean_to_velocity, "velocity": None}
+"""From what the network returns to its velocities, for each value of `config.prediction`."""
+
 
 def assemble(config, codec, encoder) -> dict:
     """Returns the fields of an `Experiment` that this paper decides."""
-    window = Window(**config.window)
-    path = _latent_path(config.path, window, config.data.fps)
-    scale = config.path.velocity_scale and config.path.velocity_scale * path.position.sigma.frame_rate
-    flows = config.objective == "vlfm"
-    outputs = {"scaled_velocity": scale_velocity, "clean": mean_to_velocity, "velocity": None}
-    to_velocity = choose(outputs, "prediction", config.prediction)
-    if flows and to_velocity and not scale:
-        raise ValueError(
-            f"prediction {config.prediction!r} is in units of config.path.velocity_scale, which is "
-            f"{config.path.velocity_scale}: measure it, or use 'velocity'"
-        )
-    means = flows and config.prediction == "clean"
-    if config.sample.readout == "mean" and flows and not means:
-        raise ValueError(
-            f"config.sample.readout 'mean' reads what prediction 'clean' returns, and it is {config.prediction!r}: use 'noise'"
-        )
-    shape = codec.latent_shape((1, *config.data.size))
-    network = build_network(
-        config,
-        [shape],
-        encoder,
-        to_field=partial(to_velocity, path=path, velocity_scale=scale) if flows and to_velocity else unchanged,
-        coordinates=1,
-        velocities=2 if means else 1,
-        text_width=encoder.width if encoder else 0,
-    )
-    guidance = dict(guidance=config.sample.guidance)
-    if flows:
+    window, settings, shape = Window(**config.window), config.path, codec.latent_shape((1, *config.data.size))
+    sigma = SigmaSchedule(config.data.fps / window.every, settings.sigma, settings.sigma_min, settings.alpha)
+    order = hippo.default_order(window.frames) if settings.order is None else settings.order
+    path = latent(window.frames, order, sigma, settings.rule, ramp=settings.ramp)
+    scale = settings.velocity_scale and settings.velocity_scale * sigma.frame_rate
+    to_velocity = choose(TO_VELOCITY, "prediction", config.prediction)
+    options = dict(guidance=config.sample.guidance)
+    if config.objective == "vlfm":
+        _check_prediction(config)
+        make, means = sample_frames, config.prediction == "clean"
         weight, times = config.mean_weight if means else 0.0, ClipTimeDensity(**config.times)
         objective = partial(loss, path=path, velocity_scale=scale, times=times, mean_weight=weight)
-        sigma, readout = path.position.sigma, config.sample.readout
-        options = guidance | dict(solver=build_solver(config.sample), sigma=sigma, readout=readout)
-        sampler = ClipSampler(path, shape[1:], sample_frames, options)
+        to_field = partial(to_velocity, path=path, velocity_scale=scale) if to_velocity else unchanged
+        options |= dict(solver=build_solver(config.sample), sigma=sigma, readout=config.sample.readout)
     else:
-        objective, sampler = partial(direct_loss, path=path), ClipSampler(path, shape[1:], regress, guidance)
-    return dict(
-        network=network,
-        shapes=(shape,),
-        windows=(window,),
-        loss=partial(clip_loss, objective, config.caption_dropout),
-        sampler=sampler,
-        start_frames=window.frames,
-    )
+        make, means, to_field, objective = regress, False, unchanged, partial(direct_loss, path=path)
+    sizes = dict(coordinates=1, velocities=2 if means else 1, text_width=encoder.width if encoder else 0)
+    sampler = ClipSampler(path, shape[1:], make, options)
+    fields = dict(shapes=(shape,), windows=(window,), sampler=sampler, start_frames=window.frames)
+    network = build_network(config, [shape], encoder, to_field, **sizes)
+    return dict(fields, network=network, loss=partial(clip_loss, objective, config.caption_dropout))
+
+
+def _check_prediction(config) -> None:
+    name, scale = config.prediction, config.path.velocity_scale
+    if TO_VELOCITY[name] and not scale:
+        raise ValueError(
+            f"prediction {name!r} is in units of config.path.velocity_scale={scale}: measure it, or use 'velocity'"
+        )
+    if config.sample.readout == "mean" and name != "clean":
+        raise ValueError(
+            f"config.sample.readout 'mean' reads what prediction 'clean' returns, and it is {name!r}: use 'noise'"
+        )
 
 
 def clip_loss(
@@ -237,12 +221,6 @@ def clip_loss(
     """Computes the loss of whole clips, a part `dropout` of them without their captions."""
     del key
     return objective(field, latents.mean, keys, drop_captions(condition, keys, dropout)), {}
-
-
-def _latent_path(config, window: Window, fps: float) -> Path:
-    sigma = SigmaSchedule(fps / window.every, config.sigma, config.sigma_min, config.alpha)
-    order = hippo.default_order(window.frames) if config.order is None else config.order
-    return latent(window.frames, order, sigma, config.rule, ramp=config.ramp)
 
 
 def _no_comparison(*args, **options):

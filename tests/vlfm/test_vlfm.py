@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow.vlfm import hippo
-from jvflow.vlfm import method as vlfm
 from jvflow.flow.field import Condition
-from jvflow.vlfm.latent_path import Clip, SigmaSchedule, latent
 from jvflow.flow.solver import Solver
+from jvflow.vlfm import generate, hippo, regress, sample_frames
+from jvflow.vlfm import method as vlfm
+from jvflow.vlfm.latent_path import LatentEnds, SigmaSchedule, latent
 
 FRAMES, RATE, SHAPE = 12, 8.0, (2, 3, 4)
 ACCURATE = Solver(method="dopri5", rtol=1e-6, atol=1e-6)
@@ -35,7 +35,9 @@ def path(kind="exponential", **options):
 def test_schedules_are_their_formulas():
     t, s0 = np.array([0.0, 0.05, 0.125, 0.19, 1.0]), 0.01
     np.testing.assert_allclose(SCHEDULES["exponential"](jnp.asarray(t)), 0.99 * np.exp(-7 * 8 * t) + s0, rtol=1e-5)
-    np.testing.assert_allclose(SCHEDULES["paper"](jnp.asarray(t)), 0.99 * (np.sin(np.pi * 8 * t) ** 2 + np.exp(-10 * t)) + s0, rtol=1e-4)
+    np.testing.assert_allclose(
+        SCHEDULES["paper"](jnp.asarray(t)), 0.99 * (np.sin(np.pi * 8 * t) ** 2 + np.exp(-10 * t)) + s0, rtol=1e-4
+    )
     for sigma in SCHEDULES.values():
         assert float(sigma(jnp.float32(0))) == 1.0
     assert float(SCHEDULES["exponential"](jnp.float32(1 / RATE))) < 1.1 * s0
@@ -49,7 +51,7 @@ def test_the_velocity_is_the_numerical_derivative(kind, ramp):
         frames = jnp.asarray(np.asarray(clips(3)), jnp.float64)[:, :, None]
         noise = jax.random.normal(jax.random.key(0), (3, 1, *SHAPE), jnp.float64)
         t, h = jnp.array([0.04, 0.31, 1.4]), 1e-6
-        at = lambda t: path(kind, ramp=ramp)(Clip(frames, noise), (t,))
+        at = lambda t: path(kind, ramp=ramp)(LatentEnds(frames, noise), (t,))
         numerical = (at(t + h)[0] - at(t - h)[0]) / (2 * h)
         np.testing.assert_allclose(at(t)[1][0], numerical, rtol=1e-5, atol=1e-6)
 
@@ -70,7 +72,9 @@ def test_the_mean_is_the_polynomial_after_a_ramp_from_nothing():
 # --- Theorem 4.1 ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind, tolerance, error", [("exponential", 1e-4, 1e-2), ("exponential", 1e-9, 1e-6), ("paper", 1e-9, 1e-5)])
+@pytest.mark.parametrize(
+    "kind, tolerance, error", [("exponential", 1e-4, 1e-2), ("exponential", 1e-9, 1e-6), ("paper", 1e-9, 1e-5)]
+)
 @pytest.mark.parametrize("ramp", [True, False])
 def test_integrating_the_exact_field_follows_the_path(kind, tolerance, error, ramp):
     """From z + mu(0), at every output time sigma(t) z + mu(t), to the tolerance. (By the paper's schedule sigma
@@ -82,8 +86,10 @@ def test_integrating_the_exact_field_follows_the_path(kind, tolerance, error, ra
         start = z + jax.vmap(lambda f: p.position.mean(f, jnp.float64(0)))(frames)
         times = np.arange(1, 2 * FRAMES + 1) / (2 * RATE)  # twice the frame rate
         solver = Solver(method="dopri5", rtol=tolerance, atol=tolerance)
-        out = vlfm.generate(vlfm.exact_field(p, clip), jax.random.key(0), times, (4, *SHAPE), start=start, solver=solver, readout="none")
-        path_itself = np.stack([p(Clip(frames, z), (jnp.full(4, t),))[0][:, 0] for t in times], 1)
+        out = generate(
+            vlfm.exact_field(p, clip), jax.random.key(0), times, (4, *SHAPE), start=start, solver=solver, readout="none"
+        )
+        path_itself = np.stack([p(LatentEnds(frames, z), (jnp.full(4, t),))[0][:, 0] for t in times], 1)
     np.testing.assert_allclose(out, path_itself, atol=error)
 
 
@@ -92,11 +98,17 @@ def test_without_its_noise_a_read_out_is_the_mean():
     times = np.array([0.05, 1 / RATE, 0.6, 1.5])
     mean = np.stack([p.position.mean(clip[0], jnp.float32(t)) for t in times])[None]
     for readout in ("noise", "mean"):
-        out = vlfm.generate(
-            vlfm.exact_field(p, clip), jax.random.key(5), times, (2, *SHAPE), sigma=p.position.sigma, solver=ACCURATE, readout=readout
+        out = generate(
+            vlfm.exact_field(p, clip),
+            jax.random.key(5),
+            times,
+            (2, *SHAPE),
+            sigma=p.position.sigma,
+            solver=ACCURATE,
+            readout=readout,
         )
         np.testing.assert_allclose(out, np.broadcast_to(mean, out.shape), atol=5e-4)
-    state = vlfm.generate(vlfm.exact_field(p, clip), jax.random.key(5), times, (2, *SHAPE), solver=ACCURATE, readout="none")
+    state = generate(vlfm.exact_field(p, clip), jax.random.key(5), times, (2, *SHAPE), solver=ACCURATE, readout="none")
     assert float(abs(state - mean).max()) > 0.05
 
 
@@ -104,7 +116,9 @@ def test_a_start_without_the_mean_leaves_it_out():
     """On a path without a ramp, from x(0) = z the read-out is off by sigma(t) mu(0)."""
     clip, p = clips(), path(ramp=False)
     times = np.array([0.03, 0.08])
-    out = vlfm.generate(vlfm.exact_field(p, clip), jax.random.key(5), times, (1, *SHAPE), sigma=p.position.sigma, solver=ACCURATE)
+    out = generate(
+        vlfm.exact_field(p, clip), jax.random.key(5), times, (1, *SHAPE), sigma=p.position.sigma, solver=ACCURATE
+    )
     for m, t in enumerate(times):
         off = p.position.sigma(jnp.float32(t)) * p.position.mean(clip[0], jnp.float32(0))
         np.testing.assert_allclose(out[0, m], p.position.mean(clip[0], jnp.float32(t)) - off, atol=2e-4)
@@ -124,20 +138,28 @@ def test_the_field_of_several_clips_is_their_weighted_mean():
     likely = np.exp(-(distance - distance.min()) / (2 * sigma**2))
     likely /= likely.sum()
     assert 0.02 < likely.min() and likely.max() < 0.95  # the weights are told apart here
-    np.testing.assert_allclose(vlfm.exact_field(p, several)(x[None, None], (t,))[1][0, 0], np.tensordot(likely, mu, 1), atol=1e-4)
+    np.testing.assert_allclose(
+        vlfm.exact_field(p, several)(x[None, None], (t,))[1][0, 0], np.tensordot(likely, mu, 1), atol=1e-4
+    )
     start = jnp.zeros((1, 1, *SHAPE)), (jnp.array([0.0]),)
     average = np.mean([vlfm.exact_field(p, several[i : i + 1])(*start)[0] for i in range(3)], 0)
     np.testing.assert_allclose(vlfm.exact_field(p, several)(*start)[0], average, atol=1e-4)
-    out = vlfm.generate(vlfm.exact_field(p, several), jax.random.key(2), [1.5], (64, *SHAPE), solver=ACCURATE, readout="mean")
+    out = generate(
+        vlfm.exact_field(p, several), jax.random.key(2), [1.5], (64, *SHAPE), solver=ACCURATE, readout="mean"
+    )
     ends = np.stack([p.position.mean(c, jnp.float32(1.5)) for c in several])
     distance = np.abs(np.asarray(out)[:, None, 0] - ends[None]).max((2, 3, 4))
-    assert distance.min(1).max() < 0.01 and set(distance.argmin(1)) == {0, 1, 2}  # every sample is a clip, and each clip comes
+    assert distance.min(1).max() < 0.01 and set(distance.argmin(1)) == {
+        0,
+        1,
+        2,
+    }  # every sample is a clip, and each clip comes
 
 
 # --- the objective --------------------------------------------------------------------------------
 
 
-def losses(field, options={}, count=64, frames=None):
+def losses(field, count=64, frames=None, **options):
     frames = jnp.repeat(clips(), count, 0) if frames is None else frames
     keys = jax.random.split(jax.random.key(3), len(frames))
     return jax.jit(lambda frames, keys: vlfm.loss(field, frames, keys, path=path(), **options))(frames, keys)
@@ -147,12 +169,12 @@ def test_the_exact_field_is_the_minimum():
     """Its loss is 0 for one clip; for several nothing lies below, and any change of it is worse."""
     p = path()
     assert losses(vlfm.exact_field(p, clips())).shape == (64,)
-    assert float(losses(vlfm.exact_field(p, clips()), dict(slope=5.0, mean=1.0)).max()) < 1e-4
+    assert float(losses(vlfm.exact_field(p, clips()), velocity_scale=5.0, mean_weight=1.0).max()) < 1e-4
     several = clips(2)
     exact = vlfm.exact_field(p, several)
     moved = lambda scale, shift: lambda x, s, c: tuple(scale * out + shift for out in exact(x, s, c))
     batch = jnp.repeat(several, 256, 0)
-    at = lambda field: float(losses(field, dict(slope=5.0), frames=batch).mean())
+    at = lambda field: float(losses(field, velocity_scale=5.0, frames=batch).mean())
     best = at(exact)
     assert best > 1e-4
     for scale, shift in ((1.05, 0.0), (0.95, 0.0), (1.0, 0.5), (1.0, -0.5)):
@@ -161,13 +183,16 @@ def test_the_exact_field_is_the_minimum():
 
 def test_errors_are_in_units_of_the_velocity():
     nothing = lambda x, s, c: (jnp.zeros_like(x),)
-    plain, scaled = losses(nothing), losses(nothing, dict(slope=5.0))
+    plain, scaled = losses(nothing), losses(nothing, velocity_scale=5.0)
     assert float(plain.max() / plain.min()) > 100 and float(scaled.max()) < 12
 
 
 def test_times_are_drawn_over_the_clip_or_near_its_start():
     keys = jax.random.split(jax.random.key(0), 2000)
-    for density, early in ((vlfm.Density(), 1 / FRAMES), (vlfm.Density(0.5, frames=2.0), 0.25 + 0.5 / FRAMES)):
+    for density, early in (
+        (vlfm.ClipTimeDensity(), 1 / FRAMES),
+        (vlfm.ClipTimeDensity(0.5, frames=2.0), 0.25 + 0.5 / FRAMES),
+    ):
         t = np.asarray(density(keys, path()))
         keys = jax.random.split(jax.random.key(1), 2000)
         assert 0 <= t.min() and 0.99 * FRAMES / RATE < t.max() <= FRAMES / RATE
@@ -175,7 +200,7 @@ def test_times_are_drawn_over_the_clip_or_near_its_start():
 
 
 def test_a_mean_makes_a_field():
-    """(7) of the true mean and slope is the exact field; `slope` is a unit and nothing else."""
+    """(7) of the true mean and slope is the exact field; `velocity_scale` is a unit and nothing else."""
     p, clip = path(), clips()
 
     def network(x, s, condition):
@@ -184,7 +209,7 @@ def test_a_mean_makes_a_field():
         return mean[:, None], slope[:, None] / 4.0
 
     x, s = jax.random.normal(jax.random.key(0), (3, 1, *SHAPE)), (jnp.array([0.05, 0.3, 1.2]),)
-    ours, exact = vlfm.from_mean(network, p, 4.0)(x, s), vlfm.exact_field(p, clip)(x, s)
+    ours, exact = vlfm.mean_to_velocity(network, p, 4.0)(x, s), vlfm.exact_field(p, clip)(x, s)
     for a, b in zip(ours, exact):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -208,15 +233,17 @@ def test_a_network_of_unit_size_makes_a_field():
 
     t = jnp.array([0.0, 0.01, 0.5])
     x = sigma(t)[:, None, None, None, None] * jax.random.normal(jax.random.key(0), (3, 1, *SHAPE))
-    (velocity,) = vlfm.scaled(network, p, slope)(x, (t,))
+    (velocity,) = vlfm.scale_velocity(network, p, slope)(x, (t,))
     change = -7.0 * RATE * 0.99 * np.exp(-7.0 * RATE * np.asarray(t))  # the derivative of (2) in latent_path
     np.testing.assert_allclose(velocity[:, 0, 0, 0, 0], np.sqrt(change**2 + slope**2), rtol=1e-5)
-    np.testing.assert_allclose(seen[0], x / np.sqrt(1 + np.asarray(sigma(t)) ** 2)[:, None, None, None, None], rtol=1e-5)
+    np.testing.assert_allclose(
+        seen[0], x / np.sqrt(1 + np.asarray(sigma(t)) ** 2)[:, None, None, None, None], rtol=1e-5
+    )
 
 
 def test_value_and_slope_read_the_frames_once():
     """One product, of both rows of weights with the frames: memory bandwidth is the limit of mu."""
-    p, clip = path(), Clip(clips(2)[:, :, None], jnp.zeros((2, 1, *SHAPE)))
+    p, clip = path(), LatentEnds(clips(2)[:, :, None], jnp.zeros((2, 1, *SHAPE)))
     lines = str(jax.make_jaxpr(lambda clip, t: p(clip, (t,)))(clip, jnp.array([0.3, 0.8]))).splitlines()
     size = ",".join(map(str, SHAPE))
     products = [line.split("=")[0].strip().partition(":")[2] for line in lines if "dot_general" in line]
@@ -240,22 +267,34 @@ def test_the_mean_can_be_differentiated_in_its_frames_and_in_time():
 
 def test_the_cost_of_a_clip_counts_its_solve_and_its_read_outs():
     p, times = path(), np.arange(1, 13) / 8.0
-    sampled = lambda **options: vlfm.sampled(vlfm.exact_field(p, clips()), jax.random.key(0), times, (2, *SHAPE), sigma=p.position.sigma, **options)
+    sampled = lambda **options: sample_frames(
+        vlfm.exact_field(p, clips()), jax.random.key(0), times, (2, *SHAPE), sigma=p.position.sigma, **options
+    )
     steps = sampled(solver=dict(method="euler", steps=20))
     assert steps.nfe.tolist() == [20, 20]
     assert sampled(solver=dict(method="euler", steps=20), readout="mean").nfe.tolist() == [32, 32]
     network = lambda x, s, c: (x + s[0][:, None, None, None, None],)
-    made = vlfm.direct(network, jax.random.key(0), times, (2, *SHAPE))
+    made = regress(network, jax.random.key(0), times, (2, *SHAPE))
     assert made.nfe.tolist() == [12, 12]
-    np.testing.assert_allclose(made.frames - made.frames[:, :1], np.broadcast_to((times - times[0])[None, :, None, None, None], made.frames.shape), atol=1e-5)
-
+    np.testing.assert_allclose(
+        made.frames - made.frames[:, :1],
+        np.broadcast_to((times - times[0])[None, :, None, None, None], made.frames.shape),
+        atol=1e-5,
+    )
 
 
 def test_one_solve_at_any_frame_rate():
     """The same times give the same latents, whatever else is asked for, and row i whatever the batch."""
     p, several = path(), clips(3)
     run = lambda times, b=2: np.asarray(
-        vlfm.generate(vlfm.exact_field(p, several), jax.random.key(0), times, (b, *SHAPE), sigma=p.position.sigma, solver=dict(method="heun", steps=400))
+        generate(
+            vlfm.exact_field(p, several),
+            jax.random.key(0),
+            times,
+            (b, *SHAPE),
+            sigma=p.position.sigma,
+            solver=dict(method="heun", steps=400),
+        )
     )
     slow, fast = np.arange(1, 13) / 8.0, np.arange(1, 25) / 16.0
     np.testing.assert_allclose(run(slow), run(fast)[:, 1::2], atol=1e-5)
@@ -265,19 +304,36 @@ def test_one_solve_at_any_frame_rate():
 def test_guidance_goes_beyond_the_condition():
     pulled = lambda x, s, c: (jnp.broadcast_to(c.text.mean((1, 2))[:, None, None, None, None], x.shape),)
     text = Condition(text=jnp.ones((2, 3, 4)), text_mask=jnp.ones((2, 3), bool))
-    at = lambda weight: vlfm.generate(pulled, jax.random.key(0), [1.0], (2, *SHAPE), text, guidance=weight, readout="none", solver=dict(method="heun", steps=2))
+    at = lambda weight: generate(
+        pulled,
+        jax.random.key(0),
+        [1.0],
+        (2, *SHAPE),
+        text,
+        guidance=weight,
+        readout="none",
+        solver=dict(method="heun", steps=2),
+    )
     np.testing.assert_allclose(at(3.0) - at(1.0), 2.0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda f: vlfm.generate(f, jax.random.key(0), [0.5, 0.2], (1, *SHAPE), readout="none"), "each after the one before"),
-        (lambda f: vlfm.generate(f, jax.random.key(0), [-0.5], (1, *SHAPE), readout="none"), "seconds from 0 on"),
-        (lambda f: vlfm.generate(f, jax.random.key(0), [0.5], (1, *SHAPE)), "needs sigma"),
-        (lambda f: vlfm.generate(f, jax.random.key(0), [0.5], (1, *SHAPE), sigma=SCHEDULES["paper"], start=jnp.zeros((1, 1, *SHAPE))), "needs the z"),
-        (lambda f: vlfm.generate(f, jax.random.key(0), [0.5], (1, *SHAPE), readout="mu"), "unknown readout 'mu'"),
-        (lambda f: losses(lambda x, s, c: f(x, s, c)[:1], dict(mean=1.0)), "it has 1: use `from_mean`"),
+        (
+            lambda f: generate(f, jax.random.key(0), [0.5, 0.2], (1, *SHAPE), readout="none"),
+            "each after the one before",
+        ),
+        (lambda f: generate(f, jax.random.key(0), [-0.5], (1, *SHAPE), readout="none"), "seconds from 0 on"),
+        (lambda f: generate(f, jax.random.key(0), [0.5], (1, *SHAPE)), "needs sigma"),
+        (
+            lambda f: generate(
+                f, jax.random.key(0), [0.5], (1, *SHAPE), sigma=SCHEDULES["paper"], start=jnp.zeros((1, 1, *SHAPE))
+            ),
+            "needs the z",
+        ),
+        (lambda f: generate(f, jax.random.key(0), [0.5], (1, *SHAPE), readout="mu"), "unknown readout 'mu'"),
+        (lambda f: losses(lambda x, s, c: f(x, s, c)[:1], mean_weight=1.0), "it has 1: use `mean_to_velocity`"),
         (lambda f: losses(f, frames=clips()[:, :5]), "clips of 12 frames, got 5"),
         (lambda f: SigmaSchedule(0.0), "frame_rate 0.0"),
         (lambda f: SigmaSchedule(8.0, kind="cosine"), "unknown schedule 'cosine'"),

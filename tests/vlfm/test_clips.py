@@ -2,25 +2,28 @@
 
 import dataclasses
 import json
-from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_config
+from einops import rearrange
 
-from jvflow import run
-from jvflow.vlfm import sample as clips
-from jvflow.biflow import evaluate
-from jvflow.vlfm import hippo
-from jvflow.biflow import sample
-from jvflow.training import loop as train
-from jvflow.vlfm import method as vlfm
+from jvflow import commands
+from jvflow.assembly import Latents
 from jvflow.data import pipeline, video
-from jvflow.experiment import Latents, assemble
-from jvflow.networks import as_field
+from jvflow.experiment import assemble
 from jvflow.flow.solver import Solver
+from jvflow.load import load, run_dataset
+from jvflow.networks import as_field
+from jvflow.run import Run
+from jvflow.training.loop import train
+from jvflow.vlfm import evaluate, hippo
+from jvflow.vlfm import method as vlfm
+
+pytestmark = pytest.mark.slow
 
 
 def debug(folder, **changes):
@@ -34,37 +37,45 @@ def debug(folder, **changes):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    train.train(debug(folder), folder / "run")
+    train(debug(folder), folder / "run")
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
 def trained(workdir):
-    return run.load(workdir)
+    return load(workdir)
 
 
 @pytest.fixture(scope="module")
-def exact(trained):
+def data(trained):
+    return run_dataset(trained)
+
+
+@pytest.fixture(scope="module")
+def exact(trained, data):
     """The run with the exact field of its clips, each of which its own caption chooses, in place of a network."""
-    captions, real = pipeline.captions(trained.data(), "train"), pipeline.clips(trained.data(), "train")
-    path, window = trained.experiment.path, trained.experiment.window
+    captions, real = pipeline.captions(data, "train"), pipeline.clips(data, "train")
+    sampler, window = trained.experiment.sampler, trained.experiment.window
+    path = sampler.path
     latents = trained.experiment.codec.encode(None, jnp.asarray(real[:, : window.span : window.every])).mean
-    tokens = jnp.asarray(trained.experiment.text.tokenize(captions)[0])
+    grouped = lambda tokens: rearrange(jnp.asarray(tokens, jnp.float32), "b (n group) -> b n group", group=4)
+    tokens = grouped(trained.experiment.text.tokenize(captions)[0])
 
     def apply(params, x, s, condition):
-        own = jnp.argmin(jnp.abs(tokens[None] - condition.text[:, None]).sum(2), axis=1)
+        own = jnp.argmin(jnp.abs(tokens[None] - condition.text[:, None]).sum((2, 3)), axis=1)
         one = lambda x, t, i: tuple(v[0] for v in vlfm.exact_field(path, latents[i][None])(x[None], (t[None],)))
         return jax.vmap(one)(x, s[0], own)
 
     network = trained.experiment.network._replace(apply=apply)
-    encoder = dataclasses.replace(trained.experiment.text, init=None, apply=lambda params, tokens: tokens)
-    generate = partial(trained.experiment.generate, solver=Solver(method="heun", steps=300))
-    return dataclasses.replace(trained, experiment=dataclasses.replace(trained.experiment, network=network, text=encoder, generate=generate))
+    encoder = dataclasses.replace(trained.experiment.text, init=None, apply=lambda params, tokens: grouped(tokens))
+    sampler = dataclasses.replace(sampler, options=sampler.options | dict(solver=Solver(method="heun", steps=300)))
+    experiment = dataclasses.replace(trained.experiment, network=network, text=encoder, sampler=sampler)
+    return dataclasses.replace(trained, experiment=experiment)
 
 
-def test_the_exact_field_of_a_run_gives_the_mean_path(exact):
-    """From config to decoded frames: what a perfect network would be worth is what mu is worth, at frames and between."""
-    figures = clips.evaluate(exact)
+def test_the_exact_field_of_a_run_gives_the_mean_path(exact, data):
+    """From config to decoded frames: a perfect network would be as good as mu, at frames and between."""
+    figures = commands.evaluate_run(exact, data)
     for part in ("frames", "between"):
         table = figures[part]
         assert table["generated"]["against_real"] == pytest.approx(table["mean"]["against_real"], abs=0.5)
@@ -74,17 +85,17 @@ def test_the_exact_field_of_a_run_gives_the_mean_path(exact):
     assert text["clips"] == text["different_captions"] == text["nearest_guidance_1"] == text["swapped_guidance_1"] == 4
 
 
-def test_an_untrained_run_is_not_taken_for_a_good_one(trained):
-    figures = clips.evaluate(trained)
+def test_an_untrained_run_is_not_taken_for_a_good_one(trained, data):
+    figures = commands.evaluate_run(trained, data)
     assert figures["frames"]["generated"]["against_codec"] < 25
     assert figures["text"]["nearest_guidance_1"] < 4
     assert set(figures["beyond"]) == {"second_1"}  # 24 frames of data at 48 a second, 11 of them inside
 
 
-def test_what_needs_no_training_is_what_it_says(trained):
-    window, position = trained.experiment.window, trained.experiment.path.position
+def test_baselines_without_training_are_their_formulas(trained):
+    window, position = trained.experiment.window, trained.experiment.sampler.path.position
     frames = np.random.default_rng(0).normal(size=(2, 24, 3, 4, 1)).astype(np.float32)
-    known, made = frames[:, :11:2], clips._without_training(trained, frames)
+    known, made = frames[:, :11:2], evaluate._untrained_baselines(trained, frames)
     np.testing.assert_allclose(made["blend_latents"][:, 3], (known[:, 1] + known[:, 2]) / 2, atol=1e-6)
     np.testing.assert_allclose(made["blend_latents"][:, 4], known[:, 2], atol=1e-6)
     np.testing.assert_array_equal(made["repeat_last"][:, 3], known[:, 1])
@@ -92,58 +103,62 @@ def test_what_needs_no_training_is_what_it_says(trained):
     H = hippo.project(np.moveaxis(known, 1, 0), position.order)
     np.testing.assert_allclose(made["mean"][:, 7], hippo.reconstruct(H, np.array([4.5 / window.frames]))[0], atol=1e-3)
     np.testing.assert_allclose(np.diff(made["line"], 2, axis=1), 0, atol=1e-4)
-    assert np.abs(made["mean"]).max() <= clips.FAR and np.isfinite(made["mean"]).all()
+    assert np.abs(made["mean"]).max() <= evaluate.FAR and np.isfinite(made["mean"]).all()
 
 
 def test_clips_are_read_at_any_rate_from_their_first_frame_on(trained):
-    rate = 24.0
-    np.testing.assert_allclose(clips.read_times(trained), np.arange(1, 7) / rate)
-    np.testing.assert_allclose(clips.read_times(trained, fps=48), np.arange(2, 13) / 48)
-    np.testing.assert_allclose(clips.read_times(trained, fps=8), [1 / rate, 4 / rate])
-    assert len(clips.read_times(trained, length=20, extrapolate=True)) == 20
+    rate, read_times = 24.0, trained.experiment.sampler.read_times
+    np.testing.assert_allclose(read_times(), np.arange(1, 7) / rate)
+    np.testing.assert_allclose(read_times(fps=48.0), np.arange(2, 13) / 48)
+    np.testing.assert_allclose(read_times(fps=8.0), [1 / rate, 4 / rate])
+    assert len(read_times(length=20, extrapolate=True)) == 20
     with pytest.raises(ValueError, match="use 6 or fewer, or extrapolate"):
-        clips.read_times(trained, length=20)
+        read_times(length=20)
     with pytest.raises(ValueError, match="above 0, got -1"):
-        clips.read_times(trained, fps=-1)
+        read_times(fps=-1.0)
 
 
-def test_sample_writes_a_clip_for_each_caption(workdir, tmp_path):
-    record = sample.sample(workdir, tmp_path, captions=["a disc", "a square"], fps=48.0, count=1, seed=3, sampling=dict(guidance=2.0))
+def test_sample_writes_a_clip_for_each_caption(workdir, data, tmp_path):
+    record = commands.sample(
+        workdir, tmp_path, captions=["a disc", "a square"], fps=48.0, count=1, seed=3, sampling=dict(guidance=2.0)
+    )
     assert record == json.loads((tmp_path / "samples.json").read_text())
     assert [s["caption"] for s in record["samples"]] == ["a disc", "a square"]
     for entry in record["samples"]:
         frames = [frame for _, frame in video.frames(tmp_path / entry["file"])]
-        assert len(frames) == entry["frames"] == 11 and video.native_fps(tmp_path / entry["file"]) == entry["fps"] == 48.0
+        assert (
+            len(frames) == entry["frames"] == 11 and video.native_fps(tmp_path / entry["file"]) == entry["fps"] == 48.0
+        )
         assert entry["nfe_per_frame"] > 1
-    assert record["protocol"]["guidance"] == 2.0 and record["protocol"]["order"] == hippo.likely_order(6) == 8
-    of_training = sample.sample(workdir, tmp_path / "more", count=3)
+    assert record["protocol"]["guidance"] == 2.0 and record["protocol"]["order"] == hippo.default_order(6) == 8
+    of_training = commands.sample(workdir, tmp_path / "more", count=3)
     assert len(of_training["samples"]) == 3
-    assert [s["caption"] for s in of_training["samples"]] == pipeline.captions(run.load(workdir).data(), "train", count=3)
+    assert [s["caption"] for s in of_training["samples"]] == pipeline.captions(data, "train", count=3)
 
 
-def test_what_belongs_to_streams_is_refused_and_the_other_way_round(workdir, tmp_path):
+def test_a_first_frame_and_times_after_the_clip_are_refused(workdir, tmp_path):
     with pytest.raises(ValueError, match="starts from noise and takes no first frame"):
-        sample.sample(workdir, tmp_path, first_frame="first.png")
+        commands.sample(workdir, tmp_path, first_frame="first.png")
     with pytest.raises(ValueError, match="use 6 or fewer"):
-        sample.sample(workdir, tmp_path, length=9)
+        commands.sample(workdir, tmp_path, length=9)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_ablation_trains_and_is_read_without_a_solve(tmp_path):
-    train.train(debug(tmp_path, objective="direct"), tmp_path / "run")
-    figures = evaluate.evaluate(tmp_path / "run", overrides=dict(text_guidance=(1.0,)))
+    train(debug(tmp_path, objective="direct"), tmp_path / "run")
+    figures = commands.evaluate(tmp_path / "run", overrides=dict(text_guidance=(1.0,)))
     assert figures["nfe_per_frame"] == 1.0 and "frames" in figures and "solver" not in figures["protocol"]
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(prediction="noise"), "unknown prediction 'noise': use one of velocity, mean, plain"),
-        (dict(prediction="velocity"), "reads what prediction 'mean' returns"),
-        (dict(path=dict(motion=0.0)), "in units of config.path.motion"),
+        (dict(prediction="noise"), "unknown prediction 'noise': use one of scaled_velocity, clean, velocity"),
+        (dict(prediction="scaled_velocity"), "reads what prediction 'clean' returns"),
+        (dict(path=dict(velocity_scale=0.0)), "in units of config.path.velocity_scale"),
         (dict(path=dict(rule="forward_euler", order=8)), "diverges at order 8"),
         (dict(optimizer=dict(name="sgd")), "unknown optimizer 'sgd': use one of adamw, grams"),
-        (dict(clip=dict(frames=0)), "at least 1 frame"),
+        (dict(window=dict(frames=0)), "at least 1 frame"),
     ],
 )
 def test_configs_that_do_not_fit(tmp_path, change, message):
@@ -152,10 +167,10 @@ def test_configs_that_do_not_fit(tmp_path, change, message):
 
 
 def test_clips_from_anywhere_are_not_compared_frame_by_frame(workdir, tmp_path):
-    config = debug(tmp_path, clip=dict(anywhere=True))
-    other = run.Run(config, assemble(config), run.load(workdir).params, None, 0)
-    with pytest.raises(ValueError, match="config.clip.anywhere"):
-        clips.evaluate(other)
+    config = debug(tmp_path, window=dict(anywhere=True))
+    other = Run(config, assemble(config), load(workdir).params, Path(), 0)
+    with pytest.raises(ValueError, match="config.window.anywhere"):
+        commands.evaluate_run(other, Path())
 
 
 @pytest.mark.parametrize("objective", ["vlfm", "direct"])
@@ -165,14 +180,16 @@ def test_captions_that_are_dropped_teach_nothing(tmp_path, objective):
         experiment = assemble(config)
         params = experiment.network.init(jax.random.key(0))
         last = params["patch_out"]["kernel"]
-        params["patch_out"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(1), last.shape)  # adaLN-zero starts as nothing
+        # adaLN-zero starts as the zero field
+        params["patch_out"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(1), last.shape)
         params["blocks"] = jax.tree.map(lambda a: a + 0.1, params["blocks"])
         frames = jax.random.normal(jax.random.key(2), (4, 6, 16, 16, 3))
         tokens = experiment.text.tokenize(["one", "two", "three", "four"])
 
         def loss(params):
-            condition = experiment.condition(params, *tokens, experiment.given)
-            return experiment.loss(as_field(experiment.network, params), Latents(frames), condition, jax.random.split(jax.random.key(3), 4), jax.random.key(4))[0].mean()
+            condition = experiment.condition(params, *tokens, experiment.encoder_params)
+            field, keys = as_field(experiment.network, params), jax.random.split(jax.random.key(3), 4)
+            return experiment.loss(field, Latents(frames), condition, keys, jax.random.key(4))[0].mean()
 
         return float(jnp.abs(jax.jit(jax.grad(loss))(params)["text"]["embed"]["embedding"]).max())
 
