@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 
@@ -29,11 +30,11 @@ class Condition:
       label: class index (b,), with -1 for "none".
     """
 
-    text: Float[Array, "b n d"] | None = None
-    text_mask: Bool[Array, "b n"] | None = None
-    context: Float[Array, "b f h w c"] | None = None
-    fps: Float[Array, "b"] | None = None
-    label: Int[Array, "b"] | None = None
+    text: Float[Array | np.ndarray, "b n d"] | None = None
+    text_mask: Bool[Array | np.ndarray, "b n"] | None = None
+    context: Float[Array | np.ndarray, "b f h w c"] | None = None
+    fps: Float[Array | np.ndarray, "b"] | None = None
+    label: Int[Array | np.ndarray, "b"] | None = None
 
 
 Field = Callable[[Array, tuple, Condition | None], tuple]
@@ -149,6 +150,6 @@ def along(
     return derivative
 
 
-def expand_like(values: Float[Array, "b"], like: Array) -> Array:
+def expand_like(values: Float[Array, "b"] | Bool[Array, "b"], like: Array | np.ndarray) -> Array:
     """Appends axes of size 1 to `values` (b,), so that they broadcast against `like` (b, ...)."""
     return values.reshape(values.shape + (1,) * (like.ndim - 1))

@@ -7,13 +7,12 @@ Flow time t runs from 0 (the source: a past frame, or noise) to 1 (the data).
     curved      x(t, alpha) = sum_j w_j(t) u_j + alpha n        u_0 = x0, u_m = x1, real frames between     (4)
     matching    |f_i(x(s), s) - dx/ds_i|^2, summed over the coordinates s_i of the path     (3)   Bi-flow, eq. 1, 3, 5
 
-A path defines its position only. Its velocities are one `jax.jvp` of the position for each coordinate, so value and
-derivative cannot disagree.
+Velocities are `jax.jvp`s of the position, one for each coordinate, so value and derivative cannot disagree.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +35,11 @@ class Ends(NamedTuple):
     """States between x0 and x1 at equally spaced t, for the curved path."""
 
 
+Position = TypeVar("Position", bound=Callable[[Any, tuple], Array])
+
+
 @dataclass(frozen=True)
-class Path:
+class Path(Generic[Position]):
     """A path with coordinates.
 
     Attributes:
@@ -45,11 +47,11 @@ class Path:
       coordinates: the number of coordinates.
     """
 
-    position: Callable[[Any, tuple], Array]
+    position: Position
     coordinates: int
 
     def __call__(self, ends: Any, s: Coordinates) -> tuple[Array, Velocities]:
-        """Returns x (b, ...) at the coordinates `s`, each (b,), and the velocities there."""
+        """Returns x (b, ...) at the coordinates `s` and the velocities there."""
         if len(s) != self.coordinates:
             raise ValueError(f"this path has {self.coordinates} coordinates, {len(s)} were given")
 

@@ -124,7 +124,7 @@ def latent(
     *,
     ramp: bool = True,
     allow_divergence: bool = False,
-) -> Path:
+) -> Path[LatentPosition]:
     """Returns the latent path (1) through clips of `frames` frames; its `position` is a `LatentPosition`."""
     return Path(LatentPosition(frames, order, sigma, rule, ramp, allow_divergence), coordinates=1)
 
