@@ -244,28 +244,15 @@ def start_frames(data, dataset: Callable[[], Path], count: int, need: int, path=
     Args:
       data: `config.data`.
       dataset: returns the folder of the data set, whose held-out clips are used when `path` is None.
-      path: an image, a video or a folder of images, from which all samples start. Images are taken at the rate
-        `config.data.fps` where `config.data.image_fps` is 0.
+      path: an image, a video or a folder of images, from which all samples start; see `video.first_frames`.
 
     Raises:
       ValueError: if there are too few held-out clips, or too few frames at `path`.
     """
-    if path is None:
-        found = clips(dataset(), "test", count=count, frames=need)
-        if len(found) < count:
-            raise ValueError(
-                f"{count} streams need as many held-out clips, there are {len(found)}: use --count={len(found)}"
-            )
-        return found
-    if Path(path).suffix.lower() in video.IMAGE_SUFFIXES:
-        given = [video.read_image(path)]
-    else:
-        source = video.ImageFolder(Path(path), data.image_fps or data.fps) if Path(path).is_dir() else path
-        given = [frame for _, frame in islice(video.frames(source, fps=float(data.fps)), need)]
-    if len(given) < need:
-        raise ValueError(
-            f"{path} has {len(given)} frames at {data.fps} fps, a stream of this run starts from {need}: "
-            "give a longer video"
-        )
-    start = np.stack([video.resize(frame, tuple(data.size), data.fit) for frame in given])
-    return np.repeat(start[None], count, axis=0)
+    if path is not None:
+        return np.repeat(video.first_frames(path, need, data)[None], count, axis=0)
+    found = clips(dataset(), "test", count=count, frames=need)
+    if len(found) < count:
+        have = len(found)
+        raise ValueError(f"{count} streams need as many held-out clips, there are {have}: use --count={have}")
+    return found

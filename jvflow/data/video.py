@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,22 @@ def check_pixels(array, ndims: tuple[int, ...], where: str) -> np.ndarray:
         want = " or ".join(names[n] for n in ndims)
         raise ValueError(f"{where} takes uint8 {want} with at least one pixel, not {array.dtype} {array.shape}")
     return array
+
+
+def first_frames(path, need: int, data) -> UInt8[np.ndarray, "n h w 3"]:
+    """Returns the first `need` frames of an image, a video or a folder of images, as `config.data` takes them.
+
+    Images are taken at the rate `config.data.fps` where `config.data.image_fps` is 0. Raises ValueError if there are
+    fewer frames.
+    """
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        given = [read_image(path)]
+    else:
+        source = ImageFolder(Path(path), data.image_fps or data.fps) if Path(path).is_dir() else path
+        given = [frame for _, frame in islice(frames(source, fps=float(data.fps)), need)]
+    if len(given) < need:
+        raise ValueError(
+            f"{path} has {len(given)} frames at {data.fps} fps, a stream of this run starts from {need}: "
+            "give a longer video"
+        )
+    return np.stack([resize(frame, tuple(data.size), data.fit) for frame in given])

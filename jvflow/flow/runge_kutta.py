@@ -16,8 +16,6 @@
 n counts the attempted steps: a rejected step costs as much as an accepted one.
 """
 
-from typing import Any
-
 import diffrax
 import numpy as np
 
@@ -52,24 +50,3 @@ METHODS = {
 }
 FIXED_ONLY = ("euler", "rk4", "rf_solver")
 """Methods without an error estimate here, which take fixed steps only."""
-
-
-def make_method(name: str) -> diffrax.AbstractSolver:
-    """Returns diffrax's solver of a name of `METHODS`; raises ValueError if there is none."""
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: use one of {', '.join(METHODS)}")
-    return METHODS[name]()
-
-
-def is_fsal(method: diffrax.AbstractSolver) -> bool:
-    """Whether the last stage of a step is the first stage of the next one ("first same as last")."""
-    tableau = getattr(method, "tableau", None)  # Euler has none
-    return tableau is not None and tableau.fsal
-
-
-def evaluations(name: str, steps: Any) -> Any:
-    """Returns how often a method evaluates the field in `steps` attempted steps, numbers or arrays."""
-    tableau = getattr(make_method(name), "tableau", None)
-    if tableau is None:  # Euler
-        return steps
-    return steps * (tableau.num_stages - 1) + 1 if tableau.fsal else steps * tableau.num_stages

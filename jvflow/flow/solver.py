@@ -7,7 +7,7 @@ because it may run inside a compiled program: it returns `ok`, and `raise_if_fai
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
@@ -16,7 +16,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from jvflow.flow.runge_kutta import FIXED_ONLY, METHODS, evaluations, is_fsal, make_method
+from jvflow.flow.runge_kutta import FIXED_ONLY, METHODS
+from jvflow.flow.solve_error import SolveError
 from jvflow.flow.times import check_steps
 
 __all__ = ["FIRST_STEP", "FIXED_ONLY", "METHODS", "Solution", "SolveError", "Solver", "raise_if_failed", "solve"]
@@ -46,36 +47,34 @@ class Solution(NamedTuple):
     t_end: Float[Array, "b"]
 
 
-class SolveError(ValueError):
-    """A solve that hit `max_steps` or returned values that are not finite."""
-
-
 def raise_if_failed(solution: Solution, *, what: str) -> None:
-    """Raises SolveError if any sample of a solve failed. Does nothing under jit, where values are not known.
+    """Raises SolveError if any sample of a solve failed; `what` is the subject of the message, such as "frame 3".
 
-    Args:
-      solution: the result of a `Solver`; only the arrays (b,) are read.
-      what: the subject of the message, such as "frame 3 of the stream".
+    Does nothing under jit, where values are not known.
     """
-    if isinstance(solution.ok, Tracer):
-        return
-    ok, steps, t_end = (np.asarray(a) for a in (solution.ok, solution.steps, solution.t_end))
-    if ok.all():
-        return
-    stopped = [f"row {i} at t = {t_end[i]:.4g} after {steps[i]} steps" for i in np.flatnonzero(~ok & ~np.isnan(t_end))]
-    not_finite = np.flatnonzero(~ok & np.isnan(t_end)).tolist()
-    message = f"{what}: the solve failed for {(~ok).sum()} of {len(ok)} samples."
-    if stopped:
-        message += (
-            f" max_steps was reached by {', '.join(stopped)}: use looser rtol and atol, a larger max_steps, or fixed "
-            "steps; if the field is not finite there, a lower learning rate or more training."
-        )
-    if not_finite:
-        message += (
-            f" The result is not finite in rows {not_finite}: use a lower learning rate or more training, "
-            "or more steps if they are fixed."
-        )
-    raise SolveError(message)
+    if not isinstance(solution.ok, Tracer) and not np.all(solution.ok):
+        raise SolveError.of(solution, what)
+
+
+def make_method(name: str) -> diffrax.AbstractSolver:
+    """Returns diffrax's solver of a name of `METHODS`; raises ValueError if there is none."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}: use one of {', '.join(METHODS)}")
+    return METHODS[name]()
+
+
+def is_fsal(method: diffrax.AbstractSolver) -> bool:
+    """Whether the last stage of a step is the first stage of the next one ("first same as last")."""
+    tableau = getattr(method, "tableau", None)  # Euler has none
+    return tableau is not None and tableau.fsal
+
+
+def evaluations(name: str, steps: Any) -> Any:
+    """Returns how often a method evaluates the field in `steps` attempted steps."""
+    tableau = getattr(make_method(name), "tableau", None)
+    if tableau is None:  # Euler
+        return steps
+    return steps * (tableau.num_stages - 1) + 1 if tableau.fsal else steps * tableau.num_stages
 
 
 def _check_settings(method, rtol, atol, steps):

@@ -1,7 +1,7 @@
 """How good clips of VLFM are: comparison with the clips that a run was trained on, at every frame and beyond their end.
 
-Frame i of a data set's clip, of which every e-th was trained on at R frames per second, is at t = (1 + i / e) / R. So it
-is one of three things:
+Frame i of a data set's clip, of which every e-th was trained on at R frames per second, is at t = (1 + i / e) / R. So
+it is one of three things:
 
     frames      trained on
     between     inside the clip, and never seen: what interpolation is measured on
@@ -140,7 +140,7 @@ def _errors(made: Videos, shown: Videos, real: Videos) -> dict:
 
 
 def text_figures(run: Run, real: Videos, captions: list[str]) -> dict:
-    """Counts the generated clips that are nearest to the real one of their caption, at each guidance of `config.evaluate`."""
+    """Counts the generated clips whose nearest real clip is that of their caption, at each guidance of the protocol."""
     settings, window = run.config.evaluate, run.experiment.window
     times = run.experiment.sampler.read_times()
     real = real[:, : window.span : window.every]

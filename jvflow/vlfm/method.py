@@ -92,7 +92,7 @@ def loss(
     t, ends = _draw(frames, keys, times, path)
     x, (velocity,) = path(ends, (t,))
     outputs = field(x, (t,), condition)
-    per = 1.0 if velocity_scale is None else jnp.square(_rate(path.position.sigma, t)[1]) + velocity_scale**2  # (6)
+    per = 1.0 if velocity_scale is None else jnp.square(time_rate(path.position.sigma, t)[1]) + velocity_scale**2  # (6)
     total = squared_error(outputs[0], velocity) / per
     if mean_weight:
         if len(outputs) < 2:
@@ -120,7 +120,7 @@ def _draw(frames, keys, times, path) -> tuple[Array, LatentEnds]:
     return t, LatentEnds(rearrange(frames, "b n h w c -> b n 1 h w c"), noise)
 
 
-def _rate(function: Callable, t):
+def time_rate(function: Callable, t):
     """Returns a function of time and its derivative, at times (b,)."""
     return jax.jvp(function, (t,), (jnp.ones_like(t),))
 
@@ -135,7 +135,7 @@ def mean_to_velocity(field: Field, path: Path, velocity_scale: float) -> Field:
 
 def _mean_to_velocity(path, velocity_scale, field, x, s, condition=None):
     mean, slope = field(x, s, condition)
-    sigma, change = _rate(path.position.sigma, s[0])
+    sigma, change = time_rate(path.position.sigma, s[0])
     return expand_like(change / sigma, x) * (x - mean) + velocity_scale * slope, mean  # (7)
 
 
@@ -145,31 +145,10 @@ def scale_velocity(field: Field, path: Path, velocity_scale: float) -> Field:
 
 
 def _scale_velocity(path, velocity_scale, field, x, s, condition=None):
-    sigma, change = _rate(path.position.sigma, s[0])
+    sigma, change = time_rate(path.position.sigma, s[0])
     size = jnp.sqrt(jnp.square(change) + velocity_scale**2)  # (6)
     outputs = field(x / expand_like(jnp.sqrt(1 + jnp.square(sigma)), x), s, condition)
     return tuple(expand_like(size, x) * output for output in outputs)
-
-
-def exact_field(path: Path, clips: Float[Array, "i n h w c"]) -> Field:
-    """Returns the minimum of the objective over the given clips, equally likely: (3) for one, (4) for more.
-
-    Its outputs are F and the mean of the clips under p_i. It has no network and ignores its condition.
-    """
-    return jax.tree_util.Partial(Bound(_exact, (path,)), clips)
-
-
-def _exact(path, clips, x, s, condition=None):
-    position = path.position
-
-    def one(x, t):
-        sigma, change = _rate(position.sigma, t)
-        mu, slope = jax.vmap(lambda clip: _rate(lambda t: position.mean(clip, t), t))(clips[:, :, None])
-        p = jax.nn.softmax(-jnp.sum(jnp.square(x[None] - mu), axis=range(1, mu.ndim)) / (2 * sigma**2))  # (4)
-        velocity = jnp.tensordot(p, change / sigma * (x[None] - mu) + slope, 1)  # (3)
-        return velocity, jnp.tensordot(p, mu, 1)
-
-    return jax.vmap(one)(x, s[0])
 
 
 # --- an experiment from a config ------------------------------------------------------------------

@@ -21,7 +21,7 @@ from jvflow.networks import as_field
 from jvflow.run import Run
 from jvflow.training.loop import train
 from jvflow.vlfm import evaluate, hippo
-from jvflow.vlfm import method as vlfm
+from jvflow.vlfm.exact import exact_field
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def exact(trained, data):
 
     def apply(params, x, s, condition):
         own = jnp.argmin(jnp.abs(tokens[None] - condition.text[:, None]).sum((2, 3)), axis=1)
-        one = lambda x, t, i: tuple(v[0] for v in vlfm.exact_field(path, latents[i][None])(x[None], (t[None],)))
+        one = lambda x, t, i: tuple(v[0] for v in exact_field(path, latents[i][None])(x[None], (t[None],)))
         return jax.vmap(one)(x, s[0], own)
 
     network = trained.experiment.network._replace(apply=apply)

@@ -9,6 +9,7 @@ from jvflow.flow.field import Condition
 from jvflow.flow.solver import Solver
 from jvflow.vlfm import generate, hippo, regress, sample_frames
 from jvflow.vlfm import method as vlfm
+from jvflow.vlfm.exact import exact_field
 from jvflow.vlfm.latent_path import LatentEnds, SigmaSchedule, latent
 
 FRAMES, RATE, SHAPE = 12, 8.0, (2, 3, 4)
@@ -87,7 +88,7 @@ def test_integrating_the_exact_field_follows_the_path(kind, tolerance, error, ra
         times = np.arange(1, 2 * FRAMES + 1) / (2 * RATE)  # twice the frame rate
         solver = Solver(method="dopri5", rtol=tolerance, atol=tolerance)
         out = generate(
-            vlfm.exact_field(p, clip), jax.random.key(0), times, (4, *SHAPE), start=start, solver=solver, readout="none"
+            exact_field(p, clip), jax.random.key(0), times, (4, *SHAPE), start=start, solver=solver, readout="none"
         )
         path_itself = np.stack([p(LatentEnds(frames, z), (jnp.full(4, t),))[0][:, 0] for t in times], 1)
     np.testing.assert_allclose(out, path_itself, atol=error)
@@ -99,7 +100,7 @@ def test_without_its_noise_a_read_out_is_the_mean():
     mean = np.stack([p.position.mean(clip[0], jnp.float32(t)) for t in times])[None]
     for readout in ("noise", "mean"):
         out = generate(
-            vlfm.exact_field(p, clip),
+            exact_field(p, clip),
             jax.random.key(5),
             times,
             (2, *SHAPE),
@@ -108,7 +109,7 @@ def test_without_its_noise_a_read_out_is_the_mean():
             readout=readout,
         )
         np.testing.assert_allclose(out, np.broadcast_to(mean, out.shape), atol=5e-4)
-    state = generate(vlfm.exact_field(p, clip), jax.random.key(5), times, (2, *SHAPE), solver=ACCURATE, readout="none")
+    state = generate(exact_field(p, clip), jax.random.key(5), times, (2, *SHAPE), solver=ACCURATE, readout="none")
     assert float(abs(state - mean).max()) > 0.05
 
 
@@ -116,9 +117,7 @@ def test_a_start_without_the_mean_leaves_it_out():
     """On a path without a ramp, from x(0) = z the read-out is off by sigma(t) mu(0)."""
     clip, p = clips(), path(ramp=False)
     times = np.array([0.03, 0.08])
-    out = generate(
-        vlfm.exact_field(p, clip), jax.random.key(5), times, (1, *SHAPE), sigma=p.position.sigma, solver=ACCURATE
-    )
+    out = generate(exact_field(p, clip), jax.random.key(5), times, (1, *SHAPE), sigma=p.position.sigma, solver=ACCURATE)
     for m, t in enumerate(times):
         off = p.position.sigma(jnp.float32(t)) * p.position.mean(clip[0], jnp.float32(0))
         np.testing.assert_allclose(out[0, m], p.position.mean(clip[0], jnp.float32(t)) - off, atol=2e-4)
@@ -129,8 +128,8 @@ def test_the_field_of_several_clips_is_their_weighted_mean():
     p, several = path(), clips(3)
     t = jnp.array([0.5])
     near = p.position.mean(several[1], t[0])[None, None] + 0.01
-    for x, expected in ((near, vlfm.exact_field(p, several[1:2])),):
-        np.testing.assert_allclose(vlfm.exact_field(p, several)(x, (t,))[0], expected(x, (t,))[0], atol=1e-3)
+    for x, expected in ((near, exact_field(p, several[1:2])),):
+        np.testing.assert_allclose(exact_field(p, several)(x, (t,))[0], expected(x, (t,))[0], atol=1e-3)
     t, sigma = jnp.array([0.02]), float(p.position.sigma(jnp.float32(0.02)))
     mu = np.stack([p.position.mean(c, t[0]) for c in several])
     x = jnp.asarray(mu.mean(0) + 0.3 * (mu[0] - mu[2]))
@@ -139,14 +138,12 @@ def test_the_field_of_several_clips_is_their_weighted_mean():
     likely /= likely.sum()
     assert 0.02 < likely.min() and likely.max() < 0.95  # the weights are told apart here
     np.testing.assert_allclose(
-        vlfm.exact_field(p, several)(x[None, None], (t,))[1][0, 0], np.tensordot(likely, mu, 1), atol=1e-4
+        exact_field(p, several)(x[None, None], (t,))[1][0, 0], np.tensordot(likely, mu, 1), atol=1e-4
     )
     start = jnp.zeros((1, 1, *SHAPE)), (jnp.array([0.0]),)
-    average = np.mean([vlfm.exact_field(p, several[i : i + 1])(*start)[0] for i in range(3)], 0)
-    np.testing.assert_allclose(vlfm.exact_field(p, several)(*start)[0], average, atol=1e-4)
-    out = generate(
-        vlfm.exact_field(p, several), jax.random.key(2), [1.5], (64, *SHAPE), solver=ACCURATE, readout="mean"
-    )
+    average = np.mean([exact_field(p, several[i : i + 1])(*start)[0] for i in range(3)], 0)
+    np.testing.assert_allclose(exact_field(p, several)(*start)[0], average, atol=1e-4)
+    out = generate(exact_field(p, several), jax.random.key(2), [1.5], (64, *SHAPE), solver=ACCURATE, readout="mean")
     ends = np.stack([p.position.mean(c, jnp.float32(1.5)) for c in several])
     distance = np.abs(np.asarray(out)[:, None, 0] - ends[None]).max((2, 3, 4))
     assert distance.min(1).max() < 0.01 and set(distance.argmin(1)) == {
@@ -168,10 +165,10 @@ def losses(field, count=64, frames=None, **options):
 def test_the_exact_field_is_the_minimum():
     """Its loss is 0 for one clip; for several nothing lies below, and any change of it is worse."""
     p = path()
-    assert losses(vlfm.exact_field(p, clips())).shape == (64,)
-    assert float(losses(vlfm.exact_field(p, clips()), velocity_scale=5.0, mean_weight=1.0).max()) < 1e-4
+    assert losses(exact_field(p, clips())).shape == (64,)
+    assert float(losses(exact_field(p, clips()), velocity_scale=5.0, mean_weight=1.0).max()) < 1e-4
     several = clips(2)
-    exact = vlfm.exact_field(p, several)
+    exact = exact_field(p, several)
     moved = lambda scale, shift: lambda x, s, c: tuple(scale * out + shift for out in exact(x, s, c))
     batch = jnp.repeat(several, 256, 0)
     at = lambda field: float(losses(field, velocity_scale=5.0, frames=batch).mean())
@@ -209,7 +206,7 @@ def test_a_mean_makes_a_field():
         return mean[:, None], slope[:, None] / 4.0
 
     x, s = jax.random.normal(jax.random.key(0), (3, 1, *SHAPE)), (jnp.array([0.05, 0.3, 1.2]),)
-    ours, exact = vlfm.mean_to_velocity(network, p, 4.0)(x, s), vlfm.exact_field(p, clip)(x, s)
+    ours, exact = vlfm.mean_to_velocity(network, p, 4.0)(x, s), exact_field(p, clip)(x, s)
     for a, b in zip(ours, exact):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -268,7 +265,7 @@ def test_the_mean_can_be_differentiated_in_its_frames_and_in_time():
 def test_the_cost_of_a_clip_counts_its_solve_and_its_read_outs():
     p, times = path(), np.arange(1, 13) / 8.0
     sampled = lambda **options: sample_frames(
-        vlfm.exact_field(p, clips()), jax.random.key(0), times, (2, *SHAPE), sigma=p.position.sigma, **options
+        exact_field(p, clips()), jax.random.key(0), times, (2, *SHAPE), sigma=p.position.sigma, **options
     )
     steps = sampled(solver=dict(method="euler", steps=20))
     assert steps.nfe.tolist() == [20, 20]
@@ -288,7 +285,7 @@ def test_one_solve_at_any_frame_rate():
     p, several = path(), clips(3)
     run = lambda times, b=2: np.asarray(
         generate(
-            vlfm.exact_field(p, several),
+            exact_field(p, several),
             jax.random.key(0),
             times,
             (b, *SHAPE),
@@ -342,4 +339,4 @@ def test_guidance_goes_beyond_the_condition():
 )
 def test_mistakes(call, message):
     with pytest.raises(ValueError, match=message):
-        call(vlfm.exact_field(path(), clips()))
+        call(exact_field(path(), clips()))

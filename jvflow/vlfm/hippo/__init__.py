@@ -1,22 +1,13 @@
 """HiPPO-LegS: a polynomial in time that summarises a clip.
 
-legs      the equation and its rules; coefficients of whole clips, and the polynomial at any time
-stream    the same coefficients for frames that arrive one by one
-order     how many coefficients a clip needs, by cross-validation
+legs           the equation and its rules; the polynomial of a clip as weights of its frames
+coefficients   its coefficients, from whole clips or frame by frame
+order          how many coefficients a clip needs, by cross-validation
 """
 
-from jvflow.vlfm.hippo.legs import (
-    HOLDS,
-    RECURRENCES,
-    RULES,
-    kernel,
-    project,
-    reconstruct,
-    transitions,
-    weights,
-)
-from jvflow.vlfm.hippo.order import MAX_ORDER, cross_validation, default_order, select_order, select_orders
-from jvflow.vlfm.hippo.stream import State, init, update
+from jvflow.vlfm.hippo.coefficients import State, init, project, reconstruct, update
+from jvflow.vlfm.hippo.legs import HOLDS, MAX_ORDER, RECURRENCES, RULES, default_order, kernel, transitions, weights
+from jvflow.vlfm.hippo.order import cross_validation, select_order, select_orders
 
 __all__ = [
     "HOLDS",

@@ -38,7 +38,14 @@ from jaxtyping import Array, Float, Int, Num
 HOLDS = ("first_order_hold", "zero_order_hold")
 RECURRENCES = (*HOLDS, "forward_euler", "backward_euler", "bilinear")
 RULES = (*RECURRENCES, "least_squares")
+MAX_ORDER = 64
+"""The largest order that is tried."""
 MAX_KERNEL_ENTRY = 1e3  # kernels have larger entries only where a rule diverges
+
+
+def default_order(frames: int) -> int:
+    """Returns 1.3 N, at most 64: the order at which a hold has the least error between the frames of most clips."""
+    return min(max(round(1.3 * frames), 1), MAX_ORDER)
 
 
 def transitions(order: int) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, "s"]]:
@@ -51,7 +58,7 @@ def transitions(order: int) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray,
 # --- the basis ------------------------------------------------------------------------------------
 
 
-def _basis(y, order: int, xp):
+def legendre_basis(y, order: int, xp):
     """Returns phi (..., s) of (2) and its slope at y, by the three-term recurrences of Legendre's polynomials."""
     x = 2 * y - 1
     values, slopes = [xp.ones_like(x), x], [xp.zeros_like(x), xp.ones_like(x)]
@@ -84,9 +91,9 @@ def step(rule: str, k, order: int, xp) -> tuple:
     if rule in HOLDS:
         y, w = (xp.asarray(a, xp.float64 if xp is np else xp.float32) for a in _nodes(order + 1))
         before = (k - 1) / k
-        here = _basis(y, order, xp)[0] * w[:, None]
-        longer = before * xp.einsum("yn,ym->nm", _basis(before * y, order, xp)[0], here)  # (4)
-        new = _basis(before + y / k, order, xp)[0] / k
+        here = legendre_basis(y, order, xp)[0] * w[:, None]
+        longer = before * xp.einsum("yn,ym->nm", legendre_basis(before * y, order, xp)[0], here)  # (4)
+        new = legendre_basis(before + y / k, order, xp)[0] / k
         if rule == "zero_order_hold":
             return longer, xp.zeros_like(w[:order]), w @ new  # (6)
         return longer, (w * (1 - y)) @ new, (w * y) @ new  # (5)
@@ -101,7 +108,7 @@ def step(rule: str, k, order: int, xp) -> tuple:
 
 
 @lru_cache(maxsize=32)
-def _steps(frames: int, order: int, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def clip_steps(frames: int, order: int, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns all steps of a clip in float64: E (N, s, s), p and q (N, s). Frame 0 is taken as frame 1."""
     E, p, q = (np.stack(parts) for parts in zip(*(step(rule, k, order, np) for k in range(1, frames + 1))))
     q[0] += p[0]
@@ -112,10 +119,10 @@ def _steps(frames: int, order: int, rule: str) -> tuple[np.ndarray, np.ndarray, 
 @lru_cache(maxsize=256)
 def _kernel(frames: int, order: int, rule: str) -> np.ndarray:
     if rule == "least_squares":
-        return np.linalg.pinv(_basis(np.arange(1, frames + 1) / frames, order, np)[0]).T  # (10)
+        return np.linalg.pinv(legendre_basis(np.arange(1, frames + 1) / frames, order, np)[0]).T  # (10)
     H = np.zeros((order, frames))
     with np.errstate(over="ignore", invalid="ignore"):
-        for k, (E, p, q) in enumerate(zip(*_steps(frames, order, rule))):
+        for k, (E, p, q) in enumerate(zip(*clip_steps(frames, order, rule))):
             H = E @ H
             H[:, k - 1] += p if k else 0.0
             H[:, k] += q
@@ -148,78 +155,11 @@ def kernel(
     return K.copy()
 
 
-def _module(times):
+def array_module(times):
     """Returns the module of an array of times, NumPy or jax.numpy, and the times in floating point."""
     if isinstance(times, jax.Array):
         return jnp, times if jnp.issubdtype(times.dtype, jnp.floating) else times.astype(jnp.float32)
     return np, np.asarray(times, np.float64)
-
-
-# --- coefficients ---------------------------------------------------------------------------------
-
-
-def project(
-    u: Float[Array | np.ndarray, "N ..."],
-    order: int,
-    rule: str = "first_order_hold",
-    *,
-    allow_divergence: bool = False,
-) -> Float[Array, "s ..."]:
-    """Computes the coefficients H of a clip by the recurrence (3): one jitted `lax.scan` over its frames.
-
-    The steps depend on N alone; they are computed once in float64 on the host.
-
-    Args:
-      u: frames in order, N at least 2, of any shape.
-      order, rule, allow_divergence: as in `kernel`; least_squares has no recurrence.
-    """
-    if rule == "least_squares":
-        raise ValueError("least_squares has no recurrence: use kernel(frames, order, 'least_squares')")
-    kernel(len(u), order, rule, allow_divergence=allow_divergence)
-    check_finite(u)
-    u = jnp.asarray(u)
-    return _scan(u, tuple(jnp.asarray(a, u.dtype) for a in _steps(len(u), order, rule)))
-
-
-@jax.jit
-def _scan(u, steps):
-    flat = u.reshape(len(u), -1)
-
-    def body(carry, inputs):
-        H, before = carry
-        frame, E, p, q = inputs
-        return (E @ H + p[:, None] * before[None] + q[:, None] * frame[None], frame), None  # (3)
-
-    start = jnp.zeros((steps[1].shape[1], flat.shape[1]), u.dtype), flat[0]
-    (H, _), _ = jax.lax.scan(body, start, (flat, *steps))
-    return H.reshape(-1, *u.shape[1:])
-
-
-def reconstruct(
-    H: Float[Array | np.ndarray, "s ..."],
-    times: Num[Array | np.ndarray, "m"],
-    *,
-    extrapolate: bool = False,
-    basis: str = "legs",
-) -> Float[Array | np.ndarray, "m ..."]:
-    """Evaluates the polynomial with coefficients H at `times`.
-
-    Args:
-      H: from `project`, or `einsum` with a `kernel`.
-      times: fractions of the clip, frame k of N at k/N. Times outside [0, 1] raise ValueError without
-        `extrapolate`; traced times are not checked.
-      basis: "legs", (2); or "paper", the printed basis of VLFM, sqrt((2n + 1) / 2) P_n(t), which does not
-        belong to these A and B.
-    """
-    _check_times(times, extrapolate)
-    xp, times = _module(times)
-    if basis == "legs":
-        phi = _basis(times, len(H), xp)[0]
-    elif basis == "paper":
-        phi = _basis((times + 1) / 2, len(H), xp)[0] * float(np.sqrt(0.5))
-    else:
-        raise ValueError(f"unknown basis {basis!r}: use 'legs', or 'paper' for the printed one")
-    return jnp.tensordot(phi, H, 1) if isinstance(H, jax.Array) or xp is jnp else np.tensordot(phi, H, 1)
 
 
 def weights(
@@ -242,10 +182,10 @@ def weights(
       orders: an order of its own for each time, at most `order`, so that the clips of a batch can have different
         orders under jit. (The first coefficients do not depend on the order, except for least_squares.)
     """
-    _check_times(times, extrapolate)
+    check_times(times, extrapolate)
     K = kernel(frames, order, rule, allow_divergence=allow_divergence)
-    xp, times = _module(times)
-    phi, slope = _basis(times, order, xp)
+    xp, times = array_module(times)
+    phi, slope = legendre_basis(times, order, xp)
     if orders is not None:
         if rule == "least_squares":
             raise ValueError(
@@ -270,15 +210,7 @@ def check_rule(rule, rules):
         raise ValueError(f"unknown rule {rule!r}: use one of {', '.join(rules)}")
 
 
-def check_finite(u):
-    if isinstance(u, Tracer):
-        return  # values are not known under jit
-    bad = ~np.isfinite(np.asarray(u)).reshape(len(u), -1).all(1)
-    if bad.any():
-        raise ValueError(f"frames {np.flatnonzero(bad).tolist()} hold values that are not finite: repair or drop them")
-
-
-def _check_times(times, extrapolate):
+def check_times(times, extrapolate):
     if isinstance(times, Tracer) or extrapolate:
         return
     low, high = float(np.min(times)), float(np.max(times))

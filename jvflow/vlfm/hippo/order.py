@@ -7,19 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jvflow.vlfm.hippo.legs import HOLDS, check_finite, weights
+from jvflow.vlfm.hippo.coefficients import check_finite
+from jvflow.vlfm.hippo.legs import HOLDS, MAX_ORDER, weights
 
-MAX_ORDER = 64
-"""The largest order that is tried."""
-COEFFICIENTS_PER_FRAME = 1.3
-"""With this many a hold has the least error between the frames of most clips."""
 TOLERANCE = 1.1
 """Errors up to this factor above the least one count as equally good."""
-
-
-def default_order(frames: int) -> int:
-    """Returns 1.3 N, at most 64: the order at which a hold has the least error between the frames of most clips."""
-    return min(max(round(COEFFICIENTS_PER_FRAME * frames), 1), MAX_ORDER)
 
 
 def cross_validation(
