@@ -1,4 +1,4 @@
-"""How good predicted chunks are: comparison with the chunks that really followed, and with baselines that need no model."""
+"""Evaluation of predicted chunks: against the chunks that really followed, and against baselines without a model."""
 
 from functools import partial
 from pathlib import Path
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jvflow import metrics
 from jvflow.assembly import noise_like
@@ -21,19 +21,20 @@ from jvflow.run import Run
 
 
 def evaluate(run: Run, data: Path) -> dict:
-    """Predicts chunks of held-out clips and compares them with what followed; `config.evaluate` is the protocol.
+    """Predicts chunks of held-out clips and compares them with the true futures; `config.evaluate` is the protocol.
 
     Returns:
-      frames_L: for chunks of L frames, `nfe_N` for each number of steps N: distance (Frechet, between windows of the predictions
-        and of the true futures of the same clips), distance_seam (between windows that are half observed, half predicted: a
-        prediction can look like video and not follow), motion (over that of the futures), PSNR in dB (peak 2), evaluations;
-        `controls`, what needs no model; and `straightness`, (5) of `flowframes`, of a run that moves.
+      A record with `protocol`, and for chunks of L frames `frames_L`, which holds
+        nfe_N, for N steps of the solver: distance (Frechet, between windows of the predictions and of the true futures
+          of the same clips), distance_seam (the same of windows that are half observed, half predicted: a prediction
+          can look like video and not continue the clip), motion (relative to that of the futures), psnr (in dB, peak
+          2) and nfe (evaluations of the network);
+        controls, the same of baselines without a model;
+        straightness, the mean of (5), or None if no prediction has about as much motion as the futures.
     """
     settings = run.config.evaluate
-    real, captions = (
-        pipeline.clips(data, "test", count=settings.clips),
-        pipeline.captions(data, "test", count=settings.clips),
-    )
+    real = pipeline.clips(data, "test", count=settings.clips)
+    captions = pipeline.captions(data, "test", count=settings.clips)
     if len(real) < settings.clips:
         raise ValueError(
             f"{settings.clips} clips are asked for, {data} has {len(real)} held-out ones: evaluate clips={len(real)}"
@@ -41,82 +42,76 @@ def evaluate(run: Run, data: Path) -> dict:
     training = _windows(pipeline.clips(data, "train", count=settings.real_clips), settings.window)
     features = metrics.feature_map(settings.features)(training, dimensions=settings.dimensions)
     record = {
-        f"frames_{length}": _of_length(run, length, real, captions, features, training) for length in settings.frames
+        f"frames_{length}": _evaluate_length(run, length, real, captions, features, training)
+        for length in settings.frames
     }
-    return record | dict(
-        protocol=chunk_protocol(run)
-        | dict(
-            settings.to_dict(),
-            distance=metrics.DISTANCE_NAME,
-            reference="the true futures of the same clips",
-            nfe="evaluations in all chunks of a prediction",
-        )
+    protocol = chunk_protocol(run) | dict(
+        settings.to_dict(),
+        distance=metrics.DISTANCE_NAME,
+        reference="the true futures of the same clips",
+        nfe="evaluations in all chunks of a prediction",
     )
+    return record | dict(protocol=protocol)
 
 
-def pairs(real: Videos, length: int, future: int, starts: int) -> tuple[Videos, Videos, np.ndarray]:
-    """Observed chunks of `length` frames and the `future` frames after each, at `starts` places of every clip; and which clip each is of."""
+def pairs(
+    real: Videos, length: int, future: int, starts: int
+) -> tuple[UInt8[np.ndarray, "n o h w c"], UInt8[np.ndarray, "n u h w c"], Int[np.ndarray, "n"]]:
+    """Cuts observed chunks, and the frames after them, out of clips, from `starts` places in each.
+
+    Args:
+      real: clips.
+      length: frames of an observed chunk.
+      future: frames after it.
+      starts: number of places, equally spaced; fewer if a clip is too short for so many.
+
+    Returns:
+      Observed chunks, the true futures, and the index of the clip of each.
+    """
     have, need = real.shape[1], length + future
     if have < need:
         raise ValueError(
-            f"{length} observed frames and {future} after them are longer than the clips, {have} frames: use shorter chunks, or fewer"
+            f"{length} observed frames and {future} after them are longer than the clips, {have} frames: "
+            "use shorter chunks, or fewer"
         )
     at = np.unique(np.linspace(0, have - need, starts).astype(int))
     cut = np.concatenate([real[:, first : first + need] for first in at])
     return cut[:, :length], cut[:, length:], np.tile(np.arange(len(real)), len(at))
 
 
-def _of_length(run, length, real, captions, features, training) -> dict:
-    settings = run.config.evaluate
+def _evaluate_length(run: Run, length: int, real: Videos, captions: list[str], features, training) -> dict:
+    settings, sample = run.config.evaluate, run.config.sample
     observed, future, clip = pairs(real, length, settings.chunks * length, settings.starts)
     captions = [captions[i] for i in clip]
     half = settings.window // 2
-    seam = lambda made: features(
-        to_unit_range(np.concatenate([observed[:, -half:], made[:, : settings.window - half]], axis=1))
+    seam = lambda made: np.concatenate([observed[:, -half:], made[:, : settings.window - half]], axis=1)
+    seam_features = lambda made: features(to_unit_range(seam(made)))
+    true_features, true_seam_features = features(_windows(future, settings.window)), seam_features(future)
+    true_motion = _motion(future)
+    figures_of = lambda made: dict(
+        distance=metrics.distance(features(_windows(made, settings.window)), true_features),
+        distance_seam=metrics.distance(seam_features(made), true_seam_features),
+        motion=_motion(made) / true_motion,
+        psnr=_psnr(made, future),
     )
-    truth, true_seam = features(_windows(future, settings.window)), seam(future)
-    moves = _motion(future)
-    worth = lambda made: dict(
-        distance=metrics.distance(features(_windows(made, settings.window)), truth),
-        distance_seam=metrics.distance(seam(made), true_seam),
-        motion=_motion(made) / moves,
-        psnr=float(
-            np.mean(
-                np.concatenate(
-                    [
-                        metrics.psnr(to_unit_range(a), to_unit_range(b))
-                        for a, b in zip(np.array_split(made, 8), np.array_split(future, 8))
-                        if len(a)
-                    ]
-                )
-            )
-        ),
-    )
-    same = dict(seed=settings.seed, batch=settings.batch)
     figures = {}
     for steps in settings.steps:
-        made, nfe = predict_videos(
-            run,
-            observed,
-            captions,
-            chunks=settings.chunks,
-            solver=make_solver(run.config.sample.method, steps, run.config.sample.warp),
-            **same,
-        )
-        figures[f"nfe_{steps}"] = worth(made) | dict(nfe=float(np.mean(nfe)))
+        options = dict(chunks=settings.chunks, solver=make_solver(sample.method, steps, sample.warp))
+        made, nfe = predict_videos(run, observed, captions, seed=settings.seed, batch=settings.batch, **options)
+        figures[f"nfe_{steps}"] = figures_of(made) | dict(nfe=float(np.mean(nfe)))
     figures["controls"] = dict(
-        repeat_observed=worth(np.tile(observed, (1, settings.chunks, 1, 1, 1))),
-        repeat_last=worth(np.repeat(observed[:, -1:], future.shape[1], axis=1)),
-        other_real=dict(distance=metrics.distance(features(training[: len(truth)]), truth)),
+        repeat_observed=figures_of(np.tile(observed, (1, settings.chunks, 1, 1, 1))),
+        repeat_last=figures_of(np.repeat(observed[:, -1:], future.shape[1], axis=1)),
+        other_real=dict(distance=metrics.distance(features(training[: len(true_features)]), true_features)),
     )
-    moving = [name for name, value in figures.items() if name.startswith("nfe") and 0.5 <= value["motion"] <= 2]
-    figures["straightness"] = (
-        _straightness(run, observed[: settings.batch], captions[: settings.batch]) if moving else None
-    )
+    moves = any(0.5 <= value["motion"] <= 2 for name, value in figures.items() if name.startswith("nfe"))
+    few = slice(settings.batch)
+    figures["straightness"] = _straightness(run, observed[few], captions[few]) if moves else None
     return figures
 
 
 def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
+    """Returns the mean of (5) over observed chunks."""
     experiment, sampler = run.experiment, run.experiment.sampler
     start = experiment.codec.encode(experiment.codec.params, jnp.asarray(observed)).mean
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(run.config.evaluate.seed), jnp.arange(len(start)))
@@ -127,8 +122,15 @@ def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
 
 
 def _windows(frames: Videos, length: int) -> Float[np.ndarray, "n length h w c"]:
-    """All windows of the clips, one after the other."""
+    """Returns all windows of the clips, one after the other."""
     return rearrange(metrics.windows(to_unit_range(frames), length, length), "b n ... -> (b n) ...")
+
+
+def _psnr(made: Videos, real: Videos) -> float:
+    """Returns the mean PSNR in dB; takes the videos in 8 parts, to need less memory."""
+    parts = zip(np.array_split(made, 8), np.array_split(real, 8))
+    values = [metrics.psnr(to_unit_range(a), to_unit_range(b)) for a, b in parts if len(a)]
+    return float(np.mean(np.concatenate(values)))
 
 
 def _motion(frames: Videos) -> float:
@@ -139,7 +141,7 @@ def _motion(frames: Videos) -> float:
 def straightness(
     field: Field,
     observed: Chunk,
-    keys: Key[Array, "b"],
+    keys: Key[Array, "b"] | None,
     condition: Condition | None = None,
     *,
     source: str = "observed",

@@ -1,14 +1,14 @@
-"""Target inversion of a whole data set: its chunks inverted to noise through the pretrained model, once, as columns beside the latents.
+"""Target inversion of a data set: inverts its chunks to noise through the pretrained model, once, into more columns.
 
     ... all columns of the latents (`jvflow.data.latents`)
     inverted_8           float32 (f, h, w, c): each chunk of 8 frames, inverted; likewise for every other length
     inverted_8_error     float32 (f / 8,): how far each chunk comes back, RMS(x1' - x1) / RMS(x1)
 
-Only what can be a target of training is inverted: not the first chunk of a clip, nor what is left after its last whole one, nor
-other splits than `train`. There the latents are 0 and the error is infinite.
+Only chunks that can be targets of training are inverted: not the first chunk of a clip, not the frames after its last
+whole chunk, and no other split than `train`. There the latents are 0 and the error is infinite.
 
-`manifest.json` names the model by a checksum of its parameters, with steps, guidance and methods: inversions of different
-models never meet in one folder, nor in one run.
+`manifest.json` holds a checksum of the model's parameters, with steps, guidance and methods: a folder, and a run, have
+inversions through one model only.
 """
 
 import logging
@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from jvflow.data import dataset, latents, pipeline, records
 from jvflow.data.dataset_key import check_settings
-from jvflow.data.files import check_room
+from jvflow.files import check_room
 from jvflow.flow.field import Condition, Field, along, guide
 from jvflow.flow.path import squared_error
 from jvflow.flow.solver import Solver
@@ -36,22 +36,22 @@ from jvflow.parallel.mesh import local_mesh
 from jvflow.run import Run
 
 LOG = logging.getLogger(__name__)
-SHARD_BYTES = 16 * 2**20  # clips take long here, and an interruption loses what is in the last shard
+SHARD_BYTES = 16 * 2**20  # small: a clip takes long, and an interruption loses the clips of the last shard
 OPTIONS = ("steps", "guidance", "method", "back")
-
-
-# --- chunks ---------------------------------------------------------------------------------------
 
 
 Chunk = Float[Array, "b f h w c"]
 
 
+# --- chunks ---------------------------------------------------------------------------------------
+
+
 class Inverted(NamedTuple):
-    """A chunk inverted to noise (3).
+    """Chunks inverted to noise (3).
 
     Attributes:
-      latents: xhat_1, of the shape of the chunk.
-      error: of the way back, RMS(x1' - x1) / RMS(x1), for each chunk.
+      latents: xhat_1, of the shape of the chunks.
+      error: how far each chunk comes back, RMS(x1' - x1) / RMS(x1); not finite if a solve failed.
     """
 
     latents: Chunk
@@ -72,16 +72,13 @@ def invert(
     """Inverts chunks to noise through a text-to-video field (3), and measures how well they come back.
 
     Args:
-      field: u*; a `jax.tree_util.Partial`, as of `networks.as_field`.
+      field: u*; a `jax.tree_util.Partial`, such as `networks.as_field` returns.
       chunk: x1.
-      condition: its caption.
+      condition: captions.
       steps: from t = 1 to 0, and as many back.
-      guidance: 1 is none.
-      method: of the inversion.
-      back: the method of the way back; the paper goes back by Euler, which does not come near.
-
-    Returns:
-      An `Inverted`. A solve that fails gives an error that is not finite.
+      guidance: of the captions; 1 is none.
+      method: the solver of the inversion.
+      back: the solver of the way back; the paper uses Euler, whose result is far from x1.
     """
     derivative = along(guide(field, guidance), lambda t: (t,), condition)
     solve = lambda method, x, t0, t1: Solver(method, steps=steps, per_sample=False)(derivative, x, t0, t1).x
@@ -95,7 +92,7 @@ def invert(
 
 
 def encode(config, directory: str | Path, load_model: Callable) -> tuple[dict, str]:
-    """Writes the latents of a config's data, with inverted chunks if `config.inversion.rho` is above 0; see `prepare`."""
+    """Writes the latents of a config's data, with inversions if `config.inversion.rho` is above 0; see `prepare`."""
     if not config.inversion.rho:
         return latents.prepare(config, directory), ""
     return prepare(config, directory, load_model), "the chunks of every length are inverted too"
@@ -104,12 +101,13 @@ def encode(config, directory: str | Path, load_model: Callable) -> tuple[dict, s
 def prepare(config, directory: str | Path, load_model: Callable) -> dict:
     """Writes the latents of a config's data with the inversions of their chunks; returns the manifest.
 
-    Latents that have to be made lie in `directory` + "-latents". An interrupted run continues.
+    If the data set of the config has no latents, they are written to `directory` + "-latents" first. An interrupted run
+    continues.
 
     Args:
       config: an experiment's config; `data`, `codec`, `pretrained`, `chunk` and `inversion` are read.
-      directory: of the data set to write; `config.data.path` takes it afterwards.
-      load_model: `config -> Run`, reads the model of `config.pretrained`.
+      directory: the data set to write; give it as `config.data.path` afterwards.
+      load_model: `config -> Run`, loads the model of `config.pretrained`.
     """
     directory = Path(directory)
     if not config.pretrained:
@@ -134,79 +132,74 @@ def prepare(config, directory: str | Path, load_model: Callable) -> dict:
 def _check_model(run: Run, config) -> None:
     if run.config.objective != "text_to_video":
         raise ValueError(
-            f"config.pretrained={config.pretrained} is a run of {run.config.objective!r}: chunks are inverted through a 'text_to_video' run"
+            f"config.pretrained={config.pretrained} is a run of {run.config.objective!r}: "
+            "chunks are inverted through a 'text_to_video' run"
         )
-    for what, of in dict(fps=lambda c: c.data.fps, codec=lambda c: latents.model_fingerprint(**c.codec)).items():
-        if of(run.config) != of(config):
+    for name, read in dict(fps=lambda c: c.data.fps, codec=lambda c: latents.model_fingerprint(**c.codec)).items():
+        if read(run.config) != read(config):
             raise ValueError(
-                f"config.pretrained={config.pretrained} was trained with {what} {of(run.config)}, this config has {of(config)}: use the same"
+                f"config.pretrained={config.pretrained} was trained with {name} {read(run.config)}, "
+                f"this config has {read(config)}: use the same"
             )
 
 
 def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...], **options) -> dict:
     """Writes the data set `source` with the inversions of its chunks to `directory`; returns its manifest.
 
-    An interrupted run continues after its last complete shard. With a finished one there is nothing to do.
+    An interrupted run continues after its last complete shard. If `directory` is complete, nothing is written.
 
     Args:
-      run: of text_to_video.
+      run: of the objective text_to_video.
       source: a data set with latents.
-      directory: where the result goes.
+      directory: a folder.
       lengths: of chunks, in frames of video.
-      options: of `flowframes.invert`.
+      options: of `invert`.
     """
-    of = records.manifest(source)
-    settings = dict(of["settings"], inversion=dict(model=tree_checksum(run.params), frames=list(lengths), **options))
-    if "inversion" in of["settings"]:
+    manifest = records.manifest(source)
+    inversion = dict(model=tree_checksum(run.params), frames=list(lengths), **options)
+    settings = dict(manifest["settings"], inversion=inversion)
+    if "inversion" in manifest["settings"]:
         raise ValueError(f"{source} has inversions already: give the data set that it was made of")
     if records.is_dataset(directory):
         check_settings(directory, records.manifest(directory)["settings"], settings)
         return records.manifest(directory)
-    clips = {split: pipeline.open_split(source, split) for split in of["splits"]}
+    clips = {split: pipeline.open_split(source, split) for split in manifest["splits"]}
     longest = min(len(split[0]["video"]) for split in clips.values())
     if max(lengths) > longest:
         raise ValueError(
-            f"chunks of {max(lengths)} frames are longer than the clips in {source}, {longest} frames: use shorter ones in config.chunk.frames"
+            f"chunks of {max(lengths)} frames are longer than the clips in {source}, {longest} frames: "
+            "use shorter ones in config.chunk.frames"
         )
 
     def inverted(split: str) -> records.LazyClips:
         make = partial(_with_inversions, run, lengths=lengths, options=options, empty=split != "train")
         return records.LazyClips(len(clips[split]), lambda i: make(clips[split][i]))
 
-    processes.on_primary(
-        lambda: _check_room(clips, lengths, directory, latents.DTYPES[settings.get("dtype", "float32")])
-    )
-    latents.write_latents(
-        directory,
-        {split: inverted(split) for split in clips},
-        settings,
-        records.report(source),
-        shard_bytes=SHARD_BYTES,
-    )
+    dtype = latents.DTYPES[settings.get("dtype", "float32")]
+    processes.on_primary(lambda: _check_room(clips, lengths, directory, dtype))
+    made = {split: inverted(split) for split in clips}
+    latents.write_latents(directory, made, settings, records.report(source), shard_bytes=SHARD_BYTES)
     for length in lengths:
         LOG.info("%s: chunks of %d frames, %s", directory, length, report(directory, length))
     return records.manifest(directory)
 
 
 def _check_room(clips: dict, lengths: tuple[int, ...], directory: Path, dtype) -> None:
-    """Raises a ValueError where the clips, and their latents once more for each length, are more than the disk has room for."""
+    """Raises ValueError if the disk has no room for the clips with one more copy of their latents for each length."""
     count, clip = sum(map(len, clips.values())), clips["train"][0]
     video = clip.pop("video").nbytes
-    inverted = sum(
-        clip[name].size
-        for length in lengths
-        for name in (pipeline.latent_columns(length)[0], "latent_mean")
-        if name in clip
-    )
-    need = count * (video + np.dtype(dtype).itemsize * (inverted + sum(np.size(value) for value in clip.values())))
+    names = [name for length in lengths for name in (pipeline.latent_columns(length)[0], "latent_mean")]
+    numbers = sum(clip[name].size for name in names if name in clip) + sum(map(np.size, clip.values()))
+    need = count * (video + np.dtype(dtype).itemsize * numbers)
     check_room(directory, need - records.bytes_written(directory), f"{count} clips with their latents and inversions")
 
 
 def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> dict:
+    """Adds the columns of inversions to a clip; with `empty` without inverting anything."""
     codec, frames = run.experiment.codec, len(clip["video"])
     again = lambda name, count: np.repeat(clip[name][None], count, axis=0)
     for length in lengths:
-        mean = clip[pipeline.latent_columns(length if codec.frames > 1 else 0)[0]]
+        mean = clip[pipeline.latent_columns(length if codec.frames_per_latent > 1 else 0)[0]]
         whole, each = frames // length, codec.latent_shape((length, *clip["video"].shape[1:3]))[0]
         latents, error = np.zeros_like(mean), np.full(-(-frames // length), np.inf, np.float32)
         if whole > 1 and not empty:
@@ -227,8 +220,11 @@ def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> 
     return clip
 
 
-def report(directory: Path, length: int, most: float | None = None) -> dict:
-    """The errors of the training chunks of a length: how many, median, 90th percentile, largest, and how many are above `most`."""
+def report(directory: Path, length: int, max_error: float | None = None) -> dict:
+    """Returns the errors of the training chunks of a length: their number, median, 90th percentile and largest one.
+
+    With `max_error` also how many are above it.
+    """
     column = f"{pipeline.inverted_column(length)}_error"
     errors = np.concatenate([clip[column] for clip in pipeline.open_split(directory, "train")])
     errors = errors[np.isfinite(errors)]
@@ -238,7 +234,7 @@ def report(directory: Path, length: int, most: float | None = None) -> dict:
         ninety=float(np.quantile(errors, 0.9)),
         largest=float(errors.max()),
     )
-    return figures if most is None else figures | dict(above=int((errors > most).sum()))
+    return figures if max_error is None else figures | dict(above=int((errors > max_error).sum()))
 
 
 def check_data(config, experiment, data: Path, checksum: str | None) -> None:
@@ -248,33 +244,34 @@ def check_data(config, experiment, data: Path, checksum: str | None) -> None:
 
 
 def check(directory: Path, config, model: str | None) -> None:
-    """Raises a ValueError when a data set has not the inversions that a config asks for.
+    """Raises ValueError if a data set does not have the inversions that a config needs.
 
     Args:
-      directory: what is trained on.
-      config: the experiment's.
-      model: checksum of the pretrained parameters; None when training starts from none, and any model may have inverted.
+      directory: the data set.
+      config: an experiment's config.
+      model: checksum of the pretrained parameters that must have inverted it; None accepts any model.
     """
     settings = records.manifest(directory)["settings"].get("inversion")
     if settings is None:
         raise ValueError(
-            f"{directory} has no inverted targets, which config.inversion.rho={config.inversion.rho} asks for: make them once with launch.encode and "
-            "give its folder as config.data.path, or use config.inversion.rho=0"
+            f"{directory} has no inverted targets, which config.inversion.rho={config.inversion.rho} needs: "
+            "make them once with `jvflow encode` and give its folder as config.data.path, "
+            "or use config.inversion.rho=0"
         )
     if model is not None and settings["model"] != model:
         raise ValueError(
-            f"{directory} was inverted through a model with parameters {settings['model']}, config.pretrained={config.pretrained} has {model}: "
+            f"{directory} was inverted through a model with parameters {settings['model']}, "
+            f"config.pretrained={config.pretrained} has {model}: "
             "invert with that model into another folder, or start from the other"
         )
-    want = {name: config.inversion[name] for name in OPTIONS} | dict(frames=list(config.chunk.frames))
-    differing = [
-        f"{name} {settings[name]} there and {value} here"
-        for name, value in want.items()
-        if name != "frames" and settings[name] != value
+    want = {name: config.inversion[name] for name in OPTIONS}
+    differences = [
+        f"{name} {settings[name]} there and {value} here" for name, value in want.items() if settings[name] != value
     ]
-    missing = sorted(set(want["frames"]) - set(settings["frames"]))
-    if differing or missing:
-        said = "; ".join(differing + [f"no chunks of {n} frames there" for n in missing])
+    missing = sorted(set(config.chunk.frames) - set(settings["frames"]))
+    differences += [f"no chunks of {frames} frames there" for frames in missing]
+    if differences:
         raise ValueError(
-            f"the inversions in {directory} are not those of config.inversion and config.chunk: {said}: use those, or invert anew"
+            f"the inversions in {directory} are not those of config.inversion and config.chunk: "
+            f"{'; '.join(differences)}: use those, or invert anew"
         )

@@ -56,6 +56,7 @@ from jvflow.flowframes.sample import ChunkSampler, make_solver, preview, sample,
 from jvflow.method import Method
 
 Chunk = Float[Array, "b f h w c"]
+Future = Float[Array, "b n h w c"]
 Keys = Key[Array, "b"]
 Losses = tuple[Float[Array, "b"], dict]
 
@@ -73,7 +74,7 @@ def text_to_video_loss(
 
 
 def loss(
-    field: Field, observed: Chunk, future: Chunk, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0
+    field: Field, observed: Chunk, future: Future, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0
 ) -> Float[Array, "b"]:
     """Computes the objective (1), one number per example.
 
@@ -92,7 +93,7 @@ def loss(
 
 
 def conventional_loss(
-    field: Field, observed: Chunk, future: Chunk, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0
+    field: Field, observed: Chunk, future: Future, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0
 ) -> Float[Array, "b"]:
     """Computes the objective (1) of (4): x0 is noise, the observed chunk context. Takes the arguments of `loss`."""
     _check_chunks(observed, future)

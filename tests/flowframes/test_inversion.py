@@ -71,7 +71,7 @@ def test_every_chunk_has_its_inversion_and_its_error(folder):
         model=tree_checksum(model.params), frames=[4, 8], steps=10, guidance=1.0, method="rf_solver", back="rf_solver"
     )
     assert latents.has_latents(folder / "set")
-    report = inversion.report(folder / "set", 8, most=0.0)
+    report = inversion.report(folder / "set", 8, max_error=0.0)
     assert report["chunks"] == report["above"] == 8 * 3 and 0 < report["median"] <= report["largest"]
 
 
@@ -188,7 +188,7 @@ def change(config, **changes):
             "the network of config.pretrained=.* is not that of this config, .* parameters differ: .* there and .* here",
         ),
         (dict(pretrained="nowhere"), "nowhere, which holds neither a run nor a public model"),
-        (dict(data__path="procedural:comets"), "has no inverted targets, .* make them once with launch.encode"),
+        (dict(data__path="procedural:comets"), "has no inverted targets, .* make them once with `jvflow encode`"),
         (dict(times__name="beta"), "unknown times"),
     ],
 )
