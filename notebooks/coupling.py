@@ -24,8 +24,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jvflow.flow.coupling import ot_plan
 from jvflow.data import procedural, video
+from jvflow.flow.coupling import ot_plan
 
 VIDEOS, CHUNKS, FRAMES, FPS, SIDE = 10, 12, 9, 12.0, 32
 rng = np.random.default_rng(0)
@@ -38,7 +38,9 @@ def videos():
         yield from (procedural.scene("maze", seed).render(times, (SIDE, SIDE)) for seed in range(VIDEOS))
         return
     for path in sorted(p for p in Path(folder).iterdir() if p.suffix in video.VIDEO_SUFFIXES):
-        frames = [video.resize(f, (SIDE, SIDE), "squeeze") for _, f in islice(video.frames(path, fps=FPS), CHUNKS * FRAMES)]
+        frames = [
+            video.resize(f, (SIDE, SIDE), "squeeze") for _, f in islice(video.frames(path, fps=FPS), CHUNKS * FRAMES)
+        ]
         if len(frames) >= 3 * FRAMES:
             yield np.stack(frames)
 
@@ -56,10 +58,10 @@ print(f"{n} chunks of {len(np.unique(owner))} videos")
 # %% [markdown]
 # ## (a) Every chunk but itself
 #
-# The cost is symmetric, so an optimal plan may as well join $i$ to $j$ as $j$ to $i$: where only neighbours are near, it
-# is made of swaps, and about half of all chunks go to the next one however perfect the order is. What can be said is how
-# often the partner is adjacent, $|i - j| = 1$ in one video, and at which rank the next chunk stands in its row. The
-# control has the same costs with its rows and columns renamed: there adjacency means nothing.
+# The cost is symmetric, so an optimal plan may join $i$ to $j$ as well as $j$ to $i$: where only neighbours are near,
+# the plan consists of swaps, and about half of all chunks go to the next one, even if the order is perfect. What the
+# plan does show is how often the partner is adjacent, $|i - j| = 1$ in one video, and the rank of the next chunk in its
+# row. The control has the same costs with rows and columns permuted, so that adjacency means nothing.
 
 # %%
 other = ~np.eye(n, dtype=bool)
@@ -67,29 +69,35 @@ neighbour = (owner[:, None] == owner[None]) & (np.abs(place[:, None] - place[Non
 following = (owner[:, None] == owner[None]) & (place[None] - place[:, None] == 1)
 
 
-def told(cost):
-    """What an optimal plan of a cost has of neighbours, and where the next chunk stands among the others of its row."""
+def adjacency(cost):
+    """Returns an optimal plan, its fractions of neighbours, and the rank of the next chunk in its row."""
     plan = ot_plan(cost, other)
     rank = [(np.delete(cost[i], i) < cost[i, j]).sum() for i, j in np.argwhere(following)]
     return plan, dict(
-        adjacent=float(plan[neighbour].sum()), following=float(plan[following].sum()),
-        same_video=float(plan[owner[:, None] == owner[None]].sum()), median_rank_of_the_next=float(np.median(rank)), first=float(np.mean(np.array(rank) == 0)),
+        adjacent=float(plan[neighbour].sum()),
+        following=float(plan[following].sum()),
+        same_video=float(plan[owner[:, None] == owner[None]].sum()),
+        median_rank_of_the_next=float(np.median(rank)),
+        first=float(np.mean(np.array(rank) == 0)),
     )
 
 
 renamed = rng.permutation(n)
-(plan, found), (_, control) = told(cost), told(cost[renamed][:, renamed])
+(plan, found), (_, control) = adjacency(cost), adjacency(cost[renamed][:, renamed])
 for name, figures in dict(found=found, control=control).items():
     print(name, {key: round(value, 3) for key, value in figures.items()})
 assert found["following"] < 0.75, "swaps: the next chunk cannot be much more than half of all partners"
-assert found["adjacent"] > 5 * control["adjacent"] and found["median_rank_of_the_next"] < control["median_rank_of_the_next"]
+assert (
+    found["adjacent"] > 5 * control["adjacent"]
+    and found["median_rank_of_the_next"] < control["median_rank_of_the_next"]
+)
 
 # %% [markdown]
 # ## (b) Only later chunks of the same video
 #
-# The last chunk of a video has no later one: its row is empty, and no plan has uniform marginals. With a price on what is
-# not allowed there is one, and it is forced: the last chunk but one can only go to the last one, the one before it to the
-# last but one, and so on. Random costs give it too. So (b) is no evidence.
+# The last chunk of a video has no later one: its row is empty, and no plan has uniform marginals. With a price on the
+# other pairs there is a plan, and it is forced: the last chunk but one can only go to the last, the one before it to
+# the last but one, and so on. Random costs give the same plan. So (b) is no evidence.
 
 # %%
 later = (owner[:, None] == owner[None]) & (place[None] > place[:, None])
@@ -102,7 +110,11 @@ else:
 joined = following.sum() / n
 for name, some in dict(found=cost, random=rng.uniform(size=(n, n))).items():
     forced = ot_plan(some, later, penalty=1e3)
-    print(name, "part of all chunks that could go to the next one and do:", round(float(forced[following].sum() / joined), 3))
+    print(
+        name,
+        "part of all chunks that could go to the next one and do:",
+        round(float(forced[following].sum() / joined), 3),
+    )
     assert np.isclose(forced[following].sum(), joined)
 
 # %%
@@ -110,7 +122,9 @@ figure, axes = plt.subplots(1, 3, figsize=(13, 4.2))
 axes[0].imshow(cost)
 axes[0].set_title("squared distance of chunks")
 axes[1].imshow(plan > 0, cmap="Greys")
-axes[1].set_title(f"(a) adjacent {found['adjacent']:.0%}, next {found['following']:.0%}; renamed {control['adjacent']:.0%}")
+axes[1].set_title(
+    f"(a) adjacent {found['adjacent']:.0%}, next {found['following']:.0%}; renamed {control['adjacent']:.0%}"
+)
 axes[2].imshow(forced > 0, cmap="Greys")
 axes[2].set_title("(b) with random costs: the same staircase")
 for axis in axes:

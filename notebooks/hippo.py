@@ -11,7 +11,7 @@
 #
 # *Video Latent Flow Matching* writes a clip as a polynomial in time, with coefficients from the LegS recurrence of
 # HiPPO (Gu et al. 2020). Each claim of the paper about that recurrence is computed here, and what is true is asserted.
-# `jvflow/hippo.py` has the equations.
+# `jvflow/vlfm/hippo/legs.py` has the equations.
 
 # %%
 import matplotlib.pyplot as plt
@@ -26,7 +26,10 @@ def waves(frames, count=200):
     """Sums of four sines with up to two cycles per clip: (frames, count), frame k at time k / frames."""
     rng = np.random.default_rng(1)
     t = np.arange(1, frames + 1)[:, None] / frames
-    return sum(rng.normal(size=count) * np.sin(2 * np.pi * rng.uniform(0, 2, count) * t + rng.uniform(0, 7, count)) for _ in range(4))
+    return sum(
+        rng.normal(size=count) * np.sin(2 * np.pi * rng.uniform(0, 2, count) * t + rng.uniform(0, 7, count))
+        for _ in range(4)
+    )
 
 
 def error(made, true):
@@ -63,7 +66,9 @@ assert error(at_frames("first_order_hold", noisy, 20), u) < 0.03
 figure, axes = plt.subplots(figsize=(7, 4))
 for rule, values in errors.items():
     axes.semilogy(orders, np.minimum(values, 1e6), label=rule)
-axes.set(xlabel="order s", ylabel="relative error at the 24 frames", ylim=(1e-6, 1e6), title="Six rules for one equation")
+axes.set(
+    xlabel="order s", ylabel="relative error at the 24 frames", ylim=(1e-6, 1e6), title="Six rules for one equation"
+)
 axes.axvline(24, color="grey", lw=0.5)
 axes.legend(fontsize=8)
 plt.show()
@@ -83,7 +88,11 @@ figure, axes = plt.subplots(figsize=(7, 3))
 t = np.arange(1, 25) / 24
 axes.plot(t, u[:, 0], "k.", label="frames")
 axes.plot(t, at_frames("first_order_hold", u, 12)[:, 0], label=f"the basis of A and B: error {good:.3f}")
-axes.plot(t, at_frames("first_order_hold", u, 12, basis="paper")[:, 0], label=f"the printed one: {bad['first_order_hold']:.2f}")
+axes.plot(
+    t,
+    at_frames("first_order_hold", u, 12, basis="paper")[:, 0],
+    label=f"the printed one: {bad['first_order_hold']:.2f}",
+)
 axes.set(xlabel="time, in clips", title="One clip, one set of coefficients, two bases")
 axes.legend(fontsize=8)
 plt.show()
@@ -91,9 +100,9 @@ plt.show()
 # %% [markdown]
 # ## Lemma 5.4: timescale equivariance
 #
-# "Dilating the input does not change the coefficients." For the continuous operator that is true. For discrete frames it
-# is true of the zero-order hold alone, whose signal does not change when each frame is repeated; the recurrence that the
-# paper uses does not have the property that it is chosen for.
+# "Dilating the input does not change the coefficients." This is true for the continuous operator. For discrete frames
+# it is true only for the zero-order hold, whose signal does not change when each frame is repeated; the recurrence of
+# the paper does not have the property that it is chosen for.
 
 # %%
 repeats = np.arange(1, 9)
@@ -162,9 +171,10 @@ plt.show()
 # %% [markdown]
 # ## Lemma 5.2: the trade-off in the order
 #
-# More coefficients fit the frames better, and are said to ruin what lies between by a factor $\exp(s T / \Delta t)$. With the
-# pseudo-inverse of the proof that is true (Runge's phenomenon: equal distances, and an order near the number of frames).
-# With the hold it is not: the exponential belongs to the rule and not to the problem. What remains for the order is noise.
+# More coefficients fit the frames better, and the lemma bounds the error between the frames by a factor
+# $\exp(s T / \Delta t)$. With the pseudo-inverse of the proof the error does grow so (Runge's phenomenon: equal
+# distances, and an order near the number of frames). With the hold it does not: the exponential belongs to the rule,
+# not to the problem. Only noise limits the order.
 
 # %%
 fine = waves(49)
@@ -176,7 +186,9 @@ held_out = {
     for rule in ("least_squares", "first_order_hold")
 }
 noisy = known + 0.1 * rng.normal(size=known.shape)
-held_out["least_squares, noise of 10 %"] = [error(hippo.weights(at, 25, n, "least_squares", allow_divergence=True)[0] @ noisy, between) for n in orders]
+held_out["least_squares, noise of 10 %"] = [
+    error(hippo.weights(at, 25, n, "least_squares", allow_divergence=True)[0] @ noisy, between) for n in orders
+]
 held_out["first_order_hold, noise of 10 %"] = [error(hippo.weights(at, 25, n)[0] @ noisy, between) for n in orders]
 
 assert min(held_out["least_squares"]) < 1e-6, "exact, for a signal without noise"
@@ -187,6 +199,8 @@ assert max(held_out["first_order_hold, noise of 10 %"][11:]) < 0.07
 figure, axes = plt.subplots(figsize=(7, 4))
 for name, values in held_out.items():
     axes.semilogy(orders, values, label=name)
-axes.set(xlabel="order s", ylabel="relative error between 25 frames", title="What more coefficients do between the frames")
+axes.set(
+    xlabel="order s", ylabel="relative error between 25 frames", title="What more coefficients do between the frames"
+)
 axes.legend(fontsize=8)
 plt.show()

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # The latent path of VLFM, and the field that follows it
 #
-# $\psi_t = \sigma_t z + \mu_t$: the noise level over video time, the exact field of Theorem 4.1, and what a clip is
-# when it is read at other times than its frames. `jvflow/latent_path.py` and `jvflow/vlfm.py` have the equations.
+# $\psi_t = \sigma_t z + \mu_t$: the noise level over video time, the exact field of Theorem 4.1, and clips that are
+# read at other times than their frames. `jvflow/vlfm/latent_path.py` and `jvflow/vlfm/method.py` have the equations.
 
 # %%
 import jax
@@ -18,19 +18,20 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jvflow.vlfm import method as vlfm
-from jvflow.vlfm.latent_path import SigmaSchedule, latent
 from jvflow.flow.solver import Solver
+from jvflow.vlfm import generate
+from jvflow.vlfm.latent_path import SigmaSchedule, latent
+from jvflow.vlfm.method import exact_field
 
 RATE, FRAMES = 24.0, 24  # one second
 
 # %% [markdown]
 # ## The schedule between the frames
 #
-# The paper has $\sigma_t = (1 - s_0)(\sin^2(\pi N t / T) + e^{-\alpha t}) + s_0$, with $s_0 = 0.01$ and $\alpha = 10$. At the
-# frames the sine is 0; half-way between them it is 1. A frame that is decoded there is the mean plus noise of unit
-# variance, which is 0 dB for latents of unit variance: this schedule cannot interpolate. And with $t$ in seconds,
-# $e^{-10 t}$ is still 0.66 at the first frame of 24. The default falls once, and stays.
+# The paper has $\sigma_t = (1 - s_0)(\sin^2(\pi N t / T) + e^{-\alpha t}) + s_0$, with $s_0 = 0.01$ and
+# $\alpha = 10$. At the frames the sine is 0; half-way between them it is 1. A frame that is decoded there is the mean
+# plus noise of unit variance, which is 0 dB for latents of unit variance: this schedule cannot interpolate. And with
+# $t$ in seconds, $e^{-10 t}$ is still 0.66 at the first of 24 frames. The default falls once, and stays low.
 
 # %%
 paper, default = SigmaSchedule(RATE, kind="paper", alpha=10.0), SigmaSchedule(RATE)
@@ -92,21 +93,29 @@ clip = jnp.asarray(curve, jnp.float32)[None, :, None, None]  # (1, n, 1, 1, 2)
 path = latent(FRAMES, 31, default)
 times = np.arange(1, 193) / 192.0
 solver = Solver(method="dopri5", rtol=1e-6, atol=1e-6)
-field, shape = vlfm.exact_field(path, clip), (8, 1, 1, 2)
+field, shape = exact_field(path, clip), (8, 1, 1, 2)
 mean = np.stack([path.position.mean(clip[0, :, 0, 0], jnp.float32(t)) for t in times])
 
 
 def as_printed(x, s, condition=None, z=None):
     sigma, change = jax.jvp(default, (s[0],), (jnp.ones_like(s[0]),))
-    mu, slope = jax.vmap(lambda t: jax.jvp(lambda t: path.position.mean(clip[0, :, 0, 0], t), (t,), (jnp.ones_like(t),)))(s[0])
+    mu, slope = jax.vmap(
+        lambda t: jax.jvp(lambda t: path.position.mean(clip[0, :, 0, 0], t), (t,), (jnp.ones_like(t),))
+    )(s[0])
     wide = lambda a: a[:, None, None, None]
     return (wide((change / sigma)[:, None]) * (z - wide(mu)) + wide(slope),)
 
 
 start = jax.random.normal(jax.random.key(1), (8, 1, 1, 1, 2))
-with_x = vlfm.generate(field, jax.random.key(0), times, shape, solver=solver, readout="none", start=start)
-printed = vlfm.generate(
-    lambda x, s, c: as_printed(x, s, c, start), jax.random.key(0), times, shape, solver=solver, readout="none", start=start
+with_x = generate(field, jax.random.key(0), times, shape, solver=solver, readout="none", start=start)
+printed = generate(
+    lambda x, s, c: as_printed(x, s, c, start),
+    jax.random.key(0),
+    times,
+    shape,
+    solver=solver,
+    readout="none",
+    start=start,
 )
 target = np.asarray(default(jnp.asarray(times)))[None, :, None] * np.asarray(start)[:, 0, 0] + mean[None]
 off = lambda out: float(np.abs(np.asarray(out)[:, :, 0, 0] - target).max())
@@ -123,13 +132,15 @@ plt.show()
 # %% [markdown]
 # ## Several clips
 #
-# With more than one clip the minimum weighs the clips by how likely each is at $x$. All of the choice falls into the
-# time before the first frame, where the noise goes: what is left is one clip for each sample, followed to its end.
+# With more than one clip the minimum weighs the clips by their likelihood at $x$. A sample settles on one clip before
+# the first frame, while the noise disappears, and follows this clip to its end.
 
 # %%
-other = jnp.asarray(np.stack([curve[:, 0] - 0.5, -curve[:, 1] ** 2], -1), jnp.float32)[None, :, None, None]
+other = jnp.asarray(np.stack([curve[:, 0] - 0.5, -(curve[:, 1] ** 2)], -1), jnp.float32)[None, :, None, None]
 both = jnp.concatenate([clip, other])
-out = np.asarray(vlfm.generate(vlfm.exact_field(path, both), jax.random.key(3), times, (60, 1, 1, 2), solver=solver, sigma=default))[:, :, 0, 0]
+out = np.asarray(
+    generate(exact_field(path, both), jax.random.key(3), times, (60, 1, 1, 2), solver=solver, sigma=default)
+)[:, :, 0, 0]
 means = np.stack([[path.position.mean(c[:, 0, 0], jnp.float32(t)) for t in times] for c in both])
 distance = np.abs(out[:, None] - means[None]).max(-1)  # (samples, clips, times)
 last = distance[:, :, -1]
