@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from benchmarks import subject
 from jvflow.assembly import fold_in_each, noise_like
-from jvflow.biflow.evaluate import Yardstick, controls, describe, evaluate_streams
+from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
 from jvflow.data import dataset, pipeline
 from jvflow.experiment import assemble
 from jvflow.flow.path import BILINEAR, CURVED, Ends, matching_loss
@@ -34,19 +34,19 @@ def measure() -> dict:
     fine = subject.config()
     fine.data.update(fps=config.data.fps * (BETWEEN + 1), frames=config.data.frames * (BETWEEN + 1))
     fast = dataset.prepare(fine.data, subject.folder())
-    yardstick = Yardstick.of(config.evaluate, slow)
+    reference = Reference.from_dataset(config.evaluate, slow)
     figures = []
     for seed in SEEDS:
         for name, path in dict(straight=BILINEAR, curved=CURVED).items():
             run = trained(config, fast, path, seed)
             with jax.set_mesh(local_mesh()):
-                figures.append(dict(path=name, seed=seed) | evaluate_streams(run, yardstick, slow)[0])
+                figures.append(dict(path=name, seed=seed) | evaluate_streams(run, reference, slow)[0])
             floats = {key: value for key, value in figures[-1].items() if isinstance(value, float)}
             print(name, seed, floats, flush=True)
     return dict(
         results=figures,
-        controls=controls(yardstick, slow),
-        protocol=describe(run, yardstick) | dict(between=BETWEEN, steps=config.train.steps),
+        controls=controls(reference, slow),
+        protocol=describe(run, reference) | dict(between=BETWEEN, steps=config.train.steps),
     )
 
 

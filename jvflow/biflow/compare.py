@@ -1,10 +1,10 @@
-"""Trained runs side by side, as Bi-flow compares its methods (section 3).
+"""Comparison of trained runs, as in Bi-flow, section 3.
 
-equal accuracy    adaptive Heun, both tolerances 1e-2: what each method needs for the same error of its solve
-equal budget      Euler with steps of 0.05: what each method makes of the same 20 evaluations
-epsilon           BI-FLOW at several noise levels: its front of cost against distance
-gain              BI-FLOW with a noise level of each frame, up to the highest of them
-backward          BI-FLOW into the past of held-out clips, against the frames that really came before
+equal accuracy    adaptive Heun, both tolerances 1e-2: the cost of each method for the same error of its solve
+equal budget      Euler with steps of 0.05: the quality of each method with the same 20 evaluations
+epsilon           BI-FLOW at several noise levels: cost against distance
+gain              BI-FLOW with one noise level for each frame, up to the highest of `epsilon`
+backward          BI-FLOW into the past of held-out clips, against the true frames before
 """
 
 import json
@@ -12,8 +12,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from jvflow.biflow.evaluate import Yardstick, controls, describe, evaluate_streams
-from jvflow.data.files import write_text
+from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
+from jvflow.files import write_text
 from jvflow.report import html
 
 LOG = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ SOLVERS = {
 EPSILONS = (0.0, 0.1, 0.2, 0.3)
 """The paper's noise levels."""
 GAINS = (1.0, 2.0)
-"""Of a frame's own noise level (`biflow`, eq. 5)."""
+"""Gains of a noise level for each frame (`jvflow.biflow.method`, eq. 5)."""
 
 
 def compare(
@@ -38,8 +38,8 @@ def compare(
 ) -> dict:
     """Evaluates runs of one data set and protocol in all these ways; writes `compare.json` and `pareto.png` into `out`.
 
-    Each evaluation is written as soon as it is done. A comparison that was stopped continues; after a change of runs,
-    noise levels, gains or protocol it repeats what the change affects.
+    Each evaluation is written as soon as it is done, and an interrupted comparison continues. After a change of runs,
+    noise levels, gains or protocol, only the evaluations that it affects are repeated.
 
     Args:
       configs: workdir -> config, one run for each objective.
@@ -47,27 +47,27 @@ def compare(
         `config.evaluate`, and the folder of its data set.
       out: a folder.
       epsilons: noise levels of BI-FLOW.
-      gains: of BI-FLOW's noise level per frame, whose limit is the highest of `epsilons`.
+      gains: gains of BI-FLOW with one noise level for each frame, at most the highest of `epsilons`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
 
     Returns:
       The content of `compare.json`: `controls`, and `results`, a list of figures with their protocols.
 
     Raises:
-      ValueError: for runs of different data or different protocols, whose figures do not compare.
+      ValueError: for runs of different data or different protocols, whose figures are not comparable.
     """
     _check(configs)
     file = Path(out) / "compare.json"
     before = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
-    yardstick, record = None, dict(controls=None, results=[])
+    reference, record = None, dict(controls=None, results=[])
     for objective, kind, path, sampling in _evaluations(configs, epsilons, gains):
         run, data = load(path, sampling, overrides or {})
-        if yardstick is None:
-            yardstick = Yardstick.of(run.config.evaluate, data)
-            record["controls"] = controls(yardstick, data)
-        named = _as_read(dict(method=objective, kind=kind, protocol=describe(run, yardstick)))
+        if reference is None:
+            reference = Reference.from_dataset(run.config.evaluate, data)
+            record["controls"] = controls(reference, data)
+        named = _as_read(dict(method=objective, kind=kind, protocol=describe(run, reference)))
         done = next((r for r in before if all(r[key] == value for key, value in named.items())), None)
-        record["results"].append(done or named | _as_read(evaluate_streams(run, yardstick, data)[0]))
+        record["results"].append(done or named | _as_read(evaluate_streams(run, reference, data)[0]))
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(record, indent=1) + "\n")
         figures = record["results"][-1]
@@ -101,7 +101,7 @@ def _check(configs: dict) -> None:
 
 
 def _evaluations(configs: dict, epsilons, gains):
-    """(objective, kind, workdir, sampling) of every evaluation."""
+    """Yields (objective, kind, workdir, sampling) of every evaluation."""
     for kind, solver in SOLVERS.items():
         for path, config in configs.items():
             yield config.objective, kind, path, solver
@@ -118,7 +118,7 @@ def _evaluations(configs: dict, epsilons, gains):
 
 
 def _fronts(results: list) -> dict[str, list]:
-    """(NFE, mean distance, label) of each method at equal accuracy, and of BI-FLOW over its noise levels and gains."""
+    """Returns (NFE, mean distance, label) of each method at equal accuracy, and of BI-FLOW by noise level and gain."""
     swept = dict(epsilon=("biflow", "eps"), gain=("biflow, eps per frame", "gain"))
     fronts = {}
     for r in results:

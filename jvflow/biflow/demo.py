@@ -1,4 +1,4 @@
-"""Runs of Bi-flow's methods side by side: train each, stream each, and write one report."""
+"""Demo of Bi-flow: trains its three methods, streams each, and writes one report."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jvflow.biflow.evaluate import Yardstick, controls, describe, evaluate_streams
+from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
 from jvflow.biflow.paper_table import PAPER_TABLE
 from jvflow.data import pipeline
 from jvflow.files import write_text
@@ -21,7 +21,7 @@ TITLES = {"flow": "FLOW", "biflow": "BI-FLOW", "condiff": "CONDIFF"}
 
 
 def demo(config, out: str | Path, *, command: str, train: Callable, load: Callable) -> dict:
-    """Runs `side_by_side` for FLOW, BI-FLOW and CONDIFF: one config in everything but the objective."""
+    """Calls `side_by_side` for FLOW, BI-FLOW and CONDIFF, with one config except for the objective."""
     configs = {}
     for name in TITLES:
         configs[name] = config.copy_and_resolve_references()
@@ -52,14 +52,13 @@ def side_by_side(
 ) -> dict:
     """Trains experiments on one data set, streams them, and writes `report.html` and `metrics.json`.
 
-    A run that is trained already in `out` is not trained again, and what was streamed under the same protocol is not
-    streamed again.
+    A run in `out` that is complete is not trained again, and not streamed again under the same protocol.
 
     Args:
-      configs: name -> config; they differ in what is compared. Data and protocol are those of the first.
-      out: a folder; each run gets the subfolder of its name, and the data set is shared.
+      configs: name -> config of the runs to compare. Data and protocol are those of the first.
+      out: a folder; each run has the subfolder of its name, and all share the data set.
       titles: name -> its title in the report.
-      heading, command, paper_table: of the report.
+      heading, command, paper_table: parts of the report.
       train: `(config, workdir)`, trains a run.
       load: `(workdir, sampling, overrides) -> (run, data)`, see `jvflow.biflow.compare.compare`.
       sampling: entries of `config.sample` to replace in every run, once it is trained.
@@ -75,18 +74,18 @@ def side_by_side(
     loaded = {name: load(out / name, sampling or {}, {}) for name in configs}
     runs = {name: run for name, (run, _) in loaded.items()}
     first, data = next(iter(loaded.values()))
-    yardstick = Yardstick.of(first.config.evaluate, data)
+    reference = Reference.from_dataset(first.config.evaluate, data)
     LOG.info("controls")
-    references = controls(yardstick, data)
+    baselines = controls(reference, data)
     figures, videos = {}, {}
     for name, run in runs.items():
         with jax.set_mesh(local_mesh()):
-            figures[name], videos[name] = _measure(run, yardstick, data)
+            figures[name], videos[name] = _measure(run, reference, data)
         LOG.info("%s: NFE %.1f, distance %.1f -> %.1f, motion %.2f", titles[name], *_main(figures[name]))
     record = dict(
         methods=figures,
-        controls=references,
-        protocol={name: describe(run, yardstick) for name, run in runs.items()},
+        controls=baselines,
+        protocol={name: describe(run, reference) for name, run in runs.items()},
     )
     write_text(out / "metrics.json", json.dumps(record, indent=1) + "\n")
     curves = {
@@ -103,7 +102,7 @@ def side_by_side(
         title=heading,
         command=command,
         methods={titles[n]: {key: f[key] for key in html.MEASURES} for n, f in figures.items()},
-        controls=references,
+        controls=baselines,
         protocol=_shared(record["protocol"]) | dict(size_of_network=sizes),
         curves=curves,
         videos={"real": pipeline.clips(data, "test", count=8)} | {titles[n]: v[:8] for n, v in videos.items()},
@@ -113,14 +112,14 @@ def side_by_side(
     return record
 
 
-def _measure(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray]:
+def _measure(run: Run, reference: Reference, data: Path) -> tuple[dict, np.ndarray]:
     """Returns the figures and the videos of one run, from `measured.npz` in its workdir if the protocol is the same."""
-    file, protocol = run.workdir / "measured.npz", json.dumps(describe(run, yardstick))
+    file, protocol = run.workdir / "measured.npz", json.dumps(describe(run, reference))
     if file.exists():
         with np.load(file) as kept:
             if str(kept["protocol"]) == protocol:
                 return json.loads(str(kept["figures"])), kept["videos"]
-    figures, videos = evaluate_streams(run, yardstick, data)
+    figures, videos = evaluate_streams(run, reference, data)
     temporary = file.with_suffix(".tmp.npz")
     np.savez(temporary, protocol=protocol, figures=json.dumps(figures), videos=videos)
     temporary.replace(file)

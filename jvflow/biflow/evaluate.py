@@ -1,13 +1,14 @@
-"""How good streams are: distance to real video over time, motion, cost, and error where a truth exists.
+"""Evaluation of streams: distance to real video over time, motion, cost, and errors against the true frames.
 
-The distance is a Frechet distance between features of windows of frames. The feature map is fitted
-on real training videos alone and named in the protocol; its numbers compare with nothing but
-numbers of the same protocol, and are no FVD.
+The distance is a Frechet distance between features of windows of frames. The feature map is fitted to real training
+videos and named in the protocol. Distances are comparable only under one protocol, and are not FVD.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,53 +22,53 @@ from jvflow.metrics import flatten_windows, to_unit_range
 from jvflow.parallel import processes
 from jvflow.run import Run
 
+Videos = UInt8[np.ndarray, "b f h w c"]
+
 
 @dataclass(frozen=True)
-class Yardstick:
+class Reference:
     """Real video to compare with, under one protocol.
 
     Attributes:
-      features: the map from windows to features, fitted on training clips.
-      reference: features of the windows of held-out clips, (n, d).
+      feature_map: from windows to features, fitted to training clips.
+      features: of the windows of held-out clips, (n, d).
       motion: mean absolute frame difference of held-out clips.
       settings: `config.evaluate`.
     """
 
-    features: object
-    reference: Float[np.ndarray, "n d"]
+    feature_map: Callable
+    features: Float[np.ndarray, "n d"]
     motion: float
-    settings: object
+    settings: Any
 
     @classmethod
-    def of(cls, settings, data: Path) -> "Yardstick":
-        """The yardstick of a data set."""
+    def from_dataset(cls, settings, data: Path) -> "Reference":
+        """Fits the feature map to a data set; raises ValueError if its clips are too short or too few."""
         _check_length(settings, settings.frames)
-        train, test = (
-            to_unit_range(pipeline.clips(data, "train", count=settings.real_clips)),
-            to_unit_range(pipeline.clips(data, "test")),
-        )
+        train = to_unit_range(pipeline.clips(data, "train", count=settings.real_clips))
+        test = to_unit_range(pipeline.clips(data, "test"))
         if len(test) < 2:
             raise ValueError(f"{data} has {len(test)} held-out clips, a distance needs at least 2")
         fit = metrics.feature_map(settings.features)
         flat = lambda video: flatten_windows(metrics.windows(video, settings.window, settings.stride))
-        features = fit(flat(train), dimensions=settings.dimensions)
+        feature_map = fit(flat(train), dimensions=settings.dimensions)
         motion = metrics.motion(test, settings.window, settings.stride).mean()
-        return cls(features, features(flat(test)), float(motion), settings)
+        return cls(feature_map, feature_map(flat(test)), float(motion), settings)
 
-    def drift(self, video: UInt8[np.ndarray, "b f h w c"], *, reverse: bool = False) -> dict:
-        """Distance and motion over time: per window, pooled over the first and the last windows, and the mean.
+    def drift(self, video: Videos, *, reverse: bool = False) -> dict:
+        """Computes distance and motion over time: per window, pooled over the first and the last windows, and the mean.
 
-        With `reverse` the frames go back in time, and each window is turned round before it is compared.
+        With `reverse` the frames go back in time, and each window is reversed before it is compared.
         """
         window, stride, pooled = self.settings.window, self.settings.stride, self.settings.pooled
         _check_length(self.settings, video.shape[1])
         signal = to_unit_range(video)
         windows = metrics.windows(signal, window, stride)[:, :, :: -1 if reverse else 1]
         motion = metrics.motion(signal, window, stride) / self.motion
-        features = np.stack([self.features(np.asarray(windows[:, i])) for i in range(windows.shape[1])], axis=1)
-        distance = lambda some: metrics.distance(flatten_windows(some), self.reference)
+        features = np.stack([self.feature_map(np.asarray(windows[:, i])) for i in range(windows.shape[1])], axis=1)
+        distance = lambda some: metrics.distance(flatten_windows(some), self.features)
         starts = [i * stride for i in range(windows.shape[1])]
-        # a single window has too few samples for a covariance of its own: pooled as the first and the last
+        # one window has too few samples for a covariance: `pooled` windows together, as at both ends
         over_time = [
             (s, distance(features[:, i : i + pooled])) for i, s in enumerate(starts[: len(starts) - pooled + 1])
         ]
@@ -83,24 +84,25 @@ class Yardstick:
 
 
 def _span(settings) -> int:
-    """How many frames the pooled windows cover."""
+    """Returns how many frames the pooled windows cover."""
     return settings.window + (settings.pooled - 1) * settings.stride
 
 
 def _check_length(settings, frames: int):
     if frames < _span(settings):
         raise ValueError(
-            f"{settings.pooled} windows need {_span(settings)} frames, there are {frames}: evaluate more frames, or pool fewer"
+            f"{settings.pooled} windows need {_span(settings)} frames, there are {frames}: "
+            "evaluate more frames, or pool fewer"
         )
 
 
-def controls(yardstick: Yardstick, data: Path) -> dict:
-    """Distances of what needs no model, from as many windows as the first window of a method has.
+def controls(reference: Reference, data: Path) -> dict:
+    """Returns distances of videos that need no model, from as many windows as the first distance of a method has.
 
-    real_vs_real: training clips, more of them where they are too short for all windows of one;
+    real_vs_real: training clips, more of them if they are too short for all windows of one;
     frozen: first frames repeated; noise: uniform pixels.
     """
-    settings, need = yardstick.settings, _span(yardstick.settings)
+    settings, need = reference.settings, _span(reference.settings)
     count = settings.videos * settings.pooled
     cut = lambda clips: metrics.windows(to_unit_range(clips), settings.window, settings.stride)
     each = cut(pipeline.clips(data, "train", count=1, frames=need)).shape[1]
@@ -110,19 +112,19 @@ def controls(yardstick: Yardstick, data: Path) -> dict:
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     videos = dict(frozen=np.repeat(first, need, axis=1), noise=noise)
     return dict(
-        real_vs_real=metrics.distance(yardstick.features(real), yardstick.reference),
-        **{name: yardstick.drift(video)["distance_first_window"] for name, video in videos.items()},
+        real_vs_real=metrics.distance(reference.feature_map(real), reference.features),
+        **{name: reference.drift(video)["distance_first_window"] for name, video in videos.items()},
     )
 
 
 def generate(
-    run: Run, start: UInt8[np.ndarray, "b n h w c"], *, length: int, batch: int, seed: int, **options
+    run: Run, start: Videos, *, length: int, batch: int, seed: int, **options
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Streams from the given frames, these first, `batch` streams at a time.
+    """Streams from the given frames, `batch` streams at a time; the videos begin with these frames.
 
     Returns:
-      video uint8 (videos, length, h, w, c); nfe (videos, length - given); seconds per frame of one
-      stream (wall time without compilation over frames times streams).
+      video uint8 (b, length, h, w, c); nfe (b, length - given); seconds per frame of one stream: wall time without
+      compilation, over frames times streams.
     """
     videos, given = start.shape[:2]
 
@@ -143,8 +145,8 @@ def generate(
     return np.concatenate(video), np.concatenate(nfe), float(sum(seconds)) / (max(length - given - 1, 1) * videos)
 
 
-def frame_errors(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "b f h w c"], given: int = 1) -> dict:
-    """PSNR and SSIM against the frames that really followed, by frame number after the `given` ones: mean over streams."""
+def frame_errors(video: Videos, real: UInt8[np.ndarray, "b n h w c"], given: int = 1) -> dict:
+    """Computes PSNR (dB) and SSIM against the true frames, by frame number after the `given` ones; means of streams."""
     video, real = video[:, given - 1 :], real[:, given - 1 :]
     length = min(video.shape[1], real.shape[1])
     numbers = [n for n in (1, 2, 4, 8, 16, 32, 63) if n < length]
@@ -156,20 +158,18 @@ def frame_errors(video: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, 
 
 
 def evaluate(run: Run, data: Path) -> dict:
-    """Returns the record of a run under its config's protocol: figures, curves over time, controls, and the protocol.
+    """Returns the record of a run under its config's protocol: figures, curves over time, controls and protocol."""
+    reference = Reference.from_dataset(run.config.evaluate, data)
+    baselines = controls(reference, data)
+    return dict(evaluate_streams(run, reference, data)[0], controls=baselines, protocol=describe(run, reference))
 
-    Args:
-      run: a trained run.
-      data: the folder of its data set.
+
+def evaluate_streams(run: Run, reference: Reference, data: Path) -> tuple[dict, np.ndarray]:
+    """Returns the figures and the videos of one run.
+
+    Streams start from the first frames of held-out clips, on the curve `backward` from their last ones.
     """
-    yardstick = Yardstick.of(run.config.evaluate, data)
-    references = controls(yardstick, data)
-    return dict(evaluate_streams(run, yardstick, data)[0], controls=references, protocol=describe(run, yardstick))
-
-
-def evaluate_streams(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, np.ndarray]:
-    """Returns the figures of one run and its videos, which start from held-out clips: from their first frames, or backwards from their last ones."""
-    settings, curve, given = yardstick.settings, run.experiment.sampler.curve, run.experiment.start_frames
+    settings, curve, given = reference.settings, run.experiment.sampler.curve, run.experiment.start_frames
     real = pipeline.clips(data, "test", count=settings.videos)
     if len(real) < settings.videos:
         raise ValueError(
@@ -182,19 +182,19 @@ def evaluate_streams(run: Run, yardstick: Yardstick, data: Path) -> tuple[dict, 
     figures = dict(
         nfe_per_frame=float(nfe.mean()),
         seconds_per_frame=seconds,
-        **yardstick.drift(video, reverse=curve is backward),
+        **reference.drift(video, reverse=curve is backward),
     )
     if curve is not correcting:
         figures["truth"] = frame_errors(video, real, given)
     return figures, video
 
 
-def describe(run: Run, yardstick: Yardstick) -> dict:
-    """Returns the protocol: everything that decides the figures."""
+def describe(run: Run, reference: Reference) -> dict:
+    """Returns the protocol of an evaluation: everything that decides its figures."""
     return stream_protocol(run) | dict(
         distance=metrics.DISTANCE_NAME,
-        reference_windows=len(yardstick.reference),
-        real_motion=yardstick.motion,
+        reference_windows=len(reference.features),
+        real_motion=reference.motion,
         seconds="wall time over frames times streams, without compilation",
-        **yardstick.settings.to_dict(),
+        **reference.settings.to_dict(),
     )

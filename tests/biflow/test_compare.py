@@ -91,7 +91,7 @@ def test_backwards_is_compared_with_the_frames_before(runs, monkeypatch):
     """A sampler that returns the true past has no error, and windows that run forward again."""
     run = load(runs[1], sampling={"curve": "backward"})
     data = run_dataset(run)
-    yardstick = evaluate.Yardstick.of(run.config.evaluate, data)
+    reference = evaluate.Reference.from_dataset(run.config.evaluate, data)
     real = pipeline.clips(data, "test", count=2)
     started = []
 
@@ -100,10 +100,10 @@ def test_backwards_is_compared_with_the_frames_before(runs, monkeypatch):
         return real[:, ::-1][:, :length], np.ones((2, length - 1)), 0.0
 
     monkeypatch.setattr(evaluate, "generate", true_past)
-    figures, _ = evaluate.evaluate_streams(run, yardstick, data)
+    figures, _ = evaluate.evaluate_streams(run, reference, data)
     np.testing.assert_array_equal(started[0], real[:, -1:])
     assert min(figures["truth"]["psnr"].values()) > 90
-    forward = yardstick.drift(real)
+    forward = reference.drift(real)
     assert figures["distance_mean"] == pytest.approx(forward["distance_mean"], rel=0.05)
-    assert abs(yardstick.drift(real[:, ::-1])["distance_mean"] / forward["distance_mean"] - 1) > 0.2
+    assert abs(reference.drift(real[:, ::-1])["distance_mean"] / forward["distance_mean"] - 1) > 0.2
     assert run.experiment.sampler.curve is CURVES["backward"]

@@ -184,15 +184,15 @@ def test_a_folder_that_is_no_run(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def yardstick(workdir):
+def reference(workdir):
     run = load(workdir)
     settings = run.config.evaluate.copy_and_resolve_references()
     settings.dimensions = 8
-    return evaluate.Yardstick.of(settings, run_dataset(run))
+    return evaluate.Reference.from_dataset(settings, run_dataset(run))
 
 
-def test_controls_are_in_order(workdir, yardstick):
-    controls = evaluate.controls(yardstick, run_dataset(load(workdir)))
+def test_controls_are_in_order(workdir, reference):
+    controls = evaluate.controls(reference, run_dataset(load(workdir)))
     assert controls["real_vs_real"] < controls["frozen"] < controls["noise"]
 
 
@@ -202,27 +202,27 @@ def test_clips_of_one_window_give_the_controls_too(tmp_path):
     config.data.update(frames=32, clips=dict(train=16, test=8))
     config.evaluate.update(videos=2, dimensions=4)
     data = dataset.prepare(config.data, tmp_path)
-    yardstick = evaluate.Yardstick.of(config.evaluate, data)
-    controls = evaluate.controls(yardstick, data)
+    reference = evaluate.Reference.from_dataset(config.evaluate, data)
+    controls = evaluate.controls(reference, data)
     assert controls["real_vs_real"] < controls["frozen"] < controls["noise"]
     config.evaluate.frames = 64
     with pytest.raises(ValueError, match="4 windows need 80 frames, there are 64"):
-        evaluate.Yardstick.of(config.evaluate, data)
+        evaluate.Reference.from_dataset(config.evaluate, data)
 
 
-def test_motion_is_relative_to_real_video(workdir, yardstick):
+def test_motion_is_relative_to_real_video(workdir, reference):
     real = pipeline.clips(run_dataset(load(workdir)), "test")
-    assert yardstick.drift(real)["motion_first_window"] == pytest.approx(1.0, abs=0.05)
+    assert reference.drift(real)["motion_first_window"] == pytest.approx(1.0, abs=0.05)
     frozen = np.repeat(real[:, :1], 80, axis=1)
-    assert yardstick.drift(frozen)["motion_last_window"] == 0
+    assert reference.drift(frozen)["motion_last_window"] == 0
     with pytest.raises(ValueError, match="4 windows need 80 frames, there are 64"):
-        yardstick.drift(real[:, :64])
+        reference.drift(real[:, :64])
 
 
-def test_a_stream_that_dies_late_shows_in_the_last_window(workdir, yardstick):
+def test_a_stream_that_dies_late_shows_in_the_last_window(workdir, reference):
     real = pipeline.clips(run_dataset(load(workdir)), "test")
     dying = np.concatenate([real, np.repeat(real[:, -1:], 96, axis=1)], axis=1)
-    drift = yardstick.drift(dying)
+    drift = reference.drift(dying)
     assert drift["distance_last_window"] > 3 * drift["distance_first_window"]
     assert drift["motion_last_window"] < 0.2 < 0.9 < drift["motion_first_window"]
     assert len(drift["motion"]) == 10 and len(drift["distance"]) == 7
