@@ -37,7 +37,7 @@ def exported(kind, config, folder, *, named=None, size=1.0, seed=0):
     """A public model of this config in a folder of its own, with random weights."""
     rng = np.random.default_rng(seed)
     draw = lambda a: (size * rng.normal(size=a.shape) / np.sqrt(max(np.prod(a.shape[:-1]), 1))).astype(np.float32)
-    params = jax.tree.map(draw, jax.eval_shape(pretrained.KINDS[kind].model(config, pretrained.KINDS[kind].generations[0]).network.init, jax.random.key(0)))
+    params = jax.tree.map(draw, jax.eval_shape(pretrained.KINDS[kind].model(config, pretrained.KINDS[kind].namings[0]).network.init, jax.random.key(0)))
     pretrained.export(kind, dict(config, _class_name=named or {k: c for c, k in pretrained.CLASSES.items()}[kind]), params, folder)
     return folder
 

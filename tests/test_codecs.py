@@ -7,7 +7,7 @@ from conftest import debug_config
 from safetensors.numpy import save_file
 
 from jvflow import codecs, metrics
-from jvflow.biflow import sample
+from jvflow import commands
 from jvflow.training import loop as train
 from jvflow.codecs import tiny
 from jvflow.data import video
@@ -29,7 +29,7 @@ def files():
 
 @pytest.fixture(scope="module")
 def taef2(files):
-    return tiny.codec(*files)
+    return tiny.build(*files)
 
 
 def test_pixels_return_exactly():
@@ -61,8 +61,8 @@ def test_real_frames_come_back(shared, taef2):
 
 def test_scale_divides_the_latents_and_nothing_else(files, taef2):
     clip = np.random.default_rng(0).integers(0, 256, (1, 2, 16, 24, 3), dtype=np.uint8)
-    scaled = codecs.build("tiny", weights=tuple(files), scale=2.0)
-    assert scaled.latent_shape((2, 16, 24)) == (2, 2, 3, 32) and scaled.range is None
+    scaled = codecs.build("tiny", checkpoint=tuple(files), scale=2.0)
+    assert scaled.latent_shape((2, 16, 24)) == (2, 2, 3, 32) and scaled.latent_range is None
     latents, plain = scaled.encode(scaled.params, clip).mean, taef2.encode(taef2.params, clip).mean
     np.testing.assert_allclose(2 * latents, plain, rtol=1e-6)
     np.testing.assert_array_equal(scaled.decode(scaled.params, latents), taef2.decode(taef2.params, plain))
@@ -109,7 +109,7 @@ def test_one_file_with_prefixes_and_two_files_are_the_same(tmp_path):
     one = {f"encoder.layers.{name}": t for name, t in encoder.items()}
     one |= {f"decoder.layers.{name}": t for name, t in family(decoder_first=0)[1].items()}
     save_file(one, tmp_path / "one.safetensors")
-    two, one = tiny.codec(tmp_path / "d.safetensors", tmp_path / "e.safetensors"), tiny.codec(tmp_path / "one.safetensors")
+    two, one = tiny.build(tmp_path / "d.safetensors", tmp_path / "e.safetensors"), tiny.build(tmp_path / "one.safetensors")
     clip = np.random.default_rng(0).integers(0, 256, (1, 1, 8, 8, 3), dtype=np.uint8)
     latents = two.encode(two.params, clip).mean
     assert latents.shape[1:] == two.latent_shape((1, 8, 8)) == (1, 2, 2, 4)
@@ -151,10 +151,10 @@ def test_a_convolution_before_a_left_out_number_halves_and_rectifies(tmp_path):
 def test_training_and_streaming_in_latents(files, tmp_path):
     config = debug_config(tmp_path, steps=2)
     config.data.size = (32, 32)
-    config.codec.update(name="tiny", weights=tuple(files))
+    config.codec.update(name="tiny", checkpoint=tuple(files))
     config.network.patch = (1, 2, 2)
     train.train(config, tmp_path / "run")
-    record = sample.sample(tmp_path / "run", tmp_path / "out", count=1, length=3)
+    record = commands.sample(tmp_path / "run", tmp_path / "out", count=1, length=3)
     assert record["samples"][0]["nfe_per_frame"] >= 2
     config.network.patch = (1, 8, 8)
     with pytest.raises(ValueError, match=r"does not divide.*\(1, 4, 4\)"):
@@ -168,15 +168,15 @@ def test_mistakes(tmp_path, files, taef2):
     with pytest.raises(ValueError, match="multiples of 8, got 60 x 64: use 64 x 64"):
         taef2.latent_shape((1, 60, 64))
     with pytest.raises(ValueError, match="no tensors of the decoder in .*e.safetensors: give both"):
-        tiny.codec(tmp_path / "e.safetensors")
+        tiny.build(tmp_path / "e.safetensors")
     with pytest.raises(ValueError, match="no tensors of the encoder in no file"):
-        tiny.codec()
+        tiny.build()
     with pytest.raises(ValueError, match="other.safetensors holds no autoencoder of the TAESD family: its tensors are model.weight"):
-        tiny.codec(tmp_path / "other.safetensors")
+        tiny.build(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="there is no file .*none.safetensors"):
-        tiny.codec(tmp_path / "none.safetensors")
+        tiny.build(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="do not fit one another"):
         save_file(decoder, tmp_path / "d.safetensors")
-        tiny.codec(files[0], tmp_path / "d.safetensors")
+        tiny.build(files[0], tmp_path / "d.safetensors")
     with pytest.raises(ValueError, match="unknown codec 'jpeg'"):
         codecs.build("jpeg")

@@ -59,7 +59,7 @@ def test_pieces_give_what_the_whole_gives(name, piece, last):
 def test_latents_are_in_units_of_the_checkpoint(folder):
     """(mean - m) factor / d, with the posterior's size in the same; and back by the decoder at a time."""
     config, tensors, _ = read(FIXTURES / "ltx_vae_095.safetensors")
-    codec = codecs.build("ltx_vae", weights=(folder,), scale=2.0, time=0.3)
+    codec = codecs.build("ltx_vae", checkpoint=(folder,), scale=2.0, time=0.3)
     network = pretrained.load(folder, dtype=jnp.float32)
     video = videos(codec, 2, 1)
     found = codec.encode(codec.params, video)
@@ -76,8 +76,8 @@ def test_latents_are_in_units_of_the_checkpoint(folder):
 
 def test_pieces_and_tiles_of_a_video(folder):
     """Pieces give the same pixels; a video no larger than a tile is whole, of a larger one the tiles' insides are."""
-    whole, pieces = codecs.build("ltx_vae", weights=(folder,)), codecs.build("ltx_vae", weights=(folder,), piece=1)
-    tiles = codecs.build("ltx_vae", weights=(folder,), piece=1, tile=64)
+    whole, pieces = codecs.build("ltx_vae", checkpoint=(folder,)), codecs.build("ltx_vae", checkpoint=(folder,), piece=1)
+    tiles = codecs.build("ltx_vae", checkpoint=(folder,), piece=1, tile=64)
     video = videos(whole, 1, 2, 12, 4)
     latents = whole.encode(whole.params, video).mean
     assert_same(np.asarray(pieces.encode(whole.params, video).mean), np.asarray(latents))
@@ -112,7 +112,7 @@ def test_full_size_is_known_without_weights():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(), r"the codec takes one folder as config.codec.weights, such as \('LTX-Video/vae',\), got \(\)"),
+        (dict(), r"the codec takes one folder as config.codec.checkpoint, such as \('LTX-Video/vae',\), got \(\)"),
         (dict(tiny=True, tile=100), "config.codec.tile is 100, piece is 0: tiles are multiples of 128 pixels"),
         (dict(tiny=True, piece=-1), "piece is -1"),
         (dict(tiny=True, time=2.0), r"config.codec.time is 2.0: this decoder takes a time in \[0, 1\]"),
@@ -132,9 +132,9 @@ def test_bad_videos_and_folders(tmp_path):
         codec.latent_shape((17, 64, 65))
     config, tensors, _ = read(FIXTURES / "vae_plain.safetensors")
     with pytest.raises(ValueError, match="holds no autoencoder of LTX-Video: give the folder vae"):
-        codecs.build("ltx_vae", weights=(write(tmp_path / "image", config, tensors, "AutoencoderKL"),))
+        codecs.build("ltx_vae", checkpoint=(write(tmp_path / "image", config, tensors, "AutoencoderKL"),))
     config, tensors, _ = read(FIXTURES / "ltx_vae_090.safetensors")
-    with pytest.raises(ValueError, match="this decoder is told none, use 0"):
-        codecs.build("ltx_vae", weights=(write(tmp_path / "old", config, tensors),), time=0.1)
+    with pytest.raises(ValueError, match="this decoder takes none, use 0"):
+        codecs.build("ltx_vae", checkpoint=(write(tmp_path / "old", config, tensors),), time=0.1)
     with pytest.raises(ValueError, match="the frames of this encoder see those after them: use 0"):
-        codecs.build("ltx_vae", weights=(write(tmp_path / "other", dict(config, encoder_causal=False), tensors),), piece=1)
+        codecs.build("ltx_vae", checkpoint=(write(tmp_path / "other", dict(config, encoder_causal=False), tensors),), piece=1)

@@ -68,7 +68,7 @@ def test_dit_as_its_authors_name_it(tmp_path):
     rng, d = np.random.default_rng(0), config["num_attention_heads"] * config["attention_head_dim"]
     shapes = jax.eval_shape(pretrained.KINDS["dit"].model(config, "original").network.init, jax.random.key(0))
     params = jax.tree.map(lambda a: (0.2 * rng.normal(size=a.shape)).astype(np.float32), shapes)
-    pretrained.export("dit", config, params, tmp_path, generation="original")
+    pretrained.export("dit", config, params, tmp_path, naming="original")
     tensors = load_file(tmp_path / SINGLE) | {"pos_embed": position_table((1, 5, 5), d)[None]}
     expected = original(tensors, io["hidden_states"], io["timestep"], io["class_labels"], config["num_attention_heads"])
     assert_same(outputs(pretrained.import_checkpoint("dit", config, tensors), io), expected)
@@ -96,8 +96,8 @@ def test_full_size_dit_has_the_public_tensors(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "dit_xl_2_256.json").read_text())
     config, shapes = manifest["config"], {name: tuple(shape) for name, shape in manifest["tensors"].items()}
     model = pretrained.KINDS["dit"].model(config, "diffusers")
-    pretrained.check("dit", model, shapes)
-    assert sorted(name for entry in model.layout for name in entry.theirs) == sorted(shapes)
+    pretrained.check_tensors("dit", model, shapes)
+    assert sorted(name for entry in model.layout for name in entry.names) == sorted(shapes)
     count = lambda model: sum(a.size for a in model.shapes.values())
     assert count(model) == manifest["parameters"] == 749_826_464
     table = 16 * 16 * 1152
@@ -137,7 +137,7 @@ def test_the_autoencoder_under_its_first_names(tmp_path):
     config, tensors, io = read(FIXTURES / "vae_three_levels.safetensors")
     assert first_names(tensors).keys() != tensors.keys()
     assert_autoencodes(config, first_names(tensors), io)
-    pretrained.export("sd_vae", config, pretrained.import_checkpoint("sd_vae", config, tensors).params, tmp_path, generation="first")
+    pretrained.export("sd_vae", config, pretrained.import_checkpoint("sd_vae", config, tensors).params, tmp_path, naming="first")
     assert load_file(tmp_path / SINGLE).keys() == first_names(tensors).keys()
 
 
@@ -146,7 +146,7 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
     shapes = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
     for generation, names in dict(current=shapes, first=first_names(shapes)).items():
         model = pretrained.KINDS["sd_vae"].model(manifest["config"], generation)
-        pretrained.check("sd_vae", model, names)
+        pretrained.check_tensors("sd_vae", model, names)
         assert len(model.layout) == len(names) == 248
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 83_653_863
 
@@ -173,13 +173,13 @@ def test_the_tiny_autoencoder_gives_what_diffusers_gives(name, tmp_path):
     """Both ways, from diffusers' names and from those of the authors; and the codec of the family reads the same tensors."""
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("taesd", config, tensors)
-    pretrained.export("taesd", config, network.params, tmp_path, generation="original")
+    pretrained.export("taesd", config, network.params, tmp_path, naming="original")
     original = load_file(tmp_path / SINGLE)
     assert {"encoder.0.weight", "decoder.1.weight", "decoder.3.conv.0.weight"} <= original.keys() and not original.keys() & tensors.keys()
     for params in (network.params, pretrained.import_checkpoint("taesd", config, original).params):
         assert_same(np.asarray(network.apply(params, method="encode", x=io["sample"])), io["latents"])
         assert_same(np.asarray(network.apply(params, method="decode", x=io["latents"])), io["decoded"])
-    codec = tiny.codec(tmp_path / SINGLE)
+    codec = tiny.build(tmp_path / SINGLE)
     decoded = codec.decode(codec.params, np.moveaxis(io["latents"], 1, -1)[None])[0]
     expected = np.round(np.clip(np.moveaxis(io["decoded"], 1, -1) / 2 + 0.5, 0, 1) * 255)
     assert np.abs(decoded - expected).max() <= 1 and (decoded == expected).mean() > 0.99
@@ -189,9 +189,9 @@ def test_full_size_tiny_autoencoder_has_the_public_tensors():
     """The size of diffusers' AutoencoderTiny(), and an encoder or decoder whose last layer is left out is said."""
     model = pretrained.KINDS["taesd"].model({}, "diffusers")
     assert sum(a.size for a in model.shapes.values()) == 2_445_063 and len(model.layout) == 134
-    shapes = {entry.theirs[0]: model.shapes[entry.ours].shape for entry in model.layout}
+    shapes = {entry.names[0]: model.shapes[entry.path].shape for entry in model.layout}
     with pytest.raises(ValueError, match="1 differ:\n  missing decoder.layers.18.bias \\(3,\\)"):
-        pretrained.check("taesd", model, {name: shape for name, shape in shapes.items() if name != "decoder.layers.18.bias"})
+        pretrained.check_tensors("taesd", model, {name: shape for name, shape in shapes.items() if name != "decoder.layers.18.bias"})
     with pytest.raises(ValueError, match="one width in all its layers, this config says {'encoder_block_out_channels': \\[32, 64\\]}"):
         pretrained.KINDS["taesd"].model(dict(encoder_block_out_channels=[32, 64, 64, 64]), "diffusers")
 
@@ -209,7 +209,7 @@ def test_the_unet_gives_what_diffusers_gives(name):
 def test_full_size_unet_has_the_tensors_that_biflow_released(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "biflow_unet_c128.json").read_text())
     model = pretrained.KINDS["unet2d"].model(manifest["config"], "diffusers")
-    pretrained.check("unet2d", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    pretrained.check_tensors("unet2d", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 123_909_635
 
 
@@ -239,7 +239,7 @@ def test_the_unet_with_text_gives_what_diffusers_gives(name):
 def test_full_size_unet_with_text_has_the_public_tensors(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "sd15_unet.json").read_text())
     model = pretrained.KINDS["sd_unet"].model(manifest["config"], "diffusers")
-    pretrained.check("sd_unet", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    pretrained.check_tensors("sd_unet", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 859_520_964
 
 
@@ -260,7 +260,7 @@ def test_full_size_clip_has_the_public_tensors(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "clip_vit_l14_text.json").read_text())
     for generation, prefix in dict(current="", hub="text_model.").items():
         model = pretrained.KINDS["clip_text"].model(manifest["config"], generation)
-        pretrained.check("clip_text", model, {prefix + name: tuple(shape) for name, shape in manifest["tensors"].items()})
+        pretrained.check_tensors("clip_text", model, {prefix + name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 123_060_480
 
 
@@ -288,7 +288,7 @@ def test_a_published_picture(shared):
         with_class, without = (dit.apply(params, x, t, np.full(len(x), label))[:, :4] for label in (1, 1000))
         return without + 4.0 * (with_class - without)
 
-    schedule = ddim.Schedule.of({})
+    schedule = ddim.Schedule.from_config({})
     latents = ddim.sample(jax.tree_util.Partial(guided, dit.params), io["init_latents"], schedule, steps=2)
     image = np.asarray(vae.apply(vae.params, method="decode", z=latents / 0.18215))
     image = np.clip(image / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)

@@ -15,7 +15,8 @@ from jvflow.flow import ddim
 from jvflow.data import latents
 from jvflow.training import loop as train
 from jvflow import pretrained
-from jvflow.codecs.base import tiled
+from jvflow.text import clip_text
+from jvflow.codecs.tiling import apply_tiled
 from jvflow.data import pipeline
 from jvflow.experiment import assemble
 
@@ -35,7 +36,7 @@ def video():
 
 
 def built(model, **options):
-    return codecs.build("stable_diffusion_ddim", weights=(str(model),), **dict(steps=8) | options)
+    return codecs.build("stable_diffusion_ddim", checkpoint=(str(model),), **dict(steps=8) | options)
 
 
 @pytest.mark.parametrize("options", [{}, dict(guidance=2.5, prompt="a photo of a cat", scale=2.0)])
@@ -45,7 +46,7 @@ def test_each_frame_is_the_noise_that_sampling_makes_it_of(model, video, options
     found = codec.encode(codec.params, video)
     assert found.std is None and found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 2, 2, 4, 4)
     vae, unet, clip = (pretrained.load(model / part) for part in ("vae", "unet", "text_encoder"))
-    tokens = text.build("clip", weights=(model / "text_encoder", model / "tokenizer")).tokenize(["", options.get("prompt", "")])[0]
+    tokens = text.build("clip_text", checkpoint=(model / "text_encoder", model / "tokenizer")).tokenize(["", options.get("prompt", "")])[0]
     empty, prompted = clip.apply(clip.params, tokens)[0]
     weight, scale = options.get("guidance", 1.0), options.get("scale", 1.0)
 
@@ -68,7 +69,7 @@ def test_each_frame_is_the_noise_that_sampling_makes_it_of(model, video, options
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(weights=()), "takes the folder of a whole model as config.codec.weights, with scheduler/scheduler_config.json in it"),
+        (dict(checkpoint=()), "takes the folder of a whole model as config.codec.checkpoint, with scheduler/scheduler_config.json in it"),
         (dict(steps=2000), "steps must be a whole number from 1 to the 1000"),
         (dict(tile=6), "config.codec.tile is 6: tiles are multiples of 16 pixels"),
         (dict(eta=1.0), "the codec stable_diffusion_ddim has no eta: take config.codec.eta out"),
@@ -76,7 +77,7 @@ def test_each_frame_is_the_noise_that_sampling_makes_it_of(model, video, options
 )
 def test_what_does_not_fit_is_said(model, change, message):
     with pytest.raises(ValueError, match=message):
-        codecs.build("stable_diffusion_ddim", **dict(weights=(str(model),)) | change)
+        codecs.build("stable_diffusion_ddim", **dict(checkpoint=(str(model),)) | change)
 
 
 def test_parts_of_two_models_are_said(model, tmp_path):
@@ -100,20 +101,20 @@ def test_tiles_fit_together(size):
     """A function that looks at each place alone gives the same in tiles, upwards and downwards; one that looks around does in their middle."""
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, *size, 3)), jnp.float32)
     up = lambda x: jnp.repeat(jnp.repeat(jnp.tanh(x), 2, axis=1), 2, axis=2)
-    np.testing.assert_allclose(tiled(up, images, 8, 2), up(images), atol=1e-5)
+    np.testing.assert_allclose(apply_tiled(up, images, 8, 2), up(images), atol=1e-5)
     even = images[:, : size[0] // 4 * 4, : size[1] // 4 * 4]
     down = lambda x: x[:, ::2, ::2] ** 2
-    np.testing.assert_allclose(tiled(down, even, 8, 0.5), down(even), atol=1e-5)
-    assert tiled(up, images, 0, 2).shape == up(images).shape
+    np.testing.assert_allclose(apply_tiled(down, even, 8, 0.5), down(even), atol=1e-5)
+    assert apply_tiled(up, images, 0, 2).shape == up(images).shape
     mean = lambda x: x - x.mean((1, 2), keepdims=True)
-    seams = np.abs(np.diff(np.asarray(tiled(mean, 0 * images + jnp.arange(size[1], dtype=jnp.float32)[None, None, :, None], 8, 1))[0, 0, :, 0]))
+    seams = np.abs(np.diff(np.asarray(apply_tiled(mean, 0 * images + jnp.arange(size[1], dtype=jnp.float32)[None, None, :, None], 8, 1))[0, 0, :, 0]))
     assert seams.max() < 1.1  # tiles that differ by 6 fade into each other over their two common places
 
 
 def test_tiles_bound_the_memory(model):
     """The decoder's temporary memory for an image 16 times as large grows far less than 16 times."""
     def temporary(side, tile):
-        codec = codecs.build("stable_diffusion", weights=(str(model / "vae"),), tile=tile)
+        codec = codecs.build("stable_diffusion", checkpoint=(str(model / "vae"),), tile=tile)
         latent = jax.ShapeDtypeStruct((1, 1, side, side, 4), jnp.float32)
         return codec.decode.lower(codec.params, latent).compile().memory_analysis().temp_size_in_bytes
 
@@ -126,7 +127,7 @@ def test_tiles_bound_the_memory(model):
 
 def test_tokens_are_those_of_transformers():
     expected = json.loads((FIXTURES / "clip_tokenizer" / "expected.json").read_text())
-    tokens, mask = text.clip.tokenize_with(FIXTURES / "clip_tokenizer", 20)(expected["captions"])
+    tokens, mask = clip_text.make_tokenize(FIXTURES / "clip_tokenizer", 20)(expected["captions"])
     assert tokens.tolist() == expected["tokens"]
     assert mask.sum(1).tolist()[:4] == [0, 0, 7, 8] and mask[-1].all()
 
@@ -134,12 +135,12 @@ def test_tokens_are_those_of_transformers():
 def test_captions_are_embedded_once(model, tmp_path):
     """`latents.prepare` keeps the embeddings; training takes them, gives the same losses as from the tokens, and no other encoder's."""
     config = load_config("vlfm/procedural.py", "debug")
-    config.text = dict(name="clip", weights=(str(model / "text_encoder"), str(model / "tokenizer")))
+    config.text = dict(name="clip_text", checkpoint=(str(model / "text_encoder"), str(model / "tokenizer")))
     config.run.update(progress=False)
     config.train.update(steps=2, batch_size=4)
     config.data.update(cache=str(tmp_path / "clips"))
     data = tmp_path / "latents"
-    assert latents.prepare(config, data)["settings"]["text"]["name"] == "clip"
+    assert latents.prepare(config, data)["settings"]["text"]["name"] == "clip_text"
     means = [pipeline.open_split(data, "train")[i]["latent_mean"][::2] for i in range(len(pipeline.open_split(data, "train")))]
     assert latents.frame_difference(data, every=2) == pytest.approx(np.sqrt(np.square(np.diff(means, axis=1)).mean()))
     experiment, clip = assemble(config), pipeline.open_split(data, "train")[0]
@@ -152,7 +153,7 @@ def test_captions_are_embedded_once(model, tmp_path):
     config.data.path = str(data)
     np.testing.assert_allclose(np.asarray(train.train(config, tmp_path / "embedded").losses()), from_tokens, rtol=1e-5)
     other = json.loads((model / "text_encoder" / "config.json").read_text())
-    config.text.weights = (str(exported("clip_text", other, tmp_path / "other", seed=9)), str(model / "tokenizer"))
+    config.text.checkpoint = (str(exported("clip_text", other, tmp_path / "other", seed=9)), str(model / "tokenizer"))
     with pytest.raises(ValueError, match="the captions in .* were embedded with .*: take that encoder, or encode into another folder"):
         train.train(config, tmp_path / "refused")
     with pytest.raises(ValueError, match="there / here: text.weights: "):
@@ -164,17 +165,17 @@ def test_captions_are_embedded_once(model, tmp_path):
 @pytest.mark.parametrize(
     "folders, message",
     [
-        (("{model}/text_encoder",), "takes two folders as config.text.weights"),
+        (("{model}/text_encoder",), "takes two folders as config.text.checkpoint"),
         (("{model}/unet", "{model}/tokenizer"), "holds no text model of CLIP"),
         (("{model}/text_encoder", "{model}/unet"), "holds no vocab.json and no merges.txt"),
     ],
 )
 def test_another_text_encoder(model, folders, message):
     with pytest.raises(ValueError, match=message):
-        text.build("clip", weights=tuple(folder.format(model=model) for folder in folders))
+        text.build("clip_text", checkpoint=tuple(folder.format(model=model) for folder in folders))
 
 
 def test_the_package_of_tokens_is_named(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ValueError, match=r"pip install 'jvflow\[text\]'"):
-        text.build("clip", weights=(model / "text_encoder", model / "tokenizer"))
+        text.build("clip_text", checkpoint=(model / "text_encoder", model / "tokenizer"))

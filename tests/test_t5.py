@@ -10,6 +10,7 @@ from conftest import load_config
 from public_models import FIXTURES, assert_same, exported, read
 
 from jvflow import networks, text
+from jvflow.text import t5
 from jvflow.data import latents
 from jvflow.training import loop as train
 from jvflow import pretrained
@@ -46,7 +47,7 @@ def test_full_size_encoders_have_the_public_tensors(shared, name):
     manifest = json.loads((shared / "golden" / "manifests" / f"{name}.json").read_text())
     model = pretrained.KINDS["t5_encoder"].model(manifest["config"], "transformers")
     names = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
-    pretrained.check("t5_encoder", model, names)
+    pretrained.check_tensors("t5_encoder", model, names)
     assert len(model.layout) == len(names) - 1
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"]
 
@@ -78,20 +79,20 @@ def model(request, tmp_path_factory):
 
 def test_tokens_are_those_of_transformers():
     expected = json.loads((TOKENIZER / "expected.json").read_text())
-    tokens, mask = text.t5.tokenize_with(TOKENIZER, 20)(expected["captions"])
+    tokens, mask = t5.make_tokenize(TOKENIZER, 20)(expected["captions"])
     assert tokens.tolist() == expected["tokens"]
     assert not mask[:2].any() and (mask[2:] == (tokens[2:] != 0)).all() and mask[-1].all()
 
 
 def test_layer_by_layer_is_the_whole_in_the_memory_of_one(model, monkeypatch):
-    whole = text.build("t5", weights=(model, TOKENIZER), length=11, dtype="float32")
-    some = text.build("t5", weights=(model, TOKENIZER), length=11, dtype="float32", by_layer=True)
-    assert whole.pure and not some.pure and some.params is None and some.width == whole.width == 12
+    whole = text.build("t5", checkpoint=(model, TOKENIZER), length=11, dtype="float32")
+    some = text.build("t5", checkpoint=(model, TOKENIZER), length=11, dtype="float32", by_layer=True)
+    assert whole.compilable and not some.compilable and some.params is None and some.width == whole.width == 12
     tokens, mask = whole.tokenize(CAPTIONS)
     expected = whole.apply(whole.params, tokens)
     longer = whole.apply(whole.params, np.pad(tokens, ((0, 0), (0, 3))))
     np.testing.assert_allclose(longer[:, :11][mask], expected[mask], atol=1e-5)  # padding is seen by none
-    held, read_layer = [], text.t5.ByLayer._read
+    held, read_layer = [], t5.ByLayer._read
     before = {id(a) for a in jax.live_arrays()}
 
     def reading(self, prefix):
@@ -99,7 +100,7 @@ def test_layer_by_layer_is_the_whole_in_the_memory_of_one(model, monkeypatch):
         held.append(sum(a.size for a in jax.live_arrays() if id(a) not in before and a.ndim == 2))
         return found
 
-    monkeypatch.setattr(text.t5.ByLayer, "_read", reading)
+    monkeypatch.setattr(t5.ByLayer, "_read", reading)
     np.testing.assert_allclose(some.apply(None, tokens), expected, atol=1e-5 * np.abs(expected).max())
     layers = [sum(a.size for a in jax.tree.leaves(layer) if a.ndim == 2) for layer in whole.params["encoder"]["block"].values()]
     assert max(held) <= 2 * max(layers) and len(held) == len(layers) + 1  # the next is read while the last is still named
@@ -107,10 +108,10 @@ def test_layer_by_layer_is_the_whole_in_the_memory_of_one(model, monkeypatch):
 
 def test_captions_are_embedded_before_training(model, tmp_path):
     config = load_config("vlfm/procedural.py", "debug")
-    config.text = dict(name="t5", weights=(str(model), str(TOKENIZER)), length=16, dtype="float32", by_layer=True)
+    config.text = dict(name="t5", checkpoint=(str(model), str(TOKENIZER)), length=16, dtype="float32", by_layer=True)
     config.run.update(progress=False)
     config.train.update(steps=1, batch_size=4)
-    with pytest.raises(ValueError, match="config.text.by_layer embeds captions before training: make the data set with launch.encode"):
+    with pytest.raises(ValueError, match="config.text.by_layer embeds captions before training: make the data set with `jvflow encode`"):
         train.train(config, tmp_path / "refused")
     latents.prepare(config, tmp_path / "latents")
     config.data.path, config.text.by_layer = str(tmp_path / "latents"), False  # how they were made is no matter
@@ -120,7 +121,7 @@ def test_captions_are_embedded_before_training(model, tmp_path):
 @pytest.mark.parametrize(
     "folders, message",
     [
-        (("{model}",), "takes two folders as config.text.weights"),
+        (("{model}",), "takes two folders as config.text.checkpoint"),
         (("{model}", "{model}"), "holds no spiece.model"),
         (("{clip}", "{tokenizer}"), "holds no encoder of T5"),
     ],
@@ -129,4 +130,4 @@ def test_captions_are_embedded_before_training(model, tmp_path):
 def test_another_text_encoder(model, tmp_path, folders, message, by_layer):
     clip = exported("clip_text", read(FIXTURES / "clip_quick.safetensors")[0], tmp_path)
     with pytest.raises(ValueError, match=message):
-        text.build("t5", weights=tuple(f.format(model=model, clip=clip, tokenizer=TOKENIZER) for f in folders), by_layer=by_layer)
+        text.build("t5", checkpoint=tuple(f.format(model=model, clip=clip, tokenizer=TOKENIZER) for f in folders), by_layer=by_layer)

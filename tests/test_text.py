@@ -12,8 +12,7 @@ from jvflow import text
 from jvflow.data import dataset, pipeline
 from jvflow.experiment import assemble
 from jvflow.flow.field import Condition, drop
-from jvflow.pretrained.lazy import Held
-from jvflow.text import byte_encoder
+from jvflow.pretrained import LazyParams
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +22,10 @@ def encoder():
 
 def test_tokens_are_the_bytes_of_a_caption(encoder, caplog):
     tokens, mask = encoder.tokenize(["a disc", "", "äöü"])
-    assert bytes(tokens[0, :6].astype(np.uint8)) == b"a disc" and (tokens[0, 6:] == byte_encoder.NOTHING).all()
+    assert bytes(tokens[0, :6].astype(np.uint8)) == b"a disc" and (tokens[0, 6:] == text.NO_BYTE).all()
     assert bytes(tokens[2, :6].astype(np.uint8)).decode() == "äöü"
     assert mask.sum(1).tolist() == [2, 0, 2]
-    byte_encoder._say_cut.cache_clear()
+    text.warn_truncated.cache_clear()
     with caplog.at_level("WARNING", "jvflow"):
         cut, mask = encoder.tokenize(["x" * 40, "x" * 41])
     assert mask.all() and (cut == ord("x")).all()
@@ -47,7 +46,7 @@ def test_what_comes_after_a_caption_is_not_attended_to(encoder):
     params = encoder.init(jax.random.key(0))
     tokens, mask = encoder.tokenize(["two discs"[:8]])
     other = jax.tree.map(jnp.array, params)
-    other["embed"]["embedding"] = params["embed"]["embedding"].at[byte_encoder.NOTHING].add(1.0)
+    other["embed"]["embedding"] = params["embed"]["embedding"].at[text.NO_BYTE].add(1.0)
     one, two = (encoder.apply(p, tokens)[0] for p in (params, other))
     np.testing.assert_allclose(one[mask[0]], two[mask[0]], atol=1e-5)
     assert jnp.abs(one[~mask[0]] - two[~mask[0]]).max() > 0.01
@@ -84,20 +83,20 @@ def test_a_trained_encoder_gets_gradients_and_a_pretrained_one_is_given(monkeypa
     params = experiment.network.init(jax.random.key(0))
     tokens, mask = experiment.text.tokenize(["one", "two"])
     of = lambda params, given: experiment.condition(params, tokens, mask, given).text
-    assert jnp.abs(jax.grad(lambda p: jnp.square(of(p, experiment.given)).sum())(params)["text"]["embed"]["embedding"]).max() > 0
-    assert experiment.given["text"] is None
+    assert jnp.abs(jax.grad(lambda p: jnp.square(of(p, experiment.encoder_params)).sum())(params)["text"]["embed"]["embedding"]).max() > 0
+    assert experiment.encoder_params["text"] is None
 
-    pretrained = replace(experiment.text, init=None, held=Held(lambda: params["text"]))
+    pretrained = replace(experiment.text, init=None, lazy=LazyParams(lambda: params["text"]))
     monkeypatch.setattr(text, "build", lambda **sizes: pretrained)
     other = assemble(config)
     assert "text" not in other.network.init(jax.random.key(0))
-    np.testing.assert_array_equal(other.condition({}, tokens, mask, other.given).text, of(params, None))
+    np.testing.assert_array_equal(other.condition({}, tokens, mask, other.encoder_params).text, of(params, None))
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: text.build("words"), "unknown text encoder 'words': use 'bytes', 'clip', 't5' or 'none'"),
+        (lambda: text.build("words"), "unknown text encoder 'words': use 'bytes', 'clip_text', 't5' or 'none'"),
         (lambda: text.build("bytes", length=30, group=4), "the group has to divide the length"),
         (lambda: text.build("bytes", width=30, heads=4), "heads 4 does not divide the width 30"),
         (lambda: pipeline.Window(0), "at least 1 frame"),

@@ -44,7 +44,7 @@ def test_pieces_give_what_the_whole_gives(name, piece):
 def test_full_size_autoencoder_has_the_public_tensors(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "wan21_vae.json").read_text())
     model = pretrained.KINDS["wan_vae"].model(manifest["config"], "diffusers")
-    pretrained.check("wan_vae", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    pretrained.check_tensors("wan_vae", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 126_892_531
     assert len(model.layout) == len(manifest["tensors"]) == 194
 
@@ -69,12 +69,12 @@ def test_latents_are_in_units_of_the_config(tmp_path):
     m, d = rng.normal(size=3), rng.uniform(0.5, 2, 3)
     (tmp_path / "config.json").write_text(json.dumps(dict(config, _class_name="AutoencoderKLWan", latents_mean=m.tolist(), latents_std=d.tolist())))
     save_file(tensors, tmp_path / SINGLE)
-    codec, whole = (codecs.build("wan_vae", weights=(tmp_path,), scale=2.0, **options) for options in ({}, dict(piece=0)))
+    codec, whole = (codecs.build("wan_vae", checkpoint=(tmp_path,), scale=2.0, **options) for options in ({}, dict(piece=0)))
     video = rng.integers(0, 256, (2, 9, 8, 12, 3), np.uint8)
     network = pretrained.load(tmp_path, dtype=jnp.float32)
     mean, log_variance = (np.moveaxis(np.asarray(a), 1, -1) for a in network.apply(network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1)))
     found = codec.encode(codec.params, video)
-    assert found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 3, 2, 3, 3) and codec.frames == 4
+    assert found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 3, 2, 3, 3) and codec.frames_per_latent == 4
     assert_same(np.asarray(found.mean), ((mean - m) / d / 2).astype(np.float32))
     assert_same(np.asarray(found.std), (np.exp(log_variance / 2) / d / 2).astype(np.float32))
     decoded = np.moveaxis(np.asarray(network.apply(network.params, method="decode", z=np.moveaxis(mean, -1, 1))), 1, -1)

@@ -10,6 +10,7 @@ from public_models import FIXTURES, SINGLE, assert_same, outputs, read
 from safetensors.numpy import load_file, save_file
 
 from jvflow import codecs
+from jvflow.codecs import tiling
 from jvflow.data import latents
 from jvflow import pretrained
 from jvflow.parallel import mesh as meshes
@@ -67,7 +68,7 @@ def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
     """Frame by frame as the model itself has it, scaled; as many frames at a time as fit; its files are what tells it from another."""
     config, tensors, _ = read(FIXTURES / "vae_plain.safetensors")
     path = folder_of(tmp_path / "vae", config | dict(scaling_factor=0.5), tensors, named="AutoencoderKL")
-    codec = codecs.build("stable_diffusion", weights=(str(path),), scale=2.0)
+    codec = codecs.build("stable_diffusion", checkpoint=(str(path),), scale=2.0)
     assert codec.latent_shape((3, 6, 10)) == (3, 3, 5, 4) and codec.posterior
     with pytest.raises(ValueError, match="multiples of 2, got 5 x 10: use 6 x 10"):
         codec.latent_shape((3, 5, 10))
@@ -81,22 +82,22 @@ def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
     shown = codec.decode(codec.params, found.mean)
     image = np.asarray(network.apply(network.params, method="decode", z=mean))[0].transpose(1, 2, 0)
     assert shown.shape == video.shape and abs(np.asarray(shown[1, 2], int) - (np.clip(image, -1, 1) + 1) * 127.5).max() < 0.51
-    monkeypatch.setattr(codecs.base, "AT_ONCE", 120)  # two frames
+    monkeypatch.setattr(tiling, "MAX_PIXELS", 120)  # two frames
     jax.clear_caches()
     again = codec.encode(codec.params, video)
     np.testing.assert_allclose(again.mean, found.mean, atol=1e-5)
     np.testing.assert_allclose(again.std, found.std, rtol=1e-4)
-    print_of = latents.model_fingerprint("stable_diffusion", weights=(str(path),))
+    print_of = latents.model_fingerprint("stable_diffusion", checkpoint=(str(path),))
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, path / SINGLE)
-    assert latents.model_fingerprint("stable_diffusion", weights=(str(path),)) != print_of
+    assert latents.model_fingerprint("stable_diffusion", checkpoint=(str(path),)) != print_of
 
 
-@pytest.mark.parametrize("given, message", [((), "takes one folder as config.codec.weights"), (("{dit}",), "holds no autoencoder")])
+@pytest.mark.parametrize("given, message", [((), "takes one folder as config.codec.checkpoint"), (("{dit}",), "holds no autoencoder")])
 def test_a_codec_of_something_else(dit, tmp_path, given, message):
     config, tensors, _ = dit
     path = folder_of(tmp_path / "dit", config, tensors)
     with pytest.raises(ValueError, match=message):
-        codecs.build("stable_diffusion", weights=tuple(str(path) for _ in given))
+        codecs.build("stable_diffusion", checkpoint=tuple(str(path) for _ in given))
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -137,10 +138,10 @@ def test_unknown_kinds_generations_and_parameters(dit, tmp_path):
     with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d"):
         pretrained.import_checkpoint("dot", config, tensors)
     params = pretrained.import_checkpoint("dit", config, tensors).params
-    with pytest.raises(ValueError, match="unknown generation 'first' of dit: use one of diffusers, original"):
-        pretrained.export("dit", config, params, tmp_path, generation="first")
+    with pytest.raises(ValueError, match="unknown naming 'first' of dit: use one of diffusers, original"):
+        pretrained.export("dit", config, params, tmp_path, naming="first")
     with pytest.raises(ValueError, match="not the parameters of a dit .* original layout, .*conditioning"):
-        pretrained.export("dit", config, params, tmp_path, generation="original")
+        pretrained.export("dit", config, params, tmp_path, naming="original")
     assert not list(tmp_path.iterdir())
 
 

@@ -23,7 +23,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
 
     # data
-    config.codec = dict(name="pixels", weights=(), scale=1.0)
+    config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
     config.data = dict(path="procedural:comets", cache="", frames=80, fps=8.0, size=(16, 16))
     config.data.clips = dict(train=512, test=512)  # streams start from few of the clips they are compared with
     config.data.update(seed=0, fit="crop", stride=80, test_fraction=0.2, captions="", image_fps=0.0)

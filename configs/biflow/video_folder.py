@@ -22,7 +22,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
 
     # data
-    config.codec = dict(name="pixels", weights=(), scale=1.0)
+    config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
     config.data = dict(path="", cache="", frames=32, fps=12.0, size=(32, 32), clips=dict(train=0, test=0), seed=0)
     config.data.update(fit="squeeze", stride=32, test_fraction=0.2, threads=1, captions="", image_fps=0.0)
     config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"

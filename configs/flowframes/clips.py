@@ -1,11 +1,11 @@
 r"""FlowFrames on a folder of your own videos, 17 frames to the next 17, in a tiny autoencoder's latents at 64 x 64.
 
-    python -m launch.encode   --config=configs/flowframes/clips.py --config.codec.weights="('ENCODER', 'DECODER')" \
+    python -m launch.encode   --config=configs/flowframes/clips.py --config.codec.checkpoint="('ENCODER', 'DECODER')" \
                               --config.data.path=FOLDER --out=out/latents
-    python -m launch.train    --config=configs/flowframes/clips.py --config.codec.weights="('ENCODER', 'DECODER')" \
+    python -m launch.train    --config=configs/flowframes/clips.py --config.codec.checkpoint="('ENCODER', 'DECODER')" \
                               --config.data.path=out/latents --config.objective=text_to_video \
                               --workdir=out/clips_pretrained
-    python -m launch.train    --config=configs/flowframes/clips.py --config.codec.weights="('ENCODER', 'DECODER')" \
+    python -m launch.train    --config=configs/flowframes/clips.py --config.codec.checkpoint="('ENCODER', 'DECODER')" \
                               --config.data.path=out/latents --config.pretrained=out/clips_pretrained \
                               --workdir=out/clips
     python -m launch.sample   --workdir=out/clips --out=out/clips/future
@@ -30,7 +30,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.pretrained = ""  # the workdir of a run of text_to_video, whose parameters training starts from
 
     # data
-    config.codec = dict(name="tiny", weights=(), scale=0.85)
+    config.codec = dict(name="tiny", checkpoint=(), scale=0.85)
     config.data = dict(path="", cache="", frames=34, fps=12.0, size=(64, 64), clips=dict(train=1, test=1), seed=0)
     config.data.update(fit="squeeze", stride=34, test_fraction=0.2, threads=1, captions="", image_fps=0.0)
     config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
@@ -68,7 +68,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.run.update(evaluate_every=0, progress=True, tensorboard=True)
 
     if mode == "debug":
-        config.codec = dict(name="pixels", weights=(), scale=1.0)
+        config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
         config.data.update(path="procedural:comets", frames=16, size=(16, 16), clips=dict(train=8, test=4))
         config.chunk.frames = (4,)
         config.network.update(width=32, depth=1, heads=2)

@@ -1,10 +1,10 @@
 r"""The paper's first setting (table 3): FlowFrames from LTX-Video 2B, 17 and 41 frames, 256 x 384 at 24 fps.
 
-    python -m launch.encode   --config=configs/flowframes/ltx_2b.py --config.codec.weights="('LTX/vae',)" \
-                              --config.text.weights="('LTX/text_encoder', 'LTX/tokenizer')" \
+    python -m launch.encode   --config=configs/flowframes/ltx_2b.py --config.codec.checkpoint="('LTX/vae',)" \
+                              --config.text.checkpoint="('LTX/text_encoder', 'LTX/tokenizer')" \
                               --config.data.path=FOLDER --config.pretrained=LTX/transformer --out=out/ltx_inverted
-    python -m launch.train    --config=configs/flowframes/ltx_2b.py --config.codec.weights="('LTX/vae',)" \
-                              --config.text.weights="('LTX/text_encoder', 'LTX/tokenizer')" \
+    python -m launch.train    --config=configs/flowframes/ltx_2b.py --config.codec.checkpoint="('LTX/vae',)" \
+                              --config.text.checkpoint="('LTX/text_encoder', 'LTX/tokenizer')" \
                               --config.data.path=out/ltx_inverted --config.pretrained=LTX/transformer --workdir=out/ltx
     python -m launch.sample   --workdir=out/ltx --out=out/ltx/future
     python -m launch.evaluate --workdir=out/ltx --out=out/ltx/metrics.json
@@ -44,7 +44,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.pretrained = ""  # LTX/transformer, or the workdir of a run of text_to_video
 
     # data
-    config.codec = dict(name="ltx_vae", weights=(), scale=1.0, piece=0, tile=0, time=0.0)
+    config.codec = dict(name="ltx_vae", checkpoint=(), scale=1.0, piece=0, tile=0, time=0.0)
     config.data = dict(path="", cache="", frames=82, fps=24.0, size=(256, 384), clips=dict(train=1, test=1), seed=0)
     config.data.update(fit="crop", stride=82, test_fraction=0.01, threads=4, captions="", image_fps=0.0)
     config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
@@ -60,7 +60,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.times.update(logit_std=1.0, warp=1.0)
 
     # captions and network
-    config.text = dict(name="t5", weights=(), length=128, dtype="bfloat16", by_layer=True)
+    config.text = dict(name="t5", checkpoint=(), length=128, dtype="bfloat16", by_layer=True)
     config.caption_dropout = 0.1
     config.network = dict(name="ltx", depth=28, heads=32, head=64, causal=True)
     config.network.update(dtype="bfloat16", attention=0, scan=True)
@@ -83,7 +83,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.run.update(evaluate_every=0, progress=True, tensorboard=True)
 
     if mode == "debug":
-        config.codec = dict(name="ltx_vae", weights=(), scale=1.0, piece=1, tile=0, time=0.0, tiny=True)
+        config.codec = dict(name="ltx_vae", checkpoint=(), scale=1.0, piece=1, tile=0, time=0.0, tiny=True)
         config.data.update(path="procedural:comets", frames=34, size=(64, 64), clips=dict(train=8, test=4), threads=1)
         config.chunk.frames = (9, 17)
         config.text = dict(name="bytes", length=64, group=4, width=16, depth=1, heads=2)

@@ -27,7 +27,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.pretrained = ""  # the workdir of a run whose parameters training starts from
 
     # data
-    config.codec = dict(name="pixels", weights=(), scale=1.0)
+    config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
     config.data = dict(path="procedural:comets", cache="", frames=80, fps=8.0, size=(16, 16))
     config.data.update(clips=dict(train=256, test=128), seed=0, fit="crop", stride=80, test_fraction=0.2, threads=1)
     config.data.update(captions="", image_fps=0.0)

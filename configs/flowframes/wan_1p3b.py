@@ -1,10 +1,10 @@
 r"""The paper's second setting (tables 3, 4): FlowFrames from Wan 2.1 1.3B, 17 and 41 frames, 240 x 416 at 16 fps.
 
-    python -m launch.encode   --config=configs/flowframes/wan_1p3b.py --config.codec.weights="('WAN/vae',)" \
-                              --config.text.weights="('WAN/text_encoder', 'WAN/tokenizer')" \
+    python -m launch.encode   --config=configs/flowframes/wan_1p3b.py --config.codec.checkpoint="('WAN/vae',)" \
+                              --config.text.checkpoint="('WAN/text_encoder', 'WAN/tokenizer')" \
                               --config.data.path=FOLDER --config.pretrained=WAN/transformer --out=out/wan_inverted
-    python -m launch.train    --config=configs/flowframes/wan_1p3b.py --config.codec.weights="('WAN/vae',)" \
-                              --config.text.weights="('WAN/text_encoder', 'WAN/tokenizer')" \
+    python -m launch.train    --config=configs/flowframes/wan_1p3b.py --config.codec.checkpoint="('WAN/vae',)" \
+                              --config.text.checkpoint="('WAN/text_encoder', 'WAN/tokenizer')" \
                               --config.data.path=out/wan_inverted --config.pretrained=WAN/transformer --workdir=out/wan
     python -m launch.sample   --workdir=out/wan --out=out/wan/future
     python -m launch.evaluate --workdir=out/wan --out=out/wan/metrics.json
@@ -24,7 +24,7 @@ import ml_collections
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """Returns ltx_2b.py's config of the same mode, with Wan's models."""
     config = run_path(str(Path(__file__).with_name("ltx_2b.py")))["get_config"](mode)
-    config.codec = dict(name="wan_vae", weights=(), scale=1.0, piece=1, tile=0)
+    config.codec = dict(name="wan_vae", checkpoint=(), scale=1.0, piece=1, tile=0)
     config.data.update(fps=16.0, size=(240, 416))
     config.times.update(name="uniform", logit_mean=0.0, warp=3.0)
     config.network = dict(name="wan", depth=30, heads=12, head=128, hidden=8960, patch=(1, 2, 2))

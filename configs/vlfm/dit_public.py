@@ -1,8 +1,8 @@
 r"""Clips from captions, from the public DiT-XL/2: it learns a clip's latent path on its own autoencoder's latents.
 
-    python -m launch.encode   --config=configs/vlfm/dit_public.py --config.codec.weights="('DIT/vae',)" \
+    python -m launch.encode   --config=configs/vlfm/dit_public.py --config.codec.checkpoint="('DIT/vae',)" \
                               --config.data.path=FOLDER --out=out/dit_latents
-    python -m launch.train    --config=configs/vlfm/dit_public.py --config.codec.weights="('DIT/vae',)" \
+    python -m launch.train    --config=configs/vlfm/dit_public.py --config.codec.checkpoint="('DIT/vae',)" \
                               --config.data.path=out/dit_latents --config.pretrained=DIT/transformer --workdir=out/dit
     python -m launch.evaluate --workdir=out/dit --out=out/dit/metrics.json
 
@@ -28,6 +28,6 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     if mode == "debug":
         config.network.labels = 10
     else:
-        config.codec = dict(name="stable_diffusion", weights=(), scale=1.0, tile=0)
+        config.codec = dict(name="stable_diffusion", checkpoint=(), scale=1.0, tile=0)
         config.train.update(steps=20_000, batch_size=64)
     return config

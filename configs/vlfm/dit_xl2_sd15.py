@@ -1,10 +1,10 @@
 r"""The paper's setting: DiT-XL/2 on frames inverted by DDIM through Stable Diffusion v1.5, CLIP captions, Grams.
 
-    python -m launch.encode --config=configs/vlfm/dit_xl2_sd15.py --config.codec.weights="('SD15',)" \
-                            --config.text.weights="('SD15/text_encoder', 'SD15/tokenizer')" \
+    python -m launch.encode --config=configs/vlfm/dit_xl2_sd15.py --config.codec.checkpoint="('SD15',)" \
+                            --config.text.checkpoint="('SD15/text_encoder', 'SD15/tokenizer')" \
                             --config.data.path=FOLDER --out=out/latents
-    python -m launch.train  --config=configs/vlfm/dit_xl2_sd15.py --config.codec.weights="('SD15',)" \
-                            --config.text.weights="('SD15/text_encoder', 'SD15/tokenizer')" \
+    python -m launch.train  --config=configs/vlfm/dit_xl2_sd15.py --config.codec.checkpoint="('SD15',)" \
+                            --config.text.checkpoint="('SD15/text_encoder', 'SD15/tokenizer')" \
                             --config.data.path=out/latents --workdir=out/sd15
     python -m launch.sample --workdir=out/sd15 --out=out/sd15/samples --fps=24
 
@@ -25,9 +25,9 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """Returns paper.py's config of the same mode, with the paper's encoders."""
     config = run_path(str(Path(__file__).with_name("paper.py")))["get_config"](mode)
     if mode != "debug":
-        config.codec = dict(name="stable_diffusion_ddim", weights=(), scale=1.0)
+        config.codec = dict(name="stable_diffusion_ddim", checkpoint=(), scale=1.0)
         config.codec.update(steps=50, guidance=1.0, prompt="", tile=0)
-        config.text = dict(name="clip", weights=())
+        config.text = dict(name="clip_text", checkpoint=())
         config.data.size = (512, 512)
         config.path.velocity_scale = 0.4  # use the value that `launch.encode` prints for your latents
     return config

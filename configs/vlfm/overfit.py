@@ -1,8 +1,8 @@
 r"""VLFM on one video of your own, in the latents of a tiny autoencoder at 128 x 128: replayed at any frame rate.
 
-    python -m launch.encode   --config=configs/vlfm/overfit.py --config.codec.weights="('ENCODER', 'DECODER')" \
+    python -m launch.encode   --config=configs/vlfm/overfit.py --config.codec.checkpoint="('ENCODER', 'DECODER')" \
                               --config.data.path=VIDEOS --out=out/latents
-    python -m launch.train    --config=configs/vlfm/overfit.py --config.codec.weights="('ENCODER', 'DECODER')" \
+    python -m launch.train    --config=configs/vlfm/overfit.py --config.codec.checkpoint="('ENCODER', 'DECODER')" \
                               --config.data.path=out/latents --workdir=out/overfit
     python -m launch.sample   --workdir=out/overfit --out=out/overfit/replay --fps=48
     python -m launch.evaluate --workdir=out/overfit --out=out/overfit/metrics.json
@@ -26,7 +26,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
 
     # data
-    config.codec = dict(name="tiny", weights=(), scale=0.85)
+    config.codec = dict(name="tiny", checkpoint=(), scale=0.85)
     config.data = dict(path="", cache="", frames=49, fps=24.0, size=(128, 128), clips=dict(train=1, test=1), seed=0)
     config.data.update(fit="squeeze", stride=1_000_000, test_fraction=0.0, threads=1, captions="", image_fps=0.0)
     config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
@@ -65,7 +65,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.run.update(evaluate_every=0, progress=True, tensorboard=True)
 
     if mode == "debug":
-        config.codec = dict(name="pixels", weights=(), scale=1.0)
+        config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
         config.data.update(path="procedural:comets", size=(16, 16))
         config.network.update(width=32, depth=1, heads=2)
         config.train.update(steps=20, batch_size=4)

@@ -1,8 +1,8 @@
 r"""The paper's setting with small encoders: DiT-XL/2 on TAESD's latents, captions by an encoder trained with it.
 
-    python -m launch.encode --config=configs/vlfm/paper.py --config.codec.weights="('TAESD',)" \
+    python -m launch.encode --config=configs/vlfm/paper.py --config.codec.checkpoint="('TAESD',)" \
                             --config.data.path=FOLDER --out=out/latents
-    python -m launch.train  --config=configs/vlfm/paper.py --config.codec.weights="('TAESD',)" \
+    python -m launch.train  --config=configs/vlfm/paper.py --config.codec.checkpoint="('TAESD',)" \
                             --config.data.path=out/latents --workdir=out/paper
 
 Video Latent Flow Matching, section 6. TAESD is a safetensors file of the tiny autoencoder of Stable Diffusion v1.5's
@@ -27,7 +27,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
 
     # data
-    config.codec = dict(name="tiny", weights=(), scale=1.0)
+    config.codec = dict(name="tiny", checkpoint=(), scale=1.0)
     config.data = dict(path="", cache="", frames=48, fps=24.0, size=(256, 256), clips=dict(train=0, test=0), seed=0)
     config.data.update(fit="crop", stride=48, test_fraction=0.01, threads=16, captions="", image_fps=0.0)
     config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
@@ -65,7 +65,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.run.update(evaluate_every=0, progress=True, tensorboard=True)
 
     if mode == "debug":
-        config.codec = dict(name="pixels", weights=(), scale=1.0)
+        config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
         config.data.update(path="procedural:bouncing", frames=6, size=(16, 16), clips=dict(train=4, test=1))
         config.window.update(frames=6)
         config.text.update(width=32, depth=1, heads=2)

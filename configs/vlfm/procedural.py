@@ -23,7 +23,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
 
     # data
-    config.codec = dict(name="pixels", weights=(), scale=1.0)
+    config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
     config.data = dict(path="procedural:bouncing", cache="", frames=384, fps=48.0, size=(32, 32))
     config.data.update(clips=dict(train=16, test=1), seed=0, fit="squeeze", stride=384, test_fraction=0.2, threads=1)
     config.data.update(captions="", image_fps=0.0)

@@ -1,7 +1,7 @@
-"""The TAESD family as codecs, frame by frame: `jvflow.networks.taesd` with the original files, or those of diffusers' `AutoencoderTiny`."""
+"""The TAESD family as codecs of single frames: `jvflow.networks.taesd` with the original files or diffusers' ones."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import jax
@@ -11,78 +11,85 @@ from einops import rearrange
 from jaxtyping import Array, Float, UInt8
 from safetensors.numpy import load_file
 
-from jvflow.codecs.base import Codec, Posterior, by_image, divided
-from jvflow.pretrained.lazy import Held
+from jvflow.codecs import Codec, Posterior
+from jvflow.codecs.tiling import image_latent_shape, map_images
 from jvflow.networks.taesd import Tensors, decode, encode, layers
+from jvflow.pretrained import LazyParams
 
 
-def codec(*files: str | os.PathLike, scale: float = 1.0) -> Codec:
-    """An autoencoder of the family from its safetensors files: one, or encoder and decoder apart.
+def build(*files: str | os.PathLike, scale: float = 1.0) -> Codec:
+    """Returns the codec of an autoencoder of the family.
 
     Args:
-      files: with names that begin with `encoder.` or `decoder.`, or with one of the two in each.
-      scale: latents are divided by it, so that a flow sees data of about unit size.
+      files: one safetensors file with tensors named `encoder.` and `decoder.`, or one file for each half.
+      scale: latents are divided by it, so that they have about unit size.
 
     Raises:
-      ValueError: for tensors that are not of the family, or an encoder and a decoder that do not fit.
+      ValueError: if the tensors are not of the family, or encoder and decoder do not fit.
     """
     params = _read(files)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     try:
         latent = jax.eval_shape(encode, params["encoder"], image)
-        back = jax.eval_shape(decode, params["decoder"], latent)
+        decoded = jax.eval_shape(decode, params["decoder"], latent)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the tensors of {', '.join(map(str, files))} do not fit one another: {error}") from error
-    if back.shape != image.shape:
-        raise ValueError(f"{', '.join(map(str, files))}: the decoder makes {back.shape} of what the encoder made of {image.shape}")
+    if decoded.shape != image.shape:
+        raise ValueError(
+            f"{', '.join(map(str, files))}: the decoder makes {decoded.shape} of what the encoder made of {image.shape}"
+        )
     factor = image.shape[1] // latent.shape[1]
     return Codec(
         encode=jax.jit(partial(_encode_video, scale=scale)),
         decode=jax.jit(partial(_decode_video, scale=scale)),
-        latent_shape=divided(factor, latent.shape[-1]),
+        latent_shape=image_latent_shape(factor, latent.shape[-1]),
         valid_frames=lambda frames: frames >= 1,
-        held=Held(partial(_read, files)),
+        lazy=LazyParams(partial(_read, files)),
     )
 
 
-# --- video ----------------------------------------------------------------------------------------
-
-
-def _encode_video(params, video: UInt8[Array, "b f h w 3"], *, scale) -> Posterior:
+def _encode_video(params, video: UInt8[Array, "b f h w 3"], *, scale: float) -> Posterior:
     images, pixels = rearrange(video, "b f h w c -> (b f) h w c"), video.shape[2] * video.shape[3]
-    latents = by_image(lambda images: encode(params["encoder"], images.astype(jnp.float32) / 255), images, pixels)
+    latents = map_images(lambda images: encode(params["encoder"], images.astype(jnp.float32) / 255), images, pixels)
     return Posterior(rearrange(latents / scale, "(b f) h w c -> b f h w c", b=len(video)))
 
 
-def _decode_video(params, latents: Float[Array, "b f h w c"], *, scale) -> UInt8[Array, "b f h w 3"]:
-    shown = lambda latents: jnp.round(jnp.clip(decode(params["decoder"], latents * scale), 0, 1) * 255).astype(jnp.uint8)
+def _decode_video(params, latents: Float[Array, "b f h w c"], *, scale: float) -> UInt8[Array, "b f _ _ 3"]:
+    def to_uint8(latents):
+        images = decode(params["decoder"], latents * scale)
+        return jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
+
     pixels = 64 * latents.shape[2] * latents.shape[3]
-    return rearrange(by_image(shown, rearrange(latents, "b f h w c -> (b f) h w c"), pixels), "(b f) h w c -> b f h w c", b=len(latents))
+    images = map_images(to_uint8, rearrange(latents, "b f h w c -> (b f) h w c"), pixels)
+    return rearrange(images, "(b f) h w c -> b f h w c", b=len(latents))
 
 
 # --- tensors --------------------------------------------------------------------------------------
 
 
-def _read(files) -> dict[str, Tensors]:
-    """The tensors of encoder and decoder, in float32, under their names in either."""
+def _read(files: Sequence[str | os.PathLike]) -> dict[str, Tensors]:
+    """Reads the tensors of encoder and decoder in float32, under their names without prefixes."""
     params = {}
     for file in files:
         if not os.path.exists(file):
             raise ValueError(f"there is no file {file}")
         tensors = {name: np.asarray(tensor, np.float32) for name, tensor in load_file(file).items()}
         for name, tensor in tensors.items():
-            side, _, rest = name.partition(".")
-            if side not in ("encoder", "decoder"):
-                side, rest = _side(tensors, file), name
-            params.setdefault(side, {})[rest.removeprefix("layers.")] = jnp.asarray(tensor)
-    for side in ("encoder", "decoder"):
-        if side not in params:
-            raise ValueError(f"no tensors of the {side} in {', '.join(map(str, files)) or 'no file'}: give both files, or one that holds both")
+            half, _, rest = name.partition(".")
+            if half not in ("encoder", "decoder"):
+                half, rest = _half(tensors, file), name
+            params.setdefault(half, {})[rest.removeprefix("layers.")] = jnp.asarray(tensor)
+    for half in ("encoder", "decoder"):
+        if half not in params:
+            raise ValueError(
+                f"no tensors of the {half} in {', '.join(map(str, files)) or 'no file'}: "
+                "give both files, or one that holds both"
+            )
     return params
 
 
-def _side(tensors: Mapping, file) -> str:
-    """Which half a file without prefixes holds: the encoder takes RGB, the decoder gives it."""
+def _half(tensors: Mapping, file) -> str:
+    """Returns which half a file without prefixes holds: the encoder takes 3 channels, the decoder gives 3."""
     try:
         found = [layer for layer, _ in layers(tensors)]
         if found[0]["weight"].shape[1] == 3:
@@ -91,4 +98,6 @@ def _side(tensors: Mapping, file) -> str:
             return "decoder"
     except (ValueError, KeyError, IndexError):
         pass
-    raise ValueError(f"{file} holds no autoencoder of the TAESD family: its tensors are {', '.join(sorted(tensors)[:4])}, ...")
+    raise ValueError(
+        f"{file} holds no autoencoder of the TAESD family: its tensors are {', '.join(sorted(tensors)[:4])}, ..."
+    )

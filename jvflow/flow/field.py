@@ -71,13 +71,9 @@ def drop(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Con
 
 @dataclass(frozen=True)
 class Bound:
-    """A function with its first arguments fixed; equal to another one with an equal function and equal arguments.
+    """`function` with its first arguments `fixed`, which are hashable.
 
-    A compiled program that takes it is used again, which it is not for a `functools.partial`.
-
-    Attributes:
-      function: `(*fixed, *args) -> result`.
-      fixed: hashable values.
+    Unlike a `functools.partial` it equals another one of equal parts, so a compiled program that takes it is reused.
     """
 
     function: Callable

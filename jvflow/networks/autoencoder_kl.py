@@ -46,7 +46,7 @@ class KLConfig:
 class Autoencoder(nnx.Module):
     """See the top of the file."""
 
-    def __init__(self, config: KLConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: KLConfig, *, rngs):
         dtype = jnp.dtype(config.dtype)
         self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
         if config.moments:

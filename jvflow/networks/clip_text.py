@@ -53,13 +53,13 @@ class ClipTextConfig:
 class ClipText(nnx.Module):
     """See the top of the file: no token sees those that the mask (b, n) leaves out."""
 
-    def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ClipTextConfig, *, rngs):
         self.config = config
         self.embeddings = Embeddings(config, rngs)
         self.encoder = Layers(config, rngs)
         self.final_layer_norm = _norm(config, rngs)
 
-    def __call__(self, tokens: Int[Array, "b n"], mask=None) -> Float[Array, "b n d"]:
+    def __call__(self, tokens: Int[Array | np.ndarray, "b n"], mask=None) -> Float[Array, "b n d"]:
         n = tokens.shape[1]
         if n > self.config.length:
             raise ValueError(f"the text encoder reads {self.config.length} tokens, got {n}: cut captions there")

@@ -189,7 +189,7 @@ class DiT(nnx.Module):
     Entries of s are (b,), or (b, f) with a value for each frame.
     """
 
-    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DiTConfig, *, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
         volume = int(np.prod(config.patch))
         self.config = config

@@ -89,7 +89,7 @@ class LTX(nnx.Module):
       mask: (b, k), which tokens of the text are seen.
     """
 
-    def __init__(self, config: LTXConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: LTXConfig, *, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
         self.config = config
         self.proj_in = linear(config.channels, d, rngs, dtype)

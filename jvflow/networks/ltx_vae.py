@@ -73,7 +73,7 @@ class LTXVAE(nnx.Module):
     Latents are as the encoder gives them; `latents_mean` and `latents_std` are the statistics of their channels.
     """
 
-    def __init__(self, config: LTXVAEConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: LTXVAEConfig, *, rngs):
         self.latents_mean, self.latents_std = nnx.Param(jnp.zeros(config.latent)), nnx.Param(jnp.ones(config.latent))
         self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
 

@@ -153,7 +153,9 @@ class VideoPiece:
         return window
 
 
-def apply_in_pieces(layer: Callable, video: Num[Array, "b f h w c"], *, piece: int, offset: int = 0) -> Resized:
+def apply_in_pieces(
+    layer: Callable, video: Num[Array, "b f h w c"], *, piece: int, offset: int = 0
+) -> Num[Array, "b _ _ _ _"]:
     """Returns what a layer makes of a video, in the memory of one piece beside the video and the result.
 
     Args:

@@ -17,6 +17,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+Tokens = Int[Array | np.ndarray, "b n"]
+
 
 @dataclass(frozen=True)
 class T5Config:
@@ -48,11 +50,11 @@ class T5Config:
 class T5(nnx.Module):
     """See the top of the file; no token sees those that the mask leaves out."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, rngs):
         self.shared = nnx.Embed(config.vocabulary, config.width, rngs=rngs)
         self.encoder = Encoder(config, rngs)
 
-    def __call__(self, tokens: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None) -> Float[Array, "b n d"]:
+    def __call__(self, tokens: Tokens, mask: Bool[Array | np.ndarray, "b n"] | None = None) -> Float[Array, "b n d"]:
         x, bias = self.shared(tokens), None
         for block in self.encoder.block:
             x, bias = block(x, bias, mask)

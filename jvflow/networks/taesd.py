@@ -20,16 +20,17 @@ from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
 GROUPS = 4
 """Of the group norm in TAEF2's pools."""
 
-Tensors = dict[str, Array]
+Tensors = dict[str, Array | np.ndarray]
 
 
-def encode(encoder: Tensors, images: Float[Array, "n h w 3"]) -> Float[Array, "n h8 w8 c"]:
+def encode(encoder: Tensors, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n h8 w8 c"]:
     """Returns the latents of RGB images in [0, 1]."""
     x = images
     for layer, relu in layers(encoder):
@@ -41,7 +42,7 @@ def encode(encoder: Tensors, images: Float[Array, "n h w 3"]) -> Float[Array, "n
     return x
 
 
-def decode(decoder: Tensors, latents: Float[Array, "n h8 w8 c"]) -> Float[Array, "n h w 3"]:
+def decode(decoder: Tensors, latents: Float[Array | np.ndarray, "n h8 w8 c"]) -> Float[Array, "n h w 3"]:
     """Returns RGB images, about [0, 1] and not clamped."""
     x = 3 * jnp.tanh(latents / 3)
     for layer, relu in layers(decoder):
@@ -55,7 +56,7 @@ def decode(decoder: Tensors, latents: Float[Array, "n h8 w8 c"]) -> Float[Array,
     return x
 
 
-def layers(tensors: Mapping[str, Array]) -> Iterator[tuple[Tensors, bool]]:
+def layers(tensors: Mapping[str, Array | np.ndarray]) -> Iterator[tuple[Tensors, bool]]:
     """Yields the layers in their order, each with whether a relu with a number of its own follows it."""
     found = {}
     for name, tensor in tensors.items():

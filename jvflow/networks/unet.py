@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jvflow.networks.convolutional import Attention, Level, Middle, TextTransformer, convolution, group_norm
 from jvflow.networks.layers import sinusoidal_features
@@ -76,7 +77,7 @@ class UNetConfig:
 class UNet(nnx.Module):
     """See the top of the file."""
 
-    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: UNetConfig, *, rngs):
         channels, dtype = config.channels, jnp.dtype(config.dtype)
         first, last, width = channels[0], channels[-1], 4 * channels[0]
         options = dict(rngs=rngs, groups=config.groups, epsilon=config.epsilon, time_width=width, dtype=dtype)
@@ -108,8 +109,8 @@ class UNet(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        time: Float[Array, "b"],
-        level: Float[Array, "b"] | None = None,
+        time: Num[Array | np.ndarray, "b"],
+        level: Num[Array | np.ndarray, "b"] | None = None,
         text: Float[Array, "b n d"] | None = None,
     ) -> Float[Array, "b h w o"]:
         config = self.config

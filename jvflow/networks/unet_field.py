@@ -111,7 +111,7 @@ class UNetField(nnx.Module):
     Entries of s are (b,).
     """
 
-    def __init__(self, config: UNetFieldConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: UNetFieldConfig, *, rngs):
         self.config = config
         self.velocities = nnx.List([UNet(config.unet, rngs=rngs) for _ in range(config.velocities)])
 

@@ -92,7 +92,7 @@ class Wan(nnx.Module):
       text: (b, k, captions).
     """
 
-    def __init__(self, config: WanConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: WanConfig, *, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
         self.config = config
         self.patch_embedding = nnx.Conv(

@@ -48,7 +48,7 @@ class WanVAEConfig:
 class WanVAE(nnx.Module):
     """See the top of the file. Latents are as the encoder gives them."""
 
-    def __init__(self, config: WanVAEConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: WanVAEConfig, *, rngs):
         self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
         self.quant_conv, self.post_quant_conv = (
             _convolution(n, n, 1, rngs) for n in (2 * config.latent, config.latent)
@@ -249,6 +249,6 @@ def _convolution(inputs: int, outputs: int, size: int, rngs) -> nnx.Conv:
     return nnx.Conv(inputs, outputs, (size,) * 3, rngs=rngs)
 
 
-def _by_frame(layer, x: Video) -> Video:
+def _by_frame(layer, x: Video) -> Resized:
     """Applies a layer of images to each frame."""
     return rearrange(layer(rearrange(x, "b f h w c -> (b f) h w c")), "(b f) h w c -> b f h w c", b=len(x))

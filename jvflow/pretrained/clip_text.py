@@ -1,7 +1,6 @@
-"""The text half of CLIP under its public names.
+"""CLIP's text encoder under its public names.
 
-    current    those of the transformers package in memory
-    hub        those of the files, under text_model.
+The naming "current" is that of the transformers package in memory, "hub" that of the files, with text_model. before it.
 """
 
 from collections.abc import Mapping
@@ -11,38 +10,44 @@ import jax.numpy as jnp
 
 from jvflow import networks
 from jvflow.networks.clip_text import ClipText, ClipTextConfig
-from jvflow.pretrained.base import Kind, Model, mirrored, shapes_of
+from jvflow.pretrained.layout import Kind, Model, mirror, network_shapes
 
 PREFIX = "text_model."
 LAST = 2
-"""An `eos_token_id` of old configs that stands for the largest token there is."""
+"""An `eos_token_id` of old configs that stands for the largest token."""
 
 
-def generation(names) -> str:
-    """Whose names these are."""
+def find_naming(names) -> str:
+    """Returns the naming of these tensors."""
     return "hub" if any(name.startswith(PREFIX) for name in names) else "current"
 
 
-def model(config: Mapping, generation: str) -> Model:
-    """The network and layout of a config of the transformers package, of the text model or with it under `text_config`."""
+def model(config: Mapping, naming: str) -> Model:
+    """Returns the model of a config of the transformers package, of the text model or with it under `text_config`."""
     config = config.get("text_config", config)
     sizes = ClipTextConfig(
-        vocabulary=config["vocab_size"], length=config["max_position_embeddings"], width=config["hidden_size"], depth=config["num_hidden_layers"],
-        heads=config["num_attention_heads"], hidden=config["intermediate_size"], activation=config.get("hidden_act", "quick_gelu"),
+        vocabulary=config["vocab_size"],
+        length=config["max_position_embeddings"],
+        width=config["hidden_size"],
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        activation=config.get("hidden_act", "quick_gelu"),
         epsilon=config.get("layer_norm_eps", 1e-5),
     )
-    network, prefix = networks.functional(ClipText, sizes), PREFIX if generation == "hub" else ""
-    shapes = shapes_of(network)
-    apply = partial(_public, network, config.get("eos_token_id", 49407))
-    return Model(network, shapes, mirrored(shapes, lambda name: prefix + name), frozenset({f"{prefix}embeddings.position_ids"}), apply)
+    network, prefix = networks.functional(ClipText, sizes), PREFIX if naming == "hub" else ""
+    shapes = network_shapes(network)
+    apply = partial(_apply, network, config.get("eos_token_id", 49407))
+    layout, ignored = mirror(shapes, lambda name: prefix + name), frozenset({f"{prefix}embeddings.position_ids"})
+    return Model(network, shapes, layout, ignored, apply)
 
 
-def _public(network: networks.Network, last: int, params, input_ids, attention_mask=None):
-    """Tokens (b, n) -> all of them after the last norm (b, n, width), and the one at the end of each text (b, width)."""
+def _apply(network: networks.Network, end_token: int, params, input_ids, attention_mask=None):
+    """Takes tokens (b, n) to their embeddings (b, n, width), and to that of the last token of each text (b, width)."""
     tokens = jnp.asarray(input_ids)
     x = network.apply(params, tokens, attention_mask)
-    end = jnp.argmax(tokens if last == LAST else tokens == last, axis=1)
+    end = jnp.argmax(tokens if end_token == LAST else tokens == end_token, axis=1)
     return x, jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
 
 
-KIND = Kind(model, generation, ("hub", "current"), "model.safetensors")
+KIND = Kind(model, find_naming, ("hub", "current"), "model.safetensors")

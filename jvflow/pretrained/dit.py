@@ -1,97 +1,116 @@
-"""DiT under its public names: as the diffusers package has it, and as its authors do.
+"""DiT under its public names, those of the diffusers package and those of its authors.
 
-    diffusers    each block embeds time and class itself, q, k and v are apart
-    original     one embedding for all blocks, q, k and v in one tensor; its sine positions are stored and not read
+    diffusers    each block embeds time and class itself; q, k and v are separate tensors
+    original     one embedding for all blocks; q, k and v are one tensor; stored sine positions are ignored
 
-Both give noise and its variance for noisy latents at a timestep; our velocities are these two, in this order.
+Both predict the noise and its variance for noisy latents at a timestep; our velocities are these two, in this order.
 """
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 import jax.numpy as jnp
 from einops import rearrange
 
 from jvflow import networks
 from jvflow.flow.field import Condition
-from jvflow.pretrained.base import Entry, Kind, Model, linear, rearranged, same, shapes_of, stacked, unlike
+from jvflow.pretrained.layout import Entry, Kind, Model, differing, linear, network_shapes, rearranged, same, stack
 
-EXPECTED = dict(norm_type="ada_norm_zero", activation_fn="gelu-approximate", attention_bias=True, norm_elementwise_affine=False)
+EXPECTED = dict(
+    norm_type="ada_norm_zero", activation_fn="gelu-approximate", attention_bias=True, norm_elementwise_affine=False
+)
 
 
-def generation(names) -> str:
-    """Whose names these are."""
+def find_naming(names) -> str:
+    """Returns the naming of these tensors."""
     return "original" if any(name.startswith("x_embedder.") for name in names) else "diffusers"
 
 
-def model(config: Mapping, generation: str, *, scan: bool = False, text_width: int = 0) -> Model:
-    """The network and layout of a config of the diffusers package; the original has none and takes the same.
+def model(config: Mapping, naming: str, *, scan: bool = False, text_width: int = 0) -> Model:
+    """Returns the model of a config of the diffusers package; the original naming has no config and takes the same.
 
-    With `scan` its layers are scanned. With `text_width` each block attends to text of that width besides, which changes nothing until it is trained.
+    Args:
+      scan: whether the layers are scanned.
+      text_width: width of text that each block also attends to, which changes nothing until it is trained; 0 without.
     """
-    other = unlike(config, EXPECTED)
-    if other:
-        raise ValueError(f"a DiT has {EXPECTED}, this config says {other}")
-    original = generation == "original"
+    unsupported = differing(config, EXPECTED)
+    if unsupported:
+        raise ValueError(f"a DiT has {EXPECTED}, this config says {unsupported}")
+    original = naming == "original"
     heads, channels, patch = config["num_attention_heads"], config["in_channels"], config["patch_size"]
     out = config.get("out_channels") or channels
     if out % channels:
-        raise ValueError(f"out_channels {out} is no multiple of in_channels {channels}: noise, and its variance beside it")
+        raise ValueError(f"out_channels {out} is no multiple of in_channels {channels}: noise and its variance")
     network = networks.build(
-        "dit", width=heads * config["attention_head_dim"], depth=config["num_layers"], heads=heads, patch=(1, patch, patch), channels=channels,
-        velocities=out // channels, labels=config["num_embeds_ada_norm"], time_scale=1.0, text_width=text_width, scan=scan, each_embeds=not original,
-        frequency_shift=0 if original else 1, mlp_epsilon=1e-6 if original else config.get("norm_eps", 1e-5),
+        "dit",
+        width=heads * config["attention_head_dim"],
+        depth=config["num_layers"],
+        heads=heads,
+        patch=(1, patch, patch),
+        channels=channels,
+        velocities=out // channels,
+        labels=config["num_embeds_ada_norm"],
+        time_scale=1.0,
+        text_width=text_width,
+        scan=scan,
+        each_embeds=not original,
+        frequency_shift=0 if original else 1,
+        mlp_epsilon=1e-6 if original else config.get("norm_eps", 1e-5),
     )
     sizes = dict(heads=heads, patch=patch, velocities=out // channels)
     block = _original_block if original else _diffusers_block
     blocks = [block(f"blocks/{i}", i, heads) for i in range(config["num_layers"])]
-    blocks = stacked(blocks, lambda name: name.replace("blocks/0/", "blocks/")) if scan else sum(blocks, [])
+    blocks = stack(blocks, lambda path: path.replace("blocks/0/", "blocks/")) if scan else sum(blocks, [])
     ends = _original_ends(**sizes) if original else _diffusers_ends(**sizes)
-    apply = lambda params, hidden_states, timestep, class_labels: _public(network, params, hidden_states, timestep, class_labels)
-    shapes = shapes_of(network)
-    fresh = frozenset(name for name in shapes if re.search(r"/text_(q|kv|proj)/", name))
-    return Model(network, shapes, blocks + ends, frozenset({"pos_embed", "pos_embed.pos_embed"}), apply, network.apply, fresh)
+    shapes, ignored = network_shapes(network), frozenset({"pos_embed", "pos_embed.pos_embed"})
+    added = frozenset(path for path in shapes if re.search(r"/text_(q|kv|proj)/", path))
+    return Model(network, shapes, blocks + ends, ignored, partial(_apply, network), network.apply, added)
 
 
-def _public(network, params, hidden_states, timestep, class_labels):
-    """(b, c, h, w) at timesteps (b,) with classes (b,) -> noise and variance, (b, 2 c, h, w)."""
+def _apply(network, params, hidden_states, timestep, class_labels):
+    """Takes latents (b, c, h, w) at timesteps (b,) with classes (b,) to noise and variance (b, 2 c, h, w)."""
     x = rearrange(hidden_states, "b c h w -> b 1 h w c")
-    outputs = network.apply(params, x, (jnp.asarray(timestep, jnp.float32),), Condition(label=jnp.asarray(class_labels)))
+    outputs = network.apply(
+        params, x, (jnp.asarray(timestep, jnp.float32),), Condition(label=jnp.asarray(class_labels))
+    )
     return rearrange(list(outputs), "v b 1 h w c -> b (v c) h w")
 
 
-def _diffusers_block(ours: str, i: int, heads: int) -> list[Entry]:
-    theirs = f"transformer_blocks.{i}"
-    parts = [f"{theirs}.attn1.to_{part}" for part in "qkv"]
+def _diffusers_block(path: str, i: int, heads: int) -> list[Entry]:
+    name = f"transformer_blocks.{i}"
+    parts = [f"{name}.attn1.to_{part}" for part in "qkv"]
 
-    def merged(kind, inside):  # a head's q, k and v are beside each other
+    def merge(kind, inside):  # a head's q, k and v follow one another
         names = tuple(f"{part}.{kind}" for part in parts)
         read = lambda *tensors: rearrange(list(tensors), f"p (h e) {inside} -> {inside} (h p e)", h=heads)
-        write = lambda array: tuple(rearrange(array, f"{inside} (h p e) -> p (h e) {inside}", h=heads, p=3)[p] for p in range(3))
+        write = lambda array: tuple(
+            rearrange(array, f"{inside} (h p e) -> p (h e) {inside}", h=heads, p=3)[p] for p in range(3)
+        )
         return names, read, write
 
     return [
-        Entry(f"{ours}/qkv/kernel", *merged("weight", "d")),
-        Entry(f"{ours}/qkv/bias", *merged("bias", "")),
-        *linear(f"{ours}/proj", f"{theirs}.attn1.to_out.0"),
-        *linear(f"{ours}/mlp_in", f"{theirs}.ff.net.0.proj"),
-        *linear(f"{ours}/mlp_out", f"{theirs}.ff.net.2"),
-        *linear(f"{ours}/modulation", f"{theirs}.norm1.linear"),
-        *linear(f"{ours}/conditioning/embedders/0/hidden", f"{theirs}.norm1.emb.timestep_embedder.linear_1"),
-        *linear(f"{ours}/conditioning/embedders/0/out", f"{theirs}.norm1.emb.timestep_embedder.linear_2"),
-        same(f"{ours}/conditioning/labels/embedding", f"{theirs}.norm1.emb.class_embedder.embedding_table.weight"),
+        Entry(f"{path}/qkv/kernel", *merge("weight", "d")),
+        Entry(f"{path}/qkv/bias", *merge("bias", "")),
+        *linear(f"{path}/proj", f"{name}.attn1.to_out.0"),
+        *linear(f"{path}/mlp_in", f"{name}.ff.net.0.proj"),
+        *linear(f"{path}/mlp_out", f"{name}.ff.net.2"),
+        *linear(f"{path}/modulation", f"{name}.norm1.linear"),
+        *linear(f"{path}/conditioning/embedders/0/hidden", f"{name}.norm1.emb.timestep_embedder.linear_1"),
+        *linear(f"{path}/conditioning/embedders/0/out", f"{name}.norm1.emb.timestep_embedder.linear_2"),
+        same(f"{path}/conditioning/labels/embedding", f"{name}.norm1.emb.class_embedder.embedding_table.weight"),
     ]
 
 
-def _original_block(ours: str, i: int, heads: int) -> list[Entry]:
-    theirs = f"blocks.{i}"
+def _original_block(path: str, i: int, heads: int) -> list[Entry]:
+    name = f"blocks.{i}"
     return [
-        rearranged(f"{ours}/qkv/kernel", f"{theirs}.attn.qkv.weight", "(p h e) d -> d (h p e)", p=3, h=heads),
-        rearranged(f"{ours}/qkv/bias", f"{theirs}.attn.qkv.bias", "(p h e) -> (h p e)", p=3, h=heads),
-        *linear(f"{ours}/proj", f"{theirs}.attn.proj"),
-        *linear(f"{ours}/mlp_in", f"{theirs}.mlp.fc1"),
-        *linear(f"{ours}/mlp_out", f"{theirs}.mlp.fc2"),
-        *linear(f"{ours}/modulation", f"{theirs}.adaLN_modulation.1"),
+        rearranged(f"{path}/qkv/kernel", f"{name}.attn.qkv.weight", "(p h e) d -> d (h p e)", p=3, h=heads),
+        rearranged(f"{path}/qkv/bias", f"{name}.attn.qkv.bias", "(p h e) -> (h p e)", p=3, h=heads),
+        *linear(f"{path}/proj", f"{name}.attn.proj"),
+        *linear(f"{path}/mlp_in", f"{name}.mlp.fc1"),
+        *linear(f"{path}/mlp_out", f"{name}.mlp.fc2"),
+        *linear(f"{path}/modulation", f"{name}.adaLN_modulation.1"),
     ]
 
 
@@ -119,4 +138,4 @@ def _patches(into: str, out: str, *, heads: int, patch: int, velocities: int) ->
     ]
 
 
-KIND = Kind(model, generation, ("diffusers", "original"))
+KIND = Kind(model, find_naming, ("diffusers", "original"))

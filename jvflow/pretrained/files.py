@@ -1,4 +1,4 @@
-"""Safetensors files, opened and not read. Pickles are never read."""
+"""Safetensors files, memory-mapped and written. Pickles are never read."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,18 +8,20 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jvflow.data.files import check_room
+from jvflow.files import check_room
+
+CONFIG = "config.json"
 
 
 class Files(Mapping):
-    """The tensors of safetensors files, memory-mapped: read when they are asked for.
+    """The tensors of safetensors files, each read when it is used.
 
     Attributes:
-      shapes: of all of them, which costs no reading.
+      shapes: of all tensors, without reading them.
     """
 
     def __init__(self, files: Sequence[Path]):
-        self._where, self.shapes, broken = {}, {}, []
+        self._files, self.shapes, broken = {}, {}, []
         for file in files:
             if not Path(file).exists():
                 broken.append(f"{file} is not there")
@@ -30,29 +32,34 @@ class Files(Mapping):
                 broken.append(f"{file} is no whole safetensors file ({error})")
                 continue
             for name in opened.keys():
-                self._where[name], self.shapes[name] = opened, tuple(opened.get_slice(name).get_shape())
+                self._files[name], self.shapes[name] = opened, tuple(opened.get_slice(name).get_shape())
         if broken:
-            raise ValueError(f"cannot read {'; '.join(broken)}: pickled files (.bin, .pt, .ckpt) are never read, convert them to safetensors")
+            raise ValueError(
+                f"cannot read {'; '.join(broken)}: pickled files (.bin, .pt, .ckpt) are never read, "
+                "convert them to safetensors"
+            )
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._where[name].get_tensor(name)
+        return self._files[name].get_tensor(name)
 
-    def rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
-        """Rows of a tensor, (..., width) for numbers (...): of a large table only what is asked for is read."""
-        some, where = np.unique(numbers, return_inverse=True)
-        table = self._where[name].get_slice(name)
-        return np.concatenate([table[int(i) : int(i) + 1] for i in some])[where.reshape(np.shape(numbers))]
+    def rows(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """Returns rows (..., width) of a tensor for indices (...), and reads no others."""
+        unique, where = np.unique(indices, return_inverse=True)
+        table = self._files[name].get_slice(name)
+        return np.concatenate([table[int(i) : int(i) + 1] for i in unique])[where.reshape(np.shape(indices))]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self._files)
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._files)
 
 
 def save(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file, as readable as any other file that is made here; nothing where the disk has no room for it."""
-    check_room(file.parent, sum(a.nbytes for a in tensors.values()), f"the tensors of {file.name}", "or take another disk")
+    """Writes a safetensors file with the usual permissions; raises before writing if the disk has no room for it."""
+    check_room(
+        file.parent, sum(a.nbytes for a in tensors.values()), f"the tensors of {file.name}", "or take another disk"
+    )
     save_file(dict(tensors), file, metadata=dict(format="pt"))
     mask = os.umask(0)
     os.umask(mask)

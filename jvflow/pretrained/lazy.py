@@ -1,21 +1,21 @@
-"""Parameters of models that stay as they are: read when they are asked for, held until they are let go."""
+"""Parameters that are never trained, read from files when they are first used."""
 
 from collections.abc import Callable
 from typing import Any
 
 
-class Held:
-    """What `read` gives, once; None without it."""
+class LazyParams:
+    """The parameters that `read` returns, read once and kept until they are released."""
 
-    def __init__(self, read: Callable[[], Any] | None = None):
-        self.read, self.value = read, None
+    def __init__(self, read: Callable[[], Any]):
+        self.read, self.params = read, None
 
     def get(self) -> Any:
-        """What was read, now or before."""
-        if self.value is None and self.read:
-            self.value = self.read()
-        return self.value
+        """Returns the parameters, and reads them first if they are not in memory."""
+        if self.params is None:
+            self.params = self.read()
+        return self.params
 
     def release(self) -> None:
-        """Lets it go; the next `get` reads it again."""
-        self.value = None
+        """Frees the parameters; the next `get` reads them again."""
+        self.params = None

@@ -9,7 +9,7 @@ from einops import rearrange
 from jvflow import networks
 from jvflow.networks import unet_field
 from jvflow.networks.unet import UNet, UNetConfig
-from jvflow.pretrained.base import Kind, Model, mirrored, shapes_of, unlike
+from jvflow.pretrained.layout import Kind, Model, differing, mirror, network_shapes
 
 EXPECTED = dict(
     center_input_sample=False,
@@ -45,22 +45,23 @@ BLOCKS = dict(
 )
 
 
-def model(config: Mapping, generation: str) -> Model:
-    """The network and layout of a config of the diffusers package. What it calls `attention_head_dim` is the number of heads."""
-    del generation
-    other = unlike(config, EXPECTED)
-    other |= {key: config[key] for key, known in BLOCKS.items() if set(config[key]) - set(known)}
+def model(config: Mapping, naming: str) -> Model:
+    """Returns the model of a config of the diffusers package, whose `attention_head_dim` is the number of heads."""
+    del naming
+    unsupported = differing(config, EXPECTED)
+    unsupported |= {key: config[key] for key, known in BLOCKS.items() if set(config[key]) - set(known)}
     attends = tuple(name.startswith("Cross") for name in config["down_block_types"])
     if attends != tuple(name.startswith("Cross") for name in config["up_block_types"])[::-1]:
-        other |= {key: config[key] for key in BLOCKS}
-    other |= {
+        unsupported |= {key: config[key] for key in BLOCKS}
+    unsupported |= {
         key: config[key]
         for key in ("attention_head_dim", "layers_per_block", "cross_attention_dim")
         if not isinstance(config[key], int)
     }
-    if other:
+    if unsupported:
         raise ValueError(
-            f"a U-Net of Stable Diffusion 1.x has {EXPECTED | BLOCKS}, attends at the same levels both ways, and has one number of heads; this config says {other}"
+            f"a U-Net of Stable Diffusion 1.x has {EXPECTED | BLOCKS}, attends at the same levels both ways, "
+            f"and has one number of heads; this config says {unsupported}"
         )
     sizes = UNetConfig(
         channels=tuple(config["block_out_channels"]),
@@ -75,12 +76,13 @@ def model(config: Mapping, generation: str) -> Model:
         frequency_shift=config.get("freq_shift", 0),
     )
     network = networks.functional(UNet, sizes)
-    shapes = shapes_of(network)
-    return Model(network, shapes, mirrored(shapes), frozenset(), partial(_public, network), unet_field.single_unet_field(network))
+    shapes = network_shapes(network)
+    field = unet_field.single_unet_field(network)
+    return Model(network, shapes, mirror(shapes), frozenset(), partial(_apply, network), field)
 
 
-def _public(network: networks.Network, params, sample, timestep, encoder_hidden_states):
-    """(b, c, h, w) at timesteps (b,) with text (b, n, d) -> (b, c, h, w)."""
+def _apply(network: networks.Network, params, sample, timestep, encoder_hidden_states):
+    """Takes latents (b, c, h, w) at timesteps (b,) with text (b, n, d) to (b, c, h, w)."""
     x = rearrange(jnp.asarray(sample), "b c h w -> b h w c")
     time = jnp.broadcast_to(jnp.asarray(timestep, jnp.float32), len(x))
     return rearrange(network.apply(params, x, time, text=jnp.asarray(encoder_hidden_states)), "b h w c -> b c h w")

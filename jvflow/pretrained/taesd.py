@@ -1,7 +1,7 @@
 """The tiny autoencoders (`jvflow.networks.taesd`) under their public names, with encoder. and decoder. before them.
 
-diffusers   those of AutoencoderTiny, under layers.
-original    those of the authors' two files; the decoder begins with a layer without tensors, and all its numbers are one larger
+The naming "diffusers" is that of AutoencoderTiny, under layers., "original" that of the authors' two files, whose
+decoder begins with a layer without tensors, so that all its numbers are one larger.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,50 +9,51 @@ from collections.abc import Iterator, Mapping
 import jax
 import jax.numpy as jnp
 
-from jvflow.networks import taesd
-from jvflow.networks import Network
-from jvflow.pretrained.base import Kind, Model, both_ways, same, unlike
+from jvflow.networks import Network, taesd
+from jvflow.pretrained.layout import Kind, Model, autoencoder_apply, differing, same
 
 EXPECTED = dict(
     in_channels=3, out_channels=3, act_fn="relu", upsample_fn="nearest", upsampling_scaling_factor=2, latent_magnitude=3
 )
 
 
-def generation(names) -> str:
-    """Whose names these are."""
+def find_naming(names) -> str:
+    """Returns the naming of these tensors."""
     return "diffusers" if any(".layers." in name for name in names) else "original"
 
 
-def model(config: Mapping, generation: str) -> Model:
-    """The network and layout of a config of the diffusers package."""
-    other = unlike(config, EXPECTED)
-    widths = {side: set(config.get(f"{side}_block_out_channels", (64,))) for side in ("encoder", "decoder")}
-    other |= {f"{side}_block_out_channels": sorted(some) for side, some in widths.items() if len(some) > 1}
-    if other:
-        raise ValueError(f"a tiny autoencoder has {EXPECTED} and one width in all its layers, this config says {other}")
+def model(config: Mapping, naming: str) -> Model:
+    """Returns the model of a config of the diffusers package."""
+    unsupported = differing(config, EXPECTED)
+    widths = {half: set(config.get(f"{half}_block_out_channels", (64,))) for half in ("encoder", "decoder")}
+    unsupported |= {f"{half}_block_out_channels": sorted(found) for half, found in widths.items() if len(found) > 1}
+    if unsupported:
+        raise ValueError(
+            f"a tiny autoencoder has {EXPECTED} and one width in all its layers, this config says {unsupported}"
+        )
     latent = config.get("latent_channels", 4)
-    layers = dict(
+    halves = dict(
         encoder=_encoder(config.get("num_encoder_blocks", (1, 3, 3, 3)), *widths["encoder"], latent),
         decoder=_decoder(config.get("num_decoder_blocks", (3, 3, 3, 1)), *widths["decoder"], latent),
     )
     shapes, entries = {}, []
-    for side, found in layers.items():
-        for number, name, shape in found:
-            ours = f"{side}/{number}.{name}"
-            shapes[ours] = jax.ShapeDtypeStruct(shape, jnp.float32)
-            entries.append(same(ours, _theirs(side, number, name, generation)))
+    for half, tensors in halves.items():
+        for number, name, shape in tensors:
+            path = f"{half}/{number}.{name}"
+            shapes[path] = jax.ShapeDtypeStruct(shape, jnp.float32)
+            entries.append(same(path, _public_name(half, number, name, naming)))
     network = Network(apply=None, config=dict(config))
-    return Model(network, shapes, entries, frozenset(), both_ways(_encode, _decode))
+    return Model(network, shapes, entries, frozenset(), autoencoder_apply(_encode, _decode))
 
 
-def _theirs(side: str, number: int, name: str, generation: str) -> str:
-    if generation == "diffusers":
-        return f"{side}.layers.{number}.{name}"
-    return f"{side}.{number + (side == 'decoder')}.{name}"
+def _public_name(half: str, number: int, name: str, naming: str) -> str:
+    if naming == "diffusers":
+        return f"{half}.layers.{number}.{name}"
+    return f"{half}.{number + (half == 'decoder')}.{name}"
 
 
 def _encoder(blocks, width: int, latent: int) -> Iterator[tuple[int, str, tuple[int, ...]]]:
-    """(number, name, shape) of each tensor."""
+    """Yields number, name and shape of each tensor."""
     number = 0
     for level, count in enumerate(blocks):
         yield number, "weight", (width, width if level else 3, 3, 3)
@@ -66,12 +67,12 @@ def _encoder(blocks, width: int, latent: int) -> Iterator[tuple[int, str, tuple[
 
 def _decoder(blocks, width: int, latent: int) -> Iterator[tuple[int, str, tuple[int, ...]]]:
     yield from _convolution(0, "", width, latent)
-    number = 2  # a relu is between
+    number = 2  # number 1 is a relu
     for level, count in enumerate(blocks):
         last = level == len(blocks) - 1
         for i in range(count):
             yield from _block(number + i, width)
-        number += count + (not last)  # the doubling has a number
+        number += count + (not last)  # the upsampling has a number
         yield number, "weight", (3 if last else width, width, 3, 3)
         if last:
             yield number, "bias", (3,)
@@ -96,4 +97,4 @@ def _decode(params, latents):
     return 2 * taesd.decode(params["decoder"], latents) - 1
 
 
-KIND = Kind(model, generation, ("diffusers", "original"))
+KIND = Kind(model, find_naming, ("diffusers", "original"))

@@ -1,4 +1,4 @@
-"""The U-Net on images under its public names, those of the diffusers package: the networks that the authors of Bi-flow released."""
+"""The U-Net on images under its public names, those of the diffusers package, as the authors of Bi-flow released it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,7 +9,7 @@ from einops import rearrange
 from jvflow import networks
 from jvflow.networks import unet_field
 from jvflow.networks.unet import UNet, UNetConfig
-from jvflow.pretrained.base import Kind, Model, mirrored, shapes_of, unlike
+from jvflow.pretrained.layout import Kind, Model, differing, mirror, network_shapes
 
 EXPECTED = dict(
     center_input_sample=False,
@@ -30,23 +30,21 @@ EXPECTED = dict(
 BLOCKS = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
 
-def model(config: Mapping, generation: str) -> Model:
-    """The network and layout of a config of the diffusers package."""
-    del generation
-    other = unlike(config, EXPECTED)
+def model(config: Mapping, naming: str) -> Model:
+    """Returns the model of a config of the diffusers package."""
+    del naming
+    unsupported = differing(config, EXPECTED)
     for key, known in zip(("down_block_types", "up_block_types"), BLOCKS):
-        other |= {key: config[key]} if set(config[key]) - set(known) else {}
-    other |= (
-        {"class_embed_type": config["class_embed_type"]}
-        if config.get("class_embed_type") not in (None, "timestep")
-        else {}
-    )
+        unsupported |= {key: config[key]} if set(config[key]) - set(known) else {}
+    if config.get("class_embed_type") not in (None, "timestep"):
+        unsupported["class_embed_type"] = config["class_embed_type"]
     attends = tuple(name.startswith("Attn") for name in config["down_block_types"])
     if attends != tuple(name.startswith("Attn") for name in config["up_block_types"])[::-1]:
-        other |= {key: config[key] for key in ("down_block_types", "up_block_types")}
-    if other:
+        unsupported |= {key: config[key] for key in ("down_block_types", "up_block_types")}
+    if unsupported:
         raise ValueError(
-            f"a U-Net of this kind has {EXPECTED} and blocks of {BLOCKS} that attend at the same levels both ways, this config says {other}"
+            f"a U-Net of this kind has {EXPECTED} and blocks of {BLOCKS} that attend at the same levels both ways, "
+            f"this config says {unsupported}"
         )
     sizes = UNetConfig(
         channels=tuple(config["block_out_channels"]),
@@ -61,15 +59,16 @@ def model(config: Mapping, generation: str) -> Model:
         frequency_shift=config.get("freq_shift", 0),
     )
     network = networks.functional(UNet, sizes)
-    shapes = shapes_of(network)
-    return Model(network, shapes, mirrored(shapes), frozenset(), partial(_public, network), unet_field.single_unet_field(network))
+    shapes = network_shapes(network)
+    field = unet_field.single_unet_field(network)
+    return Model(network, shapes, mirror(shapes), frozenset(), partial(_apply, network), field)
 
 
-def _public(network: networks.Network, params, sample, timestep, class_labels=None):
-    """(b, c, h, w) at timesteps (b,), and noise levels (b,) where the network has them -> (b, c, h, w)."""
+def _apply(network: networks.Network, params, sample, timestep, class_labels=None):
+    """Takes images (b, c, h, w) at timesteps (b,) and noise levels (b,), if the network takes some, to (b, c, h, w)."""
     x = rearrange(jnp.asarray(sample), "b c h w -> b h w c")
-    each = lambda s: None if s is None else jnp.broadcast_to(jnp.asarray(s, jnp.float32), len(x))
-    return rearrange(network.apply(params, x, each(timestep), each(class_labels)), "b h w c -> b c h w")
+    per_image = lambda s: None if s is None else jnp.broadcast_to(jnp.asarray(s, jnp.float32), len(x))
+    return rearrange(network.apply(params, x, per_image(timestep), per_image(class_labels)), "b h w c -> b c h w")
 
 
 KIND = Kind(model, lambda names: "diffusers", ("diffusers",))

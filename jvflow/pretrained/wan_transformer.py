@@ -9,30 +9,47 @@ from einops import rearrange
 from jvflow import networks
 from jvflow.networks import wan
 from jvflow.networks.wan import Wan, WanConfig
-from jvflow.pretrained.base import Kind, Model, layered, shapes_of, unlike
+from jvflow.pretrained.layout import Kind, Model, differing, mirror_stacked, network_shapes
 
-EXPECTED = dict(freq_dim=256, qk_norm="rms_norm_across_heads", image_dim=None, added_kv_proj_dim=None, pos_embed_seq_len=None)
+EXPECTED = dict(
+    freq_dim=256, qk_norm="rms_norm_across_heads", image_dim=None, added_kv_proj_dim=None, pos_embed_seq_len=None
+)
 BLOCKS = "blocks/"
 
 
-def model(config: Mapping, generation: str, *, scan: bool = False, **options) -> Model:
-    """The network and layout of a config of the diffusers package. With `scan` its layers are scanned; options are those of `WanConfig`."""
-    del generation
-    other = unlike(config, EXPECTED)
-    if other:
-        raise ValueError(f"a transformer of Wan 2.1, text to video, has {EXPECTED}, this config says {other}")
+def model(config: Mapping, naming: str, *, scan: bool = False, **options) -> Model:
+    """Returns the model of a config of the diffusers package.
+
+    Args:
+      scan: whether the layers are scanned.
+      options: other fields of `WanConfig`.
+    """
+    del naming
+    unsupported = differing(config, EXPECTED)
+    if unsupported:
+        raise ValueError(f"a transformer of Wan 2.1, text to video, has {EXPECTED}, this config says {unsupported}")
     sizes = WanConfig(
-        depth=config["num_layers"], heads=config["num_attention_heads"], head=config["attention_head_dim"], hidden=config["ffn_dim"],
-        patch=tuple(config["patch_size"]), channels=config["in_channels"], outputs=config.get("out_channels") or config["in_channels"],
-        captions=config["text_dim"], norm_text=config["cross_attn_norm"], epsilon=config.get("eps", 1e-6), scan=scan, **options,
+        depth=config["num_layers"],
+        heads=config["num_attention_heads"],
+        head=config["attention_head_dim"],
+        hidden=config["ffn_dim"],
+        patch=tuple(config["patch_size"]),
+        channels=config["in_channels"],
+        outputs=config.get("out_channels") or config["in_channels"],
+        captions=config["text_dim"],
+        norm_text=config["cross_attn_norm"],
+        epsilon=config.get("eps", 1e-6),
+        scan=scan,
+        **options,
     )
     network = networks.functional(Wan, sizes, wan.RULES)
-    shapes = shapes_of(network)
-    return Model(network, shapes, layered(shapes, BLOCKS, sizes.depth if scan else 0), frozenset(), partial(_public, network), partial(wan.field, network))
+    shapes = network_shapes(network)
+    layout = mirror_stacked(shapes, BLOCKS, sizes.depth if scan else 0)
+    return Model(network, shapes, layout, frozenset(), partial(_apply, network), partial(wan.field, network))
 
 
-def _public(network: networks.Network, params, hidden_states, timestep, encoder_hidden_states):
-    """(b, c, f, h, w) at timesteps (b,) or, of each token, (b, n), with text (b, m, d) -> (b, c, f, h, w)."""
+def _apply(network: networks.Network, params, hidden_states, timestep, encoder_hidden_states):
+    """Takes latents (b, c, f, h, w) at timesteps (b,) or (b, n) of each token with text (b, m, d) to (b, c, f, h, w)."""
     x = rearrange(jnp.asarray(hidden_states), "b c f h w -> b f h w c")
     time = jnp.asarray(timestep, jnp.float32).reshape(len(x), -1)
     return rearrange(network.apply(params, x, time, jnp.asarray(encoder_hidden_states)), "b f h w c -> b c f h w")

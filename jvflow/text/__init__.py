@@ -1,31 +1,188 @@
 """Text encoders: captions to the tokens that a field is conditioned on.
 
-Strings end on the host: `tokenize` makes arrays of them while batches are read, `apply` embeds those inside a compiled step.
+Strings end on the host: `tokenize` makes arrays of them while batches are read, `apply` embeds those inside a compiled
+step. The encoder "bytes" is here and needs no download. It is a small transformer that is trained with the network:
+
+    tokens = [embed(b_1) ... embed(b_g)] W + positions                  g bytes of UTF-8 are a token
+    tokens = tokens + attention(norm(tokens)),  tokens + mlp(norm(tokens))      depth times
+
+The pretrained encoders are in files of this package, imported when they are built.
 """
 
+import importlib
 import inspect
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from jvflow.text import byte_encoder, clip_text, t5
-from jvflow.text.base import TextEncoder
+import jax
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["TextEncoder", "build"]
+from jvflow.parallel.constrain import ROWS, constrain
+from jvflow.pretrained import LazyParams
+
+LOG = logging.getLogger(__name__)
+
+ENCODERS = {"clip_text": "clip_text", "t5": "t5"}
+"""The module below this package that builds each pretrained encoder."""
+
+Tokens = tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b m"]]
 
 
-def build(name: str, *, weights: tuple[str, ...] = (), abstract: bool = False, **sizes) -> TextEncoder | None:
-    """A text encoder by its name: "bytes" with the sizes of `byte_encoder.BytesConfig`, "clip" or "t5" with two folders, or "none".
+@dataclass(frozen=True)
+class TextEncoder:
+    """An encoder of captions as functions.
 
-    With `abstract` and without weights "t5" has the shapes of the XXL encoder, and embeds nothing.
+    Attributes:
+      tokenize: `captions -> (tokens (b, n), mask (b, m))`, on the host. The mask says which of the m embeddings stand
+        for text; an empty caption has none.
+      apply: `(params, tokens) -> (b, m, width)`.
+      width: of an embedding.
+      init: `key -> params` of an encoder that is trained with its network; None for a pretrained one.
+      lazy: the parameters of a pretrained encoder, read when `params` is first used, or None.
+      compilable: whether `apply` can be compiled. If not, captions are embedded before training, see
+        `jvflow.data.latents`.
+    """
+
+    tokenize: Callable[[Sequence[str]], Tokens]
+    apply: Callable[[Any, Int[Array, "b n"]], Float[Array, "b m d"]]
+    width: int
+    init: Callable | None = None
+    lazy: LazyParams | None = None
+    compilable: bool = True
+
+    @property
+    def params(self) -> Any:
+        """The parameters of a pretrained encoder, else None."""
+        return self.lazy and self.lazy.get()
+
+
+def build(name: str, *, checkpoint: tuple = (), abstract: bool = False, **options) -> TextEncoder | None:
+    """Returns the text encoder `name`: "bytes", a key of `ENCODERS`, or None for "none".
+
+    Args:
+      checkpoint: of a pretrained encoder, the folders of its model and of its tokenizer.
+      abstract: without a checkpoint, "t5" has the shapes of the XXL encoder, and embeds nothing.
+      options: fields of `ByteConfig`, or options of a pretrained encoder.
     """
     if name == "none":
         return None
-    makers = dict(bytes=byte_encoder.BytesConfig, clip=clip_text.encoder, t5=t5.encoder)
-    if name not in makers:
-        raise ValueError(f"unknown text encoder {name!r}: use 'bytes', 'clip', 't5' or 'none'")
-    unknown = sorted(sizes.keys() - inspect.signature(makers[name]).parameters.keys())
+    if name != "bytes" and name not in ENCODERS:
+        raise ValueError(f"unknown text encoder {name!r}: use 'bytes', {', '.join(map(repr, ENCODERS))} or 'none'")
+    module = None if name == "bytes" else importlib.import_module(f"jvflow.text.{ENCODERS[name]}")
+    known = inspect.signature(module.build if module else ByteConfig).parameters
+    unknown = sorted(options.keys() - known.keys())
     if unknown:
         raise ValueError(f"the text encoder {name} has no {', '.join(unknown)}: take config.text.{unknown[0]} out")
-    if name == "bytes":
-        return byte_encoder.encoder(byte_encoder.BytesConfig(**sizes))
-    if name == "t5" and abstract and not weights:
-        return t5.abstract(**sizes)
-    return makers[name](*weights, **sizes)
+    if module is None:
+        return byte_encoder(ByteConfig(**options))
+    if abstract and not checkpoint and "abstract" in known:
+        options["abstract"] = True
+    return module.build(*checkpoint, **options)
+
+
+@cache
+def warn_truncated(length: int, unit: str, advice: str = "") -> None:
+    """Logs once that captions are longer than what the encoder reads."""
+    LOG.warning("captions are cut to %d %s%s", length, unit, advice)
+
+
+# --- bytes ----------------------------------------------------------------------------------------
+
+NO_BYTE = 256
+"""The token after the last byte."""
+
+
+@dataclass(frozen=True)
+class ByteConfig:
+    """The sizes of a `ByteTransformer`.
+
+    Attributes:
+      length: how many bytes are read; longer captions are cut, which is logged once.
+      group: bytes of a token; divides `length`.
+      width, depth, heads: of the transformer.
+    """
+
+    length: int = 256
+    group: int = 4
+    width: int = 128
+    depth: int = 2
+    heads: int = 4
+
+    def __post_init__(self):
+        if self.length < 1 or self.group < 1 or self.length % self.group:
+            raise ValueError(
+                f"a text encoder reads length {self.length} bytes in groups of {self.group}: "
+                "the group has to divide the length"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide the width {self.width} of the text encoder")
+
+
+class ByteTransformer(nnx.Module):
+    """See the top of the file: `tokens (b, length) -> (b, length / group, width)`."""
+
+    def __init__(self, config: ByteConfig, *, rngs):
+        d = config.width
+        self.group = config.group
+        self.embed = nnx.Embed(NO_BYTE + 1, d, rngs=rngs, embedding_init=nnx.initializers.normal(1.0))
+        self.merge = nnx.Linear(config.group * d, d, rngs=rngs)
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.length // config.group, d)))
+        self.blocks = nnx.List([_Block(config, rngs) for _ in range(config.depth)])
+        self.norm = nnx.LayerNorm(d, rngs=rngs)
+
+    def __call__(self, tokens):
+        table = constrain(self.embed.embedding[...], None, None)  # whole everywhere: its gradient is of a device's rows
+        grouped = rearrange(_constrain_rows(table[tokens]), "b (n g) d -> b n (g d)", g=self.group)
+        x = _constrain_rows(self.merge(grouped) + self.positions[...][None])
+        mask = (tokens[:, :: self.group] != NO_BYTE)[:, None, None]
+        mask = mask | ~mask.any(-1, keepdims=True)  # an empty caption attends to no text, and is masked out later
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+def _constrain_rows(x):
+    """Keeps rows on their devices; the compiler alone would split widths, and sum all rows over all devices."""
+    return constrain(x, ROWS, None, None)
+
+
+class _Block(nnx.Module):
+    def __init__(self, config: ByteConfig, rngs):
+        d = config.width
+        self.before_attention, self.before_mlp = nnx.LayerNorm(d, rngs=rngs), nnx.LayerNorm(d, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(config.heads, d, decode=False, rngs=rngs)
+        self.mlp_in, self.mlp_out = nnx.Linear(d, 4 * d, rngs=rngs), nnx.Linear(4 * d, d, rngs=rngs)
+
+    def __call__(self, x, mask):
+        x = _constrain_rows(x + self.attention(self.before_attention(x), mask=mask))
+        return _constrain_rows(x + self.mlp_out(nnx.gelu(self.mlp_in(self.before_mlp(x)))))
+
+
+def byte_encoder(config: ByteConfig) -> TextEncoder:
+    """Returns the transformer of bytes as functions."""
+
+    def tokenize(captions: Sequence[str]) -> Tokens:
+        tokens = np.full((len(captions), config.length), NO_BYTE, np.int32)
+        for row, caption in zip(tokens, captions):
+            encoded = caption.encode()
+            if len(encoded) > config.length:
+                warn_truncated(config.length, "bytes", ": a larger config.text.length reads them whole")
+                encoded = encoded[: config.length]
+            row[: len(encoded)] = list(encoded)
+        return tokens, tokens[:, :: config.group] != NO_BYTE
+
+    def init(key):
+        return nnx.to_pure_dict(nnx.state(ByteTransformer(config, rngs=nnx.Rngs(params=key)), nnx.Param))
+
+    def apply(params, tokens: Int[Array | np.ndarray, "b n"]) -> Float[Array, "b m d"]:
+        model = nnx.eval_shape(lambda: ByteTransformer(config, rngs=nnx.Rngs(0)))
+        nnx.update(model, params)
+        return model(tokens)
+
+    return TextEncoder(tokenize, apply, config.width, init)

@@ -1,9 +1,9 @@
-"""The text half of CLIP with public weights as an encoder of captions: what Stable Diffusion is conditioned on.
+"""The text encoder of CLIP with a public checkpoint: what Stable Diffusion is conditioned on.
 
-    tokens = start, pieces of words, end, end ...        byte pairs of the lower-cased caption, cut to the length of the model
-    embedded by `jvflow.networks.clip_text`                    all tokens after its last norm
+    tokens = start, pieces of words, end, end ...      byte pairs of the lower-cased caption, cut to the model's length
+    embedded by `jvflow.networks.clip_text`            all tokens after its last norm
 
-The weights stay as they are, so a caption has to be embedded once: `jvflow.data.latents` keeps embeddings beside the latents.
+The encoder is never trained, so a caption is embedded only once: `jvflow.data.latents` keeps embeddings with latents.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,61 +13,70 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jvflow import networks
-from jvflow import pretrained
-from jvflow.pretrained.lazy import Held
+from jvflow import networks, pretrained
 from jvflow.networks.clip_text import ClipText, ClipTextConfig
-from jvflow.text.base import TextEncoder, Tokens, say_cut
+from jvflow.pretrained import LazyParams
+from jvflow.text import TextEncoder, Tokens, warn_truncated
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-"""What byte pairs never cross (Radford et al., arXiv 2103.00020, and the authors' released tokenizer): words, single digits, runs of signs."""
+"""Words, single digits and runs of signs, between which no byte pair is merged.
+
+Radford et al., arXiv 2103.00020, and the authors' released tokenizer.
+"""
 
 
-def encoder(*folders: str | Path) -> TextEncoder:
-    """The encoder of two folders as the public hubs lay them out.
+def build(*folders: str | Path) -> TextEncoder:
+    """Returns the encoder in two folders as the public hubs lay them out.
 
     Args:
       folders: of the model, with config.json and safetensors, and of its tokenizer, with vocab.json and merges.txt.
     """
     if len(folders) != 2:
-        raise ValueError(f"the text encoder clip takes two folders as config.text.weights, such as ('SD15/text_encoder', 'SD15/tokenizer'), got {folders}")
+        raise ValueError(
+            "the text encoder clip_text takes two folders as config.text.checkpoint, "
+            f"such as ('SD15/text_encoder', 'SD15/tokenizer'), got {folders}"
+        )
     model, tokenizer = folders
-    sizes = pretrained.look(model).network.config
+    sizes = pretrained.inspect(model).network.config
     if not isinstance(sizes, ClipTextConfig):
         raise ValueError(f"{model} holds no text model of CLIP: give the folder text_encoder")
-    held = Held(lambda: pretrained.load(model, dtype=jnp.float32).params)
-    return TextEncoder(tokenize_with(tokenizer, sizes.length, sizes.vocabulary), jax.jit(networks.functional(ClipText, sizes).apply), sizes.width, held=held)
+    tokenize = make_tokenize(tokenizer, sizes.length, sizes.vocabulary)
+    lazy = LazyParams(lambda: pretrained.load(model, dtype=jnp.float32).params)
+    return TextEncoder(tokenize, jax.jit(networks.functional(ClipText, sizes).apply), sizes.width, lazy=lazy)
 
 
-def tokenize_with(folder: str | Path, length: int, vocabulary: int | None = None) -> Callable[[Sequence[str]], Tokens]:
-    """The `tokenize` of a `TextEncoder`: captions -> (tokens (b, length), mask (b, length)). The mask has start, pieces and the first end of a caption.
+def make_tokenize(folder: str | Path, length: int, vocabulary: int | None = None) -> Callable[[Sequence[str]], Tokens]:
+    """Returns the `tokenize` of a `TextEncoder`; its mask has start, pieces and the first end of a caption.
 
     Args:
       folder: with vocab.json and merges.txt.
-      length: of all rows; what is longer is cut before its end, which is logged once.
-      vocabulary: tokens that the model knows.
+      length: of all rows; longer captions are cut before their end, which is logged once.
+      vocabulary: how many tokens the model knows.
     """
-    encode, start, end, largest = _byte_pairs(folder)
+    encode, start, end, largest = _load_tokenizer(folder)
     if vocabulary is not None and largest >= vocabulary:
-        raise ValueError(f"the tokenizer in {folder} has tokens up to {largest}, the model knows {vocabulary}: they are of two models")
+        raise ValueError(
+            f"the tokenizer in {folder} has tokens up to {largest}, the model knows {vocabulary}: "
+            "they are of two models"
+        )
 
     def tokenize(captions: Sequence[str]) -> Tokens:
         tokens, mask = np.full((len(captions), length), end, np.int32), np.zeros((len(captions), length), bool)
-        for row, real, caption in zip(tokens, mask, captions):
+        for row, row_mask, caption in zip(tokens, mask, captions):
             pieces = encode(caption)
             if len(pieces) > length - 2:
-                say_cut(length)
+                warn_truncated(length, "tokens")
                 pieces = pieces[: length - 2]
             row[0], row[1 : len(pieces) + 1] = start, pieces
-            real[: len(pieces) + 2] = bool(caption.strip())
+            row_mask[: len(pieces) + 2] = bool(caption.strip())
         return tokens, mask
 
     return tokenize
 
 
-def _byte_pairs(folder: str | Path):
-    """(caption -> tokens of its pieces, start, end, the largest token)."""
+def _load_tokenizer(folder: str | Path):
+    """Returns `caption -> tokens of its pieces`, the tokens start and end, and the largest token."""
     try:
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
     except ImportError as error:
@@ -78,14 +87,18 @@ def _byte_pairs(folder: str | Path):
         raise ValueError(f"{folder} holds no {' and no '.join(missing)}: give the folder tokenizer of the model")
     try:
         model = models.BPE.from_file(*map(str, files), end_of_word_suffix="</w>", unk_token=END)
-    except Exception as error:  # of the package: it has no type of its own
+    except Exception as error:  # the package has no type of its own
         raise ValueError(f"{folder} holds no byte pairs: {error}") from error
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
-    pieces, letters = pre_tokenizers.Split(Regex(PIECES), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    pieces = pre_tokenizers.Split(Regex(PIECES), "removed", invert=True)
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, letters])
     vocabulary = tokenizer.get_vocab()
     if START not in vocabulary or END not in vocabulary:
-        raise ValueError(f"the vocabulary in {folder} lacks {START} or {END}: it is none of CLIP")
+        raise ValueError(f"the vocabulary in {folder} lacks {START} or {END}: it is not CLIP's")
     tokenizer.add_special_tokens([START, END])  # one token each in a caption too
-    return lambda caption: tokenizer.encode(caption, add_special_tokens=False).ids, vocabulary[START], vocabulary[END], max(vocabulary.values())
+    encode = lambda caption: tokenizer.encode(caption, add_special_tokens=False).ids
+    return encode, vocabulary[START], vocabulary[END], max(vocabulary.values())
