@@ -46,11 +46,11 @@ def stable_diffusion(folder):
     """The folder of a very small whole model: 8 x 8 pixels to a latent of 2 x 2."""
     latent = dict(read(FIXTURES / "vae_three_levels.safetensors")[0])
     unet = dict(read(FIXTURES / "sd_unet_two_levels.safetensors")[0], cross_attention_dim=12)
-    text = dict(read(FIXTURES / "clip_quick.safetensors")[0], vocab_size=700, max_position_embeddings=12)
+    text = dict(read(FIXTURES / "clip_text_quick.safetensors")[0], vocab_size=700, max_position_embeddings=12)
     exported("sd_vae", latent, folder / "vae", seed=1)
     exported("sd_unet", unet, folder / "unet", seed=2)
     exported("clip_text", text, folder / "text_encoder", seed=3)
-    shutil.copytree(FIXTURES / "clip_tokenizer", folder / "tokenizer")
+    shutil.copytree(FIXTURES / "clip_text_tokenizer", folder / "tokenizer")
     (folder / "scheduler").mkdir()
     settings = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, set_alpha_to_one=False, clip_sample=False)
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))

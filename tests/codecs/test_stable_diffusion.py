@@ -126,8 +126,8 @@ def test_tiles_bound_the_memory(model):
 
 
 def test_tokens_are_those_of_transformers():
-    expected = json.loads((FIXTURES / "clip_tokenizer" / "expected.json").read_text())
-    tokens, mask = clip_text.make_tokenize(FIXTURES / "clip_tokenizer", 20)(expected["captions"])
+    expected = json.loads((FIXTURES / "clip_text_tokenizer" / "expected.json").read_text())
+    tokens, mask = clip_text.make_tokenize(FIXTURES / "clip_text_tokenizer", 20)(expected["captions"])
     assert tokens.tolist() == expected["tokens"]
     assert mask.sum(1).tolist()[:4] == [0, 0, 7, 8] and mask[-1].all()
 

@@ -128,6 +128,6 @@ def test_captions_are_embedded_before_training(model, tmp_path):
 )
 @pytest.mark.parametrize("by_layer", [False, True])
 def test_another_text_encoder(model, tmp_path, folders, message, by_layer):
-    clip = exported("clip_text", read(FIXTURES / "clip_quick.safetensors")[0], tmp_path)
+    clip = exported("clip_text", read(FIXTURES / "clip_text_quick.safetensors")[0], tmp_path)
     with pytest.raises(ValueError, match=message):
         text.build("t5", checkpoint=tuple(f.format(model=model, clip=clip, tokenizer=TOKENIZER) for f in folders), by_layer=by_layer)

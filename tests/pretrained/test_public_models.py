@@ -246,7 +246,7 @@ def test_full_size_unet_with_text_has_the_public_tensors(shared):
 # --- CLIP -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["clip_quick", "clip_gelu"])
+@pytest.mark.parametrize("name", ["clip_text_quick", "clip_text_gelu"])
 @pytest.mark.parametrize("prefix", ["", "text_model."])
 def test_clip_gives_what_transformers_gives(name, prefix):
     config, tensors, io = read(FIXTURES / f"{name}.safetensors")
@@ -265,7 +265,7 @@ def test_full_size_clip_has_the_public_tensors(shared):
 
 
 def test_another_clip_and_texts_that_it_does_not_take():
-    config, tensors, io = read(FIXTURES / "clip_quick.safetensors")
+    config, tensors, io = read(FIXTURES / "clip_text_quick.safetensors")
     with pytest.raises(ValueError, match="unknown activation 'relu' of a text encoder of CLIP: use quick_gelu, gelu"):
         pretrained.import_checkpoint("clip_text", config | dict(hidden_act="relu"), tensors)
     network = pretrained.import_checkpoint("clip_text", config, tensors)
