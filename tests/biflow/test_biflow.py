@@ -9,7 +9,7 @@ from jvflow.biflow import sample
 from jvflow.biflow.method import OBJECTIVES, biflow_loss
 from jvflow.biflow.sample import CURVES, backward, correcting, corruption, joint, plain, stream
 from jvflow.flow.field import along
-from jvflow.flow.solver import Solution, Solver
+from jvflow.flow.solver import Solution, SolveError, Solver
 
 TIGHT = Solver(rtol=1e-4, atol=1e-4)
 SHAPE = (4, 1, 2, 2, 3)
@@ -337,7 +337,10 @@ def test_a_stream_keeps_its_context_and_goes_on_as_it_moved(source):
 
 
 def test_each_frame_gets_the_noise_that_its_own_corruption_asks_for():
-    """With the exact field of one x0 and one x1, (5) is the RMS of what was added to x0. After the start this field takes away the level itself, so that it shows."""
+    """With the exact field of one x0 and one x1, (5) is the RMS of the error that was added to x0.
+
+    After the start this field removes the level itself, so that the level shows in the frame.
+    """
     x0, x1 = normal(0), normal(1)
     error = jnp.array([0.0, 0.02, 0.1, 0.4]).reshape(4, 1, 1, 1, 1) * normal(2)
     size = np.sqrt(np.square(error).mean((1, 2, 3, 4)))
@@ -377,6 +380,38 @@ def test_the_context_of_a_stream_gets_fresh_noise_of_its_level():
     assert 0.17 < first.std() < 0.23 and 0.17 < second.std() < 0.23
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
     assert not np.any(contexts(0.0))
+
+
+def hard(x, s, condition):
+    """Moves by 0.1, and from a value of 0.25 on oscillates so fast that an adaptive solve needs many steps."""
+    return 0.1 + jnp.where(x > 0.25, jnp.sin(1e4 * s[0]).reshape(-1, 1, 1, 1, 1), 0.0), jnp.zeros_like(x)
+
+
+def broken(x, s, condition):
+    """Moves by 0.1, and from a value of 0.25 on is not finite."""
+    return jnp.where(x > 0.25, jnp.nan, 0.1), jnp.zeros_like(x)
+
+
+@pytest.mark.parametrize(
+    "field, solver, message",
+    [
+        (
+            hard,
+            Solver(rtol=1e-4, atol=1e-4, max_steps=20),
+            r"^frame 2 of the stream: .* max_steps was reached by row 2 at t = 0\.\d+ after 20",
+        ),
+        (broken, Solver("euler", steps=4), r"^frame 2 of the stream: .* for 1 of 4 .* not finite in rows \[2\]"),
+    ],
+)
+def test_a_frame_whose_solve_failed_is_an_error(field, solver, message):
+    """It names the frame, the row, and the time that the solve reached; the frames before it come."""
+    start = jnp.zeros(SHAPE).at[2].set(0.1)
+    frames = stream(field, start, jax.random.key(0), curve=plain, epsilon=0.0, solver=solver)
+    np.testing.assert_allclose(next(frames)[0], start + 0.1, atol=1e-5)
+    with pytest.raises(SolveError, match=message):
+        next(frames)
+    with pytest.raises(StopIteration):
+        next(frames)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """From a run of Bi-flow to videos of streams, and to the figures of its evaluation."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ from jvflow import commands
 from jvflow.biflow import evaluate
 from jvflow.biflow.sample import stream, stream_frames
 from jvflow.data import dataset, pipeline, video
+from jvflow.flow.solver import SolveError, Solver
 from jvflow.load import load, run_dataset
+from jvflow.method import SampleRequest
 from jvflow.networks import as_field
 from jvflow.parallel import hlo
 from jvflow.parallel import mesh as meshes
@@ -52,7 +55,7 @@ def test_sample_writes_videos_a_sheet_and_a_record(workdir, tmp_path):
 
 
 def test_streams_are_split_over_the_devices_and_equal_those_of_one(workdir, monkeypatch):
-    """Each of four devices computes its row alone: no array of a device has all rows, and a row is what it is anywhere."""
+    """Each of four devices computes its row alone: no array on a device has all rows, and rows are equal anywhere."""
     run = load(workdir)
     first = first_frames(run, 4)
     split = next_frames(run, first, jax.random.key(0))
@@ -121,6 +124,25 @@ def test_errors_leave_nothing(workdir, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         commands.sample(workdir, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def failing(run):
+    """The run with an adaptive solve that may take too few steps."""
+    solver = Solver(rtol=1e-6, atol=1e-6, max_steps=2)
+    experiment = run.experiment
+    return replace(run, experiment=replace(experiment, sampler=replace(experiment.sampler, solver=solver)))
+
+
+def test_a_failed_solve_leaves_no_video(workdir, tmp_path):
+    run = failing(load(workdir))
+    request = SampleRequest(data=lambda: run_dataset(run), count=2, length=6)
+    with pytest.raises(
+        SolveError, match=r"^frame 1 of the stream: .* max_steps was reached by row 0 at t = 0\.\d+ after 2"
+    ):
+        run.experiment.method.sample(run, tmp_path / "out", request)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    with pytest.raises(SolveError, match="frame 1 of the stream"):
+        run.experiment.method.evaluate(run, run_dataset(run))
 
 
 def test_sampling_is_replaced_and_recorded(workdir, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from jvflow import networks
 from jvflow.flow.field import Condition
-from jvflow.flow.solver import solve
+from jvflow.flow.solver import SolveError, Solver, solve
 from jvflow.flowframes import method as flowframes
 from jvflow.flowframes import sample
 from jvflow.flowframes.evaluate import straightness
@@ -183,6 +183,25 @@ def test_chunks_are_fed_back_and_counted():
     assert made.nfe.tolist() == [15] * 4
     longer = chunks(shape=(10, 4, 4, 3))  # any length is predicted at once
     np.testing.assert_allclose(sample.predict(further, longer), longer + 1, rtol=1e-5, atol=1e-5)
+
+
+def test_a_chunk_whose_solve_failed_is_an_error():
+    """It names the chunk, the row, and the time that the solve reached."""
+
+    def predict(rows, beyond, solver):
+        """Moves by 1; what is above 2.3 moves by `beyond(t)` more."""
+        field = lambda x, s, condition=None: (1 + jnp.where(x > 2.3, beyond(_column(s[0], x)), 0.0),)
+        observed = jnp.zeros((4, *SHAPE)).at[3].set(0.9)[:rows]
+        return sample.predict(field, observed, solver=solver, chunks=2)
+
+    adaptive, euler = Solver(rtol=1e-4, atol=1e-4, max_steps=30), Solver("euler", steps=4)
+    hard, broken = lambda t: jnp.sin(1e4 * t), lambda t: jnp.nan
+    for beyond, solver in ((hard, adaptive), (broken, euler)):
+        np.testing.assert_allclose(predict(3, beyond, solver)[:, 2:], 2, atol=1e-5)
+    with pytest.raises(SolveError, match=r"^chunk 2: .* max_steps was reached by row 3 at t = 0\.\d+ after 30 steps"):
+        predict(4, hard, adaptive)
+    with pytest.raises(SolveError, match=r"^chunk 2: .* for 1 of 4 samples\. The result is not finite in rows \[3\]"):
+        predict(4, broken, euler)
 
 
 def test_steps_are_those_of_euler():

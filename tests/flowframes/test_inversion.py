@@ -29,7 +29,7 @@ def quiet(name, folder, **data):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A text-to-video run of four steps, its parameters moved so that it does something, and the inversions through it."""
+    """A text-to-video run of four steps, with a learning rate that moves its parameters, and the inversions through it."""
     folder = tmp_path_factory.mktemp("flowframes")
     config = quiet("pretrain", folder)
     config.optimizer.learning_rate = 0.02

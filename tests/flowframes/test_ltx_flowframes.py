@@ -1,4 +1,5 @@
-"""FlowFrames on a very small LTX-Video: all commands of its config, chunks that are encoded each by itself, the rate of a video, a public start."""
+"""FlowFrames on a very small LTX-Video: all commands, chunks that are each encoded by themselves, the rate of a video,
+and a start from public parameters."""
 
 import json
 from dataclasses import replace
@@ -115,7 +116,7 @@ def test_it_is_trained_on_latents_as_on_video(folder):
 
 
 def test_the_rate_of_a_video_reaches_the_network(folder):
-    """In training from the batch, in sampling from the config: another rate is another velocity, and there is none without."""
+    """From the batch in training, from the config in sampling. Another rate gives another velocity, none an error."""
     tuned = load(folder / "tuned")
     field = as_field(tuned.experiment.network, tuned.params)
     condition = tuned.experiment.caption_condition(tuned.params, ["a comet"], tuned.config.data.fps)
@@ -154,12 +155,12 @@ def test_the_rate_of_a_batch_is_trained_on(folder):
         lambda state, batch: train_step(state, batch, jax.random.key(1), experiment=experiment, ema=0.0)[1]["loss"]
     )
     assert batch.fps.tolist() == [24.0] * 4
-    losses = [float(step(state, replace(batch, fps=np.full(4, fps, np.float32)))) for fps in (24, 12)]
+    losses = [float(step(state, batch._replace(fps=np.full(4, fps, np.float32)))) for fps in (24, 12)]
     assert np.isfinite(losses).all() and losses[0] != losses[1], losses
 
 
 def test_samples_and_figures(folder):
-    """Frames of video come out, of whole chunks, as many as asked; the figures are finite, with guidance's evaluations not counted."""
+    """Whole chunks give as many frames of video as asked for. Figures are finite, and guidance is not in the NFE."""
     found = sample(folder / "tuned", folder / "future", count=2, length=20, observed=9)
     assert [s["frames"] for s in found["samples"]] == [20, 20]
     figures = evaluate(folder / "tuned")["frames_9"]

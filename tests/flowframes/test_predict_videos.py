@@ -1,5 +1,6 @@
 """From a run of FlowFrames to chunks, samples and figures."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from conftest import load_config
 
 from jvflow.commands import evaluate, sample
+from jvflow.flow.solver import SolveError, Solver
 from jvflow.flowframes.evaluate import pairs
-from jvflow.load import load
+from jvflow.load import load, run_dataset
+from jvflow.method import SampleRequest
 from jvflow.training.loop import train
 
 pytestmark = pytest.mark.slow
@@ -69,6 +72,20 @@ def test_mistakes_of_a_sample(trained, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         sample(trained(), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_solve_leaves_no_video(trained, tmp_path):
+    run = load(trained())
+    solver = Solver(rtol=1e-6, atol=1e-6, max_steps=2)
+    run = replace(run, experiment=replace(run.experiment, sampler=replace(run.experiment.sampler, solver=solver)))
+    request = SampleRequest(data=lambda: run_dataset(run), count=2)
+    with pytest.raises(
+        SolveError, match=r"^chunk 1: .* for 2 of 2 .* max_steps was reached by row 0 at t = 0\.\d+ after"
+    ):
+        run.experiment.method.sample(run, tmp_path / "out", request)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SolveError, match="^chunk 1: the solve failed"):
+        run.experiment.method.preview(run, run_dataset(run))
 
 
 def test_pairs_are_what_follows():
