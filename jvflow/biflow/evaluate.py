@@ -198,3 +198,11 @@ def describe(run: Run, reference: Reference) -> dict:
         seconds="wall time over frames times streams, without compilation",
         **reference.settings.to_dict(),
     )
+
+
+def preview(run: Run, data: Path) -> Videos:
+    """Streams from the first frames of held-out clips, for a sheet during training."""
+    first = pipeline.clips(data, "test", count=4, frames=run.experiment.start_frames)
+    stream = stream_frames(run, first, jax.random.key(run.config.seed))
+    frames = [frame for frame, _ in itertools.islice(stream, run.config.run.sample_frames)]
+    return np.concatenate([first, *frames], axis=1)

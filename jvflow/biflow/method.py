@@ -42,8 +42,8 @@ from jaxtyping import Array, Float, Key
 from jvflow.assembly import Latents, build_network, build_solver, choose, choose_coupling, noise_like, split_each
 from jvflow.biflow.compare import compare
 from jvflow.biflow.demo import demo
-from jvflow.biflow.evaluate import evaluate
-from jvflow.biflow.sample import CURVES, StreamSettings, add_context, context_keys, preview, sample, sampling_program
+from jvflow.biflow.evaluate import evaluate, preview
+from jvflow.biflow.sample import CURVES, StreamSettings, add_context, context_keys, sample, sampling_program
 from jvflow.data import latents as data_latents
 from jvflow.data.pipeline import Window
 from jvflow.flow.field import Condition, Field, expand_like

@@ -272,14 +272,6 @@ def stream_protocol(run: Run) -> dict:
     return protocol | solver_protocol(settings.solver)
 
 
-def preview(run: Run, data: Path) -> Videos:
-    """Streams from the first frames of held-out clips, for a sheet during training."""
-    first = pipeline.clips(data, "test", count=4, frames=run.experiment.start_frames)
-    stream = stream_frames(run, first, jax.random.key(run.config.seed))
-    frames = [frame for frame, _ in itertools.islice(stream, run.config.run.sample_frames)]
-    return np.concatenate([first, *frames], axis=1)
-
-
 def sampling_program(experiment: Experiment) -> Callable:
     """Returns the program that a dry run compiles: one frame of a stream."""
     return lambda field, start, key, condition: next(stream(field, start, key, **vars(experiment.sampler)))

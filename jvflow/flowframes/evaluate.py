@@ -162,3 +162,13 @@ def straightness(
     whole = end - start
     off = jax.vmap(lambda v: squared_error(v, whole))(velocities).mean(0)
     return off / squared_error(whole, jnp.zeros_like(whole))  # (5)
+
+
+def preview(run: Run, data: Path) -> Videos:
+    """Predicts the second chunk of four held-out clips, below the real ones, for a sheet during training."""
+    length = max(run.config.chunk.frames)
+    real = pipeline.clips(data, "test", count=4, frames=2 * length)
+    captions = pipeline.captions(data, "test", count=len(real))
+    made, _ = predict_videos(run, real[:, :length], captions, seed=run.config.seed)
+    first = real[:, :length] if run.experiment.sampler.follows else made
+    return rearrange([real, np.concatenate([first, made], axis=1)], "two b ... -> (b two) ...")

@@ -51,8 +51,8 @@ from jvflow.flow.field import Condition, Field, expand_like
 from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
 from jvflow.flow.times import TimeDensity
 from jvflow.flowframes import inversion
-from jvflow.flowframes.evaluate import evaluate
-from jvflow.flowframes.sample import ChunkSampler, make_solver, preview, sample, sampling_program, with_observed
+from jvflow.flowframes.evaluate import evaluate, preview
+from jvflow.flowframes.sample import ChunkSampler, make_solver, sample, sampling_program, with_observed
 from jvflow.method import Method
 
 Chunk = Float[Array, "b f h w c"]

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jvflow.assembly import Experiment, noise_like, refuse, solver_protocol
@@ -236,16 +235,6 @@ def chunk_protocol(run: Run) -> dict:
     trained = dict(trained_frames=list(config.chunk.frames), coupling=config.coupling, rho=config.inversion.rho)
     sampled = dict(pretrained=config.pretrained, guidance=sampler.guidance, warp=config.sample.warp)
     return run.protocol | trained | sampled | solver_protocol(sampler.solver)
-
-
-def preview(run: Run, data: Path) -> Videos:
-    """Predicts the second chunk of four held-out clips, below the real ones, for a sheet during training."""
-    length = max(run.config.chunk.frames)
-    real = pipeline.clips(data, "test", count=4, frames=2 * length)
-    captions = pipeline.captions(data, "test", count=len(real))
-    made, _ = predict_videos(run, real[:, :length], captions, seed=run.config.seed)
-    first = real[:, :length] if run.experiment.sampler.follows else made
-    return rearrange([real, np.concatenate([first, made], axis=1)], "two b ... -> (b two) ...")
 
 
 def sampling_program(experiment: Experiment) -> Callable:

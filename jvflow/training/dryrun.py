@@ -46,7 +46,9 @@ CHIPS = {
     "h200": Chip(141e9, 989e12, 450e9),
 }
 """From the makers' pages: cloud.google.com/tpu/docs (each chip's page), NVIDIA's data sheets (NVLink one way)."""
-QUIET = dict(TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+QUIET = dict(
+    TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
+)
 """For the TPU's library, which looks for a machine and locks it: there is none."""
 TPUS = ("v4", "v5e", "v5p", "v6e")
 
@@ -59,7 +61,9 @@ def parse(topology: str) -> tuple[str, int]:
     """
     chip, _, sizes = topology.partition(":")
     if chip not in CHIPS or not re.fullmatch(r"\d+(x\d+)*" if chip in TPUS else r"\d+", sizes):
-        raise ValueError(f"unknown topology {topology!r}: use a TPU slice such as v5e:4x4 or v5p:4x4x4, or GPUs such as h100:8; chips are {', '.join(CHIPS)}")
+        raise ValueError(
+            f"unknown topology {topology!r}: use a TPU slice such as v5e:4x4 or v5p:4x4x4, or GPUs such as h100:8; chips are {', '.join(CHIPS)}"
+        )
     return chip, int(np.prod([int(n) for n in sizes.split("x")]))
 
 
@@ -71,9 +75,13 @@ def devices(topology: str) -> list:
         try:
             return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
         except Exception as error:  # of the TPU's library: there is none, or it knows no such slice
-            raise ValueError(f"no slice {topology} to compile for ({str(error).partition(chr(10))[0][:200]}): pip install 'jvflow[tpu]', and name a slice that exists") from error
+            raise ValueError(
+                f"no slice {topology} to compile for ({str(error).partition(chr(10))[0][:200]}): pip install 'jvflow[tpu]', and name a slice that exists"
+            ) from error
     if len(jax.devices()) < count:
-        raise ValueError(f"{topology} needs {count} simulated devices, there are {len(jax.devices())}: set XLA_FLAGS=--xla_force_host_platform_device_count={count}")
+        raise ValueError(
+            f"{topology} needs {count} simulated devices, there are {len(jax.devices())}: set XLA_FLAGS=--xla_force_host_platform_device_count={count}"
+        )
     return jax.devices()[:count]
 
 
@@ -97,11 +105,18 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
     total, trained = (sum(a.size for a in jax.tree.leaves(part)) for part in (whole, abstract.params))
     train = _train(experiment, config, mesh, abstract, CHIPS[chip])
     found = dict(
-        topology=topology, devices=count, mesh={axis: n for axis, n in mesh.shape.items() if n > 1}, objective=config.objective,
-        parameters=total, trained=trained, copied_parameters=sum(int(np.prod(d.shape)) for d in decisions if not any(d.spec)),
-        batch=config.train.batch_size, memory_is="the compiler's" if chip in TPUS else "an estimate",
+        topology=topology,
+        devices=count,
+        mesh={axis: n for axis, n in mesh.shape.items() if n > 1},
+        objective=config.objective,
+        parameters=total,
+        trained=trained,
+        copied_parameters=sum(int(np.prod(d.shape)) for d in decisions if not any(d.spec)),
+        batch=config.train.batch_size,
+        memory_is="the compiler's" if chip in TPUS else "an estimate",
         state_bytes={name: _per_device(getattr(abstract, name)) for name in ("params", "frozen", "ema", "opt_state")},
-        train=train, decisions=[str(d) for d in decisions],
+        train=train,
+        decisions=[str(d) for d in decisions],
     )
     if largest:
         found["largest_batch"] = _largest(experiment, config, mesh, abstract, CHIPS[chip], train)
@@ -121,10 +136,14 @@ def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
         figures = _compiled(step, (abstract, batch, key, encoder_params), mesh, chip)
     each = jnp.dtype(config.network.dtype).itemsize  # parameters travel as they are computed with
     split = lambda part: sum(a.size * each for a in jax.tree.leaves(part) if FSDP in a.sharding.spec)
-    sharded = 3 * split(abstract.params) + 2 * split(abstract.frozen)  # forwards, backwards, and the gradient of what has one
+    sharded = 3 * split(abstract.params) + 2 * split(
+        abstract.frozen
+    )  # forwards, backwards, and the gradient of what has one
     n = mesh.shape[FSDP]
     if n > 1 and "collectives" in figures:
-        figures["minimum_bytes"] = sharded / mesh.shape[TENSOR] * (n - 1) / n * config.run.microbatches  # each of which sees all weights
+        figures["minimum_bytes"] = (
+            sharded / mesh.shape[TENSOR] * (n - 1) / n * config.run.microbatches
+        )  # each of which sees all weights
         sent = sum(kind["bytes"] for kind in figures["collectives"].values())
         figures["bytes_over_minimum"] = sent / figures["minimum_bytes"]
     return figures
@@ -143,7 +162,8 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
     inverted = each if experiment.window.inverted else 0
     return Batch(
         video=of((frames, *config.data.size, 3), jnp.uint8) if pixels and not inverted else None,
-        fps=of(()), start=of(()),
+        fps=of(()),
+        start=of(()),
         latent_mean=None if pixels and not inverted else of(latent),
         latent_std=of(latent) if experiment.codec.posterior and not pixels else None,
         inverted=of((inverted, *latent[1:])) if inverted else None,
@@ -191,16 +211,25 @@ def _compiled(function, args, mesh, chip: Chip) -> dict:
         return dict(fits=False, flops=operations, says=used[0][:200] if used else str(error).partition("\n")[0][:200])
     memory = program.memory_analysis()
     bytes_ = dict(
-        arguments=memory.argument_size_in_bytes, outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes, program=memory.generated_code_size_in_bytes,
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        program=memory.generated_code_size_in_bytes,
     )
     found = hlo.by_kind(hlo.collectives(program.as_text(), mesh.size))
     sent = sum(kind["bytes"] for kind in found.values())
     compute, links = operations / chip.flops, sent / chip.links
     return dict(
-        fits=sum(bytes_.values()) <= chip.memory, bytes=bytes_, peak_bytes=sum(bytes_.values()), flops=operations, collectives=found,
-        seconds=dict(compute=compute, collectives=links), collective_share=links / (compute + links),
-        efficiency_bound=dict(one_after_the_other=compute / (compute + links), at_the_same_time=compute / max(compute, links)),
+        fits=sum(bytes_.values()) <= chip.memory,
+        bytes=bytes_,
+        peak_bytes=sum(bytes_.values()),
+        flops=operations,
+        collectives=found,
+        seconds=dict(compute=compute, collectives=links),
+        collective_share=links / (compute + links),
+        efficiency_bound=dict(
+            one_after_the_other=compute / (compute + links), at_the_same_time=compute / max(compute, links)
+        ),
     )
 
 
@@ -264,7 +293,10 @@ def table(found: dict) -> str:
             f"  {name:19} {'fits' if part['fits'] else 'DOES NOT FIT'}, {mib(part['peak_bytes'])} ({found['memory_is']}): "
             + ", ".join(f"{key} {mib(n)}" for key, n in part["bytes"].items())
         )
-        kinds = ", ".join(f"{kind} {mib(of['bytes'])} in {of['count']}" for kind, of in part["collectives"].items()) or "none"
+        kinds = (
+            ", ".join(f"{kind} {mib(of['bytes'])} in {of['count']}" for kind, of in part["collectives"].items())
+            or "none"
+        )
         over = f", {part['bytes_over_minimum']:.2f} times the least" if "bytes_over_minimum" in part else ""
         lines.append(f"  {'':19} collectives {kinds}{over}")
         lines.append(

@@ -25,16 +25,16 @@ from tqdm import tqdm
 from jvflow import load
 from jvflow.assembly import Experiment
 from jvflow.data import dataset, latents, pipeline, records
-from jvflow.files import write_text
 from jvflow.experiment import assemble
+from jvflow.files import write_text
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes, sharding
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.report import videos
 from jvflow.run import Run, scalars
 from jvflow.training.checkpoint import Checkpoints
-from jvflow.training.sharded import check_mesh, compiled_step, init_and_abstract_state
-from jvflow.training.step import State, held_out_loss, merge
+from jvflow.training.sharded import check_mesh, compiled_step, held_out_loss, init_and_abstract_state
+from jvflow.training.step import State, merge
 from jvflow.training.workdir import Metrics, Workdir
 
 LOG = logging.getLogger(__name__)

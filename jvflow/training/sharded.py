@@ -1,4 +1,4 @@
-"""The training step and its state on a mesh of devices."""
+"""What the training loop compiles: the step and its state on a mesh of devices, and the loss of held-out clips."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +11,9 @@ from jvflow.parallel import mesh as meshes
 from jvflow.parallel import sharding
 from jvflow.training import step as steps
 from jvflow.training.step import State
+
+HELD_OUT = 2**31 - 1
+"""In place of a step, for the times and noise of held-out clips."""
 
 
 def check_mesh(experiment: Experiment, mesh) -> None:
@@ -42,3 +45,13 @@ def compiled_step(experiment: Experiment, config, shardings: State) -> Callable:
         steps.train_step, experiment=experiment, ema=config.optimizer.ema, microbatches=config.run.microbatches
     )
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(shardings.step.mesh)))
+
+
+def held_out_loss(state: State, batch, key, encoder_params, *, experiment: Experiment, microbatches: int = 1) -> dict:
+    """Computes the loss of a batch, and that of the moving average if there is one, always at the same times and noise."""
+    key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, HELD_OUT))
+    mean_loss = steps.mean_loss_of(experiment, state.frozen, key_examples, encoder_params)
+    loss = lambda params: steps.microbatch_mean(
+        lambda *part: mean_loss(params, *part)[0], batch, key_coupling, microbatches
+    )
+    return dict(loss=loss(state.params)) | ({} if state.ema is None else dict(loss_of_average=loss(state.ema)))

@@ -15,23 +15,20 @@ from jvflow.data.pipeline import Batch
 from jvflow.networks import Network, as_field
 from jvflow.parallel.constrain import split_microbatches
 
-HELD_OUT = 2**31 - 1
-"""In place of a step, for the times and noise of held-out clips."""
-
 
 @struct.dataclass
 class State:
-    """Everything that a training step changes.
+    """Everything that a training step changes, or the shapes or shardings of all that.
 
     Attributes:
-      step: number of steps done.
+      step: number of steps done, int32 ().
       params: the parameters that train.
       frozen: parameters that do not train; may be empty.
       ema: exponential moving average of `params`, or None.
       opt_state: of the optimizer.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     frozen: Any
     ema: Any
@@ -89,7 +86,7 @@ def train_step(
     """
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, state.step))
     encoder_params = experiment.encoder_params if encoder_params is None else encoder_params
-    mean_loss = _mean_loss(experiment, state.frozen, key_examples, encoder_params)
+    mean_loss = mean_loss_of(experiment, state.frozen, key_examples, encoder_params)
 
     def gradient(batch, rows, key):
         (loss, metrics), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params, batch, rows, key)
@@ -109,17 +106,7 @@ def train_step(
     return State(state.step + 1, params, state.frozen, average, opt_state), metrics
 
 
-def held_out_loss(
-    state: State, batch: Batch, key, encoder_params, *, experiment: Experiment, microbatches: int = 1
-) -> dict:
-    """Computes the loss of a batch, and that of the moving average if there is one, always at the same times and noise."""
-    key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, HELD_OUT))
-    mean_loss = _mean_loss(experiment, state.frozen, key_examples, encoder_params)
-    loss = lambda params: microbatch_mean(lambda *part: mean_loss(params, *part)[0], batch, key_coupling, microbatches)
-    return dict(loss=loss(state.params)) | ({} if state.ema is None else dict(loss_of_average=loss(state.ema)))
-
-
-def _mean_loss(experiment: Experiment, frozen, key_examples, encoder_params) -> Callable:
+def mean_loss_of(experiment: Experiment, frozen, key_examples, encoder_params) -> Callable:
     """Returns `(params, batch, rows, key) -> (loss, metrics)`, of the parameters that train."""
 
     def mean_loss(params, batch, rows, key):

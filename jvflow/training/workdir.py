@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from jvflow.data.files import write_text
+from jvflow.files import write_text
 
 
 @dataclass(frozen=True)

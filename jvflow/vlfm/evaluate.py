@@ -160,3 +160,12 @@ def nearest(made: Videos, real: Videos) -> np.ndarray:
     """Returns the index of the real clip that is nearest to each of `made`, in mean squared error of pixels."""
     a, b = (rearrange(video, "b ... -> b (...)").astype(np.float32) for video in (made, real))
     return np.argmin((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None], axis=1)
+
+
+def preview(run: Run, data: Path) -> Videos:
+    """Generates clips from the captions of training clips, each below the real one, for a sheet during training."""
+    window = run.experiment.window
+    real = pipeline.clips(data, "train", count=4)[:, : window.span : window.every]
+    captions = pipeline.captions(data, "train", count=4)
+    made, _, _ = generate_videos(run, run.experiment.sampler.read_times(), captions, seed=run.config.seed)
+    return rearrange([real, made], "two b ... -> (b two) ...")

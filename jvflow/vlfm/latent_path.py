@@ -101,10 +101,8 @@ class LatentPosition:
         if len(frames) != self.frames:
             raise ValueError(f"this path is for clips of {self.frames} frames, got {len(frames)}")
         t = jnp.asarray(t, frames.dtype)
-        at = (t / self.seconds)[None]
-        w, _ = hippo.weights(
-            at, self.frames, self.order, self.rule, extrapolate=True, allow_divergence=self.allow_divergence
-        )
+        options = dict(extrapolate=True, allow_divergence=self.allow_divergence)
+        w, _ = hippo.weights((t / self.seconds)[None], self.frames, self.order, self.rule, **options)
         return self._ramp(t) * _weighted_sum(w[0], frames)
 
     def _ramp(self, t):
@@ -116,17 +114,9 @@ class LatentPosition:
         return self.sigma(t) * ends.noise + self.mean(ends.frames, t)  # (1)
 
 
-def latent(
-    frames: int,
-    order: int,
-    sigma: SigmaSchedule,
-    rule: str = "first_order_hold",
-    *,
-    ramp: bool = True,
-    allow_divergence: bool = False,
-) -> Path[LatentPosition]:
-    """Returns the latent path (1) through clips of `frames` frames; its `position` is a `LatentPosition`."""
-    return Path(LatentPosition(frames, order, sigma, rule, ramp, allow_divergence), coordinates=1)
+def latent(frames: int, order: int, sigma: SigmaSchedule, rule: str = "first_order_hold", **options) -> Path:
+    """Returns the latent path (1). The arguments are the fields of `LatentPosition`, which is its `position`."""
+    return Path(LatentPosition(frames, order, sigma, rule, **options), coordinates=1)
 
 
 @jax.custom_jvp

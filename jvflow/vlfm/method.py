@@ -39,9 +39,9 @@ from jvflow.flow.field import Bound, Condition, Field, as_partial, expand_like
 from jvflow.flow.path import Path, squared_error
 from jvflow.method import Method
 from jvflow.vlfm import data, hippo
-from jvflow.vlfm.evaluate import evaluate
+from jvflow.vlfm.evaluate import evaluate, preview
 from jvflow.vlfm.latent_path import LatentEnds, SigmaSchedule, latent
-from jvflow.vlfm.sample import ClipSampler, preview, regress, sample, sample_frames, sampling_program
+from jvflow.vlfm.sample import ClipSampler, regress, sample, sample_frames, sampling_program
 
 Frames = Float[Array, "b n h w c"]
 

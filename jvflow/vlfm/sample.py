@@ -259,15 +259,6 @@ def clip_protocol(run: Run) -> dict:
     return protocol | dict(readout=options["readout"], **solver_protocol(options["solver"]))
 
 
-def preview(run: Run, data: FilePath) -> Videos:
-    """Generates clips from the captions of training clips, each below the real one, for a sheet during training."""
-    window = run.experiment.window
-    real = pipeline.clips(data, "train", count=4)[:, : window.span : window.every]
-    captions = pipeline.captions(data, "train", count=4)
-    made, _, _ = generate_videos(run, run.experiment.sampler.read_times(), captions, seed=run.config.seed)
-    return rearrange([real, made], "two b ... -> (b two) ...")
-
-
 def sampling_program(experiment: Experiment) -> Callable:
     """Returns what a dry run compiles: whole clips."""
     times = experiment.sampler.read_times()
