@@ -2,7 +2,7 @@
 
 The Bi-flow paper leaves curved paths open. Procedural video can be rendered between its frames, so the true states are
 known: both fields are trained on the same clips at four times the frame rate, one on x0 + t (x1 - x0), one on the
-frames between (`jvflow.flow.path.CURVED`), with the same noise, seed, network and steps.
+frames between (`jvflow.flow.curved.CURVED`), with the same noise, seed, network and steps.
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ from jvflow.assembly import fold_in_each, noise_like
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
 from jvflow.data import dataset, pipeline
 from jvflow.experiment import assemble
-from jvflow.flow.path import BILINEAR, CURVED, Ends, matching_loss
+from jvflow.flow.curved import CURVED
+from jvflow.flow.path import BILINEAR, Ends, matching_loss
 from jvflow.load import run_protocol
 from jvflow.parallel.mesh import local_mesh
 from jvflow.run import Run

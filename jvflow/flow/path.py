@@ -4,7 +4,6 @@ Flow time t runs from 0 (the source: a past frame, or noise) to 1 (the data).
 
     linear      x(t)        = x0 + t (x1 - x0)                  v = x1 - x0                 (1)
     bilinear    x(t, alpha) = x0 + t (x1 - x0) + alpha n        (v, d) = (x1 - x0, n)       (2)   Bi-flow, eq. 4
-    curved      x(t, alpha) = sum_j w_j(t) u_j + alpha n        u_0 = x0, u_m = x1, real frames between     (4)
     matching    |f_i(x(s), s) - dx/ds_i|^2, summed over the coordinates s_i of the path     (3)   Bi-flow, eq. 1, 3, 5
 
 Velocities are `jax.jvp`s of the position, one for each coordinate, so value and derivative cannot disagree.
@@ -32,7 +31,7 @@ class Ends(NamedTuple):
     x1: Float[Array, "b ..."]
     noise: Float[Array, "b ..."] | None = None
     between: Float[Array, "b m ..."] | None = None
-    """States between x0 and x1 at equally spaced t, for the curved path."""
+    """States between x0 and x1 at equally spaced t, for `jvflow.flow.curved`."""
 
 
 Position = TypeVar("Position", bound=Callable[[Any, tuple], Array])
@@ -74,27 +73,8 @@ def _bilinear(ends, s: tuple) -> Array:
     return ends.x0 + t * (ends.x1 - ends.x0) + alpha * ends.noise  # (2)
 
 
-def _curved(ends, s: tuple) -> Array:
-    t, alpha = s
-    knots = jnp.concatenate([ends.x0[None], ends.between, ends.x1[None]])
-    return jnp.tensordot(_basis_weights(t, len(knots)), knots, 1) + alpha * ends.noise  # (4)
-
-
-def _basis_weights(t, knots: int) -> Float[Array, "m"]:
-    """Returns the weights w(t), t in [0, 1], of the piecewise cubic with continuous slope through equally spaced knots.
-
-    Keys' kernel with a = -1/2: exact for parabolas, and straight beyond the ends.
-    """
-    at = jnp.abs(t * (knots - 1) - jnp.arange(-1, knots + 1, dtype=t.dtype))
-    near, far = 1 + at**2 * (1.5 * at - 2.5), 2 + at * (-4 + at * (2.5 - 0.5 * at))
-    w = jnp.where(at <= 1, near, jnp.where(at < 2, far, 0.0))
-    inner = w[1:-1].at[0].add(2 * w[0]).at[1].add(-w[0])
-    return inner.at[-1].add(2 * w[-1]).at[-2].add(-w[-1])
-
-
 LINEAR = Path(_linear, coordinates=1)
 BILINEAR = Path(_bilinear, coordinates=2)
-CURVED = Path(_curved, coordinates=2)
 
 
 def matching_loss(path, field, ends, s: Coordinates, condition=None, loss_weights=None) -> Float[Array, "b"]:

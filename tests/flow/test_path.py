@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jvflow.flow.path import BILINEAR, CURVED, LINEAR, Ends, Path, matching_loss
+from jvflow.flow.curved import CURVED
+from jvflow.flow.path import BILINEAR, LINEAR, Ends, Path, matching_loss
 
 SHAPE = (3, 1, 4, 4, 2)
 

@@ -40,12 +40,14 @@ RECURRENCES = (*HOLDS, "forward_euler", "backward_euler", "bilinear")
 RULES = (*RECURRENCES, "least_squares")
 MAX_ORDER = 64
 """The largest order that is tried."""
+ORDER_PER_FRAME = 1.3
+"""The order over the number of frames at which a hold has the least error between the frames of most clips."""
 MAX_KERNEL_ENTRY = 1e3  # kernels have larger entries only where a rule diverges
 
 
 def default_order(frames: int) -> int:
-    """Returns 1.3 N, at most 64: the order at which a hold has the least error between the frames of most clips."""
-    return min(max(round(1.3 * frames), 1), MAX_ORDER)
+    """Returns 1.3 N, at most 64, see `ORDER_PER_FRAME`."""
+    return min(max(round(ORDER_PER_FRAME * frames), 1), MAX_ORDER)
 
 
 def transitions(order: int) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, "s"]]:
@@ -53,9 +55,6 @@ def transitions(order: int) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray,
     check_order(order)
     root = np.sqrt(2 * np.arange(order) + 1.0)
     return np.tril(np.outer(root, root), -1) + np.diag(np.arange(order) + 1.0), root
-
-
-# --- the basis ------------------------------------------------------------------------------------
 
 
 def legendre_basis(y, order: int, xp):
@@ -75,9 +74,6 @@ def _nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the nodes and weights of Gauss-Legendre quadrature on [0, 1], exact up to degree 2 count - 1."""
     x, w = np.polynomial.legendre.leggauss(count)
     return (x + 1) / 2, w / 2
-
-
-# --- the steps ------------------------------------------------------------------------------------
 
 
 def step(rule: str, k, order: int, xp) -> tuple:
@@ -195,9 +191,6 @@ def weights(
         phi, slope = phi * kept, slope * kept
     K = xp.asarray(K, times.dtype)
     return phi @ K.T, slope @ K.T
-
-
-# --- checks ---------------------------------------------------------------------------------------
 
 
 def check_order(order):

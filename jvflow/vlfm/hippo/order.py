@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jvflow.vlfm.hippo.coefficients import check_finite
-from jvflow.vlfm.hippo.legs import HOLDS, MAX_ORDER, weights
+from jvflow.vlfm.hippo.legs import HOLDS, MAX_ORDER, ORDER_PER_FRAME, weights
 
 TOLERANCE = 1.1
 """Errors up to this factor above the least one count as equally good."""
@@ -95,7 +95,7 @@ def _best(u, orders, rule):
     errors = cross_validation(u, orders, rule)
     if rule not in HOLDS:
         return jnp.argmin(errors)
-    distance = np.abs(np.asarray(orders) - COEFFICIENTS_PER_FRAME * len(u)).astype(np.float32)
+    distance = np.abs(np.asarray(orders) - ORDER_PER_FRAME * len(u)).astype(np.float32)
     return jnp.argmin(jnp.where(errors <= TOLERANCE * errors.min(), distance, jnp.inf))
 
 
