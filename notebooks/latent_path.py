@@ -20,8 +20,8 @@ import numpy as np
 
 from jvflow.flow.solver import Solver
 from jvflow.vlfm import generate
+from jvflow.vlfm.exact import exact_field
 from jvflow.vlfm.latent_path import SigmaSchedule, latent
-from jvflow.vlfm.method import exact_field
 
 RATE, FRAMES = 24.0, 24  # one second
 
