@@ -29,7 +29,7 @@ def quiet(name, folder, **data):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A text-to-video run of four steps, with a learning rate that moves its parameters, and the inversions through it."""
+    """A text-to-video run of four steps that move its parameters, and the inversions through it."""
     folder = tmp_path_factory.mktemp("flowframes")
     config = quiet("pretrain", folder)
     config.optimizer.learning_rate = 0.02
@@ -148,7 +148,8 @@ def test_a_finished_set_is_left_alone_and_another_models_is_refused(folder, tmp_
     config.pretrained = str(tmp_path / "other")
     with pytest.raises(
         ValueError,
-        match=r"set holds another data set .* there / here: inversion.model: \w+ / \w+: take .* remove it, or choose another name",
+        match=r"set holds another data set .* there / here: inversion.model: \w+ / \w+: take .* remove it, or "
+        r"choose another name",
     ):
         inversion.prepare(config, folder / "set", load_model)
     config = tuned(folder)
@@ -185,7 +186,8 @@ def change(config, **changes):
         (dict(data__fps=4.0), "have fps 8.0, and config.data.fps is 4.0"),
         (
             dict(network__width=48),
-            "the network of config.pretrained=.* is not that of this config, .* parameters differ: .* there and .* here",
+            "the network of config.pretrained=.* is not that of this config, .* parameters differ: "
+            ".* there and .* here",
         ),
         (dict(pretrained="nowhere"), "nowhere, which holds neither a run nor a public model"),
         (dict(data__path="procedural:comets"), "has no inverted targets, .* make them once with `jvflow encode`"),

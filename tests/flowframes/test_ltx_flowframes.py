@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_config
-from public_models import exported
+from public_models import export_random
 
 from jvflow import codecs, networks, pretrained, text
 from jvflow.commands import evaluate, sample
@@ -183,7 +183,7 @@ def test_training_starts_from_a_public_transformer(folder, tmp_path):
         patch_size=1,
         patch_size_t=1,
     )
-    exported("ltx_transformer", public, tmp_path / "transformer")
+    export_random("ltx_transformer", public, tmp_path / "transformer")
     experiment = assemble(with_t5(config, tmp_path))
     found = load_pretrained(config, experiment)
     assert found.config.objective == "text_to_video" and found.step == 0
@@ -230,7 +230,7 @@ def with_t5(config, folder):
         relative_attention_num_buckets=8,
         vocab_size=200,
     )
-    exported("t5_encoder", t5, folder / "text_encoder")
+    export_random("t5_encoder", t5, folder / "text_encoder")
     config.text.checkpoint = (str(folder / "text_encoder"), str(FIXTURES / "t5_tokenizer"))
     return config
 
