@@ -1,4 +1,4 @@
-"""What a config means: the one place where config keys become functions. It imports a paper by its name, when it is asked for."""
+"""What a config means: the one place where config keys become functions. It imports a paper by its name."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,11 +15,7 @@ PAPERS = ("biflow", "vlfm", "flowframes")
 
 
 def method_of(config) -> Method:
-    """Returns the method that `config.method` names.
-
-    Raises:
-      ValueError: if no such paper is installed, or if it has no such objective.
-    """
+    """Returns the method that `config.method` names; raises ValueError if it is absent or lacks the objective."""
     if config.method not in PAPERS or find_spec(f"jvflow.{config.method}") is None:
         there = [name for name in PAPERS if find_spec(f"jvflow.{name}")]
         raise ValueError(f"unknown method {config.method!r}: use one of {', '.join(there)}")
@@ -29,23 +25,18 @@ def method_of(config) -> Method:
 
 
 def assemble(config, *, abstract: bool = False) -> Experiment:
-    """Assembles the functions of a config.
+    """Assembles the functions of a config; raises ValueError for unknown names and for sizes that do not fit.
 
-    Args:
-      config: of `configs/`.
-      abstract: a codec and a text encoder without checkpoints stand for their public models, of which only the
-        shapes are known.
-
-    Raises:
-      ValueError: for unknown names, and for sizes that do not fit.
+    With `abstract`, a codec and a text encoder without checkpoints stand for their public models, of which only the
+    shapes are known.
     """
     method = method_of(config)
     codec = codecs.build(**config.codec, abstract=abstract)
     encoder = text.build(**config.text, abstract=abstract) if "text" in config else None
-    if codec.frames > 1 and not method.video_codecs:
+    if codec.frames_per_latent > 1 and not method.video_codecs:
         raise ValueError(
-            f"the codec {config.codec.name} takes {codec.frames} frames as one, {config.objective} is about single frames: "
-            "use a codec of images, such as tiny"
+            f"the codec {config.codec.name} takes {codec.frames_per_latent} frames as one, {config.objective} is about "
+            "single frames: use a codec of images, such as tiny"
         )
     update, schedule = _optimizer(config)
     tune = config.tune

@@ -2,9 +2,8 @@
 
     ArrayRecord files -> `Source` -> shuffled clips -> `_crop` -> rows of this process -> `Batch`
 
-grain reads the clips by random access. The batch of step k depends on (data, seed, k) alone: clips are shuffled and
-cropped before their rows are divided among the processes, so neither a restart nor another number of processes
-changes it. `jvflow.data.dataset` builds the data set that `config.data` describes.
+The batch of step k depends on (data, seed, k) alone: clips are shuffled and cropped before their rows are divided
+among the processes, so neither a restart nor another number of processes changes it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jvflow.data import video
 
+Videos = UInt8[np.ndarray, "b f h w 3"]
 HALF_DTYPES = ("float16", "bfloat16")  # stored arrays of these types are read as float32
 MEMORY_CACHE_BYTES = 512 * 2**20  # a data set of at most so many bytes stays in memory once it is decoded
 MAX_EXAMPLES = 2**52  # length of a data set that is repeated for ever: grain counts batches in floats
@@ -77,9 +77,8 @@ class Window:
         if self.frames < 1 or self.every < 1:
             raise ValueError(f"a window needs at least 1 frame, and every 1st of them or fewer, {given}")
         if self.inverted and (self.frames, self.every) != (2 * self.chunk, 1):
-            raise ValueError(
-                f"a window with inversions has two chunks of {self.chunk} frames one after the other, {given}"
-            )
+            chunks = f"two chunks of {self.chunk} frames one after the other"
+            raise ValueError(f"a window with inversions has {chunks}, {given}")
         if self.encoded and (self.frames % max(self.chunk, 1) or self.every > 1):
             raise ValueError(f"a window of encoded chunks has whole ones of {self.chunk} frames, {given}")
 
@@ -226,9 +225,7 @@ def batches(
     return iterator
 
 
-def clips(
-    directory, split: str, *, count: int | None = None, frames: int | None = None
-) -> UInt8[np.ndarray, "n f h w 3"]:
+def clips(directory, split: str, *, count: int | None = None, frames: int | None = None) -> Videos:
     """Returns the first `frames` frames of the first `count` clips of a split; all where None."""
     return np.stack([clip["video"][:frames] for clip in islice(open_split(directory, split), count)])
 
@@ -238,7 +235,7 @@ def captions(directory, split: str, *, count: int | None = None) -> list[str]:
     return [clip["caption"] for clip in islice(open_split(directory, split), count)]
 
 
-def start_frames(data, dataset: Callable[[], Path], count: int, need: int, path=None) -> UInt8[np.ndarray, "b n h w 3"]:
+def start_frames(data, dataset: Callable[[], Path], count: int, need: int, path=None) -> Videos:
     """Returns the `need` frames that each of `count` samples starts from.
 
     Args:

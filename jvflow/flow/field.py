@@ -105,15 +105,6 @@ def guide(field: Field, weight: float) -> Field:
     return jax.tree_util.Partial(_guided, as_partial(field), weight)
 
 
-def _concatenated(fields, x, s, condition=None):
-    return tuple(velocity for field in fields for velocity in field(x, s, condition))
-
-
-def concat_fields(*fields: Field) -> Field:
-    """Joins fields that were trained separately: returns the velocities of all of them, in order."""
-    return jax.tree_util.Partial(_concatenated, tuple(as_partial(field) for field in fields))
-
-
 def along(
     field: Field, curve: Callable, condition: Condition | None, *, curve_args: tuple = (), num_moving: int | None = None
 ) -> Callable:

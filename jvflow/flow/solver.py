@@ -129,18 +129,14 @@ def solve(
       x: the state at t0. Half precision is promoted to float32.
       t0, t1: the interval, static numbers.
       method: a name of `runge_kutta.METHODS`.
-      rtol, atol: tolerances of an adaptive solve; 1e-2 both when neither they nor `steps` are
-        given (Bi-flow, section 3.1). The error of a step is the RMS over the state, scaled by
-        atol + rtol max(|x|, |x'|).
+      rtol, atol: tolerances of an adaptive solve; 1e-2 both when neither they nor `steps` are given (Bi-flow,
+        section 3.1). The error of a step is the RMS over the state, scaled by atol + rtol max(|x|, |x'|).
       steps: fixed steps: their number, or the sequence of times from t0 to t1 (any spacing).
-      times: where to return the state, in the order of the solve, within [t0, t1]. Read from the
-        method's own interpolant between steps: costs no evaluation, and is as accurate as that
-        interpolant (first order for euler).
-      per_sample: gives each sample its own step sizes, so that no sample's result depends on its
-        batch (up to rounding, which decides a step where the error estimate of tsit5 is mostly
-        rounding); the network still runs on the whole batch until the slowest sample is done.
-        False uses one common step size, as the authors of Bi-flow do; reverse-mode
-        differentiation needs it.
+      times: where to return the state, in the order of the solve, within [t0, t1]. Read from the method's own
+        interpolant between steps: costs no evaluation, and has its accuracy (first order for euler).
+      per_sample: gives each sample its own step sizes, so that its result does not depend on its batch (up to
+        rounding); the network still runs on the whole batch until the slowest sample is done. False uses one
+        common step size, as the authors of Bi-flow do; reverse-mode differentiation needs it.
       max_steps: bound on the steps of an adaptive solve; `ok` is False where it was hit.
 
     Returns:

@@ -57,7 +57,7 @@ def as_field(network: Network, params: Any = None) -> Field:
     """Returns the network as a field: a pytree whose leaves are its parameters.
 
     The field of a public model takes and gives our latents (b, f, h, w, c), in the model's own terms:
-    each U-Net of Bi-flow's authors gives one velocity at (t, alpha), see `jvflow.flow.field.concat_fields`;
+    each U-Net of Bi-flow's authors gives one velocity at (t, alpha), see `unet_field.concat_fields`;
     LTX-Video and Wan give data - noise at our t; a diffusion model gives its prediction at timesteps (t,), see
     `jvflow.flow.ddim.flow`.
     """

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jvflow.flow.field import Field, as_partial
 from jvflow.networks import Network, functional
 from jvflow.networks.unet import UNet, UNetConfig
 from jvflow.parallel.constrain import SEQUENCE, TENSOR
@@ -143,3 +145,12 @@ def single_unet_field(network: Network) -> Callable:
         return (apply_unet(partial(network.apply, params), x, s, condition),)
 
     return apply
+
+
+def _concatenated(fields, x, s, condition=None):
+    return tuple(velocity for field in fields for velocity in field(x, s, condition))
+
+
+def concat_fields(*fields: Field) -> Field:
+    """Joins fields that were trained separately: returns the velocities of all of them, in order."""
+    return jax.tree_util.Partial(_concatenated, tuple(as_partial(field) for field in fields))

@@ -45,8 +45,7 @@ class TextEncoder:
       width: of an embedding.
       init: `key -> params` of an encoder that is trained with its network; None for a pretrained one.
       lazy: the parameters of a pretrained encoder, read when `params` is first used, or None.
-      compilable: whether `apply` can be compiled. If not, captions are embedded before training, see
-        `jvflow.data.latents`.
+      compilable: whether `apply` can be compiled; if not, captions are embedded before training.
     """
 
     tokenize: Callable[[Sequence[str]], Tokens]
@@ -92,8 +91,6 @@ def warn_truncated(length: int, unit: str, advice: str = "") -> None:
     LOG.warning("captions are cut to %d %s%s", length, unit, advice)
 
 
-# --- bytes ----------------------------------------------------------------------------------------
-
 NO_BYTE = 256
 """The token after the last byte."""
 
@@ -116,10 +113,8 @@ class ByteConfig:
 
     def __post_init__(self):
         if self.length < 1 or self.group < 1 or self.length % self.group:
-            raise ValueError(
-                f"a text encoder reads length {self.length} bytes in groups of {self.group}: "
-                "the group has to divide the length"
-            )
+            given = f"a text encoder reads length {self.length} bytes in groups of {self.group}"
+            raise ValueError(f"{given}: the group has to divide the length")
         if self.width % self.heads:
             raise ValueError(f"heads {self.heads} does not divide the width {self.width} of the text encoder")
 

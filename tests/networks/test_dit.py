@@ -4,18 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dit_sizes import forward_flops, parameter_count, preset
 
 from jvflow.flow.field import Condition, guide, null
 from jvflow.networks import as_field, build
-from dit_sizes import forward_flops, parameter_count, preset
 from jvflow.networks.dit import DiTConfig
 from jvflow.networks.layers import position_table
+
+pytestmark = pytest.mark.slow
 
 TINY = dict(name="dit", width=32, depth=2, heads=2, patch=(1, 4, 4), channels=3)
 
 
-def shifted(network, seed=0):
-    """Random parameters, all of them: a fresh adaLN-zero network is exactly 0."""
+def random_params(network, seed=0):
+    """Returns random parameters, all nonzero: a new adaLN-zero network is exactly 0."""
     leaves, tree = jax.tree.flatten(network.init(jax.random.key(seed)))
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     return jax.tree.unflatten(tree, [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)])
@@ -23,7 +25,7 @@ def shifted(network, seed=0):
 
 def field(seed=0, **options):
     network = build(**(TINY | options))
-    return as_field(network, shifted(network, seed))
+    return as_field(network, random_params(network, seed))
 
 
 def inputs(shape=(2, 1, 8, 8, 3), coordinates=1):
@@ -33,7 +35,7 @@ def inputs(shape=(2, 1, 8, 8, 3), coordinates=1):
 
 @pytest.mark.parametrize(
     "name, expected",
-    # the sizes of the DiT paper's table 1 in millions; XL/2 is the public checkpoint's 675,129,632
+    # table 1 of the DiT paper, in millions; XL/2 is the public checkpoint's 675,129,632
     [("S/2", 33), ("B/2", 130), ("L/2", 458), ("XL/2", 675), ("S/4", 33), ("B/4", 131), ("L/4", 459), ("XL/4", 675)],
 )
 def test_parameter_counts_of_the_presets(name, expected):
@@ -75,7 +77,7 @@ def test_every_coordinate_and_every_input_channel_matters():
 
 
 def test_each_frame_may_have_a_time_of_its_own():
-    """Equal times are one time; another time of one frame changes that frame most; a patch over frames takes that of its first."""
+    """Equal times act as one; another time of a frame changes it most; a patch over frames takes its first frame's."""
     x, (t,) = inputs((2, 4, 8, 8, 3))
     f = field(local=True)
     whole, each = f(x, (t,), None)[0], jnp.broadcast_to(t[:, None], (2, 4))
@@ -88,12 +90,12 @@ def test_each_frame_may_have_a_time_of_its_own():
     assert not np.allclose(double(x, (each.at[:, ::2].add(0.3),), None)[0], expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("at_once", [3, 4, 8])
-def test_attention_in_blocks_is_attention(at_once):
-    """Values and gradients, also where the last block is not full; 8 tokens in a block of 8 are one."""
+@pytest.mark.parametrize("query_block", [3, 4, 8])
+def test_attention_in_blocks_is_attention(query_block):
+    """Values and gradients agree, also if the last block is not full; 8 tokens are a single block of 8."""
     x, s = inputs((2, 2, 8, 8, 3))
-    whole, blocks = build(**TINY), build(**TINY, attention=at_once)
-    params = shifted(whole)
+    whole, blocks = build(**TINY), build(**TINY, attention=query_block)
+    params = random_params(whole)
     loss = lambda network: lambda p: (network.apply(p, x, s)[0] ** 2).mean()
     np.testing.assert_allclose(blocks.apply(params, x, s)[0], whole.apply(params, x, s)[0], atol=1e-5)
     a, b = jax.grad(loss(whole))(params), jax.grad(loss(blocks))(params)
@@ -101,8 +103,8 @@ def test_attention_in_blocks_is_attention(at_once):
 
 
 def test_attention_in_blocks_takes_memory_linear_in_the_tokens():
-    def bytes_of(frames, at_once):
-        network = build(**(TINY | dict(attention=at_once)))
+    def bytes_of(frames, query_block):
+        network = build(**(TINY | dict(attention=query_block)))
         x = jax.ShapeDtypeStruct((1, frames, 64, 64, 3), jnp.float32)
         params = jax.eval_shape(network.init, jax.random.key(0))
         run = jax.jit(lambda p, x: network.apply(p, x, (jnp.zeros(1),))[0])
@@ -128,7 +130,7 @@ def test_examples_do_not_mix_and_tokens_do():
 
 
 def test_patches_return_to_their_place():
-    """Fresh blocks are the identity: with an output layer that is not zero, a pixel moves its own patch and no other."""
+    """New blocks are the identity: with a nonzero output layer a pixel changes its own patch and no other."""
     network = build(**TINY)
     params = network.init(jax.random.key(0))
     params["patch_out"]["kernel"] = jax.random.normal(jax.random.key(1), params["patch_out"]["kernel"].shape)
@@ -143,7 +145,7 @@ def test_patches_return_to_their_place():
 def test_scan_equals_unrolled_and_remat_equals_plain():
     x, s = inputs()
     unrolled, scanned = build(**TINY), build(**TINY, scan=True)
-    params = shifted(unrolled)
+    params = random_params(unrolled)
     layers = [params["blocks"][i] for i in sorted(params["blocks"])]
     stacked = params | {"blocks": jax.tree.map(lambda *a: jnp.stack(a), *layers)}
     expected = unrolled.apply(params, x, s)[0]
@@ -168,7 +170,7 @@ def test_remat_saves_memory_inside_a_scan():
 
 def test_bfloat16_computes_over_float32_parameters():
     network = build(**TINY, dtype="bfloat16")
-    params = shifted(network)
+    params = random_params(network)
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     x, s = inputs()
     half, full = network.apply(params, x, s)[0], build(**TINY).apply(params, x, s)[0]
@@ -207,12 +209,14 @@ def test_per_token_times_agree_with_one_time():
 
 
 def test_position_table_is_the_public_one():
-    """Rows and columns of the table of a public DiT: sines then cosines, columns first."""
+    """The table has sines, then cosines; columns, then rows, as a public DiT has it."""
     table = position_table((1, 2, 3), 8)
     omega = np.array([1.0, 0.01])
     for row in range(2):
         for column in range(3):
-            expected = np.concatenate([np.sin(column * omega), np.cos(column * omega), np.sin(row * omega), np.cos(row * omega)])
+            expected = np.concatenate(
+                [np.sin(column * omega), np.cos(column * omega), np.sin(row * omega), np.cos(row * omega)]
+            )
             np.testing.assert_allclose(table[3 * row + column], expected, atol=1e-6)
 
 

@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_models import FIXTURES, assert_same, read
+from public_models import FIXTURES, assert_same, read_fixture
 
-from jvflow import networks
-from jvflow import pretrained
+from jvflow import networks, pretrained
 from jvflow.flow.field import Condition
 from jvflow.networks import ltx
 
 NAMES = ("ltx_padded", "ltx_tokens")
 
 
-def said(network, io, shape):
+def run_fixture(network, io, shape):
     io = dict(io)
     expected = io.pop("output")
     sizes = dict(zip(("num_frames", "height", "width"), shape)) if "video_coords" not in io else {}
@@ -26,28 +25,36 @@ def said(network, io, shape):
 @pytest.mark.parametrize("options", [{}, dict(scan=True, remat="full", attention=5)])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_transformer_gives_what_diffusers_gives(name, options):
-    """A timestep for all tokens and one for each, places by their numbers and given, widths that rotations fill and do not."""
-    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    assert_same(*said(pretrained.import_checkpoint("ltx_transformer", config, tensors, **options), io, config["shape"]))
+    """With one timestep and one per token, positions by scale and given, widths that rotations fill and do not."""
+    config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
+    assert_same(
+        *run_fixture(pretrained.import_checkpoint("ltx_transformer", config, tensors, **options), io, config["shape"])
+    )
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_full_size_transformer_has_the_public_tensors(shared, scan):
     manifest = json.loads((shared / "golden" / "manifests" / "ltx_2b_transformer.json").read_text())
     model = pretrained.KINDS["ltx_transformer"].model(manifest["config"], "diffusers", scan=scan)
-    pretrained.check_tensors("ltx_transformer", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    pretrained.check_tensors(
+        "ltx_transformer", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()}
+    )
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 1_923_385_472
     assert len(model.layout) == (40 if scan else len(manifest["tensors"]))
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_it_is_a_field_in_our_time(causal):
-    """Data - noise at t = 1 - timestep / 1000, with one t for all, for each frame and for each token; frames in seconds by either convention."""
-    config, tensors, io = read(FIXTURES / "ltx_padded.safetensors")
+    """The field is data - noise at t = 1 - timestep / 1000, for one t, one per frame, or one per token."""
+    config, tensors, io = read_fixture(FIXTURES / "ltx_padded.safetensors")
     network = pretrained.import_checkpoint("ltx_transformer", config, tensors, causal=causal)
     (f, h, w), c = config["shape"], config["in_channels"]
     x, t = io["hidden_states"].reshape(2, f, h, w, c), 1 - io["timestep"] / 1000
-    condition = Condition(text=io["encoder_hidden_states"], text_mask=io["encoder_attention_mask"].astype(bool), fps=jnp.array([25.0, 25.0]))
+    condition = Condition(
+        text=io["encoder_hidden_states"],
+        text_mask=io["encoder_attention_mask"].astype(bool),
+        fps=jnp.array([25.0, 25.0]),
+    )
     field = jax.jit(lambda params, t, condition: networks.as_field(network, params)(x, (t,), condition)[0])
     made = field(network.params, t, condition)
     if not causal:
@@ -65,15 +72,21 @@ def test_it_is_a_field_in_our_time(causal):
     np.testing.assert_allclose(24 * seconds, [0, 1, 9] if causal else [0, 8, 16], atol=1e-4)
 
 
-@pytest.mark.parametrize("change, message", [(dict(patch_size=2), "this config says {'patch_size': 2}"), (dict(cross_attention_dim=5), "'cross_attention_dim': 5")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(patch_size=2), "this config says {'patch_size': 2}"),
+        (dict(cross_attention_dim=5), "'cross_attention_dim': 5"),
+    ],
+)
 def test_another_transformer(change, message):
-    config, tensors, _ = read(FIXTURES / "ltx_padded.safetensors")
+    config, tensors, _ = read_fixture(FIXTURES / "ltx_padded.safetensors")
     with pytest.raises(ValueError, match=message):
         pretrained.import_checkpoint("ltx_transformer", config | change, tensors)
 
 
 def test_captions_and_rates_are_asked_for():
-    config, tensors, _ = read(FIXTURES / "ltx_padded.safetensors")
+    config, tensors, _ = read_fixture(FIXTURES / "ltx_padded.safetensors")
     network = pretrained.import_checkpoint("ltx_transformer", config, tensors)
     with pytest.raises(ValueError, match="give condition.text and condition.fps"):
         networks.as_field(network)(jnp.zeros((1, 1, 1, 1, 4)), (jnp.zeros(1),), Condition(text=jnp.zeros((1, 2, 6))))
@@ -85,11 +98,26 @@ def test_captions_and_rates_are_asked_for():
     "width, frequencies",
     [
         (24, [1.5707963705062866, 33.8417854309082, 729.0988159679688, 15707.9638671875]),
-        (48, [1.5707963705062866, 5.85529088973999, 21.826147079467773, 81.35902404785156, 303.2732238769531, 1130.4798583984375, 4213.96923828125, 15707.9638671875]),
+        (
+            48,
+            [
+                1.5707963705062866,
+                5.85529088973999,
+                21.826147079467773,
+                81.35902404785156,
+                303.2732238769531,
+                1130.4798583984375,
+                4213.96923828125,
+                15707.9638671875,
+            ],
+        ),
     ],
 )
 def test_frequencies_are_rounded_as_torch_rounds_them(width, frequencies):
-    """To the last bit: an angle of thousands turns one rounding into an error of 1e-3. (10000^torch.linspace(0, 1, n) pi / 2 in float32.)"""
+    """10000^torch.linspace(0, 1, n) pi / 2 in float32, to the last bit.
+
+    An angle in the thousands turns one rounding into an error of 1e-3.
+    """
     cosine, sine = ltx.rotary_embedding(jnp.ones((1, 1, 3)), width)
     expected = np.repeat(np.asarray(frequencies), 3)
     np.testing.assert_allclose(cosine[0, 0], np.cos(expected), atol=2e-7)

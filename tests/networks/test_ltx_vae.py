@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from public_models import FIXTURES, assert_same, read
+from public_models import FIXTURES, assert_same, read_fixture
 
 from jvflow import pretrained
 
@@ -14,8 +14,8 @@ NAMES = ("ltx_vae_090", "ltx_vae_095")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_autoencoder_gives_what_diffusers_gives(name):
-    """Both ways; reductions by strides and by folding, channels that change, with and without a time."""
-    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    """Both ways; downsampling by strides and by folding, channels that change, with and without a time."""
+    config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("ltx_vae", config, tensors)
     apply = jax.jit(network.apply, static_argnames="method")
     mean, log_variance = apply(network.params, method="encode", x=io["sample"])
@@ -30,26 +30,29 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
     model = pretrained.KINDS["ltx_vae"].model(manifest["config"], "diffusers")
     pretrained.check_tensors("ltx_vae", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert len(model.layout) == len(manifest["tensors"]) == 226
-    buffers = sum(model.shapes[name].size for name in ("latents_mean", "latents_std"))  # which are listed and not counted
+    buffers = sum(model.shapes[name].size for name in ("latents_mean", "latents_std"))  # listed but not counted
     assert sum(a.size for a in model.shapes.values()) - buffers == manifest["parameters"]
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(decoder_inject_noise=[True, False, False]), r"this config says {'decoder_inject_noise': \[True, False, False\]}"),
+        (
+            dict(decoder_inject_noise=[True, False, False]),
+            r"this config says {'decoder_inject_noise': \[True, False, False\]}",
+        ),
         (dict(patch_size_t=2), "'patch_size_t': 2"),
         (dict(down_block_types=["LTXVideo095DownBlock3D", "LTXVideoDownBlock3D"]), "blocks of one kind"),
     ],
 )
 def test_another_autoencoder(change, message):
-    config, tensors, _ = read(FIXTURES / "ltx_vae_095.safetensors")
+    config, tensors, _ = read_fixture(FIXTURES / "ltx_vae_095.safetensors")
     with pytest.raises(ValueError, match=message):
         pretrained.import_checkpoint("ltx_vae", config | change, tensors)
 
 
 def test_a_time_is_asked_for():
-    config, tensors, io = read(FIXTURES / "ltx_vae_095.safetensors")
+    config, tensors, io = read_fixture(FIXTURES / "ltx_vae_095.safetensors")
     network = pretrained.import_checkpoint("ltx_vae", config, tensors)
     with pytest.raises(ValueError, match="this decoder takes a time, and got none"):
         network.apply(network.params, method="decode", z=io["mean"])

@@ -5,20 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from public_models import FIXTURES, read
+from public_models import FIXTURES, read_fixture
 
-from jvflow import networks
-from jvflow.biflow import method as biflow
-from jvflow import pretrained
-from jvflow.parallel import mesh as meshes
-from jvflow.flow.field import Condition, concat_fields
+from jvflow import biflow, networks, pretrained
+from jvflow.flow.field import Condition
 from jvflow.networks import Keys
+from jvflow.networks.unet_field import concat_fields
+from jvflow.parallel import mesh as meshes
 
 SMALL = dict(width=8, levels=(1, 2), attends=(False, True), groups=4, head=4, channels=3, blocks=1)
 
 
-def filled(network, seed=0):
-    """Parameters of a network, all of them drawn: to compile `init` takes longer than all else here."""
+def random_params(network, seed=0):
+    """Returns random parameters; compiling `init` would take longer than all else here."""
     rng = np.random.default_rng(seed)
     draw = lambda a: jnp.asarray(rng.normal(size=a.shape) / np.sqrt(max(np.prod(a.shape[:-1]), 4)), jnp.float32)
     return jax.tree.map(draw, jax.eval_shape(network.init, jax.random.key(0)))
@@ -30,7 +29,7 @@ def frames(channels=3, seed=1, size=8, count=2):
 
 def test_each_velocity_has_a_network_of_its_own():
     network = networks.build("unet", **SMALL, coordinates=2, velocities=2, scales=(0.5, 2.0))
-    params = filled(network)
+    params = random_params(network)
     s = jnp.array([0.2, 0.7]), jnp.array([0.1, 0.0])
     apply = jax.jit(network.apply)
     v, d = apply(params, frames(), s)
@@ -40,43 +39,58 @@ def test_each_velocity_has_a_network_of_its_own():
     same, none = apply(other, frames(), s)
     assert (same == v).all() and not none.any() and d.any()
     alone = networks.build("unet", **SMALL, coordinates=2)
-    np.testing.assert_allclose(2.0 * jax.jit(alone.apply)(dict(velocities={0: params["velocities"][1]}), frames(), s)[0], d, rtol=1e-5)
+    np.testing.assert_allclose(
+        2.0 * jax.jit(alone.apply)(dict(velocities={0: params["velocities"][1]}), frames(), s)[0], d, rtol=1e-5
+    )
 
 
 def test_context_text_and_both_coordinates_are_seen():
     network = networks.build("unet", **SMALL, context=6, coordinates=2, text_width=5, time_scale=3.0)
-    params = filled(network)
-    condition = dict(context=frames(6, seed=2), text=frames(5, size=2)[:, 0].reshape(2, 4, 5), text_mask=jnp.arange(4)[None] < jnp.array([[3], [2]]))
+    params = random_params(network)
+    condition = dict(
+        context=frames(6, seed=2),
+        text=frames(5, size=2)[:, 0].reshape(2, 4, 5),
+        text_mask=jnp.arange(4)[None] < jnp.array([[3], [2]]),
+    )
     s = jnp.array([0.2, 0.7]), jnp.array([0.1, 0.5])
     apply = jax.jit(network.apply)
     say = lambda s=s, **changed: apply(params, frames(), s, Condition(**condition | changed))[0]
     usual = say()
-    for changed in (say((s[0] + 0.1, s[1])), say((s[0], s[1] + 0.1)), say(context=condition["context"] + 0.1), say(text=condition["text"] + 0.1)):
+    for changed in (
+        say((s[0] + 0.1, s[1])),
+        say((s[0], s[1] + 0.1)),
+        say(context=condition["context"] + 0.1),
+        say(text=condition["text"] + 0.1),
+    ):
         assert float(jnp.abs(changed - usual).max()) > 1e-3
     plain = networks.build("unet", **SMALL, context=6, coordinates=2, text_width=5)
-    np.testing.assert_allclose(jax.jit(plain.apply)(params, frames(), (3 * s[0], 3 * s[1]), Condition(**condition))[0], usual, rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(plain.apply)(params, frames(), (3 * s[0], 3 * s[1]), Condition(**condition))[0], usual, rtol=1e-5
+    )
     padded = condition["text"].at[:, 3].set(7.0)
-    np.testing.assert_array_equal(say(text=padded), usual)  # what the mask leaves out says nothing
+    np.testing.assert_array_equal(say(text=padded), usual)  # masked tokens have no effect
 
 
-def test_what_is_computed_again_is_the_same():
-    """With remat the gradient is the same, and the backward pass keeps less."""
+def test_remat_gives_the_same_gradient():
+    """With remat the gradient is the same, at the cost of more operations."""
     network = {remat: networks.build("unet", **SMALL, remat=remat) for remat in ("none", "full")}
-    params, x = filled(network["none"]), frames(size=16, count=8)
+    params, x = random_params(network["none"]), frames(size=16, count=8)
 
     def gradient(remat):
         loss = lambda params: jnp.square(network[remat].apply(params, x, (jnp.linspace(0, 1, 8),))[0]).mean()
         return jax.jit(jax.grad(loss)).lower(params).compile()
 
     compiled = {remat: gradient(remat) for remat in network}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), *(c(params) for c in compiled.values()))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), *(c(params) for c in compiled.values())
+    )
     flops = {remat: c.cost_analysis()["flops"] for remat, c in compiled.items()}
     assert 1.2 < flops["full"] / flops["none"] < 1.45
 
 
 def test_the_networks_of_biflows_authors_are_its_field():
     """Two public networks, imported, stream as the field of BI-FLOW; and are what `network.name="unet"` builds."""
-    config, tensors, io = read(FIXTURES / "unet_biflow.safetensors")
+    config, tensors, io = read_fixture(FIXTURES / "unet_biflow.safetensors")
     video = pretrained.import_checkpoint("unet2d", config, tensors)
     noise = pretrained.import_checkpoint("unet2d", config, {name: 0.9 * a for name, a in tensors.items()})
     field = concat_fields(networks.as_field(video), networks.as_field(noise))
@@ -85,19 +99,27 @@ def test_the_networks_of_biflows_authors_are_its_field():
     np.testing.assert_allclose(jnp.moveaxis(v[:, 0], -1, 1), io["output"], atol=2e-5 * np.abs(io["output"]).max())
     first, channels = config["block_out_channels"][0], config["block_out_channels"]
     ours = networks.build(
-        "unet", width=first, levels=tuple(n // first for n in channels), attends=tuple("Attn" in name for name in config["down_block_types"]),
-        blocks=config["layers_per_block"], groups=config["norm_num_groups"], head=config["attention_head_dim"], channels=config["in_channels"],
-        coordinates=2, velocities=2,
+        "unet",
+        width=first,
+        levels=tuple(n // first for n in channels),
+        attends=tuple("Attn" in name for name in config["down_block_types"]),
+        blocks=config["layers_per_block"],
+        groups=config["norm_num_groups"],
+        head=config["attention_head_dim"],
+        channels=config["in_channels"],
+        coordinates=2,
+        velocities=2,
     )
     both = jax.jit(ours.apply)(dict(velocities={0: video.params, 1: noise.params}), x, s)
     for a, b in zip(both, (v, d)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    streamed, nfe = next(biflow.stream(field, jnp.clip(x, -1, 1), jax.random.key(0), solver=dict(method="euler", steps=2)))
-    assert streamed.shape == x.shape and nfe.tolist() == [2] * len(x)
+    solver = dict(method="euler", steps=2)
+    frame, nfe = next(biflow.stream(field, jnp.clip(x, -1, 1), jax.random.key(0), solver=solver))
+    assert frame.shape == x.shape and nfe.tolist() == [2] * len(x)
 
 
 def test_autoencoders_are_no_field():
-    config, tensors, _ = read(FIXTURES / "vae_plain.safetensors")
+    config, tensors, _ = read_fixture(FIXTURES / "vae_plain.safetensors")
     with pytest.raises(ValueError, match="a sd_vae is no field: call its apply"):
         networks.as_field(pretrained.import_checkpoint("sd_vae", config, tensors))(frames(), (jnp.zeros(2),), None)
 
@@ -105,12 +127,27 @@ def test_autoencoders_are_no_field():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda n: networks.check(n, (2, 8, 8, 3)), "takes one frame at a time, and these latents have 2: use the network dit"),
-        (lambda n: networks.check(n, (1, 9, 8, 3)), "2 levels of the U-Net need height and width in multiples of 2, got 9 x 8"),
-        (lambda n: n.apply(jax.eval_shape(n.init, jax.random.key(0)), frames(), ()), "conditioned on 1 coordinates, got 0"),
-        (lambda n: n.apply(jax.eval_shape(n.init, jax.random.key(0)), jnp.zeros((2, 2, 8, 8, 3)), (jnp.zeros(2),)), "takes one frame"),
+        (
+            lambda n: networks.check(n, (2, 8, 8, 3)),
+            "takes one frame at a time, and these latents have 2: use the network dit",
+        ),
+        (
+            lambda n: networks.check(n, (1, 9, 8, 3)),
+            "2 levels of the U-Net need height and width in multiples of 2, got 9 x 8",
+        ),
+        (
+            lambda n: n.apply(jax.eval_shape(n.init, jax.random.key(0)), frames(), ()),
+            "conditioned on 1 coordinates, got 0",
+        ),
+        (
+            lambda n: n.apply(jax.eval_shape(n.init, jax.random.key(0)), jnp.zeros((2, 2, 8, 8, 3)), (jnp.zeros(2),)),
+            "takes one frame",
+        ),
         (lambda n: networks.build("unet", **SMALL, coordinates=3), "not on 3 coordinates"),
-        (lambda n: networks.build("unet", **SMALL, remat="dots").init(jax.random.key(0)), "unknown remat 'dots' of a U-Net"),
+        (
+            lambda n: networks.build("unet", **SMALL, remat="dots").init(jax.random.key(0)),
+            "unknown remat 'dots' of a U-Net",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(call, message):
@@ -122,7 +159,9 @@ def test_only_rows_and_parameters_are_split():
     network = networks.build("unet", **SMALL)
     networks.check_mesh(network, (1, 8, 8, 3), meshes.make_mesh(dict(data=1, fsdp=-1)))
     for axis in ("sequence", "tensor"):
-        with pytest.raises(ValueError, match=f"has no {axis} axis to split, config.run.mesh.{axis} is {len(jax.devices())}"):
+        with pytest.raises(
+            ValueError, match=f"has no {axis} axis to split, config.run.mesh.{axis} is {len(jax.devices())}"
+        ):
             networks.check_mesh(network, (1, 8, 8, 3), meshes.make_mesh({"data": 1, axis: -1}))
 
 

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_models import FIXTURES, assert_same, read
+from public_models import FIXTURES, assert_same, read_fixture
 
-from jvflow import networks
-from jvflow import pretrained
+from jvflow import networks, pretrained
 from jvflow.flow.field import Condition
 
 
-def said(network, io):
+def run_fixture(network, io):
     io = dict(io)
     expected = io.pop("output")
     return np.asarray(jax.jit(lambda params, io: network.apply(params, **io))(network.params, io)), expected
@@ -22,23 +21,25 @@ def said(network, io):
 @pytest.mark.parametrize("options", [{}, dict(scan=True, remat="full", attention=5)])
 @pytest.mark.parametrize("name", ["wan_plain", "wan_tokens", "wan_nine", "wan_seventeen"])
 def test_the_transformer_gives_what_diffusers_gives(name, options):
-    """A timestep for all tokens and one for each, 1, 5, 9 and 17 frames, heads that divide by six and do not, with a norm before the text and without."""
-    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
-    assert_same(*said(pretrained.import_checkpoint("wan_transformer", config, tensors, **options), io))
+    """With one timestep and one per token, 1 to 17 frames, heads divisible by six or not, text after a norm or not."""
+    config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
+    assert_same(*run_fixture(pretrained.import_checkpoint("wan_transformer", config, tensors, **options), io))
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_full_size_transformer_has_the_public_tensors(shared, scan):
     manifest = json.loads((shared / "golden" / "manifests" / "wan21_1p3b_transformer.json").read_text())
     model = pretrained.KINDS["wan_transformer"].model(manifest["config"], "diffusers", scan=scan)
-    pretrained.check_tensors("wan_transformer", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
+    pretrained.check_tensors(
+        "wan_transformer", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()}
+    )
     assert sum(a.size for a in model.shapes.values()) == manifest["parameters"] == 1_418_996_800
     assert len(model.layout) == (42 if scan else len(manifest["tensors"]))
 
 
 def test_it_is_a_field_in_our_time():
-    """Data - noise at t = 1 - timestep / 1000, with one t for all, or for each frame; beyond its mask the text is 0."""
-    config, tensors, io = read(FIXTURES / "wan_plain.safetensors")
+    """The field is data - noise at t = 1 - timestep / 1000, for one t or one per frame; masked text counts as 0."""
+    config, tensors, io = read_fixture(FIXTURES / "wan_plain.safetensors")
     network = pretrained.import_checkpoint("wan_transformer", config, tensors)
     x, t = np.moveaxis(np.tile(io["hidden_states"], (1, 1, 3, 1, 1)), 1, -1), 1 - io["timestep"] / 1000
     text = io["encoder_hidden_states"]
@@ -50,29 +51,40 @@ def test_it_is_a_field_in_our_time():
     each[:, -1] = 0.99
     assert np.abs(field(network.params, x, each, Condition(text=text)) - made).max() > 1e-3
     mask = np.arange(5)[None] < np.array([[3], [5]])
-    masked, zeros = (field(network.params, x, t, c) for c in (Condition(text=text, text_mask=mask), Condition(text=text * mask[..., None])))
+    masked, zeros = (
+        field(network.params, x, t, c)
+        for c in (Condition(text=text, text_mask=mask), Condition(text=text * mask[..., None]))
+    )
     np.testing.assert_allclose(masked, zeros, atol=1e-6)
     assert np.abs(masked[0] - made[0]).max() > 1e-3
 
 
 def test_built_from_sizes_it_is_the_same_function():
-    config, tensors, _ = read(FIXTURES / "wan_plain.safetensors")
+    config, tensors, _ = read_fixture(FIXTURES / "wan_plain.safetensors")
     public = pretrained.import_checkpoint("wan_transformer", config, tensors)
     network = networks.build("wan", channels=4, text_width=6, depth=2, heads=2, head=12, hidden=20)
     x, condition = jax.random.normal(jax.random.key(0), (1, 2, 4, 2, 4)), Condition(text=jnp.ones((1, 3, 6)))
     given = (x, (jnp.full(1, 0.3),), condition)
-    np.testing.assert_array_equal(networks.as_field(network, public.params)(*given)[0], networks.as_field(public)(*given)[0])
+    np.testing.assert_array_equal(
+        networks.as_field(network, public.params)(*given)[0], networks.as_field(public)(*given)[0]
+    )
     assert networks.tokens(network, (2, 4, 2, 4)) == 4 and not network.takes_fps
 
 
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: networks.check(networks.build("wan", channels=4, text_width=6), (1, 3, 4, 4)), r"does not divide latents .* \(1, 3, 4\): use \(1, 4, 4\)"),
+        (
+            lambda: networks.check(networks.build("wan", channels=4, text_width=6), (1, 3, 4, 4)),
+            r"does not divide latents .* \(1, 3, 4\): use \(1, 4, 4\)",
+        ),
         (lambda: networks.build("wan", channels=4, text_width=0), "attends to captions in every layer"),
         (lambda: networks.build("wan", channels=4, text_width=6, velocities=2), "this objective has 1 and 2"),
         (lambda: networks.build("wan", channels=4, text_width=6, remat="some"), "unknown remat 'some'"),
-        (lambda: pretrained.KINDS["wan_transformer"].model(dict(image_dim=1280), "diffusers"), "this config says {'image_dim': 1280}"),
+        (
+            lambda: pretrained.KINDS["wan_transformer"].model(dict(image_dim=1280), "diffusers"),
+            "this config says {'image_dim': 1280}",
+        ),
     ],
 )
 def test_bad_input(make, message):
@@ -81,7 +93,7 @@ def test_bad_input(make, message):
 
 
 def test_captions_are_asked_for():
-    config, tensors, io = read(FIXTURES / "wan_plain.safetensors")
+    config, tensors, io = read_fixture(FIXTURES / "wan_plain.safetensors")
     network = pretrained.import_checkpoint("wan_transformer", config, tensors)
     with pytest.raises(ValueError, match="give condition.text"):
         networks.as_field(network)(np.moveaxis(io["hidden_states"], 1, -1), (jnp.zeros(2),), Condition(fps=jnp.ones(2)))

@@ -6,21 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_models import FIXTURES, SINGLE, assert_same, read
+from public_models import FIXTURES, SINGLE, assert_same, read_fixture
 from safetensors.numpy import save_file
 
-from jvflow import codecs, networks
-from jvflow import pretrained
+from jvflow import codecs, networks, pretrained
 from jvflow.networks.streaming import apply_in_pieces
 from jvflow.networks.wan_vae import WanVAE
+
+pytestmark = pytest.mark.slow
 
 NAMES = ("wan_vae_one", "wan_vae_five", "wan_vae_nine", "wan_vae_seventeen")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_autoencoder_gives_what_diffusers_gives(name):
-    """Both ways, of 1, 5, 9 and 17 frames, which the package takes in pieces and this whole; levels with and without half of the frames."""
-    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    """Both ways, for 1 to 17 frames, which the package takes in pieces; with and without levels that halve frames."""
+    config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("wan_vae", config, tensors)
     apply = jax.jit(network.apply, static_argnames="method")
     mean, log_variance = apply(network.params, method="encode", x=io["sample"])
@@ -31,14 +32,17 @@ def test_the_autoencoder_gives_what_diffusers_gives(name):
 
 @pytest.mark.parametrize("name, piece", [("wan_vae_five", 1), ("wan_vae_seventeen", 1), ("wan_vae_seventeen", 3)])
 def test_pieces_give_what_the_whole_gives(name, piece):
-    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     loaded = pretrained.import_checkpoint("wan_vae", config, tensors)
     network = networks.functional(WanVAE, loaded.config)
     video, latents = (np.moveaxis(io[key], 1, -1) for key in ("sample", "mean"))
     encode = lambda x, frames: network.apply(loaded.params, x, frames, method="encode")[0]
     decode = lambda z, frames: network.apply(loaded.params, z, frames, method="decode")
     assert_same(np.asarray(jax.jit(lambda x: apply_in_pieces(encode, x, piece=4 * piece, offset=-3))(video)), latents)
-    assert_same(np.asarray(jax.jit(lambda z: apply_in_pieces(decode, z, piece=piece))(latents)), np.moveaxis(io["decoded"], 1, -1))
+    assert_same(
+        np.asarray(jax.jit(lambda z: apply_in_pieces(decode, z, piece=piece))(latents)),
+        np.moveaxis(io["decoded"], 1, -1),
+    )
 
 
 def test_full_size_autoencoder_has_the_public_tensors(shared):
@@ -51,7 +55,7 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
 
 @pytest.mark.parametrize("change", [dict(is_residual=True), dict(patch_size=2), dict(attn_scales=[1.0])])
 def test_another_autoencoder(change):
-    config, tensors, io = read(FIXTURES / "wan_vae_one.safetensors")
+    config, tensors, io = read_fixture(FIXTURES / "wan_vae_one.safetensors")
     with pytest.raises(ValueError, match=f"this config says {{'{next(iter(change))}'"):
         pretrained.import_checkpoint("wan_vae", config | change, tensors)
     network = pretrained.import_checkpoint("wan_vae", config, tensors)
@@ -63,18 +67,28 @@ def test_another_autoencoder(change):
 
 
 def test_latents_are_in_units_of_the_config(tmp_path):
-    """Mean and size of the channels stand in the config; in pieces of one latent frame as whole."""
-    config, tensors, io = read(FIXTURES / "wan_vae_five.safetensors")
+    """The config holds mean and deviation of the channels; pieces of one latent frame agree with the whole."""
+    config, tensors, io = read_fixture(FIXTURES / "wan_vae_five.safetensors")
     rng = np.random.default_rng(0)
     m, d = rng.normal(size=3), rng.uniform(0.5, 2, 3)
-    (tmp_path / "config.json").write_text(json.dumps(dict(config, _class_name="AutoencoderKLWan", latents_mean=m.tolist(), latents_std=d.tolist())))
+    (tmp_path / "config.json").write_text(
+        json.dumps(dict(config, _class_name="AutoencoderKLWan", latents_mean=m.tolist(), latents_std=d.tolist()))
+    )
     save_file(tensors, tmp_path / SINGLE)
-    codec, whole = (codecs.build("wan_vae", checkpoint=(tmp_path,), scale=2.0, **options) for options in ({}, dict(piece=0)))
+    codec, whole = (
+        codecs.build("wan_vae", checkpoint=(tmp_path,), scale=2.0, **options) for options in ({}, dict(piece=0))
+    )
     video = rng.integers(0, 256, (2, 9, 8, 12, 3), np.uint8)
     network = pretrained.load(tmp_path, dtype=jnp.float32)
-    mean, log_variance = (np.moveaxis(np.asarray(a), 1, -1) for a in network.apply(network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1)))
+    mean, log_variance = (
+        np.moveaxis(np.asarray(a), 1, -1)
+        for a in network.apply(network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1))
+    )
     found = codec.encode(codec.params, video)
-    assert found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 3, 2, 3, 3) and codec.frames_per_latent == 4
+    assert (
+        found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 3, 2, 3, 3)
+        and codec.frames_per_latent == 4
+    )
     assert_same(np.asarray(found.mean), ((mean - m) / d / 2).astype(np.float32))
     assert_same(np.asarray(found.std), (np.exp(log_variance / 2) / d / 2).astype(np.float32))
     decoded = np.moveaxis(np.asarray(network.apply(network.params, method="decode", z=np.moveaxis(mean, -1, 1))), 1, -1)
