@@ -14,7 +14,7 @@ from jvflow.data.pipeline import Batch
 from jvflow.experiment import assemble
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel.constrain import split_microbatches
-from jvflow.training.sharded import init_and_abstract_state
+from jvflow.training.sharded import check_mesh, init_and_abstract_state
 from jvflow.training.step import train_step
 
 
@@ -99,12 +99,12 @@ def test_heads_and_tokens_that_do_not_divide_name_what_does():
         ValueError,
         match="tensor=2 does not divide the 3 heads: use --config.run.mesh.tensor=1 --config.run.mesh.sequence=2",
     ):
-        assemble(config).check_mesh(meshes.make_mesh(dict(tensor=2, data=2)))
+        check_mesh(assemble(config), meshes.make_mesh(dict(tensor=2, data=2)))
     config.data.size = (14, 14)  # 49 tokens
     with pytest.raises(
         ValueError, match="sequence=4 does not divide the 49 tokens of a video .*--config.run.mesh.sequence=1"
     ):
-        assemble(config).check_mesh(meshes.make_mesh(dict(sequence=4)))
+        check_mesh(assemble(config), meshes.make_mesh(dict(sequence=4)))
 
 
 def test_microbatches_need_less_memory():
