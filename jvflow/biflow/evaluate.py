@@ -4,6 +4,7 @@ The distance is a Frechet distance between features of windows of frames. The fe
 videos and named in the protocol. Distances are comparable only under one protocol, and are not FVD.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
