@@ -1,9 +1,9 @@
-"""Checksums of every config's debug mode: initial parameters, the losses of 20 steps, and the frames of one sample.
+"""Checksums of every config's debug mode: initial parameters, losses of 20 steps, frames of one sample.
 
     python -m benchmarks.checksums --out=FILE.json [--only=vlfm] [--against=benchmarks/results/checksums.json]
 
-A change that is meant to move code, and nothing else, leaves them equal bit for bit on one machine. Another processor or
-another version of XLA rounds otherwise. An interrupted run continues.
+A change that only moves code leaves them equal bit for bit on one machine. Another processor or another version of XLA
+rounds otherwise. An interrupted run continues.
 """
 
 import hashlib

@@ -30,7 +30,7 @@ def sample(
     extrapolate: bool = False,
     observed: int | None = None,
 ) -> dict:
-    """Writes videos of a run into the folder `out`: an mp4 for each, `sheet.png` with a row for each, and `samples.json`.
+    """Writes videos of a run into the folder `out`: mp4 files, `sheet.png` with a row for each, and `samples.json`.
 
     Args:
       workdir, step, ema, sampling: see `jvflow.load.load`.
@@ -87,7 +87,7 @@ def evaluate_run(run: Run, data: Path) -> dict:
 
 
 def encode(config, out) -> tuple[dict, str]:
-    """Encodes the data set of a config into `out`, for training in latents; returns its manifest and a note for the user."""
+    """Encodes the data set of a config into `out`, for training in latents; returns its manifest and a note."""
     return method_of(config).encode(config, out, loading.load_model)
 
 
