@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
+from jvflow import experiment
 from jvflow.training import optimizer
 
 RENAMED = {"lr": "learning_rate", "weight_decay": "weight_decay", "eps": "eps"}
@@ -59,7 +61,12 @@ def test_an_optimizer_by_name_is_behind_clipping(name, plain):
     settings = dict(b1=0.9, b2=0.99, eps=1e-6, weight_decay=0.1)
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=3).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
-    built = lambda clip: trajectory(optimizer.build(name, 0.1, clip=clip, **settings), start, gradients)
+
+    def built(max_grad_norm):
+        entries = dict(settings, name=name, learning_rate=0.1, schedule="constant", warmup_steps=0)
+        config = ConfigDict(dict(optimizer=dict(entries, max_grad_norm=max_grad_norm), train=dict(steps=4)))
+        return trajectory(experiment._optimizer(config)[0], start, gradients)
+
     np.testing.assert_allclose(built(0.0), trajectory(plain(0.1, **settings), start, gradients), rtol=1e-6)
     clipped = gradients * np.minimum(0.5 / np.linalg.norm(gradients, axis=1, keepdims=True), 1)
     np.testing.assert_allclose(built(0.5), trajectory(plain(0.1, **settings), start, clipped), rtol=1e-5)

@@ -12,13 +12,12 @@ import pytest
 from conftest import debug_config
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jvflow.parallel import mesh as meshes
-from jvflow.biflow import sample
-from jvflow.training import loop as train
-from jvflow.training import checkpoint
-from jvflow.training.checkpoint import Checkpoints, abstract_like
+from jvflow.load import load
 from jvflow.parallel import checksums
+from jvflow.parallel import mesh as meshes
 from jvflow.parallel.checksums import field_checksums
+from jvflow.training.checkpoint import Checkpoints, abstract_like
+from jvflow.training.loop import train
 
 # a read that orbax gives up leaves coroutines behind
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -30,8 +29,11 @@ def damages():
     yield "truncate", lambda file, content: file.write_bytes(content[: len(content) // 2])
     yield "zero", lambda file, content: file.write_bytes(bytes(len(content)))
     middle = lambda content: len(content) // 2
-    yield "flip", lambda file, content: file.write_bytes(
-        content[: middle(content)] + bytes([content[middle(content)] ^ 1]) + content[middle(content) + 1 :]
+    yield (
+        "flip",
+        lambda file, content: file.write_bytes(
+            content[: middle(content)] + bytes([content[middle(content)] ^ 1]) + content[middle(content) + 1 :]
+        ),
     )
 
 
@@ -95,18 +97,18 @@ def test_checksums_see_one_bit_and_the_order_and_no_sharding(dtype):
 
 def test_a_run_goes_back_to_the_whole_checkpoint_and_ends_the_same(tmp_path, caplog):
     config = debug_config(tmp_path)
-    train.train(config, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     config.run.checkpoint_every = 5
-    train.train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     for file in (tmp_path / "run" / "checkpoints" / "20" / "state").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(bytes(file.stat().st_size))
     with caplog.at_level(logging.WARNING):
-        assert sample.load(tmp_path / "run").step == 15
-        train.train(config, tmp_path / "run")
+        assert load(tmp_path / "run").step == 15
+        train(config, tmp_path / "run")
     assert "the checkpoint of step 20" in caplog.text
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
-    ends = [jax.tree.leaves(sample.load(tmp_path / name, step=20).field) for name in ("run", "whole")]
+    ends = [jax.tree.leaves(load(tmp_path / name, step=20).params) for name in ("run", "whole")]
     assert all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
 
 
@@ -156,7 +158,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(small_disk, monkeypatch, left):
 def test_a_run_on_a_full_disk_ends_with_one_line_and_continues(small_disk, tmp_path):
     config = debug_config(tmp_path, steps=20)
     config.run.update(checkpoint_every=10, tensorboard=False)
-    train.train(config, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     real = Checkpoints.save
 
     def save(self, step, *rest):
@@ -167,9 +169,9 @@ def test_a_run_on_a_full_disk_ends_with_one_line_and_continues(small_disk, tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "save", save)
         with pytest.raises(OSError, match="checkpoint of step 20 cannot be written"):
-            train.train(config, small_disk / "run")
+            train(config, small_disk / "run")
     assert Checkpoints(small_disk / "run" / "checkpoints").latest() == 10
     (small_disk / "filler").unlink()
-    train.train(config, small_disk / "run")
+    train(config, small_disk / "run")
     raw = [Checkpoints(folder / "checkpoints").restore_raw() for folder in (tmp_path / "whole", small_disk / "run")]
     jax.tree.map(np.testing.assert_array_equal, *raw)

@@ -1,13 +1,19 @@
+"""The dry run: its figures add up, and what it plans is what training does."""
+
 import importlib.util
 import json
 
 import jax
 import pytest
 from conftest import debug_config, load_config
+from dit_sizes import forward_flops
 
-from jvflow import dryrun
-from jvflow.parallel import mesh as meshes
+from jvflow.data import dataset, pipeline
 from jvflow.experiment import assemble
+from jvflow.parallel import mesh as meshes
+from jvflow.training import dryrun
+
+pytestmark = pytest.mark.slow
 
 
 def config_of(paper):
@@ -45,7 +51,10 @@ def test_the_report_adds_up(gpus, monkeypatch):
 
 @pytest.mark.parametrize("paper", ["biflow", "vlfm", "flowframes"])
 def test_only_weights_travel(paper):
-    """Of each config, all on fsdp: parameters gathered twice, gradients scattered once, and no rows of any layer, the text's ones included."""
+    """With all devices on fsdp parameters are gathered twice and gradients scattered once.
+
+    No rows of any layer travel, those of the text encoder included.
+    """
     config = config_of(paper)
     config.run.mesh.update(data=1, fsdp=4)
     config.network.depth = 1
@@ -80,7 +89,7 @@ def test_only_weights_of_ltx_travel():
 
 
 def test_bytes_of_collectives_do_not_rise(gpus):
-    """Against the least: parameters gathered twice, gradients scattered once; small arrays and sums over `data` come on top."""
+    """The least: parameters gathered twice, gradients scattered once. Small arrays and sums over `data` add to it."""
     train = gpus[1]["train"]
     split = gpus[1]["parameters"] - gpus[1]["copied_parameters"]
     assert train["minimum_bytes"] == 3 * 4 * split / 2  # float32, on two devices half of it travels each time
@@ -88,8 +97,6 @@ def test_bytes_of_collectives_do_not_rise(gpus):
 
 
 def test_operations_are_those_of_the_network(gpus):
-    from jvflow.networks.dit import forward_flops
-
     config, found = gpus
     forward = forward_flops(assemble(config).network.config, (1, 16, 16))
     assert found["train"]["flops"] == pytest.approx(3 * config.train.batch_size / 4 * forward, rel=0.05)
@@ -97,7 +104,11 @@ def test_operations_are_those_of_the_network(gpus):
 
 def test_the_table_says_what_fits(gpus):
     text = dryrun.table(gpus[1])
-    assert "biflow on h100:4 (data 2, fsdp 2), batch 8" in text and "train               fits" in text and "an estimate" in text
+    assert (
+        "biflow on h100:4 (data 2, fsdp 2), batch 8" in text
+        and "train               fits" in text
+        and "an estimate" in text
+    )
 
 
 def test_what_is_too_large_does_not_fit_and_the_largest_batch_does(gpus, monkeypatch):
@@ -116,7 +127,12 @@ def test_a_tpu_slice_is_compiled_for():
     config = config_of("flowframes")
     config.run.mesh.update(data=2, fsdp=2)
     found = dryrun.report(config, "v5e:2x2", largest=False)
-    assert found["devices"] == 4 and found["train"]["fits"] and found["sample"]["fits"] and found["memory_is"] == "the compiler's"
+    assert (
+        found["devices"] == 4
+        and found["train"]["fits"]
+        and found["sample"]["fits"]
+        and found["memory_is"] == "the compiler's"
+    )
     assert found["train"]["collectives"]["all-gather"]["bytes"] > 0
 
 
@@ -143,16 +159,21 @@ def test_a_mesh_or_batch_that_does_not_fit_is_said_before_compiling():
 
 def test_batches_have_the_shapes_of_training(tmp_path):
     """The dry run's batch against one from the pipeline."""
-    from jvflow.data import dataset, pipeline
-
     for paper in ("biflow", "vlfm", "flowframes"):
         config = config_of(paper)
         config.data.cache = str(tmp_path)
         experiment, mesh = assemble(config), meshes.make_mesh()
         data = dataset.prepare(config.data, tmp_path, frames=experiment.window.span)
-        real = next(pipeline.batches(
-            data, windows=experiment.windows, batch_size=8, seed=0, threads=0, tokenize=experiment.text and experiment.text.tokenize,
-        ))
+        real = next(
+            pipeline.batches(
+                data,
+                windows=experiment.windows,
+                batch_size=8,
+                seed=0,
+                threads=0,
+                tokenize=experiment.text and experiment.text.tokenize,
+            )
+        )
         planned = dryrun.batch_shapes(experiment, config, mesh)
         look = lambda batch: jax.tree.map(lambda a: (a.shape, str(a.dtype)), batch)
         assert look(real) == look(planned)

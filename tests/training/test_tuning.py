@@ -1,4 +1,4 @@
-"""What trains: low rank beside any linear layer, layers by rule; what is frozen stays, is not saved, and has to be there again."""
+"""LoRA for any linear layer, and layers chosen by rule. Frozen parameters stay, are not saved, and are checked."""
 
 import json
 import shutil
@@ -8,31 +8,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import debug_config, load_config
-from public_models import FIXTURES, exported, read
+from public_models import FIXTURES, export_random, read_fixture
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from jvflow import export, networks, run
-from jvflow.pretrained import public
-from jvflow.training import state
-from jvflow.training import loop as train
-from jvflow.training import lora as tuning
-from jvflow import pretrained
+from jvflow import networks, pretrained
+from jvflow.experiment import assemble
+from jvflow.export import export
+from jvflow.flow.field import Condition
+from jvflow.load import load, load_pretrained
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import sharding
-from jvflow.training.checkpoint import Checkpoints
 from jvflow.parallel.checksums import tree_checksum
-from jvflow.flow.field import Condition
-from jvflow.training.state import merge
+from jvflow.pretrained import public
+from jvflow.pretrained import flatten_paths
+from jvflow.training import lora
+from jvflow.training.checkpoint import Checkpoints
+from jvflow.training.loop import train
 from jvflow.training.lora import Tuning
-from jvflow.pretrained.base import flat
+from jvflow.training.step import create, merge
 from jvflow.training.workdir import Workdir
 
 WAN = dict(channels=4, text_width=8, depth=2, heads=2, head=12, hidden=16, patch=(1, 2, 2))
 CASES = {
-    "dit": (dict(width=16, depth=2, heads=2, patch=(1, 2, 2), channels=4, scan=False), ("qkv", "mlp_in", "embedders/0/hidden")),
+    "dit": (
+        dict(width=16, depth=2, heads=2, patch=(1, 2, 2), channels=4, scan=False),
+        ("qkv", "mlp_in", "embedders/0/hidden"),
+    ),
     "scanned": (dict(WAN, scan=True), ("attn1/to_q", "ffn/net/2", "time_proj")),
-    "unet": (dict(width=8, levels=(1, 2), attends=(False, True), channels=4, blocks=1, groups=4, head=4, velocities=2), ("attentions/0/to_k", "time_emb_proj")),
+    "unet": (
+        dict(width=8, levels=(1, 2), attends=(False, True), channels=4, blocks=1, groups=4, head=4, velocities=2),
+        ("attentions/0/to_k", "time_emb_proj"),
+    ),
 }
 
 
@@ -52,8 +59,14 @@ def said(network, params):
     """All that a network says of one input."""
     frames = 1 if network.config.__class__.__name__ == "UNetFieldConfig" else 2
     x = jnp.asarray(drawn(jax.ShapeDtypeStruct((2, frames, 4, 4, 4), np.float32), 1.0))
-    text = Condition(text=jnp.asarray(drawn(jax.ShapeDtypeStruct((2, 3, 8), np.float32), 1.0)), text_mask=jnp.ones((2, 3), bool))
-    apply = jax.jit(lambda params: network.apply(params, x, (jnp.asarray([0.2, 0.7]),), text if "patch_embedding" in params else None))
+    text = Condition(
+        text=jnp.asarray(drawn(jax.ShapeDtypeStruct((2, 3, 8), np.float32), 1.0)), text_mask=jnp.ones((2, 3), bool)
+    )
+    apply = jax.jit(
+        lambda params: network.apply(
+            params, x, (jnp.asarray([0.2, 0.7]),), text if "patch_embedding" in params else None
+        )
+    )
     return np.asarray(jnp.stack(apply(params)))
 
 
@@ -66,12 +79,17 @@ def test_low_rank_is_what_it_adds_to_the_kernels(case):
     before = said(network, params)
     np.testing.assert_array_equal(said(network, started), before)
     trained, frozen = tuned.split(started)
-    assert flat(trained) and all(name.endswith(("lora_a", "lora_b")) and any(layer in name for layer in layers) for name in flat(trained))
-    assert all(any(layer in name for name in flat(trained)) for layer in layers)
-    original = tuning.original(started)
-    assert flat(original).keys() == flat(params).keys() and all(np.array_equal(flat(original)[name], a) for name, a in flat(params).items())
+    assert flatten_paths(trained) and all(
+        name.endswith(("lora_a", "lora_b")) and any(layer in name for layer in layers)
+        for name in flatten_paths(trained)
+    )
+    assert all(any(layer in name for name in flatten_paths(trained)) for layer in layers)
+    original = lora.original(started)
+    assert flatten_paths(original).keys() == flatten_paths(params).keys() and all(
+        np.array_equal(flatten_paths(original)[name], a) for name, a in flatten_paths(params).items()
+    )
     whole = merge(frozen, drawn(trained, 0.3))
-    beside, added = said(network, whole), said(network, tuning.merged(whole))
+    beside, added = said(network, whole), said(network, lora.merged(whole))
     assert np.abs(beside - before).max() > 1e-2 * np.abs(before).max()
     np.testing.assert_allclose(beside, added, rtol=0, atol=2e-5 * np.abs(before).max())
 
@@ -79,13 +97,20 @@ def test_low_rank_is_what_it_adds_to_the_kernels(case):
 def test_rules_choose_layers():
     network, params, _ = built("dit")
     trained, frozen = Tuning((r"blocks/1/", "patch_out")).split(params)
-    assert flat(trained).keys() == {name for name in flat(params) if name.startswith(("blocks/1/", "patch_out/"))}
-    assert flat(trained).keys() | flat(frozen).keys() == flat(params).keys() and jax.tree.structure(merge(frozen, trained)) == jax.tree.structure(params)
+    assert flatten_paths(trained).keys() == {
+        name for name in flatten_paths(params) if name.startswith(("blocks/1/", "patch_out/"))
+    }
+    assert flatten_paths(trained).keys() | flatten_paths(frozen).keys() == flatten_paths(
+        params
+    ).keys() and jax.tree.structure(merge(frozen, trained)) == jax.tree.structure(params)
     assert Tuning().split(params) == (params, {})
     everywhere = Tuning(rank=1).start(jax.random.key(0), params)
-    linear = {name.removesuffix("/kernel") for name in flat(params) if name.endswith("kernel")}
-    tuned = lambda started: {name.removesuffix("/lora_a") for name in flat(started) if name.endswith("lora_a")}
-    assert tuned(everywhere) == linear and linear - tuned(Tuning(rank=16).start(jax.random.key(0), params)) >= {"blocks/0/qkv", "patch_in"}
+    linear = {name.removesuffix("/kernel") for name in flatten_paths(params) if name.endswith("kernel")}
+    tuned = lambda started: {name.removesuffix("/lora_a") for name in flatten_paths(started) if name.endswith("lora_a")}
+    assert tuned(everywhere) == linear and linear - tuned(Tuning(rank=16).start(jax.random.key(0), params)) >= {
+        "blocks/0/qkv",
+        "patch_in",
+    }
 
 
 @pytest.mark.parametrize(
@@ -93,7 +118,10 @@ def test_rules_choose_layers():
     [
         (dict(layers=("qkw", "qkv"), rank=2), r"'qkw' matches none of the \d+ linear layers, which are blocks/0/"),
         (dict(layers=("blocks/7",)), r"'blocks/7' matches none of the \d+ layers"),
-        (dict(layers=("qkv",), rank=17), "config.tune.rank=17 is above that of blocks/0/qkv, a matrix 16 x 48: use 16 or less"),
+        (
+            dict(layers=("qkv",), rank=17),
+            "config.tune.rank=17 is above that of blocks/0/qkv, a matrix 16 x 48: use 16 or less",
+        ),
         (dict(layers=("(",), rank=2), "'[(]' is no regular expression"),
         (dict(rank=-1), "config.tune.rank is 0 or more and config.tune.alpha above 0, got -1"),
         (dict(rank=2, alpha=0.0), "config.tune.alpha above 0, got 2 and 0.0"),
@@ -112,11 +140,20 @@ def test_low_rank_is_split_as_its_kernel(monkeypatch):
     network, params, _ = built("scanned")
     tuned = Tuning(("attn1", "time_proj"), rank=4)
     mesh = meshes.make_mesh(dict(data=1, fsdp=2, sequence=1, tensor=2), jax.devices()[:4])
-    spec = {decision.path: tuple(decision.spec) for decision in sharding.decide(tuned.start(jax.random.key(0), params), network.rules, mesh)}
+    spec = {
+        decision.path: tuple(decision.spec)
+        for decision in sharding.decide(tuned.start(jax.random.key(0), params), network.rules, mesh)
+    }
     assert spec["blocks/attn1/to_q/kernel"] == (None, "fsdp", "tensor")
-    assert spec["blocks/attn1/to_q/lora_a"] == (None, "fsdp") and spec["blocks/attn1/to_q/lora_b"] == (None, "fsdp", "tensor")
+    assert spec["blocks/attn1/to_q/lora_a"] == (None, "fsdp") and spec["blocks/attn1/to_q/lora_b"] == (
+        None,
+        "fsdp",
+        "tensor",
+    )
     assert spec["blocks/attn1/to_out/0/kernel"] == (None, "tensor", "fsdp")
-    assert spec["blocks/attn1/to_out/0/lora_a"] == (None, "tensor", "fsdp") and spec["blocks/attn1/to_out/0/lora_b"] == (None, None, "fsdp")
+    assert spec["blocks/attn1/to_out/0/lora_a"] == (None, "tensor", "fsdp") and spec[
+        "blocks/attn1/to_out/0/lora_b"
+    ] == (None, None, "fsdp")
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -126,7 +163,7 @@ def test_low_rank_is_split_as_its_kernel(monkeypatch):
 def before(tmp_path_factory):
     """What training starts from."""
     folder = tmp_path_factory.mktemp("before")
-    train.train(debug_config(folder, steps=2), folder / "run")
+    train(debug_config(folder, steps=2), folder / "run")
     return folder / "run"
 
 
@@ -142,17 +179,22 @@ def tuned_config(before, **tune):
 @pytest.fixture(scope="module")
 def tuned(before, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned") / "run"
-    train.train(tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out")), folder)
+    train(tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out")), folder)
     return folder
 
 
 def test_frozen_parameters_stay_and_are_not_saved(before, tuned):
     """Bit for bit those of the model before; checkpoints and the optimizer hold matrices of low rank alone."""
-    was, now = run.load(before).params, run.load(tuned, ema=False).params
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(was), jax.tree.leaves(tuning.original(now)), strict=True))
-    assert float(flat(now)["blocks/0/qkv/lora_scale"]) == 2.0 and np.abs(flat(now)["blocks/0/qkv/lora_b"]).max() > 0
+    was, now = load(before).params, load(tuned, ema=False).params
+    assert all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(was), jax.tree.leaves(lora.original(now)), strict=True)
+    )
+    assert (
+        float(flatten_paths(now)["blocks/0/qkv/lora_scale"]) == 2.0
+        and np.abs(flatten_paths(now)["blocks/0/qkv/lora_b"]).max() > 0
+    )
     saved = Checkpoints(tuned / "checkpoints").restore_raw()
-    arrays = {name for name, a in flat(saved).items() if np.ndim(a)}
+    arrays = {name for name, a in flatten_paths(saved).items() if np.ndim(a)}
     assert arrays and all(name.endswith(("lora_a", "lora_b")) for name in arrays) and not saved.get("frozen")
     assert {name.split("/")[0] for name in arrays} == {"params", "ema", "opt_state"}
     lines = [json.loads(line) for line in (tuned / "validation.jsonl").read_text().splitlines()]
@@ -172,9 +214,9 @@ def test_it_continues_exactly(before, tuned, tmp_path, monkeypatch):
     (tmp_path / "run" / "validation.jsonl").write_text('{"step": 0, "loss": 9.0}\n')  # of an attempt that saved nothing
     monkeypatch.setattr(Checkpoints, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
     monkeypatch.setattr(Checkpoints, "save", save)
-    train.train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     here, there = (Checkpoints(folder / "checkpoints").restore_raw() for folder in (tmp_path / "run", tuned))
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True))
     for name in ("metrics.jsonl", "validation.jsonl"):
@@ -187,36 +229,46 @@ def test_another_model_under_the_same_name(before, tuned, tmp_path):
     shutil.copytree(tuned, moved)
     config = tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out"))
     other = debug_config(before.parent, steps=4)
-    train.train(other, tmp_path / "other")
+    train(other, tmp_path / "other")
     file = moved / "config.json"
     file.write_text(file.read_text().replace(str(before), str(tmp_path / "other")))
-    with pytest.raises(ValueError, match="the frozen parameters of .* are those of .* when it was begun, with checksum .{8}, and what is there now has"):
-        run.load(moved)
+    message = (
+        "the frozen parameters of .* are those of .* when it was begun, with checksum .{8}, and what is there now has"
+    )
+    with pytest.raises(ValueError, match=message):
+        load(moved)
     config.pretrained = str(tmp_path / "other")
     with pytest.raises(ValueError, match="put the same model there again"):
-        train.train(config, moved)
+        train(config, moved)
 
 
 def test_layers_by_rule_train_and_others_do_not(before, tmp_path):
     config = tuned_config(before, layers=("patch_out",))
     config.train.steps = 2
-    train.train(config, tmp_path / "run")
-    was, now = (flat(run.load(folder, ema=False if folder != before else None).params) for folder in (before, tmp_path / "run"))
+    train(config, tmp_path / "run")
+    was, now = (
+        flatten_paths(load(folder, ema=False if folder != before else None).params)
+        for folder in (before, tmp_path / "run")
+    )
     assert {name for name in was if not np.array_equal(was[name], now[name])} == {"patch_out/kernel", "patch_out/bias"}
     config.optimizer.learning_rate = 0.0
     config.run.validate_every = 1
-    train.train(config, tmp_path / "still")
+    train(config, tmp_path / "still")
     said = {json.loads(line)["loss"] for line in (tmp_path / "still" / "validation.jsonl").read_text().splitlines()}
     assert len(said) == 1  # the same clips, times and noise each time
     config.tune.layers = ("patch_uot",)
     with pytest.raises(ValueError, match="'patch_uot' matches none of"):
-        train.train(config, tmp_path / "none")
+        train(config, tmp_path / "none")
     config.pretrained = f"{before},{tmp_path / 'nowhere'}"
-    with pytest.raises(ValueError, match="config.pretrained names .*nowhere, which holds neither a run nor a public model"):
-        train.train(config, tmp_path / "none")
+    with pytest.raises(
+        ValueError, match="config.pretrained names .*nowhere, which holds neither a run nor a public model"
+    ):
+        train(config, tmp_path / "none")
     config.pretrained = ""
-    with pytest.raises(ValueError, match="leaves parameters as they are, and without config.pretrained they would be random"):
-        train.train(config, tmp_path / "none")
+    with pytest.raises(
+        ValueError, match="leaves parameters as they are, and without config.pretrained they would be random"
+    ):
+        train(config, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -233,20 +285,27 @@ PUBLIC = {
 
 @pytest.mark.parametrize("case", PUBLIC)
 def test_matrices_are_exported_under_public_names(case, tmp_path):
-    """Each public tensor with B A added is that of the model with all added: in the names of diffusers, for scanned layers and fused ones."""
+    """Each public tensor with B A added is that of the merged model.
+
+    Names are those of diffusers, for scanned layers and fused ones.
+    """
     name, kind, scan, layers = PUBLIC[case]
-    config, tensors, _ = read(FIXTURES / f"{name}.safetensors")
+    config, tensors, _ = read_fixture(FIXTURES / f"{name}.safetensors")
     options = {} if scan is None else dict(scan=scan)
     params = pretrained.import_checkpoint(kind, config, tensors, **options).params
     tuned = Tuning(layers, rank=2, alpha=3.0)
     trained, frozen = tuned.split(tuned.start(jax.random.key(0), params))
     whole = merge(frozen, drawn(trained, 0.3))
     file = pretrained.export_lora(kind, config, whole, tmp_path / "lora", **options)
-    pretrained.export(kind, config, tuning.merged(whole), tmp_path / "whole", **options)
+    pretrained.export(kind, config, lora.merged(whole), tmp_path / "whole", **options)
     added, given = load_file(tmp_path / "whole" / pretrained.KINDS[kind].file), load_file(file)
     prefix = "unet." if kind == "unet2d" else "transformer."
     modules = {key.removeprefix(prefix).rpartition(".lora_")[0] for key in given}
-    assert len(given) == 2 * len(modules) and file.name == "pytorch_lora_weights.safetensors" and file.stat().st_mode & 0o044
+    assert (
+        len(given) == 2 * len(modules)
+        and file.name == "pytorch_lora_weights.safetensors"
+        and file.stat().st_mode & 0o044
+    )
     for key, tensor in tensors.items():
         module = key.removesuffix(".weight")
         expected = tensor
@@ -262,9 +321,10 @@ def test_matrices_are_exported_under_public_names(case, tmp_path):
 
 def as_trained(config, folder):
     """A run whose matrices of low rank are drawn, in place of those that training makes."""
-    experiment = train.assemble(config)
-    start = run.pretrained(config, experiment).params
-    now = state.create(jax.random.key(0), experiment.network, experiment.optimizer, ema=False, params=start, tuning=experiment.tuning)
+    experiment = assemble(config)
+    start = load_pretrained(config, experiment).params
+    network, optimizer, tuning = experiment.network, experiment.optimizer, experiment.tuning
+    now = create(jax.random.key(0), network, optimizer, ema=False, params=start, tuning=tuning)
     workdir = Workdir(folder)
     workdir.begin(config)
     workdir.note_frozen(config.pretrained, tree_checksum(now.frozen))
@@ -273,45 +333,59 @@ def as_trained(config, folder):
 
 def test_from_a_public_model_and_back(tmp_path):
     """Both U-Nets of Bi-flow from their folders, trained a little, and written as two again."""
-    plain = read(FIXTURES / "unet_biflow.safetensors")[0]
-    folders = [exported("unet2d", plain, tmp_path / name, seed=number) for number, name in enumerate(("video", "noise"))]
+    plain = read_fixture(FIXTURES / "unet_biflow.safetensors")[0]
+    folders = [
+        export_random("unet2d", plain, tmp_path / name, seed=number) for number, name in enumerate(("video", "noise"))
+    ]
     config = load_config("biflow/unet.py", "debug")
     config.pretrained = ",".join(map(str, folders))
     config.data.size, config.data.cache = (16, 16), str(tmp_path / "data")
     channels = plain["block_out_channels"]
     config.network.update(
-        width=dict(flow=8, biflow=channels[0], condiff=8), levels=tuple(n // channels[0] for n in channels), groups=plain["norm_num_groups"],
-        attends=tuple(kind.startswith("Attn") for kind in plain["down_block_types"]), head=plain["attention_head_dim"], blocks=plain["layers_per_block"], dtype="float32",
+        width=dict(flow=8, biflow=channels[0], condiff=8),
+        levels=tuple(n // channels[0] for n in channels),
+        groups=plain["norm_num_groups"],
+        attends=tuple(kind.startswith("Attn") for kind in plain["down_block_types"]),
+        head=plain["attention_head_dim"],
+        blocks=plain["layers_per_block"],
+        dtype="float32",
     )
     config.tune.update(rank=2, layers=("attentions",))
     as_trained(config, tmp_path / "run")
-    files = export.export(tmp_path / "run", tmp_path / "whole")
+    files = export(tmp_path / "run", tmp_path / "whole")
     assert [file.parent.name for file in files] == ["video", "noise"]
-    trained = run.load(tmp_path / "run").params
+    trained = load(tmp_path / "run").params
     for number, folder in enumerate(("video", "noise")):
         back = pretrained.load(tmp_path / "whole" / folder).params
-        expected = tuning.merged(trained)["velocities"][number]
+        expected = lora.merged(trained)["velocities"][number]
         assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(expected), strict=True))
-    matrices = export.export(tmp_path / "run", tmp_path / "lora", lora=True)
+    matrices = export(tmp_path / "run", tmp_path / "lora", lora=True)
     with safe_open(matrices[1], "np") as opened:
         assert all(name.startswith("unet.") and "attentions" in name for name in opened.keys())
     assert json.loads((tmp_path / "lora" / "jvflow.json").read_text())["lora"] is True
     with pytest.raises(ValueError, match="is there already and is no empty folder"):
-        export.export(tmp_path / "run", tmp_path / "lora", lora=True)
+        export(tmp_path / "run", tmp_path / "lora", lora=True)
     for wrong, message in (
         (str(folders[0]), "1 folders, and biflow on the network unet takes VIDEO,NOISE"),
-        (f"{folders[0]},{exported('dit', read(FIXTURES / 'dit_two_layers.safetensors')[0], tmp_path / 'dit')}", "holds a dit, and the network is unet, which starts from a unet2d"),
+        (
+            f"{folders[0]},{export_random('dit', read_fixture(FIXTURES / 'dit_two_layers.safetensors')[0], tmp_path / 'dit')}",
+            "holds a dit, and the network is unet, which starts from a unet2d",
+        ),
     ):
         config.pretrained = wrong
         with pytest.raises(ValueError, match=message):
-            train.train(config, tmp_path / "none")
+            train(config, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_runs_that_no_public_model_is_of(before, tmp_path):
-    with pytest.raises(ValueError, match="has 1 public models, and the config.json of 0 is known, since its training began from nothing: give --like=FOLDER"):
-        export.export(before, tmp_path / "out")
-    unlike = exported("unet2d", read(FIXTURES / "unet_plain.safetensors")[0], tmp_path / "unet")
+    message = (
+        "has 1 public models, and the config.json of 0 is known, since its training began from nothing: "
+        "give --like=FOLDER"
+    )
+    with pytest.raises(ValueError, match=message):
+        export(before, tmp_path / "out")
+    unlike = export_random("unet2d", read_fixture(FIXTURES / "unet_plain.safetensors")[0], tmp_path / "unet")
     with pytest.raises(ValueError, match="holds a unet2d: the network dit is a dit"):
-        export.export(before, tmp_path / "out", like=[unlike])
+        export(before, tmp_path / "out", like=[unlike])
     assert not (tmp_path / "out").exists() and public.folders("") == []
