@@ -1,5 +1,6 @@
 """From a run of Bi-flow to videos of streams, and to the figures of its evaluation."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import debug_config
 
 from jvflow import commands
-from jvflow.biflow import evaluate
+from jvflow.biflow import evaluate, sample
 from jvflow.biflow.sample import stream, stream_frames
 from jvflow.data import dataset, pipeline, video
 from jvflow.flow.solver import SolveError, Solver
@@ -126,23 +127,36 @@ def test_errors_leave_nothing(workdir, tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
-def failing(run):
-    """The run with a solver that may not take enough steps."""
-    solver = Solver(max_steps=1)  # a first step is a tenth of the way
+def with_solver(run, solver):
     experiment = run.experiment
     return replace(run, experiment=replace(experiment, sampler=replace(experiment.sampler, solver=solver)))
 
 
 def test_a_failed_solve_leaves_no_video(workdir, tmp_path):
-    run = failing(load(workdir))
+    run = with_solver(load(workdir), Solver(max_steps=1))  # a first step is a tenth of the way
     request = SampleRequest(data=lambda: run_dataset(run), count=2, length=6)
-    with pytest.raises(
-        SolveError, match=r"^frame 1 of the stream: .* max_steps was reached by row 0 at t = 0\.1 after 1 steps"
-    ):
+    message = r"^frame 1 of the stream: .* max_steps was reached by row 0 at t = 0\.1 after 1 steps"
+    with pytest.raises(SolveError, match=message):
         run.experiment.method.sample(run, tmp_path / "out", request)
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    with pytest.raises(SolveError, match="frame 1 of the stream"):
+    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(SolveError, match=message):
         run.experiment.method.evaluate(run, run_dataset(run))
+
+
+def test_a_stream_that_fails_late_leaves_no_video(workdir, tmp_path, monkeypatch):
+    """So many frames that part of the video is on disk by then."""
+    run = with_solver(load(workdir), Solver("euler", steps=1))
+    real, number = sample.next_frame, itertools.count(1)
+
+    def fails_late(*args, **options):
+        solution = real(*args, **options)
+        return solution._replace(ok=solution.ok & (next(number) < 100))
+
+    monkeypatch.setattr(sample, "next_frame", fails_late)
+    request = SampleRequest(data=lambda: run_dataset(run), count=1, length=200)
+    with pytest.raises(SolveError, match="^frame 100 of the stream: the solve failed for 1 of 1 samples"):
+        run.experiment.method.sample(run, tmp_path / "out", request)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_sampling_is_replaced_and_recorded(workdir, tmp_path):
