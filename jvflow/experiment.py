@@ -40,7 +40,8 @@ def assemble(config, *, abstract: bool = False) -> Experiment:
         )
     update, schedule = _optimizer(config)
     tune = config.tune
-    tuning = Tuning(tuple(tune.layers), tune.rank, tune.alpha) if tune.layers or tune.rank else None
+    layers, rank, alpha = tuple(tune.layers), tune.rank, tune.alpha
+    tuning = Tuning(layers, rank, alpha) if layers or rank else None
     if tuning and not config.pretrained:
         raise ValueError(
             "config.tune leaves parameters as they are, and without config.pretrained they would be random: name what "
