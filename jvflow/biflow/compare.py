@@ -59,7 +59,8 @@ def compare(
     _check(configs)
     file = Path(out) / "compare.json"
     before = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
-    reference, record = None, dict(controls=None, results=[])
+    record: dict = dict(controls=None, results=[])
+    reference = None
     for objective, kind, path, sampling in _evaluations(configs, epsilons, gains):
         run, data = load(path, sampling, overrides or {})
         if reference is None:
@@ -89,7 +90,7 @@ def _as_read(figures: dict) -> dict:
     return json.loads(json.dumps(figures))
 
 
-def _check(configs: dict) -> None:
+def _check(configs: Mapping) -> None:
     first, *others = configs
     for path in others:
         for section, ignored in (("data", ("cache",)), ("evaluate", ())):
@@ -100,7 +101,7 @@ def _check(configs: dict) -> None:
                 raise ValueError(f"the figures of {first} and {path} do not compare: {differences}")
 
 
-def _evaluations(configs: dict, epsilons, gains):
+def _evaluations(configs: Mapping, epsilons, gains):
     """Yields (objective, kind, workdir, sampling) of every evaluation."""
     for kind, solver in SOLVERS.items():
         for path, config in configs.items():

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from jvflow import metrics
@@ -67,7 +68,7 @@ class Reference:
         windows = metrics.windows(signal, window, stride)[:, :, :: -1 if reverse else 1]
         motion = metrics.motion(signal, window, stride) / self.motion
         features = np.stack([self.feature_map(np.asarray(windows[:, i])) for i in range(windows.shape[1])], axis=1)
-        distance = lambda some: metrics.distance(flatten_windows(some), self.features)
+        distance = lambda some: metrics.distance(rearrange(some, "b n d -> (b n) d"), self.features)
         starts = [i * stride for i in range(windows.shape[1])]
         # one window has too few samples for a covariance: `pooled` windows together, as at both ends
         over_time = [
@@ -180,7 +181,7 @@ def evaluate_streams(run: Run, reference: Reference, data: Path) -> tuple[dict, 
     video, nfe, seconds = generate(
         run, real[:, :given], length=settings.frames, batch=settings.batch, seed=settings.seed
     )
-    figures = dict(
+    figures: dict = dict(
         nfe_per_frame=float(nfe.mean()),
         seconds_per_frame=seconds,
         **reference.drift(video, reverse=curve is backward),

@@ -117,7 +117,7 @@ def stream(
     condition: Condition | None = None,
     source: str = "frame",
     clamp: tuple[float, float] | None = (-1.0, 1.0),
-    rows: Int[np.ndarray, "b"] | None = None,
+    rows: Int[Array | np.ndarray, "b"] | None = None,
 ) -> Iterator[tuple[Frames, Int[Array, "b"]]]:
     """Streams frames without end, each solved from the last (paper, section 2.2).
 

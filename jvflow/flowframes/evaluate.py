@@ -114,14 +114,16 @@ def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
     """Returns the mean of (5) over observed chunks."""
     experiment, sampler = run.experiment, run.experiment.sampler
     start = experiment.codec.encode(experiment.codec.params, jnp.asarray(observed)).mean
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(run.config.evaluate.seed), jnp.arange(len(start)))
+    keys = None
+    if sampler.source == "noise":
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(run.config.evaluate.seed)))(jnp.arange(len(start)))
     condition = experiment.caption_condition(run.params, captions, run.config.data.fps)
     field = as_field(experiment.network, run.params)
-    options = dict(source=sampler.source, context=sampler.context, guidance=float(sampler.guidance))
+    options = dict(context=sampler.context, guidance=float(sampler.guidance))
     return float(straightness(field, start, keys, condition, **options).mean())
 
 
-def _windows(frames: Videos, length: int) -> Float[np.ndarray, "n length h w c"]:
+def _windows(frames: Videos, length: int) -> Float[Array | np.ndarray, "n length h w c"]:
     """Returns all windows of the clips, one after the other."""
     return rearrange(metrics.windows(to_unit_range(frames), length, length), "b n ... -> (b n) ...")
 
@@ -137,20 +139,19 @@ def _motion(frames: Videos) -> float:
     return float(metrics.motion(to_unit_range(frames), frames.shape[1], frames.shape[1]).mean())
 
 
-@partial(jax.jit, static_argnames=("source", "context", "steps", "guidance"))
+@partial(jax.jit, static_argnames=("context", "steps", "guidance"))
 def straightness(
     field: Field,
     observed: Chunk,
     keys: Key[Array, "b"] | None,
     condition: Condition | None = None,
     *,
-    source: str = "observed",
     context: bool = False,
     steps: int = 40,
     guidance: float = 1.0,
 ) -> Float[Array, "b"]:
-    """Computes S of (5) along the trajectories of `steps` Euler steps, from the observed chunks or from noise."""
-    start = observed if source == "observed" else noise_like(keys, observed)
+    """Computes S of (5) along `steps` Euler steps, from noise of these keys or, if None, from the observed chunks."""
+    start = observed if keys is None else noise_like(keys, observed)
     derivative = chunk_equation(field, observed, condition, context, guidance)
     at = np.linspace(0, 1, steps + 1)
 

@@ -157,7 +157,7 @@ def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[in
     """
     manifest = records.manifest(source)
     inversion = dict(model=tree_checksum(run.params), frames=list(lengths), **options)
-    settings = dict(manifest["settings"], inversion=inversion)
+    settings: dict = dict(manifest["settings"], inversion=inversion)
     if "inversion" in manifest["settings"]:
         raise ValueError(f"{source} has inversions already: give the data set that it was made of")
     if records.is_dataset(directory):

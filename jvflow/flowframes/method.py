@@ -239,6 +239,7 @@ def chunk_loss(
     metrics = dict(coupling_cost=squared_error(mean, future).mean())
     observed = mean
     if inversion:
+        assert latents.inverted is not None, "the windows of this experiment have inverted targets"
         std = std if inversion.std is None else inversion.std
         usable = None if inversion.max_error is None else latents.inverted_error <= inversion.max_error
         one_coin = inversion.coin == "batch"

@@ -104,10 +104,10 @@ def predict_chunks(
         raise ValueError(f"chunks must be a positive whole number, got {chunks}")
     if source == "noise" and key is None:
         raise ValueError("chunks of the source 'noise' start from noise: give a key")
-    options = dict(source=source, context=context, solver=solver, guidance=float(guidance))
-    frames, nfe, keys = [jnp.asarray(observed, jnp.float32)], 0, None
+    options = dict(context=context, solver=solver, guidance=float(guidance))
+    frames, nfe, keys = [jnp.asarray(observed, jnp.float32)], jnp.zeros(len(observed), int), None
     for number in range(int(chunks)):
-        if source == "noise":
+        if source == "noise" and key is not None:
             keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, number)))(jnp.arange(len(observed)))
         solution = next_chunk(as_partial(field), frames[-1], keys, condition, **options)
         raise_if_failed(solution, what=f"chunk {number + 1}")
@@ -116,10 +116,10 @@ def predict_chunks(
     return Prediction(jnp.concatenate(frames[1:], axis=1), nfe)
 
 
-@partial(jax.jit, static_argnames=("source", "context", "solver", "guidance"))
-def next_chunk(field, observed, keys, condition, *, source, context, solver, guidance) -> Solution:
-    """Solves for one chunk of `predict_chunks`: `observed (b, f, h, w, c) -> Solution` of the future."""
-    start = observed if source == "observed" else noise_like(keys, observed)
+@partial(jax.jit, static_argnames=("context", "solver", "guidance"))
+def next_chunk(field, observed, keys, condition, *, context, solver, guidance) -> Solution:
+    """Solves for the chunk after `observed` (b, f, h, w, c), from noise of these keys or, if None, from `observed`."""
+    start = observed if keys is None else noise_like(keys, observed)
     return solver(chunk_equation(field, observed, condition, context, guidance), start)
 
 
@@ -162,7 +162,7 @@ class ChunkSampler:
 
     def __call__(self, field: Field, observed: Chunk, key, condition=None, **options) -> Prediction:
         """Predicts chunks; `options` replace the run's solver and guidance, and give the number of chunks."""
-        own = dict(source=self.source, context=self.context, solver=self.solver, guidance=self.guidance)
+        own: dict = dict(source=self.source, context=self.context, solver=self.solver, guidance=self.guidance)
         return predict_chunks(field, observed, key, condition, **own | options)
 
 
