@@ -155,7 +155,7 @@ def build(*, channels: int, text_width: int, coordinates: int = 1, velocities: i
 
 
 def field(
-    network: Network, params, x: Float[Array, "b f h w c"], s: tuple, condition: Condition | None = None
+    network: Network, params, x: Float[Array | np.ndarray, "b f h w c"], s: tuple, condition: Condition | None = None
 ) -> tuple:
     """Returns (data - noise,) of latents at s = (t,), t = 1 - sigma of shape (b,), (b, f) or (b, f h w).
 
@@ -175,7 +175,9 @@ def field(
 # --- positions ------------------------------------------------------------------------------------
 
 
-def token_positions(shape: tuple[int, int, int], fps: Float[Array, "b"], causal: bool) -> Float[Array, "b n 3"]:
+def token_positions(
+    shape: tuple[int, int, int], fps: Float[Array | np.ndarray, "b"], causal: bool
+) -> Float[Array, "b n 3"]:
     """Returns p of all tokens of latents of shape (f, h, w), for videos of these rates in frames per second."""
     axes = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij")
     frames, rows, columns = (axis.reshape(-1) for axis in axes)

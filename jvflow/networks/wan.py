@@ -190,7 +190,7 @@ def build(*, channels: int, text_width: int, coordinates: int = 1, velocities: i
 
 
 def field(
-    network: Network, params, x: Float[Array, "b f h w c"], s: tuple, condition: Condition | None = None
+    network: Network, params, x: Float[Array | np.ndarray, "b f h w c"], s: tuple, condition: Condition | None = None
 ) -> tuple:
     """Returns (data - noise,) of latents at s = (t,), t = 1 - sigma of shape (b,) or (b, f).
 

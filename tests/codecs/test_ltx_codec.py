@@ -1,4 +1,4 @@
-"""LTX-Video's autoencoder as a codec: in the units of its checkpoint, in pieces as whole, with memory that does not grow with a video."""
+"""LTX-Video's autoencoder as a codec: units of its checkpoint, pieces equal the whole, and memory stays bounded."""
 
 import json
 
@@ -6,23 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_models import FIXTURES, SINGLE, assert_same, read
+from public_models import FIXTURES, SINGLE, assert_same, read_fixture
 from safetensors.numpy import save_file
 
-from jvflow import codecs, networks
-from jvflow import pretrained
+from jvflow import codecs, networks, pretrained
 from jvflow.networks.ltx_vae import LTXVAE, STRIDES, LTXVAEConfig
 from jvflow.networks.streaming import apply_in_pieces
 
-FRAMES = (17, 161)  # benchmarks/video_vae.py has those between, at full size
+FRAMES = (17, 161)  # benchmarks/video_vae.py measures lengths between these, at full size
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The autoencoder of a fixture as the public hubs lay it out, with the mean and the size of channels and a factor."""
-    config, tensors, _ = read(FIXTURES / "ltx_vae_095.safetensors")
+    """A fixture's autoencoder as the public hubs lay it out, with a factor, and mean and deviation of its channels."""
+    config, tensors, _ = read_fixture(FIXTURES / "ltx_vae_095.safetensors")
     rng = np.random.default_rng(0)
-    moments = dict(latents_mean=rng.normal(size=6).astype(np.float32), latents_std=rng.uniform(0.5, 2, 6).astype(np.float32))
+    moments = dict(
+        latents_mean=rng.normal(size=6).astype(np.float32), latents_std=rng.uniform(0.5, 2, 6).astype(np.float32)
+    )
     return write(tmp_path_factory.mktemp("vae"), dict(config, scaling_factor=1.5), tensors | moments)
 
 
@@ -40,31 +41,36 @@ def videos(codec, b: int, k: int, h: int = 3, w: int = 2, *, space: int = 8, fra
 @pytest.mark.parametrize("piece, last", [(1, (0, 9)), (2, (1, 8))])
 @pytest.mark.parametrize("name", ["ltx_vae_090", "ltx_vae_095"])
 def test_pieces_give_what_the_whole_gives(name, piece, last):
-    """Of both generations, both ways, of one latent frame, of fewer than a piece and of more than what a network looks ahead."""
-    config, tensors, _ = read(FIXTURES / f"{name}.safetensors")
+    """In both versions, both ways, for less than a piece and for more frames than a network looks ahead."""
+    config, tensors, _ = read_fixture(FIXTURES / f"{name}.safetensors")
     loaded = pretrained.import_checkpoint("ltx_vae", config, tensors)
-    network, (space, each) = networks.functional(LTXVAE, loaded.config), dict(ltx_vae_090=(8, 4), ltx_vae_095=(8, 4))[name]
+    network, space, frames = networks.functional(LTXVAE, loaded.config), 8, 4
     time = jnp.array([0.1, 0.4]) if loaded.config.timed else None
-    encode = lambda video, *frames: jnp.concatenate(network.apply(loaded.params, video, *frames, method="encode"), axis=-1)
-    decode = lambda latents, *frames: network.apply(loaded.params, latents, time, *frames, method="decode")
+    encode = lambda video, *stream: jnp.concatenate(
+        network.apply(loaded.params, video, *stream, method="encode"), axis=-1
+    )
+    decode = lambda latents, *stream: network.apply(loaded.params, latents, time, *stream, method="decode")
+    decode_pieces = jax.jit(lambda latents: apply_in_pieces(decode, latents, piece=piece))
+    encode_pieces = jax.jit(lambda video: apply_in_pieces(encode, video, piece=frames * piece, offset=1 - frames))
     for k in last:
         latents = jax.random.normal(jax.random.key(k), (2, k + 1, 2, 3, loaded.config.latent))
         video = jax.jit(decode)(latents)
-        assert video.shape == (2, each * k + 1, 2 * space, 3 * space, 3)
-        assert_same(np.asarray(jax.jit(lambda latents: apply_in_pieces(decode, latents, piece=piece))(latents)), np.asarray(video))
-        again = jax.jit(encode)(video)
-        assert_same(np.asarray(jax.jit(lambda video: apply_in_pieces(encode, video, piece=each * piece, offset=1 - each))(video)), np.asarray(again))
+        assert video.shape == (2, frames * k + 1, 2 * space, 3 * space, 3)
+        assert_same(np.asarray(decode_pieces(latents)), np.asarray(video))
+        assert_same(np.asarray(encode_pieces(video)), np.asarray(jax.jit(encode)(video)))
 
 
 def test_latents_are_in_units_of_the_checkpoint(folder):
-    """(mean - m) factor / d, with the posterior's size in the same; and back by the decoder at a time."""
-    config, tensors, _ = read(FIXTURES / "ltx_vae_095.safetensors")
+    """Latents are (mean - m) factor / d, the posterior's deviation likewise; the decoder undoes it, at a time."""
+    config, tensors, _ = read_fixture(FIXTURES / "ltx_vae_095.safetensors")
     codec = codecs.build("ltx_vae", checkpoint=(folder,), scale=2.0, time=0.3)
     network = pretrained.load(folder, dtype=jnp.float32)
     video = videos(codec, 2, 1)
     found = codec.encode(codec.params, video)
     assert found.mean.shape == (2, *codec.latent_shape(video.shape[1:4]))
-    mean, log_variance = network.apply(network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1))
+    mean, log_variance = network.apply(
+        network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1)
+    )
     m, d = (np.asarray(network.params[name]) for name in ("latents_mean", "latents_std"))
     last = lambda a: np.moveaxis(np.asarray(a), 1, -1)
     assert_same(np.asarray(found.mean), (last(mean) - m) * 1.5 / 2 / d)
@@ -75,8 +81,8 @@ def test_latents_are_in_units_of_the_checkpoint(folder):
 
 
 def test_pieces_and_tiles_of_a_video(folder):
-    """Pieces give the same pixels; a video no larger than a tile is whole, of a larger one the tiles' insides are."""
-    whole, pieces = codecs.build("ltx_vae", checkpoint=(folder,)), codecs.build("ltx_vae", checkpoint=(folder,), piece=1)
+    """Pieces give the same pixels; so do tiles if the video is no larger than one, else inside of each."""
+    whole, pieces = (codecs.build("ltx_vae", checkpoint=(folder,), **options) for options in ({}, dict(piece=1)))
     tiles = codecs.build("ltx_vae", checkpoint=(folder,), piece=1, tile=64)
     video = videos(whole, 1, 2, 12, 4)
     latents = whole.encode(whole.params, video).mean
@@ -102,9 +108,10 @@ def test_memory_of_pieces_does_not_grow_with_the_video(way):
     assert temporaries(0, 41) > 2 * temporaries(0, 17)
 
 
-def test_full_size_is_known_without_weights():
+def test_full_size_is_known_without_a_checkpoint():
     codec = codecs.build("ltx_vae", abstract=True)
-    assert codec.latent_shape((17, 256, 384)) == (3, 8, 12, 128) and codec.latent_shape((41, 256, 384)) == (6, 8, 12, 128)
+    assert codec.latent_shape((17, 256, 384)) == (3, 8, 12, 128)
+    assert codec.latent_shape((41, 256, 384)) == (6, 8, 12, 128)
     assert codec.posterior and codec.valid_frames(121) and not codec.valid_frames(120)
     assert set(LTXVAEConfig().downs) <= set(STRIDES)
 
@@ -130,11 +137,13 @@ def test_bad_videos_and_folders(tmp_path):
         codec.latent_shape((16, 64, 64))
     with pytest.raises(ValueError, match="multiples of 32, got 64 x 65"):
         codec.latent_shape((17, 64, 65))
-    config, tensors, _ = read(FIXTURES / "vae_plain.safetensors")
+    config, tensors, _ = read_fixture(FIXTURES / "vae_plain.safetensors")
     with pytest.raises(ValueError, match="holds no autoencoder of LTX-Video: give the folder vae"):
         codecs.build("ltx_vae", checkpoint=(write(tmp_path / "image", config, tensors, "AutoencoderKL"),))
-    config, tensors, _ = read(FIXTURES / "ltx_vae_090.safetensors")
+    config, tensors, _ = read_fixture(FIXTURES / "ltx_vae_090.safetensors")
     with pytest.raises(ValueError, match="this decoder takes none, use 0"):
         codecs.build("ltx_vae", checkpoint=(write(tmp_path / "old", config, tensors),), time=0.1)
     with pytest.raises(ValueError, match="the frames of this encoder see those after them: use 0"):
-        codecs.build("ltx_vae", checkpoint=(write(tmp_path / "other", dict(config, encoder_causal=False), tensors),), piece=1)
+        codecs.build(
+            "ltx_vae", checkpoint=(write(tmp_path / "other", dict(config, encoder_causal=False), tensors),), piece=1
+        )

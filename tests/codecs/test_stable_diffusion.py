@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_config
-from public_models import FIXTURES, exported, stable_diffusion
+from public_models import FIXTURES, export_random, stable_diffusion
 
-from jvflow import codecs, text
-from jvflow.flow import ddim
-from jvflow.data import latents
-from jvflow.training import loop as train
-from jvflow import pretrained
-from jvflow.text import clip_text
+from jvflow import codecs, pretrained, text
 from jvflow.codecs.tiling import apply_tiled
-from jvflow.data import pipeline
+from jvflow.data import latents, pipeline
 from jvflow.experiment import assemble
+from jvflow.flow import ddim
+from jvflow.text import clip_text
+from jvflow.training import loop as train
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +35,34 @@ def video():
 # --- DDIM as a codec ------------------------------------------------------------------------------
 
 
-def built(model, **options):
+def build_ddim(model, **options):
     return codecs.build("stable_diffusion_ddim", checkpoint=(str(model),), **dict(steps=8) | options)
 
 
 @pytest.mark.parametrize("options", [{}, dict(guidance=2.5, prompt="a photo of a cat", scale=2.0)])
-def test_each_frame_is_the_noise_that_sampling_makes_it_of(model, video, options):
-    """Against the parts of the model put together by hand."""
-    codec = built(model, **options)
+def test_latents_are_the_noise_that_samples_each_frame(model, video, options):
+    """Equals the parts of the model put together by hand."""
+    codec = build_ddim(model, **options)
     found = codec.encode(codec.params, video)
     assert found.std is None and found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 2, 2, 4, 4)
     vae, unet, clip = (pretrained.load(model / part) for part in ("vae", "unet", "text_encoder"))
-    tokens = text.build("clip_text", checkpoint=(model / "text_encoder", model / "tokenizer")).tokenize(["", options.get("prompt", "")])[0]
+    tokens = text.build("clip_text", checkpoint=(model / "text_encoder", model / "tokenizer")).tokenize(
+        ["", options.get("prompt", "")]
+    )[0]
     empty, prompted = clip.apply(clip.params, tokens)[0]
     weight, scale = options.get("guidance", 1.0), options.get("scale", 1.0)
 
     def predict(x, t):
-        said = [unet.apply(unet.params, jnp.moveaxis(x, -1, 1), t, jnp.tile(c, (len(x), 1, 1))) for c in (empty, prompted)]
-        return jnp.moveaxis(said[0] + weight * (said[1] - said[0]), 1, -1)
+        outputs = [
+            unet.apply(unet.params, jnp.moveaxis(x, -1, 1), t, jnp.tile(c, (len(x), 1, 1))) for c in (empty, prompted)
+        ]
+        return jnp.moveaxis(outputs[0] + weight * (outputs[1] - outputs[0]), 1, -1)
 
     frame = video[1:, 0].astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1
-    encode, decode = (jax.jit(lambda a, method=method, name=name: vae.apply(vae.params, method=method, **{name: a})) for method, name in (("encode", "x"), ("decode", "z")))
+    encode, decode = (
+        jax.jit(lambda a, method=method, name=name: vae.apply(vae.params, method=method, **{name: a}))
+        for method, name in (("encode", "x"), ("decode", "z"))
+    )
     clean = 0.18215 * jnp.moveaxis(encode(frame)[0], 1, -1)
     noise = jax.jit(lambda x: ddim.invert(predict, x, ddim.Schedule(), steps=8))(clean)
     np.testing.assert_allclose(found.mean[1, 0], noise[0] / scale, atol=2e-4 * np.abs(noise).max())
@@ -69,28 +76,31 @@ def test_each_frame_is_the_noise_that_sampling_makes_it_of(model, video, options
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(checkpoint=()), "takes the folder of a whole model as config.codec.checkpoint, with scheduler/scheduler_config.json in it"),
+        (
+            dict(checkpoint=()),
+            "takes the folder of a whole model as config.codec.checkpoint, with scheduler/scheduler_config.json in it",
+        ),
         (dict(steps=2000), "steps must be a whole number from 1 to the 1000"),
         (dict(tile=6), "config.codec.tile is 6: tiles are multiples of 16 pixels"),
         (dict(eta=1.0), "the codec stable_diffusion_ddim has no eta: take config.codec.eta out"),
     ],
 )
-def test_what_does_not_fit_is_said(model, change, message):
+def test_wrong_options_are_reported(model, change, message):
     with pytest.raises(ValueError, match=message):
         codecs.build("stable_diffusion_ddim", **dict(checkpoint=(str(model),)) | change)
 
 
-def test_parts_of_two_models_are_said(model, tmp_path):
+def test_parts_of_two_models_are_reported(model, tmp_path):
     for part in model.iterdir():
         (tmp_path / part.name).symlink_to(part)
     (tmp_path / "text_encoder").unlink()
     config = json.loads((model / "text_encoder" / "config.json").read_text())
-    exported("clip_text", dict(config, hidden_size=6), tmp_path / "text_encoder")
+    export_random("clip_text", dict(config, hidden_size=6), tmp_path / "text_encoder")
     with pytest.raises(ValueError, match="has width 6, its U-Net takes 12: they are of two models"):
-        built(tmp_path)
-    exported("clip_text", dict(config, vocab_size=500), tmp_path / "text_encoder")
+        build_ddim(tmp_path)
+    export_random("clip_text", dict(config, vocab_size=500), tmp_path / "text_encoder")
     with pytest.raises(ValueError, match="has tokens up to 602, the model knows 500: they are of two models"):
-        built(tmp_path)
+        build_ddim(tmp_path)
 
 
 # --- tiles ----------------------------------------------------------------------------------------
@@ -98,7 +108,7 @@ def test_parts_of_two_models_are_said(model, tmp_path):
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 23), (31, 17)])
 def test_tiles_fit_together(size):
-    """A function that looks at each place alone gives the same in tiles, upwards and downwards; one that looks around does in their middle."""
+    """A function of single pixels gives the same in tiles, at both scales; another one differs only at their edges."""
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, *size, 3)), jnp.float32)
     up = lambda x: jnp.repeat(jnp.repeat(jnp.tanh(x), 2, axis=1), 2, axis=2)
     np.testing.assert_allclose(apply_tiled(up, images, 8, 2), up(images), atol=1e-5)
@@ -107,19 +117,21 @@ def test_tiles_fit_together(size):
     np.testing.assert_allclose(apply_tiled(down, even, 8, 0.5), down(even), atol=1e-5)
     assert apply_tiled(up, images, 0, 2).shape == up(images).shape
     mean = lambda x: x - x.mean((1, 2), keepdims=True)
-    seams = np.abs(np.diff(np.asarray(apply_tiled(mean, 0 * images + jnp.arange(size[1], dtype=jnp.float32)[None, None, :, None], 8, 1))[0, 0, :, 0]))
-    assert seams.max() < 1.1  # tiles that differ by 6 fade into each other over their two common places
+    ramp = 0 * images + jnp.arange(size[1], dtype=jnp.float32)[None, None, :, None]
+    seams = np.abs(np.diff(np.asarray(apply_tiled(mean, ramp, 8, 1))[0, 0, :, 0]))
+    assert seams.max() < 1.1  # tiles that differ by 6 fade into each other over the two pixels they share
 
 
 def test_tiles_bound_the_memory(model):
     """The decoder's temporary memory for an image 16 times as large grows far less than 16 times."""
+
     def temporary(side, tile):
         codec = codecs.build("stable_diffusion", checkpoint=(str(model / "vae"),), tile=tile)
         latent = jax.ShapeDtypeStruct((1, 1, side, side, 4), jnp.float32)
         return codec.decode.lower(codec.params, latent).compile().memory_analysis().temp_size_in_bytes
 
-    whole, some = temporary(64, 0), temporary(64, 64)
-    assert some < 0.2 * whole
+    whole, tiled = temporary(64, 0), temporary(64, 64)
+    assert tiled < 0.2 * whole
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -133,7 +145,10 @@ def test_tokens_are_those_of_transformers():
 
 
 def test_captions_are_embedded_once(model, tmp_path):
-    """`latents.prepare` keeps the embeddings; training takes them, gives the same losses as from the tokens, and no other encoder's."""
+    """`latents.prepare` keeps the embeddings; training on them gives the losses of training on tokens.
+
+    Embeddings of another encoder are refused.
+    """
     config = load_config("vlfm/procedural.py", "debug")
     config.text = dict(name="clip_text", checkpoint=(str(model / "text_encoder"), str(model / "tokenizer")))
     config.run.update(progress=False)
@@ -141,11 +156,14 @@ def test_captions_are_embedded_once(model, tmp_path):
     config.data.update(cache=str(tmp_path / "clips"))
     data = tmp_path / "latents"
     assert latents.prepare(config, data)["settings"]["text"]["name"] == "clip_text"
-    means = [pipeline.open_split(data, "train")[i]["latent_mean"][::2] for i in range(len(pipeline.open_split(data, "train")))]
+    train_split = pipeline.open_split(data, "train")
+    means = [train_split[i]["latent_mean"][::2] for i in range(len(train_split))]
     assert latents.frame_difference(data, every=2) == pytest.approx(np.sqrt(np.square(np.diff(means, axis=1)).mean()))
-    experiment, clip = assemble(config), pipeline.open_split(data, "train")[0]
+    experiment, clip = assemble(config), train_split[0]
     tokens, mask = experiment.text.tokenize([clip["caption"]])
-    np.testing.assert_allclose(clip["text_embedding"], experiment.text.apply(experiment.text.params, tokens)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        clip["text_embedding"], experiment.text.apply(experiment.text.params, tokens)[0], atol=1e-6
+    )
     assert clip["text_mask"].dtype == bool and (clip["text_mask"] == mask[0]).all() and mask.any()
     batch = next(pipeline.batches(data, windows=experiment.windows, batch_size=2, seed=0, latents=True, embedded=True))
     assert batch.text_tokens is None and batch.text_embedding.shape == (2, 12, 12) and batch.text_mask.shape == (2, 12)
@@ -153,8 +171,13 @@ def test_captions_are_embedded_once(model, tmp_path):
     config.data.path = str(data)
     np.testing.assert_allclose(np.asarray(train.train(config, tmp_path / "embedded").losses()), from_tokens, rtol=1e-5)
     other = json.loads((model / "text_encoder" / "config.json").read_text())
-    config.text.checkpoint = (str(exported("clip_text", other, tmp_path / "other", seed=9)), str(model / "tokenizer"))
-    with pytest.raises(ValueError, match="the captions in .* were embedded with .*: take that encoder, or encode into another folder"):
+    config.text.checkpoint = (
+        str(export_random("clip_text", other, tmp_path / "other", seed=9)),
+        str(model / "tokenizer"),
+    )
+    with pytest.raises(
+        ValueError, match="the captions in .* were embedded with .*: take that encoder, or encode into another folder"
+    ):
         train.train(config, tmp_path / "refused")
     with pytest.raises(ValueError, match="there / here: text.weights: "):
         config.data.path = "procedural:bouncing"

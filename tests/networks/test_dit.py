@@ -225,11 +225,12 @@ def test_forward_flops(parts):
     config = DiTConfig(width=384, depth=3, heads=6, patch=(1, 2, 2), channels=4, velocities=2, coordinates=2, **parts)
     network = build("dit", **dataclasses.asdict(config))
     x, s, tokens = jnp.zeros((2, 1, 32, 32, 4)), (jnp.zeros(2), jnp.zeros(2)), 77 if config.text_width else 0
-    condition = Condition(
-        context=x if config.context else None, text=jnp.zeros((2, tokens, config.text_width)) if tokens else None
-    )
+    text = jnp.zeros((2, tokens, config.text_width)) if tokens else None
     params = jax.eval_shape(network.init, jax.random.key(0))
-    compiled = jax.jit(network.apply).lower(params, x, s, condition).compile()
+    apply = lambda params, x, s, text: network.apply(
+        params, x, s, Condition(context=x if config.context else None, text=text)
+    )
+    compiled = jax.jit(apply).lower(params, x, s, text).compile()
     assert compiled.cost_analysis()["flops"] == pytest.approx(2 * forward_flops(config, (1, 32, 32), tokens), rel=0.03)
 
 

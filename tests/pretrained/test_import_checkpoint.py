@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: folders, files, names, and what is wrong with them."""
+"""Reading and writing public checkpoints: folders, files, names, and errors in them."""
 
 import json
 
@@ -6,31 +6,34 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from public_models import FIXTURES, SINGLE, assert_same, outputs, read
+from public_models import FIXTURES, SINGLE, assert_same, outputs, read_fixture
 from safetensors.numpy import load_file, save_file
 
-from jvflow import codecs
+from jvflow import codecs, pretrained
 from jvflow.codecs import tiling
 from jvflow.data import latents
-from jvflow import pretrained
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import sharding
 
 
 @pytest.fixture
 def dit():
-    return read(FIXTURES / "dit_two_layers.safetensors")
+    return read_fixture(FIXTURES / "dit_two_layers.safetensors")
 
 
 # --- folders --------------------------------------------------------------------------------------
 
 
-def folder_of(path, config, tensors, files: int = 1, named: str = "DiTTransformer2DModel"):
-    """A model as the hubs lay it out."""
+def write_folder(path, config, tensors, files: int = 1, named: str = "DiTTransformer2DModel"):
+    """Writes a model as the hubs lay it out."""
     path.mkdir()
     (path / "config.json").write_text(json.dumps(dict(config, _class_name=named)))
     parts = [{name: tensors[name] for name in sorted(tensors)[i::files]} for i in range(files)]
-    names = [f"diffusion_pytorch_model-{i + 1:05d}-of-{files:05d}.safetensors" for i in range(files)] if files > 1 else [SINGLE]
+    names = (
+        [f"diffusion_pytorch_model-{i + 1:05d}-of-{files:05d}.safetensors" for i in range(files)]
+        if files > 1
+        else [SINGLE]
+    )
     for name, part in zip(names, parts):
         save_file(part, path / name)
     if files > 1:
@@ -42,7 +45,7 @@ def folder_of(path, config, tensors, files: int = 1, named: str = "DiTTransforme
 @pytest.mark.parametrize("files", [1, 3])
 def test_a_folder_in_one_file_or_in_many_comes_back_from_an_export(dit, tmp_path, files):
     config, tensors, io = dit
-    network = pretrained.load(folder_of(tmp_path / "hub", config, tensors, files))
+    network = pretrained.load(write_folder(tmp_path / "hub", config, tensors, files))
     assert_same(outputs(network, io), io["output"])
     pretrained.export("dit", config, network.params, tmp_path / "again")
     again = load_file(tmp_path / "again" / SINGLE)
@@ -56,7 +59,9 @@ def test_parameters_are_cast_and_split_on_the_way_in(dit, tmp_path, monkeypatch)
     config, tensors, io = dit
     monkeypatch.setattr(sharding, "MIN_ELEMENTS", 2**8)
     half = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
-    network = pretrained.load(folder_of(tmp_path / "hub", config, half), mesh=meshes.make_mesh(dict(fsdp=4)), dtype=np.float32)
+    network = pretrained.load(
+        write_folder(tmp_path / "hub", config, half), mesh=meshes.make_mesh(dict(fsdp=4)), dtype=np.float32
+    )
     leaves = jax.tree.leaves(network.params)
     assert all(leaf.dtype == np.float32 for leaf in leaves)
     qkv = network.params["blocks"][0]["qkv"]["kernel"]
@@ -65,9 +70,12 @@ def test_parameters_are_cast_and_split_on_the_way_in(dit, tmp_path, monkeypatch)
 
 
 def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
-    """Frame by frame as the model itself has it, scaled; as many frames at a time as fit; its files are what tells it from another."""
-    config, tensors, _ = read(FIXTURES / "vae_plain.safetensors")
-    path = folder_of(tmp_path / "vae", config | dict(scaling_factor=0.5), tensors, named="AutoencoderKL")
+    """The codec gives the model's own latents, scaled, frame by frame, also a few frames at a time.
+
+    Its fingerprint depends on its files.
+    """
+    config, tensors, _ = read_fixture(FIXTURES / "vae_plain.safetensors")
+    path = write_folder(tmp_path / "vae", config | dict(scaling_factor=0.5), tensors, named="AutoencoderKL")
     codec = codecs.build("stable_diffusion", checkpoint=(str(path),), scale=2.0)
     assert codec.latent_shape((3, 6, 10)) == (3, 3, 5, 4) and codec.posterior
     with pytest.raises(ValueError, match="multiples of 2, got 5 x 10: use 6 x 10"):
@@ -78,24 +86,31 @@ def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
     one = video[1, 2].astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
     mean, log_variance = network.apply(network.params, method="encode", sample=one)
     np.testing.assert_allclose(found.mean[1, 2], 0.25 * np.asarray(mean)[0].transpose(1, 2, 0), atol=1e-5)
-    np.testing.assert_allclose(found.std[1, 2], 0.25 * np.exp(0.5 * np.asarray(log_variance)[0].transpose(1, 2, 0)), rtol=1e-4)
+    np.testing.assert_allclose(
+        found.std[1, 2], 0.25 * np.exp(0.5 * np.asarray(log_variance)[0].transpose(1, 2, 0)), rtol=1e-4
+    )
     shown = codec.decode(codec.params, found.mean)
     image = np.asarray(network.apply(network.params, method="decode", z=mean))[0].transpose(1, 2, 0)
-    assert shown.shape == video.shape and abs(np.asarray(shown[1, 2], int) - (np.clip(image, -1, 1) + 1) * 127.5).max() < 0.51
+    assert (
+        shown.shape == video.shape
+        and abs(np.asarray(shown[1, 2], int) - (np.clip(image, -1, 1) + 1) * 127.5).max() < 0.51
+    )
     monkeypatch.setattr(tiling, "MAX_PIXELS", 120)  # two frames
     jax.clear_caches()
     again = codec.encode(codec.params, video)
     np.testing.assert_allclose(again.mean, found.mean, atol=1e-5)
     np.testing.assert_allclose(again.std, found.std, rtol=1e-4)
-    print_of = latents.model_fingerprint("stable_diffusion", checkpoint=(str(path),))
+    fingerprint = latents.model_fingerprint("stable_diffusion", checkpoint=(str(path),))
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, path / SINGLE)
-    assert latents.model_fingerprint("stable_diffusion", checkpoint=(str(path),)) != print_of
+    assert latents.model_fingerprint("stable_diffusion", checkpoint=(str(path),)) != fingerprint
 
 
-@pytest.mark.parametrize("given, message", [((), "takes one folder as config.codec.checkpoint"), (("{dit}",), "holds no autoencoder")])
+@pytest.mark.parametrize(
+    "given, message", [((), "takes one folder as config.codec.checkpoint"), (("{dit}",), "holds no autoencoder")]
+)
 def test_a_codec_of_something_else(dit, tmp_path, given, message):
     config, tensors, _ = dit
-    path = folder_of(tmp_path / "dit", config, tensors)
+    path = write_folder(tmp_path / "dit", config, tensors)
     with pytest.raises(ValueError, match=message):
         codecs.build("stable_diffusion", checkpoint=tuple(str(path) for _ in given))
 
@@ -103,7 +118,7 @@ def test_a_codec_of_something_else(dit, tmp_path, given, message):
 # --- mistakes -------------------------------------------------------------------------------------
 
 
-def test_all_that_is_wrong_with_tensors_is_one_message(dit):
+def test_all_wrong_tensors_are_in_one_message(dit):
     config, tensors, _ = dit
     wrong = dict(tensors, extra=np.zeros(3))
     del wrong["proj_out_1.bias"], wrong["transformer_blocks.1.attn1.to_q.weight"]
@@ -133,9 +148,13 @@ def test_another_config(dit, change, message):
         pretrained.import_checkpoint("dit", config | change, tensors)
 
 
-def test_unknown_kinds_generations_and_parameters(dit, tmp_path):
+def test_unknown_kinds_namings_and_parameters(dit, tmp_path):
     config, tensors, _ = dit
-    with pytest.raises(ValueError, match="unknown kind 'dot': use one of clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, t5_encoder, taesd, unet2d"):
+    with pytest.raises(
+        ValueError,
+        match="unknown kind 'dot': use one of clip_text, dit, ltx_transformer, ltx_vae, sd_unet, sd_vae, "
+        "t5_encoder, taesd, unet2d",
+    ):
         pretrained.import_checkpoint("dot", config, tensors)
     params = pretrained.import_checkpoint("dit", config, tensors).params
     with pytest.raises(ValueError, match="unknown naming 'first' of dit: use one of diffusers, original"):
@@ -150,12 +169,12 @@ def test_folders_that_hold_no_model(dit, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no config.json"):
         pretrained.load(tmp_path / "empty")
-    cut = folder_of(tmp_path / "cut", config, tensors)
+    cut = write_folder(tmp_path / "cut", config, tensors)
     whole = (cut / SINGLE).read_bytes()
     (cut / SINGLE).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="is no whole safetensors file"):
         pretrained.load(cut)
-    pickled = folder_of(tmp_path / "pickled", config, tensors)
+    pickled = write_folder(tmp_path / "pickled", config, tensors)
     (pickled / SINGLE).rename(pickled / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match="no safetensors but diffusion_pytorch_model.bin: pickles are never read"):
         pretrained.load(pickled)
@@ -163,11 +182,16 @@ def test_folders_that_hold_no_model(dit, tmp_path):
     (pickled / SINGLE).write_bytes(b"\x80\x04\x95 a pickle under another name")
     with pytest.raises(ValueError, match="is no whole safetensors file .*pickled files .* are never read"):
         pretrained.load(pickled)
-    other = folder_of(tmp_path / "other", config, tensors)
+    other = write_folder(tmp_path / "other", config, tensors)
     (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
-    with pytest.raises(ValueError, match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, LTXVideoTransformer3DModel, AutoencoderKLLTXVideo, WanTransformer3DModel, AutoencoderKLWan, UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel"):
+    with pytest.raises(
+        ValueError,
+        match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, "
+        "LTXVideoTransformer3DModel, AutoencoderKLLTXVideo, WanTransformer3DModel, AutoencoderKLWan, "
+        "UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel",
+    ):
         pretrained.load(other)
-    missing = folder_of(tmp_path / "missing", config, tensors, files=2)
+    missing = write_folder(tmp_path / "missing", config, tensors, files=2)
     next(missing.glob("*00001-of*")).unlink()
     with pytest.raises(ValueError, match="00001-of-00002.safetensors is not there"):
         pretrained.load(missing)

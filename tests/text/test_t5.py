@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_config
-from public_models import FIXTURES, assert_same, exported, read
+from public_models import FIXTURES, assert_same, export_random, read_fixture
 
-from jvflow import networks, text
-from jvflow.text import t5
+from jvflow import networks, pretrained, text
 from jvflow.data import latents
-from jvflow.training import loop as train
-from jvflow import pretrained
 from jvflow.networks.t5 import T5, distance_buckets
+from jvflow.text import t5
+from jvflow.training import loop as train
 
 
 def embedded(network, io):
@@ -23,16 +22,16 @@ def embedded(network, io):
 
 @pytest.mark.parametrize("name", ["t5_shared", "t5_masked", "umt5_own"])
 def test_the_encoder_gives_what_transformers_gives(name):
-    """One bias for all layers and one for each, tokens nearer and farther than the last bucket, with and without a mask."""
-    config, tensors, io = read(FIXTURES / f"{name}.safetensors")
+    """With one bias for all layers or one each, distances beyond the last bucket, with a mask or without."""
+    config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("t5_encoder", config, tensors)
     assert_same(embedded(network, io), io["last_hidden_state"])
-    tensors.pop("encoder.embed_tokens.weight")  # files of the hubs may have the embedding once
+    tensors.pop("encoder.embed_tokens.weight")  # the hubs' files may hold the embedding only once
     assert_same(embedded(pretrained.import_checkpoint("t5_encoder", config, tensors), io), io["last_hidden_state"])
 
 
-def test_bfloat16_keeps_what_is_added_up_in_float32():
-    config, tensors, io = read(FIXTURES / "t5_shared.safetensors")
+def test_bfloat16_keeps_residuals_in_float32():
+    config, tensors, io = read_fixture(FIXTURES / "t5_shared.safetensors")
     network = pretrained.import_checkpoint("t5_encoder", config, tensors)
     half = networks.functional(T5, network.config.__class__(**dict(vars(network.config), dtype="bfloat16"))).apply
     made = jax.jit(half)(network.params, io["input_ids"], None)
@@ -43,7 +42,7 @@ def test_bfloat16_keeps_what_is_added_up_in_float32():
 
 @pytest.mark.parametrize("name", ["t5_v1_1_xxl_encoder", "umt5_xxl_encoder"])
 def test_full_size_encoders_have_the_public_tensors(shared, name):
-    """The embedding is listed twice there and counted once."""
+    """The manifest lists the embedding twice and counts it once."""
     manifest = json.loads((shared / "golden" / "manifests" / f"{name}.json").read_text())
     model = pretrained.KINDS["t5_encoder"].model(manifest["config"], "transformers")
     names = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
@@ -53,14 +52,20 @@ def test_full_size_encoders_have_the_public_tensors(shared, name):
 
 
 def test_buckets_grow_with_the_distance():
-    """Of 8: each side has 4, of which 2 are single distances; from the last on all are one."""
+    """Each side has 4 of 8 buckets; 2 of them are single distances, the last one holds all larger ones."""
     assert distance_buckets(16, 8, 10)[0].tolist() == [0, 5, 6, 6, 6, *[7] * 11]
     assert distance_buckets(16, 8, 10)[15, ::-1].tolist() == [0, 1, 2, 2, 2, *[3] * 11]
 
 
-@pytest.mark.parametrize("change, message", [(dict(feed_forward_proj="relu"), "this config says {'feed_forward_proj': 'relu'}"), (dict(model_type="mt5"), "'model_type': 'mt5'")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(feed_forward_proj="relu"), "this config says {'feed_forward_proj': 'relu'}"),
+        (dict(model_type="mt5"), "'model_type': 'mt5'"),
+    ],
+)
 def test_another_encoder(change, message):
-    config, tensors, _ = read(FIXTURES / "t5_shared.safetensors")
+    config, tensors, _ = read_fixture(FIXTURES / "t5_shared.safetensors")
     with pytest.raises(ValueError, match=message):
         pretrained.import_checkpoint("t5_encoder", config | change, tensors)
 
@@ -73,8 +78,8 @@ CAPTIONS = ["a photo of a cat", "", "three 3 1234 discs"]
 
 @pytest.fixture(scope="module", params=["t5_shared", "umt5_own"])
 def model(request, tmp_path_factory):
-    config = dict(read(FIXTURES / f"{request.param}.safetensors")[0], vocab_size=90)
-    return exported("t5_encoder", config, tmp_path_factory.mktemp("t5") / "text_encoder")
+    config = dict(read_fixture(FIXTURES / f"{request.param}.safetensors")[0], vocab_size=90)
+    return export_random("t5_encoder", config, tmp_path_factory.mktemp("t5") / "text_encoder")
 
 
 def test_tokens_are_those_of_transformers():
@@ -86,24 +91,30 @@ def test_tokens_are_those_of_transformers():
 
 def test_layer_by_layer_is_the_whole_in_the_memory_of_one(model, monkeypatch):
     whole = text.build("t5", checkpoint=(model, TOKENIZER), length=11, dtype="float32")
-    some = text.build("t5", checkpoint=(model, TOKENIZER), length=11, dtype="float32", by_layer=True)
-    assert whole.compilable and not some.compilable and some.params is None and some.width == whole.width == 12
+    streamed = text.build("t5", checkpoint=(model, TOKENIZER), length=11, dtype="float32", by_layer=True)
+    assert (
+        whole.compilable and not streamed.compilable and streamed.params is None and streamed.width == whole.width == 12
+    )
     tokens, mask = whole.tokenize(CAPTIONS)
     expected = whole.apply(whole.params, tokens)
     longer = whole.apply(whole.params, np.pad(tokens, ((0, 0), (0, 3))))
-    np.testing.assert_allclose(longer[:, :11][mask], expected[mask], atol=1e-5)  # padding is seen by none
-    held, read_layer = [], t5.ByLayer._read
+    np.testing.assert_allclose(longer[:, :11][mask], expected[mask], atol=1e-5)  # no token sees padding
+    sizes, read_layer = [], t5.ByLayer._read
     before = {id(a) for a in jax.live_arrays()}
 
-    def reading(self, prefix):
+    def read_counted(self, prefix):
         found = read_layer(self, prefix)
-        held.append(sum(a.size for a in jax.live_arrays() if id(a) not in before and a.ndim == 2))
+        sizes.append(sum(a.size for a in jax.live_arrays() if id(a) not in before and a.ndim == 2))
         return found
 
-    monkeypatch.setattr(t5.ByLayer, "_read", reading)
-    np.testing.assert_allclose(some.apply(None, tokens), expected, atol=1e-5 * np.abs(expected).max())
-    layers = [sum(a.size for a in jax.tree.leaves(layer) if a.ndim == 2) for layer in whole.params["encoder"]["block"].values()]
-    assert max(held) <= 2 * max(layers) and len(held) == len(layers) + 1  # the next is read while the last is still named
+    monkeypatch.setattr(t5.ByLayer, "_read", read_counted)
+    np.testing.assert_allclose(streamed.apply(None, tokens), expected, atol=1e-5 * np.abs(expected).max())
+    layers = [
+        sum(a.size for a in jax.tree.leaves(layer) if a.ndim == 2)
+        for layer in whole.params["encoder"]["block"].values()
+    ]
+    # the next layer is read while the last one still has a name
+    assert max(sizes) <= 2 * max(layers) and len(sizes) == len(layers) + 1
 
 
 def test_captions_are_embedded_before_training(model, tmp_path):
@@ -111,10 +122,12 @@ def test_captions_are_embedded_before_training(model, tmp_path):
     config.text = dict(name="t5", checkpoint=(str(model), str(TOKENIZER)), length=16, dtype="float32", by_layer=True)
     config.run.update(progress=False)
     config.train.update(steps=1, batch_size=4)
-    with pytest.raises(ValueError, match="config.text.by_layer embeds captions before training: make the data set with `jvflow encode`"):
+    with pytest.raises(
+        ValueError, match="config.text.by_layer embeds captions before training: make the data set with `jvflow encode`"
+    ):
         train.train(config, tmp_path / "refused")
     latents.prepare(config, tmp_path / "latents")
-    config.data.path, config.text.by_layer = str(tmp_path / "latents"), False  # how they were made is no matter
+    config.data.path, config.text.by_layer = str(tmp_path / "latents"), False  # neither changes the data set
     assert len(list(train.train(config, tmp_path / "run").losses())) == 1
 
 
@@ -128,6 +141,10 @@ def test_captions_are_embedded_before_training(model, tmp_path):
 )
 @pytest.mark.parametrize("by_layer", [False, True])
 def test_another_text_encoder(model, tmp_path, folders, message, by_layer):
-    clip = exported("clip_text", read(FIXTURES / "clip_text_quick.safetensors")[0], tmp_path)
+    clip = export_random("clip_text", read_fixture(FIXTURES / "clip_text_quick.safetensors")[0], tmp_path)
     with pytest.raises(ValueError, match=message):
-        text.build("t5", checkpoint=tuple(f.format(model=model, clip=clip, tokenizer=TOKENIZER) for f in folders), by_layer=by_layer)
+        text.build(
+            "t5",
+            checkpoint=tuple(f.format(model=model, clip=clip, tokenizer=TOKENIZER) for f in folders),
+            by_layer=by_layer,
+        )

@@ -39,7 +39,9 @@ def test_an_embedding_depends_on_its_caption_alone_and_on_the_order_of_its_lette
     assert alone.shape == (1, 8, 16) and jnp.isfinite(beside).all()
     np.testing.assert_allclose(alone[0], beside[0], atol=1e-5)
     assert jnp.abs(embed("a red disc")[0, 0] - embed("red a disc")[0, 0]).max() > 0.05
-    assert jnp.abs(embed("a red disc")[0, 0] - embed("a red disk")[0, 0]).max() > 1e-3  # a later letter is attended to
+    assert (
+        jnp.abs(embed("a red disc")[0, 0] - embed("a red disk")[0, 0]).max() > 1e-3
+    )  # the first token attends to a later letter
 
 
 def test_what_comes_after_a_caption_is_not_attended_to(encoder):
@@ -53,7 +55,9 @@ def test_what_comes_after_a_caption_is_not_attended_to(encoder):
 
 
 def test_dropout_leaves_out_whole_captions_at_its_rate():
-    condition = Condition(text=jnp.ones((512, 3, 2)), text_mask=jnp.ones((512, 3), bool), label=jnp.zeros(512, int), fps=jnp.ones(512))
+    condition = Condition(
+        text=jnp.ones((512, 3, 2)), text_mask=jnp.ones((512, 3), bool), label=jnp.zeros(512, int), fps=jnp.ones(512)
+    )
     keys = jax.random.split(jax.random.key(0), 512)
     dropped = drop(condition, keys, 0.25)
     gone = np.asarray(~dropped.text_mask.any(1))
@@ -83,7 +87,12 @@ def test_a_trained_encoder_gets_gradients_and_a_pretrained_one_is_given(monkeypa
     params = experiment.network.init(jax.random.key(0))
     tokens, mask = experiment.text.tokenize(["one", "two"])
     of = lambda params, given: experiment.condition(params, tokens, mask, given).text
-    assert jnp.abs(jax.grad(lambda p: jnp.square(of(p, experiment.encoder_params)).sum())(params)["text"]["embed"]["embedding"]).max() > 0
+    assert (
+        jnp.abs(
+            jax.grad(lambda p: jnp.square(of(p, experiment.encoder_params)).sum())(params)["text"]["embed"]["embedding"]
+        ).max()
+        > 0
+    )
     assert experiment.encoder_params["text"] is None
 
     pretrained = replace(experiment.text, init=None, lazy=LazyParams(lambda: params["text"]))

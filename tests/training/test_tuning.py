@@ -20,8 +20,7 @@ from jvflow.load import load, load_pretrained
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import sharding
 from jvflow.parallel.checksums import tree_checksum
-from jvflow.pretrained import public
-from jvflow.pretrained import flatten_paths
+from jvflow.pretrained import flatten_paths, public
 from jvflow.training import lora
 from jvflow.training.checkpoint import Checkpoints
 from jvflow.training.loop import train
@@ -365,12 +364,10 @@ def test_from_a_public_model_and_back(tmp_path):
     assert json.loads((tmp_path / "lora" / "jvflow.json").read_text())["lora"] is True
     with pytest.raises(ValueError, match="is there already and is no empty folder"):
         export(tmp_path / "run", tmp_path / "lora", lora=True)
+    dit = export_random("dit", read_fixture(FIXTURES / "dit_two_layers.safetensors")[0], tmp_path / "dit")
     for wrong, message in (
         (str(folders[0]), "1 folders, and biflow on the network unet takes VIDEO,NOISE"),
-        (
-            f"{folders[0]},{export_random('dit', read_fixture(FIXTURES / 'dit_two_layers.safetensors')[0], tmp_path / 'dit')}",
-            "holds a dit, and the network is unet, which starts from a unet2d",
-        ),
+        (f"{folders[0]},{dit}", "holds a dit, and the network is unet, which starts from a unet2d"),
     ):
         config.pretrained = wrong
         with pytest.raises(ValueError, match=message):
