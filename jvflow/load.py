@@ -67,15 +67,15 @@ def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
 
 
 def load_model(config) -> Run:
-    """Loads the model of `config.pretrained`: the run of a workdir, or public models in folders (`jvflow.pretrained.public`)."""
+    """Loads the model of `config.pretrained`: the run of a workdir, or the public models of folders."""
     found = public.folders(config.pretrained)
     if not found:
         folders = config.pretrained.split(",")
         lost = [folder for folder in folders if not (Path(folder) / "config.json").exists()]
         if lost:
             raise ValueError(
-                f"config.pretrained names {', '.join(lost)}, which holds neither a run nor a public model: give the workdir "
-                "of jvflow train, or a folder with config.json and safetensors"
+                f"config.pretrained names {', '.join(lost)}, which holds neither a run nor a public model: give the "
+                "workdir of jvflow train, or a folder with config.json and safetensors"
             )
         run = load(Path(config.pretrained))
         return replace(run, params=lora.merged(run.params))
@@ -83,7 +83,7 @@ def load_model(config) -> Run:
     with config.unlocked():
         config.update(pretrained="", tune=dict(rank=0, layers=()))
     experiment = assemble(config)
-    params = public.read(config, found, experiment.text.width if experiment.text else 0)
+    params = public.load_params(config, experiment.network, found, experiment.text.width if experiment.text else 0)
     if experiment.text and experiment.text.init:
         params["text"] = experiment.text.init(jax.random.key(config.seed))
     return Run(config, experiment, params, found[0], 0, run_protocol(config, 0, params))

@@ -78,7 +78,7 @@ class Checkpoints:
         return self._newest(read, step)
 
     def restore_only(self, abstract: dict, step: int | None = None) -> tuple[dict, int]:
-        """Some fields of the state alone, such as {"ema": abstract parameters}, from a fresh manager; and their step."""
+        """Restores some fields of the state alone, such as {"ema": abstract parameters}; returns them and their step."""
         sharded = jax.tree.map(lambda a: ocp.ArrayRestoreArgs(sharding=a.sharding), abstract)
         arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=sharded, partial_restore=True)
 
@@ -90,7 +90,7 @@ class Checkpoints:
         return self._newest(read, step)
 
     def restore_raw(self, step: int | None = None) -> dict:
-        """The whole state of a step as nested dicts of NumPy arrays, for looking at, on whatever devices it was saved."""
+        """Restores the whole state of a step as nested dicts of NumPy arrays, whatever devices it was saved on."""
         step = self._find(step)
         tree = ocp.PyTreeCheckpointHandler().metadata(Path(self._manager.directory) / str(step) / "state").tree
         arguments = ocp.args.PyTreeRestore(

@@ -2,10 +2,10 @@
 
     memory       of each device: arrays that stay, and what the compiled step takes for the time it runs
     time         compute = operations / peak rate; collectives = bytes sent / rate of the chip's links
-    bound        on efficiency: compute / (compute + collectives), when neither waits for the other it is compute / the larger
+    bound        on efficiency: compute / (compute + collectives); compute / the larger if neither waits for the other
 
-A TPU slice is compiled for by its own compiler. n GPUs are n simulated host devices: how arrays and collectives are split is what
-a GPU gets, memory is an estimate, since another compiler would schedule them.
+The TPU's own compiler compiles for a TPU slice. n GPUs are n simulated host devices: arrays and collectives are split as
+on GPUs, and memory is an estimate, since another compiler would schedule them.
 """
 
 import os
@@ -29,7 +29,7 @@ from jvflow.training.step import merge
 
 
 class Chip(NamedTuple):
-    """Published figures of one chip: bytes of memory, bfloat16 operations per second, bytes per second over all its links."""
+    """Published figures of one chip: bytes of memory, bfloat16 operations per second, bytes per second of all links."""
 
     memory: float
     flops: float
@@ -62,7 +62,8 @@ def parse(topology: str) -> tuple[str, int]:
     chip, _, sizes = topology.partition(":")
     if chip not in CHIPS or not re.fullmatch(r"\d+(x\d+)*" if chip in TPUS else r"\d+", sizes):
         raise ValueError(
-            f"unknown topology {topology!r}: use a TPU slice such as v5e:4x4 or v5p:4x4x4, or GPUs such as h100:8; chips are {', '.join(CHIPS)}"
+            f"unknown topology {topology!r}: use a TPU slice such as v5e:4x4 or v5p:4x4x4, or GPUs such as h100:8; "
+            f"chips are {', '.join(CHIPS)}"
         )
     return chip, int(np.prod([int(n) for n in sizes.split("x")]))
 
@@ -76,11 +77,13 @@ def devices(topology: str) -> list:
             return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
         except Exception as error:  # of the TPU's library: there is none, or it knows no such slice
             raise ValueError(
-                f"no slice {topology} to compile for ({str(error).partition(chr(10))[0][:200]}): pip install 'jvflow[tpu]', and name a slice that exists"
+                f"no slice {topology} to compile for ({str(error).partition(chr(10))[0][:200]}): "
+                "pip install 'jvflow[tpu]', and name a slice that exists"
             ) from error
     if len(jax.devices()) < count:
         raise ValueError(
-            f"{topology} needs {count} simulated devices, there are {len(jax.devices())}: set XLA_FLAGS=--xla_force_host_platform_device_count={count}"
+            f"{topology} needs {count} simulated devices, there are {len(jax.devices())}: "
+            f"set XLA_FLAGS=--xla_force_host_platform_device_count={count}"
         )
     return jax.devices()[:count]
 
@@ -89,7 +92,7 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
     """Compiles a config's train step, and its sampler, for a topology; returns the figures.
 
     Args:
-      config: an experiment's config. A codec other than pixels is taken to have encoded the data set before (`launch.encode`).
+      config: an experiment's config. With a codec other than pixels the data set holds latents (`jvflow encode`).
       topology: see `parse`.
       sampler: with the sampler.
       largest: with the largest batch that fits, which takes some more compilations.
@@ -234,7 +237,10 @@ def _compiled(function, args, mesh, chip: Chip) -> dict:
 
 
 def _largest(experiment, config, mesh, abstract, chip: Chip, train: dict) -> int:
-    """The largest batch that fits: temporaries grow with it in proportion, so two compilations say where to look, and a third whether it is so."""
+    """Returns the largest batch that fits.
+
+    Temporaries grow in proportion to the batch, so two compilations give a guess, and a third one checks it.
+    """
     step = mesh.shape[DATA] * mesh.shape[FSDP] * config.run.microbatches
     config = config.copy_and_resolve_references()
 
@@ -276,11 +282,14 @@ def table(found: dict) -> str:
     """The report as text."""
     mib = lambda n: f"{n / 2**20:,.0f} MiB"
     mesh = ", ".join(f"{axis} {n}" for axis, n in found["mesh"].items()) or "one device"
+    sizes = found["state_bytes"].items()
+    state = ", ".join(f"{name} {mib(n)}" for name, n in sizes if n or name != "frozen")
     lines = [
-        f"{found['objective']} on {found['topology']} ({mesh}), batch {found['batch']}, {found['parameters']:,} parameters, "
+        f"{found['objective']} on {found['topology']} ({mesh}), batch {found['batch']}, "
+        f"{found['parameters']:,} parameters, "
         + f"{found['trained']:,} of them trained, " * (found["trained"] < found["parameters"])
         + f"{found['copied_parameters']:,} of them on every device",
-        f"  state of a device   {', '.join(f'{name} {mib(n)}' for name, n in found['state_bytes'].items() if n or name != 'frozen')}",
+        f"  state of a device   {state}",
     ]
     for name in ("train", "sample"):
         part = found.get(name)
@@ -290,7 +299,8 @@ def table(found: dict) -> str:
             lines.append(f"  {name:19} DOES NOT FIT: {part['says']}")
             continue
         lines.append(
-            f"  {name:19} {'fits' if part['fits'] else 'DOES NOT FIT'}, {mib(part['peak_bytes'])} ({found['memory_is']}): "
+            f"  {name:19} {'fits' if part['fits'] else 'DOES NOT FIT'}, "
+            f"{mib(part['peak_bytes'])} ({found['memory_is']}): "
             + ", ".join(f"{key} {mib(n)}" for key, n in part["bytes"].items())
         )
         kinds = (
@@ -300,8 +310,9 @@ def table(found: dict) -> str:
         over = f", {part['bytes_over_minimum']:.2f} times the least" if "bytes_over_minimum" in part else ""
         lines.append(f"  {'':19} collectives {kinds}{over}")
         lines.append(
-            f"  {'':19} {part['flops'] / 1e12:,.2f} TFLOP in {part['seconds']['compute'] * 1e3:,.1f} ms at most, collectives "
-            f"{part['seconds']['collectives'] * 1e3:,.1f} ms: at best {100 * part['efficiency_bound']['at_the_same_time']:.0f} % of the peak, "
+            f"  {'':19} {part['flops'] / 1e12:,.2f} TFLOP in {part['seconds']['compute'] * 1e3:,.1f} ms at most, "
+            f"collectives {part['seconds']['collectives'] * 1e3:,.1f} ms: at best "
+            f"{100 * part['efficiency_bound']['at_the_same_time']:.0f} % of the peak, "
             f"{100 * part['efficiency_bound']['one_after_the_other']:.0f} % without overlap"
         )
     if "largest_batch" in found:

@@ -1,10 +1,10 @@
 """Which parameters train: all of them, those of some layers, or matrices of low rank beside linear layers (LoRA).
 
-    y = x W + b + s (x A) B        A (in, r), B (r, out), s = alpha / r                                                (1)   arXiv 2106.09685, section 4.1
+    y = x W + b + s (x A) B        A (in, r), B (r, out), s = alpha / r         (1)   arXiv 2106.09685, section 4.1
 
-A and B train and W stays; B begins at 0, so that the network begins as what it was. In a tree of parameters they are beside the kernel that they are of, as
-`lora_a`, `lora_b` and `lora_scale`: a network whose parameters hold them computes (1) there (`networks.functional`), any other has none. A layer
-axis of scanned layers comes first in all of them.
+A and B train and W stays; B begins at 0, so that the network begins unchanged. In a tree of parameters they lie beside
+their kernel, as `lora_a`, `lora_b` and `lora_scale`: a network whose parameters hold them computes (1) there
+(`networks.functional`). The layer axis of scanned layers comes first in all of them.
 """
 
 import math
@@ -27,8 +27,8 @@ class Tuning:
     """What trains of a network.
 
     Attributes:
-      layers: regular expressions, searched in the path of a layer such as "blocks/3/attn1/to_q"; without any all layers are meant, of a
-        rank those that have one above it.
+      layers: regular expressions, searched in the path of a layer such as "blocks/3/attn1/to_q"; none means all layers,
+        and with a rank all layers of a larger rank.
       rank: of A and B; 0 trains the layers themselves.
       alpha: of the scale of (1), over the rank.
     """
@@ -40,7 +40,8 @@ class Tuning:
     def __post_init__(self):
         if self.rank < 0 or self.rank and not self.alpha > 0:
             raise ValueError(
-                f"config.tune.rank is 0 or more and config.tune.alpha above 0, got {self.rank} and {self.alpha}: alpha = rank is a scale of 1"
+                f"config.tune.rank is 0 or more and config.tune.alpha above 0, got {self.rank} and {self.alpha}: "
+                "alpha = rank is a scale of 1"
             )
         for pattern in self.layers:
             try:
@@ -68,7 +69,8 @@ class Tuning:
             layers, (inputs, outputs) = shape[:-2], shape[-2:]
             if self.rank > min(inputs, outputs):
                 raise ValueError(
-                    f"config.tune.rank={self.rank} is above that of {'/'.join(map(str, kernel[:-1]))}, a matrix {inputs} x {outputs}: use {min(inputs, outputs)} or less, or leave the layer out"
+                    f"config.tune.rank={self.rank} is above that of {'/'.join(map(str, kernel[:-1]))}, a matrix {inputs} x "
+                    f"{outputs}: use {min(inputs, outputs)} or less, or leave the layer out"
                 )
             bound = 1 / math.sqrt(inputs)
             flat[(*kernel[:-1], A)] = jax.random.uniform(
@@ -105,7 +107,8 @@ class Tuning:
         if lost:
             some = ", ".join(names[:: max(len(names) // 8, 1)][:8])
             raise ValueError(
-                f"config.tune.layers: {', '.join(map(repr, lost))} matches none of the {len(names)} {'linear ' if self.rank else ''}layers, which are {some}, ..."
+                f"config.tune.layers: {', '.join(map(repr, lost))} matches none of the {len(names)} "
+                f"{'linear ' if self.rank else ''}layers, which are {some}, ..."
             )
         if not self.layers:
             return [path for path in able if min(flat[path].shape[-2:] if self.rank else (1,)) > self.rank]

@@ -1,6 +1,6 @@
 """Grams, an optimizer over optax.
 
-    Grams    m, v as Adam's;  p <- p - lr sqrt(1 - b2^t) / (1 - b1^t) sign(g) |m| / (sqrt(v) + eps)     (1)   arXiv 2412.17107
+    m, v as Adam's;  p <- p - lr sqrt(1 - b2^t) / (1 - b1^t) sign(g) |m| / (sqrt(v) + eps)     (1)   arXiv 2412.17107
 
 The direction is the gradient's, the size is Adam's. `eps` is added before the bias correction, unlike in optax's Adam.
 """
@@ -42,7 +42,7 @@ def grams(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Grams: the sign of the gradient with the size of Adam's momentum (Cao et al., arXiv 2412.17107; the authors' algorithm).
+    """Grams: the sign of the gradient with the size of Adam's momentum (Cao et al., arXiv 2412.17107).
 
     Weight decay is decoupled and applied before the step, lr weight_decay p. Needs the parameters in `update`.
     """

@@ -23,7 +23,7 @@ def check_mesh(experiment: Experiment, mesh) -> None:
 
 
 def init_and_abstract_state(experiment: Experiment, config, mesh) -> tuple[Callable, State]:
-    """Returns `(init, abstract)`: `init(key, params=None)` makes the first state; `abstract` has its shapes and shardings."""
+    """Returns `(init, abstract)`: `init(key, params=None)` makes the first state, `abstract` has its shapes, sharded."""
     init = partial(
         steps.create,
         network=experiment.network,
@@ -48,7 +48,7 @@ def compiled_step(experiment: Experiment, config, shardings: State) -> Callable:
 
 
 def held_out_loss(state: State, batch, key, encoder_params, *, experiment: Experiment, microbatches: int = 1) -> dict:
-    """Computes the loss of a batch, and that of the moving average if there is one, always at the same times and noise."""
+    """Computes the loss of a batch, and that of the moving average if there is one, always at the same noise."""
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, HELD_OUT))
     mean_loss = steps.mean_loss_of(experiment, state.frozen, key_examples, encoder_params)
     loss = lambda params: steps.microbatch_mean(

@@ -78,8 +78,8 @@ class Workdir:
         noted = json.loads(file.read_text())["key"] if self.has_checkpoint and file.is_file() else None
         if noted not in (None, key):
             raise ValueError(
-                f"{self.path} was trained on data with key {noted}, and what config.data names now has {key}: files or captions have changed; "
-                "put back what was there, or use another --workdir"
+                f"{self.path} was trained on data with key {noted}, and what config.data names now has {key}: files or "
+                "captions have changed; put back what was there, or use another --workdir"
             )
 
     def check_frozen(self, source: str, checksum: str) -> None:
@@ -87,7 +87,8 @@ class Workdir:
         noted = json.loads((self.path / "frozen.json").read_text())["checksum"]
         if noted != checksum:
             raise ValueError(
-                f"the frozen parameters of {self.path} are those of {source} when it was begun, with checksum {noted}, and what is there now has {checksum}: "
+                f"the frozen parameters of {self.path} are those of {source} when it was begun, with checksum {noted}, and "
+                f"what is there now has {checksum}: "
                 "put the same model there again; checkpoints hold only what trains"
             )
 
@@ -191,7 +192,8 @@ class Metrics:
         self.flushed, self._pending = ready, self._pending[ready:]
         if bad:
             raise FloatingPointError(
-                f"the loss is {bad[1]} at step {bad[0]} (gradient norm {bad[2]}): the last checkpoint is from before it; "
+                f"the loss is {bad[1]} at step {bad[0]} (gradient norm {bad[2]}): the last checkpoint is from before "
+                "it; "
                 "try a lower config.optimizer.learning_rate, or config.optimizer.max_grad_norm"
             )
         return self._loss
