@@ -48,8 +48,8 @@ def export(
     if len(like) != len(wanted):
         names = ",".join(["FOLDER"] * len(wanted))
         raise ValueError(
-            f"{workdir} has {len(wanted)} public models, and the config.json of {len(like)} is known, since its training "
-            f"began {'with those' if like else 'from nothing'}: give --like={names}"
+            f"{workdir} has {len(wanted)} public models, and the config.json of {len(like)} is known, since its "
+            f"training began {'with those' if like else 'from nothing'}: give --like={names}"
         )
     kinds = [pretrained.open_folder(folder)[:2] for folder in like]
     wrong = [
@@ -65,8 +65,8 @@ def export(
     options = public.import_options(config, run.experiment.text.width if run.experiment.text else 0)
     if "text" in run.params:
         LOG.warning(
-            "the text encoder that was trained with the network has no place in a public model, and is left out: what is "
-            "exported expects its embeddings"
+            "the text encoder that was trained with the network has no place in a public model, and is left out: what "
+            "is exported expects its embeddings"
         )
     params, beside = jax.device_get(run.params), out.with_name(f"{out.name}.partial")
 

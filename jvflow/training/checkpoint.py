@@ -78,7 +78,7 @@ class Checkpoints:
         return self._newest(read, step)
 
     def restore_only(self, abstract: dict, step: int | None = None) -> tuple[dict, int]:
-        """Restores some fields of the state alone, such as {"ema": abstract parameters}; returns them and their step."""
+        """Restores some fields of the state, such as {"ema": abstract parameters}; returns them and their step."""
         sharded = jax.tree.map(lambda a: ocp.ArrayRestoreArgs(sharding=a.sharding), abstract)
         arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=sharded, partial_restore=True)
 

@@ -4,8 +4,8 @@
     time         compute = operations / peak rate; collectives = bytes sent / rate of the chip's links
     bound        on efficiency: compute / (compute + collectives); compute / the larger if neither waits for the other
 
-The TPU's own compiler compiles for a TPU slice. n GPUs are n simulated host devices: arrays and collectives are split as
-on GPUs, and memory is an estimate, since another compiler would schedule them.
+The TPU's own compiler compiles for a TPU slice. n GPUs are n simulated host devices: arrays and collectives are split
+as on GPUs, and memory is an estimate, since another compiler would schedule them.
 """
 
 import os

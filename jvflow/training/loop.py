@@ -167,7 +167,7 @@ def train(config, workdir: str | Path) -> Workdir:
 
 
 def _check_encoded(experiment: Experiment, config, data: Path) -> tuple[bool, bool]:
-    """Returns whether the data set holds latents, and embedded captions; raises ValueError if other models made them."""
+    """Returns whether the data set holds latents and embedded captions; raises ValueError if other models made them."""
     encoded = latents.has_latents(data)
     if encoded:
         latents.check_latents(
@@ -176,8 +176,8 @@ def _check_encoded(experiment: Experiment, config, data: Path) -> tuple[bool, bo
     embedded = latents.has_embeddings(data, latents.text_fingerprint(config))
     if experiment.text and not experiment.text.compilable and not embedded:
         raise ValueError(
-            "config.text.by_layer embeds captions before training: make the data set with `jvflow encode`, or set it to "
-            "False"
+            "config.text.by_layer embeds captions before training: make the data set with `jvflow encode`, or set it "
+            "to False"
         )
     return encoded, embedded
 

@@ -23,7 +23,7 @@ def check_mesh(experiment: Experiment, mesh) -> None:
 
 
 def init_and_abstract_state(experiment: Experiment, config, mesh) -> tuple[Callable, State]:
-    """Returns `(init, abstract)`: `init(key, params=None)` makes the first state, `abstract` has its shapes, sharded."""
+    """Returns `(init, abstract)`: `init(key, params=None)` makes the first state, `abstract` its shapes, sharded."""
     init = partial(
         steps.create,
         network=experiment.network,

@@ -122,7 +122,7 @@ def mean_loss_of(experiment: Experiment, frozen, key_examples, encoder_params) -
 
 
 def example_keys(key: Key[Array, ""], rows: Int[Array, "b"]) -> Key[Array, "b"]:
-    """Returns one key per example, from its row in the global batch, whatever the number of devices and microbatches."""
+    """Returns one key per example, from its row in the global batch: devices and microbatches do not matter."""
     return jax.vmap(partial(jax.random.fold_in, key))(rows)
 
 

@@ -87,8 +87,8 @@ class Workdir:
         noted = json.loads((self.path / "frozen.json").read_text())["checksum"]
         if noted != checksum:
             raise ValueError(
-                f"the frozen parameters of {self.path} are those of {source} when it was begun, with checksum {noted}, and "
-                f"what is there now has {checksum}: "
+                f"the frozen parameters of {self.path} are those of {source} when it was begun, with checksum {noted}, "
+                f"and what is there now has {checksum}: "
                 "put the same model there again; checkpoints hold only what trains"
             )
 

@@ -15,13 +15,15 @@ from jvflow import commands
 from jvflow.assembly import Latents
 from jvflow.data import pipeline, video
 from jvflow.experiment import assemble
-from jvflow.flow.solver import Solver
+from jvflow.flow.solver import SolveError, Solver
 from jvflow.load import load, run_dataset
 from jvflow.networks import as_field
+from jvflow.parallel import processes
 from jvflow.run import Run
 from jvflow.training.loop import train
 from jvflow.vlfm import evaluate, hippo
 from jvflow.vlfm.exact import exact_field
+from jvflow.vlfm.sample import generate_videos
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +144,35 @@ def test_a_first_frame_and_times_after_the_clip_are_refused(workdir, tmp_path):
     with pytest.raises(ValueError, match="use 6 or fewer"):
         commands.sample(workdir, tmp_path, length=9)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def failing(trained, monkeypatch):
+    """The run with a solver that may take too few steps."""
+    sampler = trained.experiment.sampler
+    options = sampler.options | dict(solver=Solver(rtol=1e-4, atol=1e-4, max_steps=40))
+    experiment = dataclasses.replace(trained.experiment, sampler=dataclasses.replace(sampler, options=options))
+    run = dataclasses.replace(trained, experiment=experiment)
+    monkeypatch.setattr("jvflow.load.load", lambda *args, **options: run)
+    return run
+
+
+FAILED = (
+    r"videos 0 to 1: a clip: the solve failed for 2 of 2 samples. max_steps was reached by row 0 at t = 0\.\d+ after"
+)
+
+
+def test_a_failed_solve_is_not_shown(failing, workdir, data, tmp_path, monkeypatch):
+    with pytest.raises(SolveError, match=FAILED):
+        commands.sample(workdir, tmp_path / "out", captions=["a disc", "a square"])
+    with pytest.raises(SolveError, match=FAILED):
+        commands.evaluate(workdir, overrides=dict(clips=2))
+    with pytest.raises(SolveError, match="videos 0 to 3"):
+        failing.experiment.method.preview(failing, data)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(processes, "distributed_map", lambda count, make: [make(count - 1)])
+    with pytest.raises(SolveError, match="videos 2 to 2: a clip: the solve failed for 1 of 1 samples"):
+        generate_videos(failing, failing.experiment.sampler.read_times(), ["a", "b", "c"], batch=2)
 
 
 def test_the_ablation_trains_and_is_read_without_a_solve(tmp_path):

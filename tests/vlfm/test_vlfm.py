@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jvflow.flow.field import Condition
-from jvflow.flow.solver import Solver
+from jvflow.flow.solver import SolveError, Solver
 from jvflow.vlfm import generate, hippo, regress, sample_frames
 from jvflow.vlfm import method as vlfm
 from jvflow.vlfm.exact import exact_field
@@ -296,6 +296,25 @@ def test_one_solve_at_any_frame_rate():
     slow, fast = np.arange(1, 13) / 8.0, np.arange(1, 25) / 16.0
     np.testing.assert_allclose(run(slow), run(fast)[:, 1::2], atol=1e-5)
     np.testing.assert_allclose(run(slow, 4)[:2], run(slow), atol=1e-5)
+
+
+def test_a_failed_solve_names_the_row_and_the_time():
+    """Row 1 needs more steps than the solver may take; row 2 is not finite; row 0 is as it should be."""
+    rates = jnp.array([1.0, 1e5, 0.0])
+
+    def pulled(x, s, c):
+        fast = -rates[:, None, None, None, None] * x
+        return (fast.at[2].set(jnp.where(s[0][2] > 0.25, jnp.nan, 0.0)),)
+
+    solver = Solver(rtol=1e-3, atol=1e-3, max_steps=50)
+    times = [1e-5, 0.5, 1.0]
+    sampled = lambda solver: generate(pulled, jax.random.key(0), times, (3, *SHAPE), readout="none", solver=solver)
+    with pytest.raises(SolveError, match=r"failed for 2 of 3 samples.* row 1 at t = 1e-05 after 50 steps") as failed:
+        sampled(solver)
+    assert "row 0" not in str(failed.value)
+    fixed = Solver(method="euler", steps=4)
+    with pytest.raises(SolveError, match=r"failed for 1 of 3 samples.* not finite in rows \[2\]"):
+        sampled(fixed)
 
 
 def test_guidance_goes_beyond_the_condition():
