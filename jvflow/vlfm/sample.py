@@ -144,6 +144,7 @@ def _solve(field, x, times, condition, solver):
     if end == 0:
         return x[None], jnp.zeros(len(x), jnp.int32)
     solution = _solve_to(field, x, times, condition, solver=solver, end=end)
+    raise_if_failed(solution, what="a clip")
     return solution.x, solution.nfe
 
 
