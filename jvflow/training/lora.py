@@ -69,8 +69,8 @@ class Tuning:
             layers, (inputs, outputs) = shape[:-2], shape[-2:]
             if self.rank > min(inputs, outputs):
                 raise ValueError(
-                    f"config.tune.rank={self.rank} is above that of {'/'.join(map(str, kernel[:-1]))}, a matrix {inputs} "
-                    f"x {outputs}: use {min(inputs, outputs)} or less, or leave the layer out"
+                    f"config.tune.rank={self.rank} is above that of {'/'.join(map(str, kernel[:-1]))}, a matrix "
+                    f"{inputs} x {outputs}: use {min(inputs, outputs)} or less, or leave the layer out"
                 )
             bound = 1 / math.sqrt(inputs)
             flat[(*kernel[:-1], A)] = jax.random.uniform(
