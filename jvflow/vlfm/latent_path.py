@@ -101,8 +101,8 @@ class LatentPosition:
         if len(frames) != self.frames:
             raise ValueError(f"this path is for clips of {self.frames} frames, got {len(frames)}")
         t = jnp.asarray(t, frames.dtype)
-        options = dict(extrapolate=True, allow_divergence=self.allow_divergence)
-        w, _ = hippo.weights((t / self.seconds)[None], self.frames, self.order, self.rule, **options)
+        weights = partial(hippo.weights, extrapolate=True, allow_divergence=self.allow_divergence)
+        w, _ = weights((t / self.seconds)[None], self.frames, self.order, self.rule)
         return self._ramp(t) * _weighted_sum(w[0], frames)
 
     def _ramp(self, t):
