@@ -67,16 +67,19 @@ class Codec:
 
 
 def build(name: str, *, checkpoint: Sequence = (), scale: float = 1.0, abstract: bool = False, **options) -> Codec:
-    """Returns the codec `name`: "pixels" or a key of `CODECS`.
+    """Returns the codec `name`, "pixels" or a key of `CODECS`, with options of its own.
 
     Args:
       checkpoint: files or the folder of its parameters.
       scale: latents are divided by it, so that they have about unit size.
-      abstract: without a checkpoint, take the sizes of the public model, if there is one; the codec then only knows
-        the shapes of its latents.
-      options: of the codec's own.
+      abstract: without a checkpoint, take only the shapes of the public model's latents, if there is one.
     """
     if name == "pixels":
+        given = (
+            options | (dict(checkpoint=checkpoint) if checkpoint else {}) | (dict(scale=scale) if scale != 1 else {})
+        )
+        if given:
+            raise ValueError(f"the codec pixels has no checkpoint, scale or other option, got {given}: leave it out")
         return PIXELS
     if name not in CODECS:
         raise ValueError(f"unknown codec {name!r}: use one of pixels, {', '.join(CODECS)}")
@@ -107,21 +110,15 @@ def decode_chunks(codec: Codec, params, latents: Array, chunks: int) -> Array:
     return rearrange(video, "(b n) f ... -> b (n f) ...", n=chunks)
 
 
-# --- pixels in [-1, 1]; the round trip is exact ---------------------------------------------------
-
-
-def _encode(params, video: UInt8[Array | np.ndarray, "b f h w c"]) -> Posterior:
+def _encode_pixels(params, video: UInt8[Array | np.ndarray, "b f h w c"]) -> Posterior:
+    """Takes uint8 to [-1, 1]; the round trip is exact."""
     return Posterior(video.astype(jnp.float32) / 127.5 - 1.0)
 
 
-def _decode(params, latents: Float[Array | np.ndarray, "b f h w c"]) -> UInt8[Array, "b f h w c"]:
+def _decode_pixels(params, latents: Float[Array | np.ndarray, "b f h w c"]) -> UInt8[Array, "b f h w c"]:
     return jnp.round(jnp.clip((latents + 1.0) * 127.5, 0, 255)).astype(jnp.uint8)
 
 
 PIXELS = Codec(
-    encode=_encode,
-    decode=_decode,
-    latent_shape=lambda video: (*video, 3),
-    valid_frames=lambda frames: frames >= 1,
-    latent_range=(-1.0, 1.0),
+    _encode_pixels, _decode_pixels, lambda video: (*video, 3), lambda frames: frames >= 1, latent_range=(-1.0, 1.0)
 )

@@ -140,25 +140,21 @@ class Block(nnx.Module):
             self.conditioning = Conditioning(config, rngs)
         if config.local:
             self.neighbours = nnx.Param(jnp.zeros((3, 3, d)))
-        self.heads = config.heads
-        self.text_width = config.text_width
-        self.local = config.local
-        self.query_block = config.attention
-        self.epsilon = config.mlp_epsilon
-        self.each_embeds = config.each_embeds
+        self.config = config
 
     def _split_heads(self, x, parts):
         """Splits channels so that a head's q, k and v lie together, and so on one device if heads are split."""
-        return rearrange(x, "b n (h p d) -> p b n h d", h=self.heads, p=parts)
+        return rearrange(x, "b n (h p d) -> p b n h d", h=self.config.heads, p=parts)
 
     def __call__(self, x, c, text, text_mask, grid):
-        c = self.conditioning(*c) if self.each_embeds else c
+        config = self.config
+        c = self.conditioning(*c) if config.each_embeds else c
         modulation = constrain(self.modulation(nnx.silu(c)), ROWS, None, None)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
         q, k, v = self._split_heads(self.qkv(modulate(normalize(x), shift_a, scale_a)), 3)
-        attended = attention(q, k, v, self.query_block)
+        attended = attention(q, k, v, config.attention)
         x = x + apply_gate(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
-        if self.text_width and text is not None:
+        if config.text_width and text is not None:
             (q,) = self._split_heads(self.text_q(normalize(x)), 1)
             k, v = self._split_heads(self.text_kv(text), 2)
             any_text, mask = 1.0, None
@@ -167,8 +163,8 @@ class Block(nnx.Module):
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
             attended = jax.nn.dot_product_attention(*constrain_qkv(q, k, v), mask=mask)
             x = x + any_text * self.text_proj(rearrange(attended, "b n h d -> b n (h d)"))
-        y = modulate(normalize(x, self.epsilon), shift_m, scale_m)
-        if self.local:
+        y = modulate(normalize(x, config.mlp_epsilon), shift_m, scale_m)
+        if config.local:
             y = y + _depthwise(y, self.neighbours[...].astype(y.dtype), grid)
         return x + apply_gate(self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True)), gate_m)
 

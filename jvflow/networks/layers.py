@@ -79,16 +79,13 @@ def normalize(x, epsilon: float = 1e-6, *, centre: bool = True):
 
 def modulate(x, shift, scale):
     """Scales and shifts tokens (b, n, d) by (b, m, d), one for each of m groups of n / m consecutive tokens."""
-    return (_split_groups(x, scale) * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape)
+    groups = x.reshape(len(x), scale.shape[1], -1, x.shape[-1])
+    return (groups * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape)
 
 
 def apply_gate(x, gate):
     """Multiplies tokens (b, n, d) by gates (b, m, d), one for each group as in `modulate`."""
-    return (_split_groups(x, gate) * gate[:, :, None]).reshape(x.shape)
-
-
-def _split_groups(x, like):
-    return x.reshape(len(x), like.shape[1], -1, x.shape[-1])
+    return (x.reshape(len(x), gate.shape[1], -1, x.shape[-1]) * gate[:, :, None]).reshape(x.shape)
 
 
 def make_layers(make, depth: int, rngs, *, scan: bool):

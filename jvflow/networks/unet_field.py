@@ -147,10 +147,10 @@ def single_unet_field(network: Network) -> Callable:
     return apply
 
 
-def _concatenated(fields, x, s, condition=None):
+def _concat(fields, x, s, condition=None):
     return tuple(velocity for field in fields for velocity in field(x, s, condition))
 
 
 def concat_fields(*fields: Field) -> Field:
     """Joins fields that were trained separately: returns the velocities of all of them, in order."""
-    return jax.tree_util.Partial(_concatenated, tuple(as_partial(field) for field in fields))
+    return jax.tree_util.Partial(_concat, tuple(as_partial(field) for field in fields))

@@ -61,7 +61,7 @@ class TextEncoder:
         return self.lazy and self.lazy.get()
 
 
-def build(name: str, *, checkpoint: tuple = (), abstract: bool = False, **options) -> TextEncoder | None:
+def build(name: str, *, checkpoint: Sequence = (), abstract: bool = False, **options) -> TextEncoder | None:
     """Returns the text encoder `name`: "bytes", a key of `ENCODERS`, or None for "none".
 
     Args:
