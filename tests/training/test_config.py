@@ -209,3 +209,12 @@ def test_wrong_sizes():
     config.sample.method = "rk4"
     with pytest.raises(ValueError, match="no error estimate"):
         assemble(config)
+
+
+@pytest.mark.parametrize("option", [dict(checkpoint=("vae",)), dict(scale=0.5), dict(sacle=1.0), dict(piece=4)])
+def test_the_codec_of_pixels_has_no_options(option):
+    config = load_config("biflow/procedural.py")
+    config.codec.update(option)
+    (name,) = option
+    with pytest.raises(ValueError, match=f"the codec pixels has no checkpoint, scale or other option, got .'{name}': "):
+        assemble(config)
