@@ -1,8 +1,8 @@
 """Checkpoints: the whole state and the data position, by orbax, with checksums.
 
-A save has finished when `save` returns, so a run that is killed at any moment goes back by no
-more than the interval between two saves. A save that was cut off is not found by `latest`. One that
-was damaged later (orbax does not see a changed bit in its arrays) is passed over, and said.
+A save is complete when `save` returns, so a run that is killed at any moment loses at most the interval between two
+saves. `latest` does not find a save that was cut off. A checkpoint that was damaged later (orbax does not see a changed
+bit in its arrays) is skipped with a warning.
 """
 
 import json
@@ -19,8 +19,8 @@ import orbax.checkpoint as ocp
 from jvflow.parallel.checksums import field_checksums
 
 LOG = logging.getLogger(__name__)
-ROOM = 2**20
-"""Bytes of a checkpoint beside its arrays, at most."""
+METADATA_BYTES = 2**20
+"""The most bytes that a checkpoint takes in addition to its arrays."""
 
 
 class Checkpoints:
@@ -32,40 +32,40 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint, or None."""
+        """Returns the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """The steps that can be restored."""
+        """Returns the steps that can be restored."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state, position: dict) -> None:
-        """Writes the state and the data position of a step. Returns when it is complete.
+        """Writes the state and the data position of a step, and returns when the checkpoint is complete.
 
         Raises:
-          OSError: when it cannot be written, a full disk say. Nothing of it is left, and the
-            checkpoints before it stay.
+          OSError: if it cannot be written, for example on a full disk. Its files are removed, and earlier checkpoints
+            stay.
         """
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             position=ocp.args.JsonSave(position),
             checksums=ocp.args.JsonSave(field_checksums(state) | {"position": _checksum_of_text(position)}),
         )
-        need = sum(a.nbytes for a in jax.tree.leaves(state)) + ROOM
+        need = sum(a.nbytes for a in jax.tree.leaves(state)) + METADATA_BYTES
         if shutil.disk_usage(self._manager.directory).free < need:
             raise self._not_saved(step, f"it needs {need / 2**20:.1f} MiB")
         try:
             self._manager.save(step, args=items)
             self._manager.wait_until_finished()
-        except Exception as error:  # OSError, or what tensorstore makes of one
+        except Exception as error:  # an OSError, or tensorstore's error for one
             raise self._not_saved(step, _reason(error)) from error
 
     def restore(self, abstract, step: int | None = None) -> tuple:
-        """The state and the data position of a step: when None, of the newest that is whole.
+        """Restores the state and the data position of a step.
 
         Args:
-          abstract: a state of `jax.ShapeDtypeStruct`s with shardings: where the arrays go.
-          step: which checkpoint.
+          abstract: a state of `jax.ShapeDtypeStruct`s, whose shardings say where the arrays go.
+          step: which checkpoint; None takes the newest one that is not damaged.
         """
 
         def read(step):
@@ -99,19 +99,19 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
 
     def forget_after(self, step: int) -> None:
-        """Removes the checkpoints of later steps, which a run that went back to `step` writes anew."""
+        """Removes the checkpoints after `step`: a run that went back to it writes them again."""
         for later in (s for s in self.steps() if s > step):
             self._manager.delete(later)
 
     def _newest(self, read: Callable, step: int | None):
-        """What `read` gives for `step`; when None, for the newest checkpoint that it can read."""
+        """Returns `read(step)`; if step is None, for the newest checkpoint that can be read."""
         if step is not None:
             return read(self._find(step))
         self._find(None)
         for candidate in reversed(self.steps()):
             try:
                 return read(candidate)
-            except Exception as error:  # orbax and tensorstore raise what they happen to meet
+            except Exception as error:  # orbax and tensorstore raise many types for damaged files
                 reason = _reason(error)
                 LOG.warning(
                     "the checkpoint of step %d in %s is damaged (%s): trying the one before",
@@ -119,19 +119,19 @@ class Checkpoints:
                     self._manager.directory,
                     reason,
                 )
-        raise ValueError(f"no checkpoint in {self._manager.directory} can be read, the oldest one: {reason}")
+        raise ValueError(f"no checkpoint in {self._manager.directory} can be read; the error for the oldest one: {reason}")
 
     def _not_saved(self, step: int, reason: str) -> OSError:
-        """What is to be said of a checkpoint that could not be written, once its remains are gone."""
+        """Removes what was written of a checkpoint, and returns the error to raise."""
         directory = Path(self._manager.directory)
         whole = {str(step) for step in Checkpoints(directory).steps()}
         for path in directory.iterdir():
             if path.name not in whole:
                 shutil.rmtree(path, ignore_errors=True)
-        kept = f"continues from step {max(map(int, whole))}, which is whole" if whole else "begins anew"
+        kept = f"continues from step {max(map(int, whole))}, which is complete" if whole else "starts from step 0"
         return OSError(
             f"the checkpoint of step {step} cannot be written to {directory} ({reason}; "
-            f"{shutil.disk_usage(directory).free / 2**20:.1f} MiB are free). Make room and give the same command "
+            f"{shutil.disk_usage(directory).free / 2**20:.1f} MiB are free). Free some space and run the same command "
             f"again: it {kept}"
         )
 
@@ -154,12 +154,12 @@ class Checkpoints:
         return step
 
     def close(self):
-        """Frees what the manager holds."""
+        """Closes orbax's manager."""
         self._manager.close()
 
 
 def abstract_like(state, sharding):
-    """The shapes of a state with one sharding for all of it, as `restore` wants them."""
+    """Returns the shapes of a state with one sharding for all arrays, as `restore` takes them."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
 
 

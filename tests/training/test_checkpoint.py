@@ -77,7 +77,7 @@ def test_a_step_that_is_asked_for_is_that_step_or_an_error(tmp_path):
     with pytest.raises(ValueError, match="manifest|zarr"):
         checkpoints.restore(abstract, 2)
     (tmp_path / "1" / "state" / "manifest.ocdbt").unlink()
-    with pytest.raises(ValueError, match="no checkpoint in .* can be read, the oldest one"):
+    with pytest.raises(ValueError, match="no checkpoint in .* can be read; the error for the oldest one"):
         checkpoints.restore(abstract)
     checkpoints.close()
 
@@ -140,7 +140,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(small_disk, monkeypatch, left):
     if left is not None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
     later = jax.tree.map(lambda a: a + 1, BIG)
-    said = r"checkpoint of step 2 cannot be written to .*run .*free.*: it continues from step 1, which is whole"
+    said = r"checkpoint of step 2 cannot be written to .*run .*free.*: it continues from step 1, which is complete"
     with pytest.raises(OSError, match=said) as caught:
         checkpoints.save(2, later, {"next_index": 2})
     assert ("it needs 1.3 MiB; 0.1 MiB are free" in str(caught.value)) == (left is None)
