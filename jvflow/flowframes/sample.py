@@ -168,7 +168,7 @@ class ChunkSampler:
 
 def predict_videos(
     run: Run, observed: Videos, captions: list[str], *, seed: int = 0, batch: int = 128, **options
-) -> tuple[Videos, np.ndarray]:
+) -> tuple[UInt8[np.ndarray, "b n h w c"], np.ndarray]:
     """Predicts the chunks after the observed ones.
 
     Args:
