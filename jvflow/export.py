@@ -14,7 +14,7 @@ from jvflow.files import write_text
 from jvflow.load import load
 from jvflow.parallel import processes
 from jvflow.pretrained import public
-from jvflow.training import lora as tuning
+from jvflow.training.lora import merge_lora
 from jvflow.training.workdir import Workdir
 
 LOG = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def export(
             if lora:
                 pretrained.export_lora(kind, said, here, beside / part.folder, **options)
             else:
-                pretrained.export(kind, said, tuning.merged(here), beside / part.folder, **options)
+                pretrained.export(kind, said, merge_lora(here), beside / part.folder, **options)
         write_text(
             beside / "jvflow.json",
             json.dumps(dict(run.protocol, lora=lora, tune=config.tune.to_dict()), indent=1) + "\n",

@@ -51,7 +51,7 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
 def _split(experiment: Experiment, key, params=None) -> tuple:
     """Returns (parameters that train, frozen ones)."""
     params = experiment.network.init(key) if params is None else params
-    return experiment.tuning.parts(key, params) if experiment.tuning else (params, {})
+    return experiment.tuning.add_and_split(key, params) if experiment.tuning else (params, {})
 
 
 def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
@@ -78,7 +78,7 @@ def load_model(config) -> Run:
                 "workdir of jvflow train, or a folder with config.json and safetensors"
             )
         run = load(Path(config.pretrained))
-        return replace(run, params=lora.merged(run.params))
+        return replace(run, params=lora.merge_lora(run.params))
     config = method_of(config).pretrained_config(config.copy_and_resolve_references())
     with config.unlocked():
         config.update(pretrained="", tune=dict(rank=0, layers=()))

@@ -119,7 +119,9 @@ class Checkpoints:
                     self._manager.directory,
                     reason,
                 )
-        raise ValueError(f"no checkpoint in {self._manager.directory} can be read; the error for the oldest one: {reason}")
+        raise ValueError(
+            f"no checkpoint in {self._manager.directory} can be read; the error for the oldest one: {reason}"
+        )
 
     def _not_saved(self, step: int, reason: str) -> OSError:
         """Removes what was written of a checkpoint, and returns the error to raise."""

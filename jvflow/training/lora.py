@@ -1,10 +1,10 @@
-"""Which parameters train: all of them, those of some layers, or matrices of low rank beside linear layers (LoRA).
+"""Fine-tuning: which parameters train, those of some layers or matrices of low rank for linear layers (LoRA).
 
     y = x W + b + s (x A) B        A (in, r), B (r, out), s = alpha / r         (1)   arXiv 2106.09685, section 4.1
 
-A and B train and W stays; B begins at 0, so that the network begins unchanged. In a tree of parameters they lie beside
-their kernel, as `lora_a`, `lora_b` and `lora_scale`: a network whose parameters hold them computes (1) there
-(`networks.functional`). The layer axis of scanned layers comes first in all of them.
+A and B train and W stays; B begins at 0, so that the network begins unchanged. In a tree of parameters they are
+siblings of their kernel, `lora_a`, `lora_b` and `lora_scale`; a layer whose parameters hold them computes (1)
+(`networks.functional`). Scanned layers have their layer axis first in all of them.
 """
 
 import math
@@ -24,13 +24,13 @@ A, B, SCALE = LORA
 
 @dataclass(frozen=True)
 class Tuning:
-    """What trains of a network.
+    """Which parameters of a network train.
 
     Attributes:
-      layers: regular expressions, searched in the path of a layer such as "blocks/3/attn1/to_q"; none means all layers,
-        and with a rank all layers of a larger rank.
-      rank: of A and B; 0 trains the layers themselves.
-      alpha: of the scale of (1), over the rank.
+      layers: regular expressions, searched in the path of a layer such as "blocks/3/attn1/to_q"; () takes all layers,
+        with LoRA all linear layers whose kernel has a rank above `rank`.
+      rank: r in (1); 0 trains the layers themselves.
+      alpha: alpha in (1).
     """
 
     layers: tuple[str, ...] = ()
@@ -40,8 +40,8 @@ class Tuning:
     def __post_init__(self):
         if self.rank < 0 or self.rank and not self.alpha > 0:
             raise ValueError(
-                f"config.tune.rank is 0 or more and config.tune.alpha above 0, got {self.rank} and {self.alpha}: "
-                "alpha = rank is a scale of 1"
+                f"config.tune.rank must be 0 or more and config.tune.alpha above 0, got {self.rank} and {self.alpha}: "
+                "alpha = rank gives the scale 1"
             )
         for pattern in self.layers:
             try:
@@ -49,18 +49,13 @@ class Tuning:
             except re.error as error:
                 raise ValueError(f"config.tune.layers: {pattern!r} is no regular expression: {error}") from error
 
-    @property
-    def freezes(self) -> bool:
-        """Whether some parameters stay as they are."""
-        return bool(self.layers or self.rank)
+    def add_lora(self, key, params: Any) -> Any:
+        """Returns the parameters with A and B added for the kernels that are tuned; unchanged if the rank is 0.
 
-    def start(self, key, params: Any) -> Any:
-        """The parameters with A and B beside the kernels that are tuned; the same without a rank.
-
-        A is uniform in +-1 / sqrt(in), as the peft package has it.
+        A is uniform in +-1 / sqrt(in), as in the peft package.
 
         Raises:
-          ValueError: for a rule that no layer matches; names some that there are.
+          ValueError: if a regular expression matches no layer; the message lists some layers.
         """
         flat = _flat(params)
         chosen = self._chosen(flat)
@@ -69,7 +64,7 @@ class Tuning:
             layers, (inputs, outputs) = shape[:-2], shape[-2:]
             if self.rank > min(inputs, outputs):
                 raise ValueError(
-                    f"config.tune.rank={self.rank} is above that of {'/'.join(map(str, kernel[:-1]))}, a matrix "
+                    f"config.tune.rank={self.rank} is above the rank of {'/'.join(map(str, kernel[:-1]))}, a matrix "
                     f"{inputs} x {outputs}: use {min(inputs, outputs)} or less, or leave the layer out"
                 )
             bound = 1 / math.sqrt(inputs)
@@ -81,8 +76,8 @@ class Tuning:
         return traverse_util.unflatten_dict(flat)
 
     def split(self, params: Any) -> tuple[Any, Any]:
-        """(what trains, what is frozen) of the parameters that `start` gave."""
-        if not self.freezes:
+        """Splits the parameters that `add_lora` returned: (those that train, frozen ones)."""
+        if not (self.layers or self.rank):
             return params, {}
         flat = _flat(params)
         chosen = {path for path in flat if path[-1] in (A, B)} if self.rank else set(self._chosen(flat))
@@ -91,12 +86,12 @@ class Tuning:
         )
         return part(True), part(False)
 
-    def parts(self, key, params: Any) -> tuple[Any, Any]:
-        """(what trains, what is frozen) of the parameters that training starts from."""
-        return self.split(self.start(key, params))
+    def add_and_split(self, key, params: Any) -> tuple[Any, Any]:
+        """Returns (parameters that train, frozen ones) from those that training starts from."""
+        return self.split(self.add_lora(key, params))
 
     def _chosen(self, flat: Mapping) -> list[tuple]:
-        """The paths of the parameters that are tuned, of a rank only kernels of linear layers."""
+        """Returns the paths of the parameters that are tuned; with LoRA only kernels of linear layers."""
         able = sorted(
             (path for path, a in flat.items() if path[-1] not in LORA and (not self.rank or is_linear(path, a))),
             key=str,
@@ -115,17 +110,13 @@ class Tuning:
         return [path for path in able if any(re.search(pattern, layer(path)) for pattern in self.layers)]
 
 
-ALL = Tuning()
-"""All parameters train."""
-
-
 def is_linear(path: tuple, array) -> bool:
-    """Whether an array is the kernel of a linear layer, or of scanned ones."""
+    """Returns whether an array is the kernel of a linear layer, or of scanned ones."""
     return path[-1] == "kernel" and array.ndim in (2, 3)
 
 
-def merged(params: Any) -> Any:
-    """The parameters of the same network without A and B: each kernel with s A B added."""
+def merge_lora(params: Any) -> Any:
+    """Returns the parameters without A and B, with s A B added to each kernel: the same function."""
 
     def one(flat, path):
         a, b, scale = (flat[(*path[:-1], name)] for name in LORA)
@@ -134,8 +125,8 @@ def merged(params: Any) -> Any:
     return _without(params, one)
 
 
-def original(params: Any) -> Any:
-    """The parameters without A and B, as they were before tuning."""
+def remove_lora(params: Any) -> Any:
+    """Returns the parameters without A and B, as they were before tuning."""
     return _without(params, lambda flat, path: flat[path])
 
 

@@ -43,7 +43,7 @@ def create(
     `tuning` (`jvflow.training.lora.Tuning`) decides which parameters train; None trains all.
     """
     params = network.init(key) if params is None else params
-    params, frozen = (params, {}) if tuning is None else tuning.parts(key, params)
+    params, frozen = (params, {}) if tuning is None else tuning.add_and_split(key, params)
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,

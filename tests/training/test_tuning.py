@@ -74,7 +74,7 @@ def test_low_rank_is_what_it_adds_to_the_kernels(case):
     """Equation (1): it begins as nothing, and beside the kernels it says what they say with it added to them."""
     network, params, layers = built(case)
     tuned = Tuning(layers, rank=3, alpha=6.0)
-    started = tuned.start(jax.random.key(1), params)
+    started = tuned.add_lora(jax.random.key(1), params)
     before = said(network, params)
     np.testing.assert_array_equal(said(network, started), before)
     trained, frozen = tuned.split(started)
@@ -83,12 +83,12 @@ def test_low_rank_is_what_it_adds_to_the_kernels(case):
         for name in flatten_paths(trained)
     )
     assert all(any(layer in name for name in flatten_paths(trained)) for layer in layers)
-    original = lora.original(started)
+    original = lora.remove_lora(started)
     assert flatten_paths(original).keys() == flatten_paths(params).keys() and all(
         np.array_equal(flatten_paths(original)[name], a) for name, a in flatten_paths(params).items()
     )
     whole = merge(frozen, drawn(trained, 0.3))
-    beside, added = said(network, whole), said(network, lora.merged(whole))
+    beside, added = said(network, whole), said(network, lora.merge_lora(whole))
     assert np.abs(beside - before).max() > 1e-2 * np.abs(before).max()
     np.testing.assert_allclose(beside, added, rtol=0, atol=2e-5 * np.abs(before).max())
 
@@ -103,10 +103,10 @@ def test_rules_choose_layers():
         params
     ).keys() and jax.tree.structure(merge(frozen, trained)) == jax.tree.structure(params)
     assert Tuning().split(params) == (params, {})
-    everywhere = Tuning(rank=1).start(jax.random.key(0), params)
+    everywhere = Tuning(rank=1).add_lora(jax.random.key(0), params)
     linear = {name.removesuffix("/kernel") for name in flatten_paths(params) if name.endswith("kernel")}
     tuned = lambda started: {name.removesuffix("/lora_a") for name in flatten_paths(started) if name.endswith("lora_a")}
-    assert tuned(everywhere) == linear and linear - tuned(Tuning(rank=16).start(jax.random.key(0), params)) >= {
+    assert tuned(everywhere) == linear and linear - tuned(Tuning(rank=16).add_lora(jax.random.key(0), params)) >= {
         "blocks/0/qkv",
         "patch_in",
     }
@@ -119,10 +119,10 @@ def test_rules_choose_layers():
         (dict(layers=("blocks/7",)), r"'blocks/7' matches none of the \d+ layers"),
         (
             dict(layers=("qkv",), rank=17),
-            "config.tune.rank=17 is above that of blocks/0/qkv, a matrix 16 x 48: use 16 or less",
+            "config.tune.rank=17 is above the rank of blocks/0/qkv, a matrix 16 x 48: use 16 or less",
         ),
         (dict(layers=("(",), rank=2), "'[(]' is no regular expression"),
-        (dict(rank=-1), "config.tune.rank is 0 or more and config.tune.alpha above 0, got -1"),
+        (dict(rank=-1), "config.tune.rank must be 0 or more and config.tune.alpha above 0, got -1"),
         (dict(rank=2, alpha=0.0), "config.tune.alpha above 0, got 2 and 0.0"),
     ],
 )
@@ -130,7 +130,7 @@ def test_rules_that_do_not_fit(settings, message):
     _, params, _ = built("dit")
     with pytest.raises(ValueError, match=message):
         tuned = Tuning(**settings)
-        tuned.split(tuned.start(jax.random.key(0), params))
+        tuned.split(tuned.add_lora(jax.random.key(0), params))
 
 
 def test_low_rank_is_split_as_its_kernel(monkeypatch):
@@ -141,7 +141,7 @@ def test_low_rank_is_split_as_its_kernel(monkeypatch):
     mesh = meshes.make_mesh(dict(data=1, fsdp=2, sequence=1, tensor=2), jax.devices()[:4])
     spec = {
         decision.path: tuple(decision.spec)
-        for decision in sharding.decide(tuned.start(jax.random.key(0), params), network.rules, mesh)
+        for decision in sharding.decide(tuned.add_lora(jax.random.key(0), params), network.rules, mesh)
     }
     assert spec["blocks/attn1/to_q/kernel"] == (None, "fsdp", "tensor")
     assert spec["blocks/attn1/to_q/lora_a"] == (None, "fsdp") and spec["blocks/attn1/to_q/lora_b"] == (
@@ -186,7 +186,7 @@ def test_frozen_parameters_stay_and_are_not_saved(before, tuned):
     """Bit for bit those of the model before; checkpoints and the optimizer hold matrices of low rank alone."""
     was, now = load(before).params, load(tuned, ema=False).params
     assert all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(was), jax.tree.leaves(lora.original(now)), strict=True)
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(was), jax.tree.leaves(lora.remove_lora(now)), strict=True)
     )
     assert (
         float(flatten_paths(now)["blocks/0/qkv/lora_scale"]) == 2.0
@@ -293,10 +293,10 @@ def test_matrices_are_exported_under_public_names(case, tmp_path):
     options = {} if scan is None else dict(scan=scan)
     params = pretrained.import_checkpoint(kind, config, tensors, **options).params
     tuned = Tuning(layers, rank=2, alpha=3.0)
-    trained, frozen = tuned.split(tuned.start(jax.random.key(0), params))
+    trained, frozen = tuned.split(tuned.add_lora(jax.random.key(0), params))
     whole = merge(frozen, drawn(trained, 0.3))
     file = pretrained.export_lora(kind, config, whole, tmp_path / "lora", **options)
-    pretrained.export(kind, config, lora.merged(whole), tmp_path / "whole", **options)
+    pretrained.export(kind, config, lora.merge_lora(whole), tmp_path / "whole", **options)
     added, given = load_file(tmp_path / "whole" / pretrained.KINDS[kind].file), load_file(file)
     prefix = "unet." if kind == "unet2d" else "transformer."
     modules = {key.removeprefix(prefix).rpartition(".lora_")[0] for key in given}
@@ -356,7 +356,7 @@ def test_from_a_public_model_and_back(tmp_path):
     trained = load(tmp_path / "run").params
     for number, folder in enumerate(("video", "noise")):
         back = pretrained.load(tmp_path / "whole" / folder).params
-        expected = lora.merged(trained)["velocities"][number]
+        expected = lora.merge_lora(trained)["velocities"][number]
         assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(expected), strict=True))
     matrices = export(tmp_path / "run", tmp_path / "lora", lora=True)
     with safe_open(matrices[1], "np") as opened:
