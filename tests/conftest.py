@@ -1,9 +1,11 @@
 """Settings of every test: reproducible, strict where the stack allows it, compiled fast and kept between runs."""
 
+import ctypes
 import gc
 import importlib.util
 import os
 import resource
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +42,8 @@ def bounded_memory():
     yield
     jax.clear_caches()
     gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what is freed otherwise
 
 
 def pytest_sessionfinish(session):
