@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx, traverse_util
-from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from jvflow.flow.field import Field
@@ -72,7 +71,7 @@ def check(network: Network, shape: tuple) -> None:
     network.config.grid(shape)
 
 
-def check_mesh(network: Network, shape: tuple, mesh: Mesh) -> None:
+def check_mesh(network: Network, shape: tuple, mesh) -> None:
     """Raises ValueError if a mesh cannot split the network's heads, or its tokens for latents of shape (f, h, w, c)."""
     network.config.check_mesh(shape, mesh)
 
@@ -129,7 +128,7 @@ class Keys:
         return nnx.Rngs(params=jax.random.split(self.params(), count))
 
 
-def check_split(heads: int, tokens: int, video: tuple, mesh: Mesh) -> None:
+def check_split(heads: int, tokens: int, video: tuple, mesh) -> None:
     """Raises ValueError if a mesh cannot split the heads, or the tokens of a video (frames, height, width)."""
     tensor, sequence = mesh.shape[TENSOR], mesh.shape[SEQUENCE]
     works = lambda n, size: max(k for k in range(1, size + 1) if n % k == 0 and size % k == 0)
