@@ -151,13 +151,13 @@ class Block(nnx.Module):
     def __call__(self, x, c, text, angles):
         values = self.scale_shift_table[...][:, None] + rearrange(c.astype(jnp.float32), "b n (k d) -> b n k d", k=6)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.moveaxis(values, 2, 0)
-        y = self._modulated(x, shift_a, scale_a)
+        y = self._modulate(x, shift_a, scale_a)
         x = _add_gated(x, self.attn1(y, y, angles=angles), gate_a)
         y = self.norm2(x.astype(jnp.float32)).astype(x.dtype) if self.norm_text else x
         x = constrain_tokens(x + self.attn2(y, text))
-        return _add_gated(x, self.ffn(self._modulated(x, shift_m, scale_m)), gate_m)
+        return _add_gated(x, self.ffn(self._modulate(x, shift_m, scale_m)), gate_m)
 
-    def _modulated(self, x, shift, scale):
+    def _modulate(self, x, shift, scale):
         y = modulate(normalize(x.astype(jnp.float32), self.epsilon), shift, scale)
         return constrain_tokens(y.astype(x.dtype))
 

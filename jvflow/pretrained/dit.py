@@ -15,7 +15,17 @@ from einops import rearrange
 
 from jvflow import networks
 from jvflow.flow.field import Condition
-from jvflow.pretrained.layout import Entry, Kind, Model, differing, linear, network_shapes, rearranged, same, stack
+from jvflow.pretrained.layout import (
+    Entry,
+    Kind,
+    Model,
+    find_differences,
+    linear_entries,
+    network_shapes,
+    rearranged_entry,
+    same_entry,
+    stack,
+)
 
 EXPECTED = dict(
     norm_type="ada_norm_zero", activation_fn="gelu-approximate", attention_bias=True, norm_elementwise_affine=False
@@ -34,7 +44,7 @@ def model(config: Mapping, naming: str, *, scan: bool = False, text_width: int =
       scan: whether the layers are scanned.
       text_width: width of text that each block also attends to, which changes nothing until it is trained; 0 without.
     """
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     if unsupported:
         raise ValueError(f"a DiT has {EXPECTED}, this config says {unsupported}")
     original = naming == "original"
@@ -92,49 +102,49 @@ def _diffusers_block(path: str, i: int, heads: int) -> list[Entry]:
     return [
         Entry(f"{path}/qkv/kernel", *merge("weight", "d")),
         Entry(f"{path}/qkv/bias", *merge("bias", "")),
-        *linear(f"{path}/proj", f"{name}.attn1.to_out.0"),
-        *linear(f"{path}/mlp_in", f"{name}.ff.net.0.proj"),
-        *linear(f"{path}/mlp_out", f"{name}.ff.net.2"),
-        *linear(f"{path}/modulation", f"{name}.norm1.linear"),
-        *linear(f"{path}/conditioning/embedders/0/hidden", f"{name}.norm1.emb.timestep_embedder.linear_1"),
-        *linear(f"{path}/conditioning/embedders/0/out", f"{name}.norm1.emb.timestep_embedder.linear_2"),
-        same(f"{path}/conditioning/labels/embedding", f"{name}.norm1.emb.class_embedder.embedding_table.weight"),
+        *linear_entries(f"{path}/proj", f"{name}.attn1.to_out.0"),
+        *linear_entries(f"{path}/mlp_in", f"{name}.ff.net.0.proj"),
+        *linear_entries(f"{path}/mlp_out", f"{name}.ff.net.2"),
+        *linear_entries(f"{path}/modulation", f"{name}.norm1.linear"),
+        *linear_entries(f"{path}/conditioning/embedders/0/hidden", f"{name}.norm1.emb.timestep_embedder.linear_1"),
+        *linear_entries(f"{path}/conditioning/embedders/0/out", f"{name}.norm1.emb.timestep_embedder.linear_2"),
+        same_entry(f"{path}/conditioning/labels/embedding", f"{name}.norm1.emb.class_embedder.embedding_table.weight"),
     ]
 
 
 def _original_block(path: str, i: int, heads: int) -> list[Entry]:
     name = f"blocks.{i}"
     return [
-        rearranged(f"{path}/qkv/kernel", f"{name}.attn.qkv.weight", "(p h e) d -> d (h p e)", p=3, h=heads),
-        rearranged(f"{path}/qkv/bias", f"{name}.attn.qkv.bias", "(p h e) -> (h p e)", p=3, h=heads),
-        *linear(f"{path}/proj", f"{name}.attn.proj"),
-        *linear(f"{path}/mlp_in", f"{name}.mlp.fc1"),
-        *linear(f"{path}/mlp_out", f"{name}.mlp.fc2"),
-        *linear(f"{path}/modulation", f"{name}.adaLN_modulation.1"),
+        rearranged_entry(f"{path}/qkv/kernel", f"{name}.attn.qkv.weight", "(p h e) d -> d (h p e)", p=3, h=heads),
+        rearranged_entry(f"{path}/qkv/bias", f"{name}.attn.qkv.bias", "(p h e) -> (h p e)", p=3, h=heads),
+        *linear_entries(f"{path}/proj", f"{name}.attn.proj"),
+        *linear_entries(f"{path}/mlp_in", f"{name}.mlp.fc1"),
+        *linear_entries(f"{path}/mlp_out", f"{name}.mlp.fc2"),
+        *linear_entries(f"{path}/modulation", f"{name}.adaLN_modulation.1"),
     ]
 
 
 def _diffusers_ends(**sizes) -> list[Entry]:
-    return [*_patches("pos_embed.proj", "proj_out_2", **sizes), *linear("modulation", "proj_out_1")]
+    return [*_patches("pos_embed.proj", "proj_out_2", **sizes), *linear_entries("modulation", "proj_out_1")]
 
 
 def _original_ends(**sizes) -> list[Entry]:
     return [
         *_patches("x_embedder.proj", "final_layer.linear", **sizes),
-        *linear("modulation", "final_layer.adaLN_modulation.1"),
-        *linear("conditioning/embedders/0/hidden", "t_embedder.mlp.0"),
-        *linear("conditioning/embedders/0/out", "t_embedder.mlp.2"),
-        same("conditioning/labels/embedding", "y_embedder.embedding_table.weight"),
+        *linear_entries("modulation", "final_layer.adaLN_modulation.1"),
+        *linear_entries("conditioning/embedders/0/hidden", "t_embedder.mlp.0"),
+        *linear_entries("conditioning/embedders/0/out", "t_embedder.mlp.2"),
+        same_entry("conditioning/labels/embedding", "y_embedder.embedding_table.weight"),
     ]
 
 
 def _patches(into: str, out: str, *, heads: int, patch: int, velocities: int) -> list[Entry]:
     sizes = dict(p=patch, q=patch, v=velocities)
     return [
-        rearranged("patch_in/kernel", f"{into}.weight", "d c p q -> (p q c) d", p=patch, q=patch),
-        same("patch_in/bias", f"{into}.bias"),
-        rearranged("patch_out/kernel", f"{out}.weight", "(p q v c) d -> d (p q c v)", **sizes),
-        rearranged("patch_out/bias", f"{out}.bias", "(p q v c) -> (p q c v)", **sizes),
+        rearranged_entry("patch_in/kernel", f"{into}.weight", "d c p q -> (p q c) d", p=patch, q=patch),
+        same_entry("patch_in/bias", f"{into}.bias"),
+        rearranged_entry("patch_out/kernel", f"{out}.weight", "(p q v c) d -> d (p q c v)", **sizes),
+        rearranged_entry("patch_out/bias", f"{out}.bias", "(p q v c) -> (p q c v)", **sizes),
     ]
 
 

@@ -84,7 +84,7 @@ def autoencoder_apply(encode: Callable, decode: Callable) -> Callable:
     return apply
 
 
-def differing(config: Mapping, expected: Mapping) -> dict:
+def find_differences(config: Mapping, expected: Mapping) -> dict:
     """Returns the entries of a public config that differ from the expected ones; an absent one does not."""
     return {key: config[key] for key, value in expected.items() if config.get(key, value) != value}
 
@@ -92,12 +92,12 @@ def differing(config: Mapping, expected: Mapping) -> dict:
 # --- entries --------------------------------------------------------------------------------------
 
 
-def same(path: str, name: str) -> Entry:
+def same_entry(path: str, name: str) -> Entry:
     """Returns the entry of an array that is the tensor."""
     return Entry(path, (name,), lambda a: a, lambda a: (a,))
 
 
-def rearranged(path: str, name: str, pattern: str, **sizes) -> Entry:
+def rearranged_entry(path: str, name: str, pattern: str, **sizes) -> Entry:
     """Returns the entry of an array that is the rearranged tensor, by an einops `pattern` from tensor to array."""
     tensor, _, array = pattern.partition("->")
     read = lambda a: rearrange(a, pattern, **sizes)
@@ -105,9 +105,12 @@ def rearranged(path: str, name: str, pattern: str, **sizes) -> Entry:
     return Entry(path, (name,), read, write)
 
 
-def linear(path: str, name: str) -> list[Entry]:
+def linear_entries(path: str, name: str) -> list[Entry]:
     """Returns the entries of a linear layer: its kernel (in, out), a weight (out, in), and its bias."""
-    return [rearranged(f"{path}/kernel", f"{name}.weight", "o i -> i o"), same(f"{path}/bias", f"{name}.bias")]
+    return [
+        rearranged_entry(f"{path}/kernel", f"{name}.weight", "o i -> i o"),
+        same_entry(f"{path}/bias", f"{name}.bias"),
+    ]
 
 
 def mirror(shapes: Mapping[str, Any], rename: Callable[[str], str] = str) -> list[Entry]:
@@ -125,8 +128,8 @@ def _mirror(path: str, axes: int, rename: Callable[[str], str]) -> Entry:
     tensor = dict(kernel="weight", scale="weight", embedding="weight").get(last, last)
     name = rename(f"{layer.replace('/', '.')}.{tensor}".removeprefix("."))
     if last != "kernel":
-        return same(path, name)
-    return rearranged(path, name, {2: "o i -> i o", 4: "o i h w -> h w i o", 5: "o i f h w -> f h w i o"}[axes])
+        return same_entry(path, name)
+    return rearranged_entry(path, name, {2: "o i -> i o", 4: "o i h w -> h w i o", 5: "o i f h w -> f h w i o"}[axes])
 
 
 def stack(layers: Sequence[Sequence[Entry]], rename: Callable[[str], str]) -> list[Entry]:

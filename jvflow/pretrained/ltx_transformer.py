@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jvflow import networks
 from jvflow.networks import ltx
 from jvflow.networks.ltx import LTX, LTXConfig
-from jvflow.pretrained.layout import Kind, Model, differing, mirror_stacked, network_shapes
+from jvflow.pretrained.layout import Kind, Model, find_differences, mirror_stacked, network_shapes
 
 EXPECTED = dict(
     patch_size=1,
@@ -30,9 +30,9 @@ def model(config: Mapping, naming: str, *, scan: bool = False, **options) -> Mod
       options: other fields of `LTXConfig`.
     """
     del naming
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    unsupported |= differing(config, dict(cross_attention_dim=width))
+    unsupported |= find_differences(config, dict(cross_attention_dim=width))
     if unsupported:
         raise ValueError(
             f"a transformer of LTX-Video has {EXPECTED} and attends to text of its own width {width}, "

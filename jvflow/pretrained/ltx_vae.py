@@ -8,7 +8,7 @@ from einops import rearrange
 
 from jvflow import networks
 from jvflow.networks.ltx_vae import LTXVAE, LTXVAEConfig
-from jvflow.pretrained.layout import Kind, Model, differing, mirror, network_shapes
+from jvflow.pretrained.layout import Kind, Model, find_differences, mirror, network_shapes
 
 EXPECTED = dict(in_channels=3, out_channels=3, patch_size_t=1)
 
@@ -16,7 +16,7 @@ EXPECTED = dict(in_channels=3, out_channels=3, patch_size_t=1)
 def model(config: Mapping, naming: str) -> Model:
     """Returns the model of a config of the diffusers package."""
     del naming
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     levels = len(config["block_out_channels"])
     types = tuple(config.get("down_block_types") or ("LTXVideoDownBlock3D",) * levels)
     new = set(types) == {"LTXVideo095DownBlock3D"}

@@ -9,7 +9,7 @@ from einops import rearrange
 from jvflow import networks
 from jvflow.networks import unet_field
 from jvflow.networks.unet import UNet, UNetConfig
-from jvflow.pretrained.layout import Kind, Model, differing, mirror, network_shapes
+from jvflow.pretrained.layout import Kind, Model, find_differences, mirror, network_shapes
 
 EXPECTED = dict(
     center_input_sample=False,
@@ -48,7 +48,7 @@ BLOCKS = dict(
 def model(config: Mapping, naming: str) -> Model:
     """Returns the model of a config of the diffusers package, whose `attention_head_dim` is the number of heads."""
     del naming
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     unsupported |= {key: config[key] for key, known in BLOCKS.items() if set(config[key]) - set(known)}
     attends = tuple(name.startswith("Cross") for name in config["down_block_types"])
     if attends != tuple(name.startswith("Cross") for name in config["up_block_types"])[::-1]:

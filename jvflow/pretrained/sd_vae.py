@@ -9,7 +9,7 @@ from functools import partial
 
 from jvflow import networks
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
-from jvflow.pretrained.layout import Kind, Model, autoencoder_apply, differing, mirror, network_shapes
+from jvflow.pretrained.layout import Kind, Model, autoencoder_apply, find_differences, mirror, network_shapes
 
 FIRST = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 EXPECTED = dict(in_channels=3, out_channels=3, act_fn="silu", shift_factor=None, latents_mean=None, latents_std=None)
@@ -22,7 +22,7 @@ def find_naming(names) -> str:
 
 def model(config: Mapping, naming: str) -> Model:
     """Returns the model of a config of the diffusers package."""
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     kinds = dict(down_block_types="DownEncoderBlock2D", up_block_types="UpDecoderBlock2D")
     unsupported |= {key: config[key] for key, kind in kinds.items() if set(config[key]) != {kind}}
     if unsupported:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jvflow import networks
 from jvflow.networks.t5 import T5, T5Config
-from jvflow.pretrained.layout import Kind, Model, differing, mirror, network_shapes
+from jvflow.pretrained.layout import Kind, Model, find_differences, mirror, network_shapes
 
 EXPECTED = dict(feed_forward_proj="gated-gelu", dense_act_fn="gelu_new", is_gated_act=True, tie_word_embeddings=True)
 TIED = "encoder.embed_tokens.weight"
@@ -17,7 +17,7 @@ TIED = "encoder.embed_tokens.weight"
 def model(config: Mapping, naming: str) -> Model:
     """Returns the model of a config of the transformers package."""
     del naming
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     unsupported |= {"model_type": config["model_type"]} if config.get("model_type", "t5") not in ("t5", "umt5") else {}
     if unsupported:
         raise ValueError(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jvflow.networks import Network, taesd
-from jvflow.pretrained.layout import Kind, Model, autoencoder_apply, differing, same
+from jvflow.pretrained.layout import Kind, Model, autoencoder_apply, find_differences, same_entry
 
 EXPECTED = dict(
     in_channels=3, out_channels=3, act_fn="relu", upsample_fn="nearest", upsampling_scaling_factor=2, latent_magnitude=3
@@ -24,7 +24,7 @@ def find_naming(names) -> str:
 
 def model(config: Mapping, naming: str) -> Model:
     """Returns the model of a config of the diffusers package."""
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     widths = {half: set(config.get(f"{half}_block_out_channels", (64,))) for half in ("encoder", "decoder")}
     unsupported |= {f"{half}_block_out_channels": sorted(found) for half, found in widths.items() if len(found) > 1}
     if unsupported:
@@ -41,7 +41,7 @@ def model(config: Mapping, naming: str) -> Model:
         for number, name, shape in tensors:
             path = f"{half}/{number}.{name}"
             shapes[path] = jax.ShapeDtypeStruct(shape, jnp.float32)
-            entries.append(same(path, _public_name(half, number, name, naming)))
+            entries.append(same_entry(path, _public_name(half, number, name, naming)))
     network = Network(apply=None, config=dict(config))
     return Model(network, shapes, entries, frozenset(), autoencoder_apply(_encode, _decode))
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from jvflow import networks
 from jvflow.networks import unet_field
 from jvflow.networks.unet import UNet, UNetConfig
-from jvflow.pretrained.layout import Kind, Model, differing, mirror, network_shapes
+from jvflow.pretrained.layout import Kind, Model, find_differences, mirror, network_shapes
 
 EXPECTED = dict(
     center_input_sample=False,
@@ -33,7 +33,7 @@ BLOCKS = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 def model(config: Mapping, naming: str) -> Model:
     """Returns the model of a config of the diffusers package."""
     del naming
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     for key, known in zip(("down_block_types", "up_block_types"), BLOCKS):
         unsupported |= {key: config[key]} if set(config[key]) - set(known) else {}
     if config.get("class_embed_type") not in (None, "timestep"):

@@ -9,7 +9,7 @@ from einops import rearrange
 from jvflow import networks
 from jvflow.networks import wan
 from jvflow.networks.wan import Wan, WanConfig
-from jvflow.pretrained.layout import Kind, Model, differing, mirror_stacked, network_shapes
+from jvflow.pretrained.layout import Kind, Model, find_differences, mirror_stacked, network_shapes
 
 EXPECTED = dict(
     freq_dim=256, qk_norm="rms_norm_across_heads", image_dim=None, added_kv_proj_dim=None, pos_embed_seq_len=None
@@ -25,7 +25,7 @@ def model(config: Mapping, naming: str, *, scan: bool = False, **options) -> Mod
       options: other fields of `WanConfig`.
     """
     del naming
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     if unsupported:
         raise ValueError(f"a transformer of Wan 2.1, text to video, has {EXPECTED}, this config says {unsupported}")
     sizes = WanConfig(

@@ -8,7 +8,7 @@ from einops import rearrange
 
 from jvflow import networks
 from jvflow.networks.wan_vae import WanVAE, WanVAEConfig
-from jvflow.pretrained.layout import Kind, Model, differing, mirror, network_shapes
+from jvflow.pretrained.layout import Kind, Model, find_differences, mirror, network_shapes
 
 EXPECTED = dict(attn_scales=[], is_residual=False, in_channels=3, out_channels=3, patch_size=None)
 
@@ -16,7 +16,7 @@ EXPECTED = dict(attn_scales=[], is_residual=False, in_channels=3, out_channels=3
 def model(config: Mapping, naming: str) -> Model:
     """Returns the model of a config of the diffusers package."""
     del naming
-    unsupported = differing(config, EXPECTED)
+    unsupported = find_differences(config, EXPECTED)
     if unsupported:
         raise ValueError(f"an autoencoder of Wan 2.1 has {EXPECTED}, this config says {unsupported}")
     sizes = WanVAEConfig(

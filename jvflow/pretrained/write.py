@@ -98,7 +98,7 @@ def _low_rank(entry: Entry, a: np.ndarray, b: np.ndarray) -> tuple[Sequence, Seq
     """Returns A (r, in) and B (out, r) of each tensor of an entry, from ours: (..., in, r) and (..., r, out)."""
     layers, rank, count = (len(a) if a.ndim == 3 else 1), a.shape[-1], len(entry.names)
     kernel = np.broadcast_to(np.float32(0), (*a.shape[:-1], b.shape[-1]))
-    if entry.write(kernel)[0].ndim == 4:  # a linear layer of patches, which is a convolution there
+    if entry.write(kernel)[0].ndim == 4:  # a linear layer of patches: a convolution in the public model
         return entry.write(a), [b.T[:, :, None, None]]
     each = [a] if a.ndim == 2 else a
     return [each[i * layers // count].T for i in range(count)], [up.reshape(-1, rank) for up in entry.write(b)]
