@@ -25,31 +25,31 @@ def export(
 ) -> list[Path]:
     """Writes the public models of a trained run into the folder `out`; returns the files.
 
-    Beside them is jvflow.json, which says which run they are of.
+    Also writes jvflow.json, which names the run.
 
     Args:
-      workdir: of `launch.train`.
-      out: is made; for two U-Nets it has a folder for each.
-      lora: the matrices of low rank alone, in place of parameters with them added.
-      like: folders of public models whose config.json is that of the run; when empty those that its training started
-        from, however many runs ago.
-      step, ema: which parameters, see `run.load`.
+      workdir: of `jvflow train`.
+      out: a new or empty folder; for two U-Nets it gets a folder for each.
+      lora: write the low-rank matrices alone; otherwise they are merged into the parameters.
+      like: folders of public models whose config.json describes the run; if empty, those that its training started
+        from, directly or through earlier runs.
+      step, ema: which parameters, see `jvflow.load.load`.
 
     Raises:
-      ValueError: for a network that no public model has, layers that it has no place for, and a run that did not start
-        from one.
+      ValueError: if no public model has such a network or such layers, if the run did not start from one and `like` is
+        empty, or if `out` is not empty.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there already and is no empty folder: remove it, or choose another name")
+        raise ValueError(f"{out} exists and is not an empty folder: remove it, or choose another name")
     config = Workdir.read(workdir)[1]
     wanted = public.parts(config, assemble(config).network)
     like = [Path(folder) for folder in like] or _started_from(config)
     if len(like) != len(wanted):
         names = ",".join(["FOLDER"] * len(wanted))
         raise ValueError(
-            f"{workdir} has {len(wanted)} public models, and the config.json of {len(like)} is known, since its "
-            f"training began {'with those' if like else 'from nothing'}: give --like={names}"
+            f"{workdir} holds {len(wanted)} public models, and the config.json of {len(like)} is known: "
+            f"give --like={names}"
         )
     kinds = [pretrained.open_folder(folder)[:2] for folder in like]
     wrong = [
@@ -65,26 +65,26 @@ def export(
     options = public.import_options(config, run.experiment.text.width if run.experiment.text else 0)
     if "text" in run.params:
         LOG.warning(
-            "the text encoder that was trained with the network has no place in a public model, and is left out: what "
-            "is exported expects its embeddings"
+            "the text encoder that was trained with the network is not exported, public models have no place for it: "
+            "the exported model expects its embeddings"
         )
-    params, beside = jax.device_get(run.params), out.with_name(f"{out.name}.partial")
+    params, partial = jax.device_get(run.params), out.with_name(f"{out.name}.partial")
 
     def write():
-        shutil.rmtree(beside, ignore_errors=True)
-        for part, (kind, said) in zip(wanted, kinds):
+        shutil.rmtree(partial, ignore_errors=True)
+        for part, (kind, config_json) in zip(wanted, kinds):
             here = {name: a for name, a in params.items() if name != "text"}
             for key in part.path:
                 here = here[key]
             if lora:
-                pretrained.export_lora(kind, said, here, beside / part.folder, **options)
+                pretrained.export_lora(kind, config_json, here, partial / part.folder, **options)
             else:
-                pretrained.export(kind, said, merge_lora(here), beside / part.folder, **options)
+                pretrained.export(kind, config_json, merge_lora(here), partial / part.folder, **options)
         write_text(
-            beside / "jvflow.json",
+            partial / "jvflow.json",
             json.dumps(dict(run.protocol, lora=lora, tune=config.tune.to_dict()), indent=1) + "\n",
         )
-        beside.rename(out)  # whole, or not there
+        partial.rename(out)  # so that `out` is complete or absent
 
     processes.on_primary(write)
     return [
@@ -94,7 +94,7 @@ def export(
 
 
 def _started_from(config) -> list[Path]:
-    """The folders of the public models that a run started from, or that the run did which it started from."""
+    """Returns the folders of the public models that a run started from, directly or through earlier runs."""
     while config.pretrained:
         found = public.folders(config.pretrained)
         if found:

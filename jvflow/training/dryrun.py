@@ -1,8 +1,8 @@
-"""What a config needs on machines that are not there: its real train step and sampler, compiled for them, and read.
+"""Compiles a config's train step and sampler for devices that this machine does not have, and reports what they need.
 
-    memory       of each device: arrays that stay, and what the compiled step takes for the time it runs
+    memory       bytes of each device: arguments and outputs, and the temporaries of the compiled step
     time         compute = operations / peak rate; collectives = bytes sent / rate of the chip's links
-    bound        on efficiency: compute / (compute + collectives); compute / the larger if neither waits for the other
+    efficiency   at most compute / (compute + collectives), or compute / the larger one if both overlap
 
 The TPU's own compiler compiles for a TPU slice. n GPUs are n simulated host devices: arrays and collectives are split
 as on GPUs, and memory is an estimate, since another compiler would schedule them.
@@ -46,18 +46,18 @@ CHIPS = {
     "h200": Chip(141e9, 989e12, 450e9),
 }
 """From the makers' pages: cloud.google.com/tpu/docs (each chip's page), NVIDIA's data sheets (NVLink one way)."""
-QUIET = dict(
+TPU_ENVIRONMENT = dict(
     TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
 )
-"""For the TPU's library, which looks for a machine and locks it: there is none."""
+"""Keeps the TPU's library from looking for a TPU and locking it: there is none."""
 TPUS = ("v4", "v5e", "v5p", "v6e")
 
 
 def parse(topology: str) -> tuple[str, int]:
-    """A topology such as "v5e:4x4" or "h100:8" as (chip, devices).
+    """Parses a topology such as "v5e:4x4" or "h100:8" into (chip, number of devices).
 
     Raises:
-      ValueError: for a chip that is not known, or a number that is none.
+      ValueError: if the chip is unknown or the size is not a number.
     """
     chip, _, sizes = topology.partition(":")
     if chip not in CHIPS or not re.fullmatch(r"\d+(x\d+)*" if chip in TPUS else r"\d+", sizes):
@@ -69,13 +69,13 @@ def parse(topology: str) -> tuple[str, int]:
 
 
 def devices(topology: str) -> list:
-    """Devices to compile for. GPUs are this process's own host devices, see `launch.dryrun`."""
+    """Returns the devices to compile for; those of GPUs are simulated on the host, see `jvflow.cli.dryrun`."""
     chip, count = parse(topology)
     if chip in TPUS:
-        os.environ.update(QUIET | os.environ)
+        os.environ.update(TPU_ENVIRONMENT | os.environ)
         try:
             return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-        except Exception as error:  # of the TPU's library: there is none, or it knows no such slice
+        except Exception as error:  # libtpu is not installed, or knows no such slice
             raise ValueError(
                 f"no slice {topology} to compile for ({str(error).partition(chr(10))[0][:200]}): "
                 "pip install 'jvflow[tpu]', and name a slice that exists"
@@ -89,13 +89,13 @@ def devices(topology: str) -> list:
 
 
 def report(config, topology: str, *, sampler: bool = True, largest: bool = True) -> dict:
-    """Compiles a config's train step, and its sampler, for a topology; returns the figures.
+    """Compiles a config's train step for a topology; returns the figures.
 
     Args:
       config: an experiment's config. With a codec other than pixels the data set holds latents (`jvflow encode`).
       topology: see `parse`.
-      sampler: with the sampler.
-      largest: with the largest batch that fits, which takes some more compilations.
+      sampler: also compile the sampler.
+      largest: also find the largest batch that fits, which takes some more compilations.
     """
     chip, count = parse(topology)
     mesh = meshes.make_mesh(config.run.mesh, devices(topology))
@@ -135,25 +135,23 @@ def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
     batch, (key, encoder_params) = batch_shapes(experiment, config, mesh), _everywhere(experiment, mesh)
     step = compiled_step(experiment, config, shardings)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of devices that are not there
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # these devices do not exist
         figures = _compiled(step, (abstract, batch, key, encoder_params), mesh, chip)
-    each = jnp.dtype(config.network.dtype).itemsize  # parameters travel as they are computed with
-    split = lambda part: sum(a.size * each for a in jax.tree.leaves(part) if FSDP in a.sharding.spec)
-    sharded = 3 * split(abstract.params) + 2 * split(
-        abstract.frozen
-    )  # forwards, backwards, and the gradient of what has one
+    itemsize = jnp.dtype(config.network.dtype).itemsize  # parameters travel in the dtype of the computation
+    split = lambda part: sum(a.size * itemsize for a in jax.tree.leaves(part) if FSDP in a.sharding.spec)
+    # gathered in the forward and the backward pass; gradients of trained parameters are scattered
+    sharded = 3 * split(abstract.params) + 2 * split(abstract.frozen)
     n = mesh.shape[FSDP]
     if n > 1 and "collectives" in figures:
-        figures["minimum_bytes"] = (
-            sharded / mesh.shape[TENSOR] * (n - 1) / n * config.run.microbatches
-        )  # each of which sees all weights
+        # each microbatch gathers all parameters
+        figures["minimum_bytes"] = sharded / mesh.shape[TENSOR] * (n - 1) / n * config.run.microbatches
         sent = sum(kind["bytes"] for kind in figures["collectives"].values())
         figures["bytes_over_minimum"] = sent / figures["minimum_bytes"]
     return figures
 
 
 def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
-    """The shapes of one training batch, and where its rows go."""
+    """Returns the shapes and shardings of one training batch."""
     b = config.train.batch_size
     rows, frames = meshes.batched(mesh), experiment.window.frames
     of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct((b, *shape), dtype, sharding=rows)
@@ -161,7 +159,7 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
     each, *places = experiment.codec.latent_shape((frames // chunks, *config.data.size))
     latent = (chunks * each, *places)
     tokens = experiment.text.tokenize([""]) if experiment.text else None
-    embedded = tokens and experiment.text.init is None  # by `launch.encode`, as the latents
+    embedded = tokens and experiment.text.init is None  # `jvflow encode` stores embeddings with the latents
     inverted = each if experiment.window.inverted else 0
     return Batch(
         video=of((frames, *config.data.size, 3), jnp.uint8) if pixels and not inverted else None,
@@ -178,7 +176,7 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
 
 
 def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
-    """The sampler for one video on each part of the mesh that takes rows: a frame of a stream, a clip, or a chunk."""
+    """Compiles the sampler for one video on each part of the mesh that splits rows; returns its figures."""
     count = mesh.shape[DATA] * mesh.shape[FSDP]
     rows, (key, encoder_params) = meshes.batched(mesh), _everywhere(experiment, mesh)
     frames = experiment.start_frames
@@ -188,22 +186,22 @@ def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
     if experiment.text:
         tokens, mask = experiment.text.tokenize([""])
         text |= dict(tokens=of(tokens.shape[1:], tokens.dtype), mask=of(mask.shape[1:], bool))
-        if experiment.text.init is None:  # embedded by a program of its own
+        if experiment.text.init is None:  # a separate program embeds captions
             text |= dict(embedding=of((*mask.shape[1:], experiment.text.width)))
 
     program = experiment.method.sampling_program(experiment)
 
-    def made(params, encoder_params, first, key, text):
+    def sample(params, encoder_params, first, key, text):
         tokens, mask, embedding = (text.get(name) for name in ("tokens", "mask", "embedding"))
         condition = experiment.condition(params, tokens, mask, encoder_params, embedding, text["fps"])
         return program(as_field(experiment.network, params), first, key, condition)
 
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of devices that are not there
-        return dict(_compiled(jax.jit(made), (params, encoder_params, first, key, text), mesh, chip), videos=count)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # these devices do not exist
+        return dict(_compiled(jax.jit(sample), (params, encoder_params, first, key, text), mesh, chip), videos=count)
 
 
 def _compiled(function, args, mesh, chip: Chip) -> dict:
-    """The figures of one program."""
+    """Compiles one program and returns its figures."""
     operations = hlo.flops(function, *args) / mesh.size
     try:
         program = function.lower(*args).compile()
@@ -244,7 +242,7 @@ def _largest(experiment, config, mesh, abstract, chip: Chip, train: dict) -> int
     step = mesh.shape[DATA] * mesh.shape[FSDP] * config.run.microbatches
     config = config.copy_and_resolve_references()
 
-    def needed(batch: int) -> float:
+    def needed(batch: int) -> int | float:
         config.train.batch_size = batch
         figures = train if batch == start else _train(experiment, config, mesh, abstract, chip)
         return figures.get("peak_bytes", np.inf)
@@ -264,7 +262,7 @@ def _largest(experiment, config, mesh, abstract, chip: Chip, train: dict) -> int
 
 
 def _everywhere(experiment: Experiment, mesh) -> tuple[jax.ShapeDtypeStruct, Any]:
-    """The shapes of a key, and of what the experiment's programs are given besides their state, on every device."""
+    """Returns the shapes of a key and of the encoders' parameters, replicated on every device."""
     shapes = jax.eval_shape(lambda: (jax.random.key(0), experiment.encoder_params))
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=meshes.replicated(mesh)), shapes)
 
@@ -275,11 +273,11 @@ def _per_device(tree) -> int:
     return sum(int(np.prod(a.sharding.shard_shape(a.shape))) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
-# --- to be read -----------------------------------------------------------------------------------
+# --- the report as text ---------------------------------------------------------------------------
 
 
 def table(found: dict) -> str:
-    """The report as text."""
+    """Returns the figures of `report` as text."""
     mib = lambda n: f"{n / 2**20:,.0f} MiB"
     mesh = ", ".join(f"{axis} {n}" for axis, n in found["mesh"].items()) or "one device"
     sizes = found["state_bytes"].items()
@@ -303,12 +301,9 @@ def table(found: dict) -> str:
             f"{mib(part['peak_bytes'])} ({found['memory_is']}): "
             + ", ".join(f"{key} {mib(n)}" for key, n in part["bytes"].items())
         )
-        kinds = (
-            ", ".join(f"{kind} {mib(of['bytes'])} in {of['count']}" for kind, of in part["collectives"].items())
-            or "none"
-        )
-        over = f", {part['bytes_over_minimum']:.2f} times the least" if "bytes_over_minimum" in part else ""
-        lines.append(f"  {'':19} collectives {kinds}{over}")
+        kinds = [f"{kind} {mib(of['bytes'])} in {of['count']}" for kind, of in part["collectives"].items()]
+        over = f", {part['bytes_over_minimum']:.2f} times the minimum" if "bytes_over_minimum" in part else ""
+        lines.append(f"  {'':19} collectives {', '.join(kinds) or 'none'}{over}")
         lines.append(
             f"  {'':19} {part['flops'] / 1e12:,.2f} TFLOP in {part['seconds']['compute'] * 1e3:,.1f} ms at most, "
             f"collectives {part['seconds']['collectives'] * 1e3:,.1f} ms: at best "

@@ -13,7 +13,7 @@ import optax
 def scale_by_grams(
     b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, *, correct_bias: bool = True
 ) -> optax.GradientTransformation:
-    """The step of Grams (1), without the learning rate."""
+    """Returns the update (1) of Grams without the learning rate."""
 
     def init(params):
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)
@@ -42,9 +42,9 @@ def grams(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Grams: the sign of the gradient with the size of Adam's momentum (Cao et al., arXiv 2412.17107).
+    """Returns Grams: the sign of the gradient with the size of Adam's momentum (Cao et al., arXiv 2412.17107).
 
-    Weight decay is decoupled and applied before the step, lr weight_decay p. Needs the parameters in `update`.
+    Weight decay is decoupled and applied before the step, lr weight_decay p, so `update` needs the parameters.
     """
     return optax.chain(
         scale_by_grams(b1, b2, eps),

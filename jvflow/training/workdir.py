@@ -1,4 +1,4 @@
-"""The folder of a run: its config, its metrics, and where the rest of it lies."""
+"""The folder of a run: its paths, its config and its metrics."""
 
 import json
 import os
@@ -23,7 +23,7 @@ class Workdir:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a checkpoint was completed here, whole or not by now."""
+        """Whether a checkpoint was completed here; it may be damaged since."""
         return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
 
     @property
@@ -44,7 +44,10 @@ class Workdir:
 
     @classmethod
     def open(cls, path, config) -> "Workdir":
-        """The folder of a run of `config`, checked against the run that was begun there. Writes nothing."""
+        """Returns the folder of a run of `config`; writes nothing.
+
+        Raises ValueError if the folder holds a run of another config.
+        """
         folder = cls(Path(path))
         file = folder.path / "config.json"
         if file.exists():
@@ -53,56 +56,55 @@ class Workdir:
                 lines = "\n".join(f"  config.{k}: begun with {a!r}, now {b!r}" for k, a, b in differing)
                 raise ValueError(
                     f"{folder.path} holds a run of another config; on resume only config.run.* may differ:\n{lines}\n"
-                    "use another --workdir, or the config that it was begun with"
+                    "use another --workdir, or the config of that run"
                 )
         elif folder.checkpoints.exists():
             raise ValueError(f"{folder.path} holds checkpoints but no config.json: use another --workdir")
         return folder
 
     def begin(self, config) -> None:
-        """Makes the folder, and notes what runs there: from here on no other config does."""
+        """Creates the folder and writes the config; from now on the folder belongs to it."""
         self.samples.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "config.json", config.to_json(indent=1) + "\n")
 
     def note_frozen(self, source: str, checksum: str) -> None:
-        """Notes which frozen parameters the run has; checkpoints hold none of them."""
+        """Writes the source and the checksum of the frozen parameters, which checkpoints do not hold."""
         write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=checksum)) + "\n")
 
     def note_data(self, key: str | None) -> None:
-        """Notes the key of the data set that the run is trained on, see `jvflow.data.dataset_key`."""
+        """Writes the key of the data set that the run is trained on, see `jvflow.data.dataset_key`."""
         write_text(self.path / "data.json", json.dumps(dict(key=key)) + "\n")
 
     def check_data(self, key: str | None) -> None:
-        """Raises a ValueError when a run that has a checkpoint was trained on a data set of another key."""
+        """Raises ValueError if the run has a checkpoint and was trained on a data set with another key."""
         file = self.path / "data.json"
         noted = json.loads(file.read_text())["key"] if self.has_checkpoint and file.is_file() else None
         if noted not in (None, key):
             raise ValueError(
-                f"{self.path} was trained on data with key {noted}, and what config.data names now has {key}: files or "
-                "captions have changed; put back what was there, or use another --workdir"
+                f"{self.path} was trained on data with key {noted}, and the data of config.data now has {key}: files "
+                "or captions have changed; restore them, or use another --workdir"
             )
 
     def check_frozen(self, source: str, checksum: str) -> None:
-        """Raises a ValueError when frozen parameters from `source` are not those of `note_frozen`."""
+        """Raises ValueError if the frozen parameters from `source` differ from those of `note_frozen`."""
         noted = json.loads((self.path / "frozen.json").read_text())["checksum"]
         if noted != checksum:
             raise ValueError(
-                f"the frozen parameters of {self.path} are those of {source} when it was begun, with checksum {noted}, "
-                f"and what is there now has {checksum}: "
-                "put the same model there again; checkpoints hold only what trains"
+                f"the frozen parameters of {self.path} come from {source} and had checksum {noted} when the run began; "
+                f"now they have {checksum}: restore that model, checkpoints hold only the parameters that train"
             )
 
     @classmethod
     def read(cls, path) -> tuple["Workdir", ConfigDict]:
-        """The folder of a run that was begun, and its config."""
+        """Returns the folder of a run and its config; raises ValueError if there is none."""
         folder = cls(Path(path))
         file = folder.path / "config.json"
         if not file.exists():
-            raise ValueError(f"{folder.path} is no workdir (it has no config.json): train first, with this --workdir")
+            raise ValueError(f"{folder.path} is not a workdir, it has no config.json: train first, with this --workdir")
         return folder, ConfigDict(json.loads(file.read_text()))
 
     def losses(self) -> list[tuple[int, float]]:
-        """(step, loss) of every step so far."""
+        """Returns (step, loss) of every step so far."""
         lines = (json.loads(line) for line in self.metrics.read_text().splitlines())
         return [(line["step"], line["loss"]) for line in lines]
 
@@ -111,7 +113,7 @@ def override(config: ConfigDict, section: str, entries: dict) -> None:
     """Replaces entries of `config[section]`, in place.
 
     Raises:
-      ValueError: for a name that the section does not have, or a value of another type.
+      ValueError: if the section has no such name, or the value has another type.
     """
     settings = config[section]
     for name, value in entries.items():
@@ -139,14 +141,14 @@ def _differences(before: dict, now: dict) -> list[tuple]:
 
 
 class Metrics:
-    """`metrics.jsonl`, one line for each step, `validation.jsonl`, and TensorBoard, with the last step of each flush.
+    """Writes `metrics.jsonl`, one line for each step, `validation.jsonl`, and the last step of a flush to TensorBoard.
 
-    Values stay on the device until `flush`, so that a step is not waited for. On resume the lines
-    after the restored step go: their steps are run again.
+    Values stay on the device until `flush`, so that the host does not wait for a step. On resume, lines after the
+    restored step are removed: these steps run again.
     """
 
     def __init__(self, folder: Workdir, step: int, *, tensorboard: bool, write: bool = True):
-        """With `write` False nothing is written: values are read and checked alone."""
+        """Opens the files, if `write`; otherwise values are only checked."""
         self._write = write
         self._file, self._validation, self._pending, self.flushed, self._loss = (
             folder.metrics,
@@ -166,16 +168,16 @@ class Metrics:
             self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def add(self, step: int, values: dict) -> None:
-        """Keeps the values of a step for the next flush."""
+        """Keeps the values of a step until the next flush."""
         self._pending.append((step, values))
 
     def flush(self, behind: int = 0) -> float:
-        """Writes what was kept and returns the last loss that was written.
+        """Writes the values that were kept, and returns the last loss that was written.
 
-        With `behind` the newest steps stay for the next time: the device works on them meanwhile.
+        The `behind` newest steps stay for the next flush: the device still works on them.
 
         Raises:
-          FloatingPointError: when a loss is not finite. The steps before it are written.
+          FloatingPointError: if a loss is not finite. The steps before it are written.
         """
         lines, bad = [], None
         ready = max(len(self._pending) - behind, 0)
@@ -192,14 +194,13 @@ class Metrics:
         self.flushed, self._pending = ready, self._pending[ready:]
         if bad:
             raise FloatingPointError(
-                f"the loss is {bad[1]} at step {bad[0]} (gradient norm {bad[2]}): the last checkpoint is from before "
-                "it; "
-                "try a lower config.optimizer.learning_rate, or config.optimizer.max_grad_norm"
+                f"the loss is {bad[1]} at step {bad[0]} (gradient norm {bad[2]}); the last checkpoint is from an "
+                "earlier step: try a lower config.optimizer.learning_rate, or config.optimizer.max_grad_norm"
             )
         return self._loss
 
     def validated(self, step: int, record: dict) -> None:
-        """A line of `validation.jsonl`, and its numbers for TensorBoard."""
+        """Writes a line of `validation.jsonl`, and its numbers to TensorBoard."""
         self._append(self._validation, [json.dumps({"step": step, **record}) + "\n"])
         for name, value in _flat(record).items():
             if isinstance(value, float | int):
@@ -213,16 +214,16 @@ class Metrics:
                 os.fsync(file.fileno())
 
     def scalar(self, name: str, step: int, value: float) -> None:
-        """One number for TensorBoard alone."""
+        """Writes a number to TensorBoard."""
         if self._writer:
             self._writer.add_scalar(name, value, step)
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """One image uint8 (h, w, 3) for TensorBoard."""
+        """Writes an image, uint8 (h, w, 3), to TensorBoard."""
         if self._writer:
             self._writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Writes what TensorBoard still holds."""
+        """Closes TensorBoard's file."""
         if self._writer:
             self._writer.close()

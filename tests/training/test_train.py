@@ -204,7 +204,7 @@ def test_a_run_goes_on_with_the_data_that_it_began_with(uninterrupted, tmp_path)
     (tmp_path / "run" / "data.json").write_text('{"key": "another"}')
     config = debug_config(uninterrupted.parent)
     message = (
-        f"was trained on data with key another, and what config.data names now has {noted}: "
+        f"was trained on data with key another, and the data of config.data now has {noted}: "
         "files or captions have changed"
     )
     with pytest.raises(ValueError, match=message):

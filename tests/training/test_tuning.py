@@ -231,13 +231,11 @@ def test_another_model_under_the_same_name(before, tuned, tmp_path):
     train(other, tmp_path / "other")
     file = moved / "config.json"
     file.write_text(file.read_text().replace(str(before), str(tmp_path / "other")))
-    message = (
-        "the frozen parameters of .* are those of .* when it was begun, with checksum .{8}, and what is there now has"
-    )
+    message = "the frozen parameters of .* come from .* and had checksum .{8} when the run began; now they have .{8}: "
     with pytest.raises(ValueError, match=message):
         load(moved)
     config.pretrained = str(tmp_path / "other")
-    with pytest.raises(ValueError, match="put the same model there again"):
+    with pytest.raises(ValueError, match="restore that model"):
         train(config, moved)
 
 
@@ -362,7 +360,7 @@ def test_from_a_public_model_and_back(tmp_path):
     with safe_open(matrices[1], "np") as opened:
         assert all(name.startswith("unet.") and "attentions" in name for name in opened.keys())
     assert json.loads((tmp_path / "lora" / "jvflow.json").read_text())["lora"] is True
-    with pytest.raises(ValueError, match="is there already and is no empty folder"):
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
         export(tmp_path / "run", tmp_path / "lora", lora=True)
     dit = export_random("dit", read_fixture(FIXTURES / "dit_two_layers.safetensors")[0], tmp_path / "dit")
     for wrong, message in (
@@ -376,10 +374,7 @@ def test_from_a_public_model_and_back(tmp_path):
 
 
 def test_runs_that_no_public_model_is_of(before, tmp_path):
-    message = (
-        "has 1 public models, and the config.json of 0 is known, since its training began from nothing: "
-        "give --like=FOLDER"
-    )
+    message = "holds 1 public models, and the config.json of 0 is known: give --like=FOLDER"
     with pytest.raises(ValueError, match=message):
         export(before, tmp_path / "out")
     unlike = export_random("unet2d", read_fixture(FIXTURES / "unet_plain.safetensors")[0], tmp_path / "unet")
