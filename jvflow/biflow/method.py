@@ -210,7 +210,7 @@ def _stream_settings(sample, objective: Objective, codec) -> StreamSettings:
 def _check_sampling(config, entries: dict) -> None:
     if {"curve", "epsilon"} & set(entries) and OBJECTIVES[config.objective].coordinates == 1:
         raise ValueError(
-            f"a run of {config.objective} knows no noise level, its only curve is the plain one: leave out {entries}"
+            f"a run of {config.objective} has no noise level, its only curve is the plain one: leave out {entries}"
         )
 
 

@@ -197,24 +197,24 @@ def _check_room(clips: dict, lengths: tuple[int, ...], directory: Path, dtype) -
 def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> dict:
     """Adds the columns of inversions to a clip; with `empty` without inverting anything."""
     codec, frames = run.experiment.codec, len(clip["video"])
-    again = lambda name, count: np.repeat(clip[name][None], count, axis=0)
+    repeat = lambda name, count: np.repeat(clip[name][None], count, axis=0)
     for length in lengths:
         mean = clip[pipeline.latent_columns(length if codec.frames_per_latent > 1 else 0)[0]]
-        whole, each = frames // length, codec.latent_shape((length, *clip["video"].shape[1:3]))[0]
+        count, latent_frames = frames // length, codec.latent_shape((length, *clip["video"].shape[1:3]))[0]
         latents, error = np.zeros_like(mean), np.full(-(-frames // length), np.inf, np.float32)
-        if whole > 1 and not empty:
-            targets = slice(each, whole * each)
-            chunks = rearrange(mean[targets], "(n f) ... -> n f ...", f=each)
+        if count > 1 and not empty:
+            targets = slice(latent_frames, count * latent_frames)
+            chunks = rearrange(mean[targets], "(n f) ... -> n f ...", f=latent_frames)
             embedded = None
             if "text_embedding" in clip:
-                embedded = tuple(again(name, len(chunks)) for name in ("text_embedding", "text_mask"))
+                embedded = tuple(repeat(name, len(chunks)) for name in ("text_embedding", "text_mask"))
             field = as_field(run.experiment.network, run.params)
             with jax.set_mesh(local_mesh()):
                 captions = [clip["caption"]] * len(chunks)
                 condition = run.experiment.caption_condition(run.params, captions, run.config.data.fps, embedded)
                 made = invert(field, jnp.asarray(chunks), condition, **options)
             latents[targets] = rearrange(np.asarray(made.latents), "n f ... -> (n f) ...")
-            error[1:whole] = np.asarray(made.error)
+            error[1:count] = np.asarray(made.error)
         name = pipeline.inverted_column(length)
         clip |= {name: latents, f"{name}_error": error}
     return clip

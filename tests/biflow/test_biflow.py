@@ -77,7 +77,7 @@ def test_correcting_removes_noise_and_plain_moves_without_any():
 def test_curves_transport_gaussian_marginals(curve):
     """Solving (4) along any curve carries the marginal of its start to that of its end (exact velocities).
 
-    The noised start has deviation sqrt(0.5^2 + 0.3^2); the map is linear, so two points tell it.
+    The noised start has deviation sqrt(0.5^2 + 0.3^2); the map is linear, so two points determine it.
     """
     scale, slope, shift, epsilon = 0.5, 0.8, 0.3, 0.3
     k = jnp.array(curve.start)
@@ -208,12 +208,12 @@ def seen_by(name, frames, *, n=4, **options):
 
 
 @pytest.mark.parametrize(
-    "name, beside", [("flow", [1, 1, 2, 2]), ("biflow", [1, 1, 2, 2]), ("condiff", [1, 1, 2, 2, 3, 3])]
+    "name, values", [("flow", [1, 1, 2, 2]), ("biflow", [1, 1, 2, 2]), ("condiff", [1, 1, 2, 2, 3, 3])]
 )
-def test_older_frames_stand_beside_x_in_order(name, beside):
+def test_older_frames_are_context_in_order(name, values):
     context = seen_by(name, 3)["condition"].context
-    assert context.shape == (4, 1, 1, 1, len(beside)) and context[0].ravel().tolist() == beside
-    assert OBJECTIVES[name].context_frames(3) * 2 == len(beside)
+    assert context.shape == (4, 1, 1, 1, len(values)) and context[0].ravel().tolist() == values
+    assert OBJECTIVES[name].context_frames(3) * 2 == len(values)
     if name != "condiff":
         assert seen_by(name, 1)["condition"] is None and OBJECTIVES[name].context_frames(1) == 0
 
@@ -264,7 +264,7 @@ def test_noise_is_fresh_for_each_frame_and_each_stream():
     assert 0.05 < np.std(added[0]) < 0.15
 
 
-def test_a_stream_does_not_depend_on_how_many_run_beside_it():
+def test_a_stream_does_not_depend_on_how_many_others_run():
     first = normal(3)
     few = [np.asarray(f) for f, _ in itertools.islice(stream(drift, first[:2], jax.random.key(0)), 3)]
     many = [np.asarray(f) for f, _ in itertools.islice(stream(drift, first, jax.random.key(0)), 3)]

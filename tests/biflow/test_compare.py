@@ -1,4 +1,4 @@
-"""Runs side by side: what is evaluated, what is done again, and what does not compare."""
+"""Comparison of runs: which evaluations there are, which are repeated, and which runs are not comparable."""
 
 import json
 

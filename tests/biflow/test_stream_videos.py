@@ -177,7 +177,7 @@ def test_flow_has_no_noise_level_to_replace(tmp_path):
     config = debug_config(tmp_path, steps=1)
     config.objective = "flow"
     train(config, tmp_path / "run")
-    with pytest.raises(ValueError, match="a run of flow knows no noise level"):
+    with pytest.raises(ValueError, match="a run of flow has no noise level"):
         load(tmp_path / "run", sampling={"curve": "backward"})
     assert load(tmp_path / "run", sampling={"rtol": 1e-3}).experiment.sampler.solver.rtol == 1e-3
 

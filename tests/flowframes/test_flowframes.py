@@ -64,7 +64,7 @@ def test_the_exact_field_has_no_loss_and_another_its_squared_error():
 
 
 def _second_half(target):
-    """A field of both chunks that is exact for the second; what it says of the first must not count."""
+    """A field of both chunks that is exact for the second; its velocity of the first must not count."""
 
     def field(x, s, condition=None):
         n = x.shape[1] // 2
@@ -74,7 +74,7 @@ def _second_half(target):
     return field
 
 
-def test_the_conventional_field_sees_clean_frames_at_one_beside_noise():
+def test_the_conventional_field_gets_clean_frames_at_one_and_noise():
     seen = {}
 
     def field(x, s, condition=None):

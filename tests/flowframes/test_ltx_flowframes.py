@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_config
+from jax.sharding import Mesh
 from public_models import export_random
 
 from jvflow import codecs, networks, pretrained, text
@@ -21,6 +22,7 @@ from jvflow.flowframes import inversion
 from jvflow.load import load, load_model, load_pretrained
 from jvflow.networks import as_field
 from jvflow.parallel.checksums import tree_checksum
+from jvflow.parallel.constrain import AXES
 from jvflow.training.loop import train
 from jvflow.training.step import create, train_step
 
@@ -57,7 +59,7 @@ def folder(tmp_path_factory):
 
 
 def test_chunks_are_encoded_each_by_itself(folder):
-    """Of both lengths; what is left of a clip after its last whole chunk is not."""
+    """For both lengths; the frames after the last whole chunk of a clip are not encoded."""
     codec = codecs.build("ltx_vae", tiny=True)
     clip = pipeline.open_split(folder / "latents", "train")[1]
     assert clip["video"].shape == (34, 64, 64, 3) and "latent_mean" not in clip
@@ -97,7 +99,7 @@ def test_windows_are_of_chunks(folder):
 
 
 def test_it_is_trained_on_latents_as_on_video(folder):
-    """The loss of a step is the same where the step encodes the chunks itself."""
+    """A step that encodes the chunks itself gets the same latents."""
     config = tiny(folder, "conventional", pretrained="")
     experiment = assemble(config)
     video = pipeline.open_split(folder / "latents", "train")[0]["video"][None, :18]
@@ -198,9 +200,11 @@ def test_training_starts_from_a_public_transformer(folder, tmp_path):
     condition = found.experiment.caption_condition(found.params, [clip["caption"]], config.data.fps)
     made = inversion.invert(field, jnp.asarray(clip["latent_mean_17"][None, 3:6]), condition, steps=5)
     np.testing.assert_allclose(clip["inverted_17"][3:6], made.latents[0], atol=1e-4)
-    silent = replace(
-        found.experiment, text=replace(found.experiment.text, apply=None)
-    )  # captions were embedded with the latents
+
+    def refuse(params, tokens):
+        raise AssertionError("the captions were embedded with the latents")
+
+    silent = replace(found.experiment, text=replace(found.experiment.text, apply=refuse))
     inversion.invert_dataset(
         replace(found, experiment=silent),
         tmp_path / "inverted-latents",
@@ -235,7 +239,7 @@ def with_t5(config, folder):
     return config
 
 
-# --- what a user can get wrong --------------------------------------------------------------------
+# --- mistakes of a user ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -298,7 +302,7 @@ def test_latents_of_other_lengths(folder):
 
 def test_a_mesh_that_does_not_split_it():
     network = networks.build("ltx", channels=16, text_width=8, depth=1, heads=2, head=12)
-    mesh = lambda **sizes: type("Mesh", (), dict(shape=dict(data=1, fsdp=1, sequence=1, tensor=1) | sizes))
+    mesh = lambda *, sequence=1, tensor=1: Mesh(np.full((1, 1, sequence, tensor), jax.devices()[0]), AXES)
     networks.check_mesh(network, (2, 2, 2, 16), mesh(tensor=2, sequence=8))
     with pytest.raises(
         ValueError,
