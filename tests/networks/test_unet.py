@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from public_models import FIXTURES, read_fixture
 
-from jvflow import biflow, networks, pretrained
+from jvflow import networks, pretrained
 from jvflow.flow.field import Condition
 from jvflow.networks import Keys
 from jvflow.networks.unet_field import concat_fields
@@ -113,6 +113,7 @@ def test_the_networks_of_biflows_authors_are_its_field():
     both = jax.jit(ours.apply)(dict(velocities={0: video.params, 1: noise.params}), x, s)
     for a, b in zip(both, (v, d)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    biflow = pytest.importorskip("jvflow.biflow")
     solver = dict(method="euler", steps=2)
     frame, nfe = next(biflow.stream(field, jnp.clip(x, -1, 1), jax.random.key(0), solver=solver))
     assert frame.shape == x.shape and nfe.tolist() == [2] * len(x)
