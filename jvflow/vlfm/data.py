@@ -10,5 +10,5 @@ def encode(config, directory: str | Path, load_model: Callable) -> tuple[dict, s
     """Writes the latents of a config's data into `directory`; returns the manifest, and a note for `config.path`."""
     del load_model
     manifest = latents.prepare(config, directory)
-    change = latents.frame_difference(directory, every=config.window.every)
+    change = latents.frame_difference(Path(directory), every=config.window.every)
     return manifest, f"they change by {change:.3f} from a frame to the next: --config.path.velocity_scale takes it"

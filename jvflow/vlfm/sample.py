@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jvflow.assembly import Experiment, refuse, solver_protocol
@@ -90,15 +91,12 @@ def sample_frames(
     if readout == "noise" and sigma is None:
         raise ValueError("readout='noise' needs sigma, the schedule of the path: pass it, or use readout='none'")
     if readout == "noise" and start is not None:
-        raise ValueError(
-            "readout='noise' needs the z of the start, and only x(0) is given: "
-            "use readout='mean' or 'none', or no start"
-        )
+        raise ValueError("readout='noise' needs z, and only x(0) is given: use readout='mean' or 'none', or no start")
     solver = Solver(**solver) if isinstance(solver, dict) else solver
     z = _noise(key, shape, times.dtype)
     guided = as_partial(guide(field, guidance))
     states, nfe = _solve(guided, z if start is None else start, times, condition, solver)
-    if readout == "noise":
+    if sigma is not None and readout == "noise":
         states = states - sigma(jnp.asarray(times))[:, None, None, None, None, None] * z[None]  # (5)
     elif readout == "mean":
         states, nfe = _evaluate(guided, states, times, condition, output=1), nfe + len(times)
@@ -116,8 +114,8 @@ def regress(
     return Generated(rearrange(states, "m b 1 h w c -> b m h w c"), jnp.full(len(z), len(times)))
 
 
-def _check_times(times, dtype) -> Times:
-    if not isinstance(times, jax.core.Tracer):  # under jit the values are not known
+def _check_times(times, dtype) -> Array | np.ndarray:
+    if not isinstance(times, Tracer):  # under jit the values are not known
         given = np.asarray(times)
         if given.ndim != 1 or not len(given) or not (np.diff(given) > 0).all() or given[0] < 0:
             raise ValueError(f"times are seconds from 0 on, each after the one before, got {given.tolist()}")
@@ -242,10 +240,10 @@ def sample(run: Run, out: str | FilePath, request: SampleRequest) -> dict:
         captions = list(islice(cycle(trained), request.count))
     made, nfe, seconds = generate_videos(run, times, captions, seed=request.seed)
     fps = float(request.fps or sampler.path.position.sigma.frame_rate)
-    cost = dict(nfe_per_frame=nfe / len(times), seconds_per_frame=seconds / (len(times) * len(made)))
+    nfe, seconds = nfe / len(times), seconds / (len(times) * len(made))
     read = dict(times=[float(times[0]), float(times[-1])], seconds="wall time of a frame, compilation included")
-    protocol = clip_protocol(run) | read
-    return videos.write_samples(out, made, captions, fps=fps, seed=request.seed, protocol=protocol, **cost)
+    write = partial(videos.write_samples, fps=fps, seed=request.seed, protocol=clip_protocol(run) | read)
+    return write(out, made, captions, nfe_per_frame=nfe, seconds_per_frame=seconds)
 
 
 def clip_protocol(run: Run) -> dict:
