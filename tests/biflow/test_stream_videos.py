@@ -212,7 +212,7 @@ def test_a_run_with_two_known_frames_starts_from_two(tmp_path):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(ValueError, match="no workdir"):
+    with pytest.raises(ValueError, match="not a workdir"):
         load(tmp_path)
 
 
