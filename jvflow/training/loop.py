@@ -27,6 +27,7 @@ from jvflow.assembly import Experiment
 from jvflow.data import dataset, latents, pipeline, records
 from jvflow.experiment import assemble
 from jvflow.files import write_text
+from jvflow.flow.solver import SolveError
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes, sharding
 from jvflow.parallel.checksums import tree_checksum
@@ -222,7 +223,10 @@ class _Checks:
             record |= {name: float(value) for name, value in losses.items()}
         trained = step or self._experiment.pretrained  # skip step 0 without pretrained parameters
         if self._due(step, config.run.evaluate_every) and trained:
-            record |= scalars(self._on_local_devices(self._experiment.method.evaluate, step, state, protocol=True))
+            try:
+                record |= scalars(self._on_local_devices(self._experiment.method.evaluate, step, state, protocol=True))
+            except SolveError as error:  # a model that is not trained yet may fail to sample: training goes on
+                LOG.warning("no evaluation after step %d: %s", step, error)
         if record:
             self._metrics.validated(step, record)
         return bool(record)
@@ -232,7 +236,11 @@ class _Checks:
         every = self._config.run.sample_every
         if not (self._due(step, every) or step == every // 10 >= 10):
             return False
-        sheet = videos.sheet(self._on_local_devices(self._experiment.method.preview, step, state))
+        try:
+            sheet = videos.sheet(self._on_local_devices(self._experiment.method.preview, step, state))
+        except SolveError as error:
+            LOG.warning("no preview sheet after step %d: %s", step, error)
+            return True
         if processes.is_primary():
             videos.write_png(Path(self._folder.samples) / f"step_{step:08d}.png", sheet)
         self._metrics.image("samples", step, sheet)

@@ -18,7 +18,8 @@ from conftest import CACHE, ROOT, debug_config
 from dit_sizes import forward_flops
 
 from jvflow.data.pipeline import Batch
-from jvflow.experiment import assemble
+from jvflow.experiment import assemble, method_of
+from jvflow.flow.solver import SolveError
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import sharding
 from jvflow.training import loop
@@ -306,3 +307,18 @@ def test_metrics_of_the_newest_steps_can_wait(tmp_path):
     assert metrics.flush(behind=1) == 0.25 and metrics.flushed == 2 and steps_in(tmp_path) == [1, 2]
     assert metrics.flush(behind=1) == 0.25 and metrics.flushed == 0
     assert metrics.flush() == 0.125 and steps_in(tmp_path) == [1, 2, 3]
+
+
+def test_a_failed_solve_of_a_preview_or_an_evaluation_does_not_end_training(tmp_path, monkeypatch, caplog):
+    def fail(run, data):
+        raise SolveError("frame 1: the solve failed")
+
+    config = debug_config(tmp_path, steps=2)
+    config.run.update(sample_every=1, evaluate_every=1)
+    method = dataclasses.replace(method_of(config), preview=fail, evaluate=fail)
+    experiment = dataclasses.replace(assemble(config), method=method)
+    monkeypatch.setattr(loop, "assemble", lambda config: experiment)
+    folder = loop.train(config, tmp_path / "run")
+    assert [step for step, _ in folder.losses()] == [1, 2] and folder.has_checkpoint
+    assert not list(folder.samples.iterdir())
+    assert "no preview sheet after step 2" in caplog.text and "no evaluation after step 2" in caplog.text
