@@ -346,7 +346,7 @@ def test_guidance_goes_beyond_the_condition():
             lambda f: generate(
                 f, jax.random.key(0), [0.5], (1, *SHAPE), sigma=SCHEDULES["paper"], start=jnp.zeros((1, 1, *SHAPE))
             ),
-            "needs the z",
+            "needs z, and only x\\(0\\) is given",
         ),
         (lambda f: generate(f, jax.random.key(0), [0.5], (1, *SHAPE), readout="mu"), "unknown readout 'mu'"),
         (lambda f: losses(lambda x, s, c: f(x, s, c)[:1], mean_weight=1.0), "it has 1: use `mean_to_velocity`"),
