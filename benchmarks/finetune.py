@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from benchmarks.record import write
+from benchmarks.record import RESULTS, write
 from jvflow import cli
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
@@ -71,7 +71,7 @@ CONFIGS = dict(
 
 
 def main():
-    file = Path(__file__).parent / "results" / "finetune.json"
+    file = RESULTS / "finetune.json"
     found = json.loads(file.read_text())["results"] if file.exists() else {}
     for name in MODELS.value:
         _make(name)
