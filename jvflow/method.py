@@ -5,6 +5,22 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
+def accept(*args) -> None:
+    """Accepts every data set and every setting: the check of a paper that needs none."""
+
+
+def same_config(config):
+    """Returns the config itself: training starts from a model of the same config."""
+    return config
+
+
+def refuse_comparison(*args, **options):
+    """Raises ValueError: the paper has no comparison of its own."""
+    raise ValueError(
+        "`jvflow compare` and `jvflow demo` are for runs that stream: use `jvflow evaluate` for each run of this method"
+    )
+
+
 @dataclass(frozen=True)
 class Method:
     """One paper, as the training loop and the commands see it.
@@ -16,7 +32,7 @@ class Method:
       preview: `(run, data) -> uint8 (rows, f, h, w, 3)`, what a sheet shows during training.
       sample: `(run, out, SampleRequest) -> record`; writes videos.
       evaluate: `(run, data) -> record`, the figures of `config.evaluate` with their protocol.
-      sampling_program: `(experiment, count) -> function(field, start, key, condition)`, what a dry run compiles.
+      sampling_program: `experiment -> function(field, start, key, condition)`, what a dry run compiles.
       video_codecs: whether the paper works with codecs that take several frames as one.
       encode: `(config, directory, load_model) -> (manifest, note)`; writes the data set of latents.
       check_data: `(config, experiment, data, checksum) -> None`; raises ValueError if the data set does not fit.
@@ -36,11 +52,11 @@ class Method:
     sampling_program: Callable
     video_codecs: bool
     encode: Callable
-    check_data: Callable
-    check_sampling: Callable
-    pretrained_config: Callable
-    compare: Callable
-    demo: Callable
+    check_data: Callable = accept
+    check_sampling: Callable = accept
+    pretrained_config: Callable = same_config
+    compare: Callable = refuse_comparison
+    demo: Callable = refuse_comparison
 
 
 class SampleRequest(NamedTuple):

@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CACHE = ROOT / ".cache" / "xla"
-MOST_MEMORY = 4 * 2**30
-"""Bytes that one process of the tests may take; 2.5 GiB were measured, and which files share a process varies."""
+MOST_MEMORY = 3 * 2**30
+"""Bytes that one process of the tests may take."""
 
 # in the environment, so that the processes that tests start compile and round as the tests do
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

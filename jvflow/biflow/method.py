@@ -224,9 +224,7 @@ METHOD = Method(
     sampling_program=sampling_program,
     video_codecs=False,
     encode=data_latents.encode_config,
-    check_data=lambda config, experiment, data, checksum: None,
     check_sampling=_check_sampling,
-    pretrained_config=lambda config: config,
     compare=compare,
     demo=demo,
 )

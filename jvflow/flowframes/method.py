@@ -250,10 +250,6 @@ def chunk_loss(
     return objective(field, observed, future, keys, condition, tokens=tokens), metrics
 
 
-def _refuse_comparison(*args, **options):
-    raise ValueError("runs of FlowFrames are compared by `jvflow evaluate`: `jvflow compare` is for runs that stream")
-
-
 def _pretrained_config(config):
     """Returns the config of the text-to-video model, which inverts chunks, and from which training starts."""
     config = config.copy_and_resolve_references()
@@ -272,8 +268,5 @@ METHOD = Method(
     video_codecs=True,
     encode=inversion.encode,
     check_data=inversion.check_data,
-    check_sampling=lambda config, entries: None,
     pretrained_config=_pretrained_config,
-    compare=_refuse_comparison,
-    demo=_refuse_comparison,
 )

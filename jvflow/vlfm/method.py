@@ -202,10 +202,6 @@ def clip_loss(
     return objective(field, latents.mean, keys, drop_captions(condition, keys, dropout)), {}
 
 
-def _no_comparison(*args, **options):
-    raise ValueError("runs of VLFM are compared by `jvflow evaluate`: `jvflow compare` is for runs that stream")
-
-
 METHOD = Method(
     name="vlfm",
     objectives=OBJECTIVES,
@@ -216,9 +212,4 @@ METHOD = Method(
     sampling_program=sampling_program,
     video_codecs=False,
     encode=data.encode,
-    check_data=lambda config, experiment, data, checksum: None,
-    check_sampling=lambda config, entries: None,
-    pretrained_config=unchanged,
-    compare=_no_comparison,
-    demo=_no_comparison,
 )
