@@ -1,4 +1,4 @@
-"""What an experiment is, and the parts that the papers share when they assemble one from a config."""
+"""`Experiment`, and the parts that the papers share when they assemble one from a config."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from jvflow.text import TextEncoder
 
 
 class Latents(NamedTuple):
-    """What a loss gets of a batch, (b, f, h, w, c) each; see `jvflow.data.pipeline.Batch`."""
+    """The latents of a batch, (b, f, h, w, c) each: the input of a loss; see `jvflow.data.pipeline.Batch`."""
 
     mean: Float[Array, "b f h w c"]
     std: Float[Array, "b f h w c"] | None = None
@@ -36,19 +36,19 @@ class Experiment:
 
     Attributes:
       method: the paper.
-      network: `init` and `apply`; a text encoder that trains with it has its parameters under "text".
-      codec: video to latents and back.
-      shapes: of what the network sees of one example, (f, h, w, c) each.
-      windows: which frames of each clip the loss gets; each batch takes one of them.
+      network: the network; if a text encoder trains with it, its parameters are under "text".
+      codec: from video to latents and back.
+      shapes: the shapes of the network's input for one example, (f, h, w, c) each.
+      windows: the frames of each clip that the loss takes; each batch uses one window.
       loss: `(field, latents, condition, keys (b,), key) -> ((b,), metrics)`, see `Latents`.
-      sampler: the paper's own settings of sampling.
-      start_frames: frames of video, or latent frames, that a sample starts from.
-      optimizer: of the parameters that train.
+      sampler: the paper's sampling settings.
+      start_frames: number of frames of video, or latent frames, that a sample starts from.
+      optimizer: the optimizer of the trained parameters.
       schedule: the learning rate over the steps.
       text: the encoder of captions, or None.
-      pretrained: what training starts from: the workdir of a run, folders of public models, or "".
-      tuning: which parameters train (`jvflow.training.lora.Tuning`); None trains all.
-      chunks: chunks of one example, each encoded by itself by a codec that takes several frames as one.
+      pretrained: the workdir of a run, or folders of public models, whose parameters training starts from; or "".
+      tuning: the choice of trained parameters (`jvflow.training.lora.Tuning`); None trains all.
+      chunks: number of chunks of one example; a video codec encodes each of them separately.
     """
 
     method: Method
@@ -105,7 +105,7 @@ class Experiment:
         return self.condition(params, tokens, mask, encoder_params, embedding, rates)
 
 
-# --- what the papers share when they assemble an experiment ---------------------------------------
+# --- parts that the papers share ------------------------------------------------------------------
 
 
 def choose(table: Mapping, key: str, value: str):
@@ -132,8 +132,8 @@ def build_network(config, shapes: Sequence[tuple], encoder: TextEncoder | None, 
     Args:
       config: an entry of `config.network` that is a dict has a value for each objective.
       shapes: (f, h, w, c) each.
-      encoder: of captions; its parameters are under "text" if it trains with the network.
-      to_field: `field -> field`, from what the network returns to velocities; `unchanged` for a network of velocities.
+      encoder: the encoder of captions; its parameters are under "text" if it trains with the network.
+      to_field: `field -> field`, from the network's outputs to velocities; `unchanged` if the network returns them.
       sizes: further fields of the network's config.
     """
     named = {
@@ -170,19 +170,19 @@ def build_solver(sample) -> Solver:
 
 
 def solver_protocol(solver) -> dict:
-    """Returns how an equation is solved, for records."""
+    """Returns the settings of a solver, for records."""
     nfe = "evaluations of the network that each sample needed, rejected steps included"
     settings = dict(method=solver.method, rtol=solver.rtol, atol=solver.atol, fixed_steps=solver.steps)
     return settings | dict(per_sample=solver.per_sample, nfe=nfe)
 
 
 def drop_captions(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Condition | None:
-    """Drops the captions of a part `rate` of the examples, with keys of its own."""
+    """Drops the captions of a fraction `rate` of the examples. Uses keys that differ from all others of the step."""
     return drop(condition, fold_in_each(keys, 2**31), rate)
 
 
 def fold_in_each(keys: Key[Array, "b"], number: int) -> Key[Array, "b"]:
-    """Returns keys (b,) for another use."""
+    """Returns new keys (b,): folds a number into each key."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
@@ -197,7 +197,7 @@ def noise_like(keys: Key[Array, "b"], like: Float[Array, "b ..."]) -> Float[Arra
 
 
 def refuse(request: SampleRequest, objective: str, why: str, *names: str) -> None:
-    """Raises ValueError if a request has one of these entries, which an objective cannot take."""
+    """Raises ValueError if a request has one of these entries, which the objective does not support."""
     given = [name for name in names if getattr(request, name)]
     if given:
         raise ValueError(f"a run of {objective} {why}: leave out {', '.join(given)}")

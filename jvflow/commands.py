@@ -1,4 +1,4 @@
-"""The commands, whatever the paper: each loads a run or a config, and calls the method of its paper."""
+"""The commands of every paper: each loads a run or a config, and calls the paper's method."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,14 +67,14 @@ def evaluate(
     overrides: dict | None = None,
     sampling: dict | None = None,
 ) -> dict:
-    """Evaluates a trained run under its config's protocol.
+    """Evaluates a trained run by the protocol of its config.
 
     Args:
       workdir, step, ema, sampling: see `jvflow.load.load`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
 
     Returns:
-      A record: figures, curves over time, controls, and the protocol.
+      The record: metrics, curves over time, controls, and the protocol.
     """
     run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema)
     return evaluate_run(run, data)

@@ -1,4 +1,4 @@
-"""What a config means: the one place where config keys become functions. It imports a paper by its name."""
+"""From a config to an experiment: here config keys become functions. Imports a paper by its name."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,25 +27,24 @@ def method_of(config) -> Method:
 def assemble(config, *, abstract: bool = False) -> Experiment:
     """Assembles the functions of a config; raises ValueError for unknown names and for sizes that do not fit.
 
-    With `abstract`, a codec and a text encoder without checkpoints stand for their public models, of which only the
-    shapes are known.
+    With `abstract`, a codec or a text encoder without a checkpoint gets the shapes of its public model and no values.
     """
     method = method_of(config)
     codec = codecs.build(**config.codec, abstract=abstract)
     encoder = text.build(**config.text, abstract=abstract) if "text" in config else None
     if codec.frames_per_latent > 1 and not method.video_codecs:
         raise ValueError(
-            f"the codec {config.codec.name} takes {codec.frames_per_latent} frames as one, {config.objective} is about "
-            "single frames: use a codec of images, such as tiny"
+            f"the codec {config.codec.name} encodes {codec.frames_per_latent} frames into one latent frame, but "
+            f"{config.objective} needs a latent for each frame: use an image codec, such as tiny"
         )
     update, schedule = _optimizer(config)
     tune = config.tune
-    layers, rank, alpha = tuple(tune.layers), tune.rank, tune.alpha
-    tuning = Tuning(layers, rank, alpha) if layers or rank else None
+    layers, rank = tuple(tune.layers), tune.rank
+    tuning = Tuning(layers, rank, tune.alpha if rank else 1.0) if layers or rank else None
     if tuning and not config.pretrained:
         raise ValueError(
-            "config.tune leaves parameters as they are, and without config.pretrained they would be random: name what "
-            "training starts from, or use --config.tune.rank=0 --config.tune.layers='()'"
+            "config.tune freezes parameters, which would stay random without config.pretrained: set config.pretrained, "
+            "or use --config.tune.rank=0 --config.tune.layers='()'"
         )
     return Experiment(
         method=method,
@@ -60,7 +59,7 @@ def assemble(config, *, abstract: bool = False) -> Experiment:
 
 
 def _optimizer(config) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Returns the optimizer of a config, behind clipping by the global norm, and its learning rate over the steps."""
+    """Returns the optimizer of a config, with clipping of gradients by their global norm, and its learning rates."""
     settings = config.optimizer
     schedule = learning_rate_schedule(
         settings.schedule, settings.learning_rate, warmup_steps=settings.warmup_steps, steps=config.train.steps

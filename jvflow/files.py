@@ -26,7 +26,7 @@ def check_room(
     directory: str | os.PathLike,
     need: int,
     what: str,
-    cure: str = "take another disk, or fewer, shorter or smaller clips",
+    cure: str = "use another disk, or fewer, shorter or smaller clips",
 ) -> None:
     """Raises ValueError if the disk of a folder has less than `need` bytes free; the folder need not exist yet.
 

@@ -1,4 +1,4 @@
-"""Trained runs and pretrained models, read from their folders."""
+"""Loads trained runs and pretrained models from their folders."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,16 +23,16 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     """Loads a trained run.
 
     Args:
-      workdir: of `jvflow train`.
-      step: which checkpoint; the latest when None.
-      ema: the moving average of the parameters, or the parameters themselves; None takes the
-        average if there is one.
+      workdir: the folder that `jvflow train` wrote.
+      step: the step of the checkpoint; the latest when None.
+      ema: True loads the moving average of the parameters, False the parameters themselves; None loads the average if
+        there is one.
       sampling: entries of `config.sample` to replace, such as {"curve": "backward"}.
     """
     folder, config = Workdir.read(workdir)
     sampling = sampling or {}
-    override(config, "sample", sampling)
     method_of(config).check_sampling(config, sampling)
+    override(config, "sample", sampling)
     averaged = config.optimizer.ema > 0
     if ema and not averaged:
         raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
@@ -49,15 +49,15 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
 
 
 def _split(experiment: Experiment, key, params=None) -> tuple:
-    """Returns (parameters that train, frozen ones)."""
+    """Returns (trained parameters, frozen parameters)."""
     params = experiment.network.init(key) if params is None else params
     return experiment.tuning.add_and_split(key, params) if experiment.tuning else (params, {})
 
 
 def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
-    """Loads the frozen parameters of a run from what it started from; {} if all train.
+    """Loads the frozen parameters of a run from its pretrained model; returns {} if all parameters train.
 
-    Raises ValueError if they differ from those that the run began with.
+    Raises ValueError if they differ from the frozen parameters at the start of the run.
     """
     if not experiment.tuning:
         return {}
@@ -74,7 +74,7 @@ def load_model(config) -> Run:
         lost = [folder for folder in folders if not (Path(folder) / "config.json").exists()]
         if lost:
             raise ValueError(
-                f"config.pretrained names {', '.join(lost)}, which holds neither a run nor a public model: give the "
+                f"config.pretrained names {', '.join(lost)}, where there is no run and no public model: give the "
                 "workdir of jvflow train, or a folder with config.json and safetensors"
             )
         run = load(Path(config.pretrained))
@@ -104,8 +104,8 @@ def load_pretrained(config, experiment: Experiment) -> Run:
             f"{name} is {have.get(name, 'absent')} there and {need.get(name, 'absent')} here" for name in different[:3]
         )
         raise ValueError(
-            f"the network of config.pretrained={experiment.pretrained} is not that of this config, {len(different)} "
-            f"parameters differ: {some}: take its config.network and config.text"
+            f"the network of config.pretrained={experiment.pretrained} differs from this config's in {len(different)} "
+            f"parameters: {some}: use the config.network and config.text of the pretrained model"
         )
     return run
 
@@ -115,7 +115,7 @@ def _shapes(params) -> dict:
 
 
 def load_untrained(workdir) -> Run:
-    """Loads a run as it was before its first step."""
+    """Loads a run with the parameters that it had before its first step."""
     folder, config = Workdir.read(workdir)
     experiment = assemble(config)
     key, _ = jax.random.split(jax.random.key(config.seed))
@@ -129,7 +129,7 @@ def run_dataset(run: Run) -> Path:
 
 
 def run_protocol(config, step: int, params) -> dict:
-    """Returns what every record of a run carries."""
+    """Returns the entries that every record of a run has."""
     return dict(
         objective=config.objective,
         step=step,

@@ -1,4 +1,4 @@
-"""What a paper gives to the rest of the library: the training loop and the commands call it and know no paper."""
+"""The interface between a paper and the rest of the library: the training loop and the commands know no paper."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,16 +6,21 @@ from typing import Any, NamedTuple
 
 
 def accept(*args) -> None:
-    """Accepts every data set and every setting: the check of a paper that needs none."""
+    """Accepts every data set and every setting, for a paper that checks nothing."""
+
+
+def nothing_unread(config) -> tuple[str, ...]:
+    """Returns no keys: the paper reads every key, whatever the objective."""
+    return ()
 
 
 def same_config(config):
-    """Returns the config itself: training starts from a model of the same config."""
+    """Returns the config unchanged, for a paper whose pretrained model has the same config."""
     return config
 
 
 def refuse_comparison(*args, **options):
-    """Raises ValueError: the paper has no comparison of its own."""
+    """Raises ValueError, for a paper without a comparison of runs."""
     raise ValueError(
         "`jvflow compare` and `jvflow demo` are for runs that stream: use `jvflow evaluate` for each run of this method"
     )
@@ -23,22 +28,23 @@ def refuse_comparison(*args, **options):
 
 @dataclass(frozen=True)
 class Method:
-    """One paper, as the training loop and the commands see it.
+    """The functions of one paper that the training loop and the commands call.
 
     Attributes:
-      name: of the paper's folder, and `config.method`.
+      name: the name of the paper's folder, and the value of `config.method`.
       objectives: the values of `config.objective`.
-      assemble: `(config, codec, encoder) -> dict`, the fields of `Experiment` that the paper decides.
-      preview: `(run, data) -> uint8 (rows, f, h, w, 3)`, what a sheet shows during training.
+      assemble: `(config, codec, encoder) -> dict`; returns the fields of `Experiment` that the paper determines.
+      preview: `(run, data) -> uint8 (rows, f, h, w, 3)`; returns the videos of a preview sheet during training.
       sample: `(run, out, SampleRequest) -> record`; writes videos.
-      evaluate: `(run, data) -> record`, the figures of `config.evaluate` with their protocol.
-      sampling_program: `experiment -> function(field, start, key, condition)`, what a dry run compiles.
-      video_codecs: whether the paper works with codecs that take several frames as one.
+      evaluate: `(run, data) -> record`; computes the metrics that `config.evaluate` sets, with their protocol.
+      sampling_program: `experiment -> function(field, start, key, condition)`; returns the program for a dry run.
+      video_codecs: True if the paper works with codecs that encode several frames into one latent frame.
       encode: `(config, directory, load_model) -> (manifest, note)`; writes the data set of latents.
       check_data: `(config, experiment, data, checksum) -> None`; raises ValueError if the data set does not fit.
         `checksum` is that of the pretrained parameters, or None.
       check_sampling: `(config, entries) -> None`; raises ValueError if `config.sample` cannot take these entries.
-      pretrained_config: `config -> config` of the model that training starts from.
+      unread: `config -> key paths` that the objective does not read, such as "loss_weights.x"; records omit them.
+      pretrained_config: `config -> config`; returns the config of the model that training starts from.
       compare: `(configs, load, out, **options) -> record`; compares trained runs.
       demo: `(config, out, command, train, load) -> record`; trains and compares small runs.
     """
@@ -54,24 +60,25 @@ class Method:
     encode: Callable
     check_data: Callable = accept
     check_sampling: Callable = accept
+    unread: Callable = nothing_unread
     pretrained_config: Callable = same_config
     compare: Callable = refuse_comparison
     demo: Callable = refuse_comparison
 
 
 class SampleRequest(NamedTuple):
-    """What `jvflow sample` asks of a run; None and empty entries take the method's own value.
+    """The arguments of `jvflow sample` for a run; the method replaces None and empty entries by its own values.
 
     Attributes:
-      data: gives the folder of the run's data set, and builds it if it is absent.
+      data: a function that returns the folder of the run's data set, and builds the data set if it is absent.
       count: number of videos.
       length: frames of each video.
-      seed: of all noise.
-      first_frame: path of an image, a video or a folder of images to start from.
+      seed: the random seed of all noise.
+      first_frame: the path of an image, a video or a folder of images to start from.
       captions: one for each video.
       fps: frames per second of the result.
-      extrapolate: whether videos may be longer than those of training.
-      observed: frames of an observed chunk.
+      extrapolate: True if videos may be longer than the clips of training.
+      observed: number of frames of an observed chunk.
     """
 
     data: Callable

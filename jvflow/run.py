@@ -1,4 +1,4 @@
-"""A trained run: what its records and videos are made from."""
+"""A trained run: its config, functions and parameters."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +9,15 @@ from jvflow.assembly import Experiment
 
 @dataclass(frozen=True)
 class Run:
-    """A run at one of its steps; `jvflow.load` reads one.
+    """A run at one of its steps; `jvflow.load.load` reads it from a workdir.
 
     Attributes:
       config: the run's `ConfigDict`.
-      experiment: what the config means.
+      experiment: the functions of the config.
       params: the parameters of `experiment.network`, whole on every device of this process.
       workdir: the folder of the run.
-      step: training steps that the parameters have seen.
-      protocol: what every record of the run carries: objective, step, checksum of the parameters, data.
+      step: the training step of the parameters.
+      protocol: entries of every record of the run: objective, step, checksum of the parameters, data.
     """
 
     config: Any

@@ -1,68 +1,45 @@
-"""The paper's setting with its network: a U-Net per velocity, 128 x 128, AdamW at 1e-4, 200,000 steps of 128, bf16.
+"""The paper's setting with the paper's network: a U-Net for each velocity, 128 x 128 pixels, bf16.
 
     python -m launch.train --config=configs/biflow/unet.py --config.data.path=FOLDER --workdir=out/unet
 
-Generative Video Bi-flow, section 3.1, and the authors' released training script: two networks of width 128 for BI-FLOW,
-one of width 192 for FLOW and CONDIFF (the paper speaks of one), t and alpha unscaled, batch 128, weight decay 0.01,
-gradient norms clipped at 1, no moving average, adaptive Heun at 1e-2. --config.pretrained=VIDEO,NOISE starts from the
-authors' two networks (docs/finetuning.md). unet_sky.py to unet_minerl.py are this config on the paper's six data sets.
-Nothing of this size has been run: its shapes are checked, and its debug mode is run.
+Generative Video Bi-flow, section 3.1, and the authors' script: two networks of width 128 for BI-FLOW, one of width 192
+for FLOW and CONDIFF. --config.pretrained=VIDEO,NOISE starts from the authors' networks (docs/finetuning.md). Cost:
+unknown; no run of this size was made. Expect: see unet_sky.py to unet_minerl.py, this config on the paper's data sets.
 """
 
-import ml_collections
-from ml_collections import config_dict
+from ml_collections import ConfigDict
+
+from jvflow import defaults
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
+def get_config(mode: str = "") -> ConfigDict:
     """Returns the experiment; mode "debug" returns the same code path on procedural pixels, in seconds."""
-    if mode not in ("", "debug"):
-        raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.method = "biflow"
-    config.objective = "biflow"  # or "flow", "condiff"
-    config.coupling = "consecutive"
-    config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
-
+    config = defaults.common("biflow", "biflow", mode)  # or objective "flow", "condiff"
     # data
-    config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
-    config.data = dict(path="", cache="", frames=64, fps=16.0, size=(128, 128), clips=dict(train=0, test=0), seed=0)
-    config.data.update(fit="squeeze", stride=64, test_fraction=0.2, threads=16, captions="", image_fps=0.0)
-    config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
-
+    config.data.update(frames=64, fps=16.0, size=(128, 128), stride=64, fit="squeeze", threads=16)
+    config.coupling = "consecutive"
     # network and objective
     config.network = dict(name="unet", width=dict(flow=192, biflow=128, condiff=192), levels=(1, 1, 2, 2, 2, 4, 4))
     config.network.attends = (False, False, False, False, False, True, False)
     config.network.update(blocks=2, groups=32, head=8, time_scale=1.0, dtype="bfloat16")
     config.network.scales = dict(flow=(), biflow=(), condiff=())
-    config.prediction = "velocity"  # or "clean": what the network returns where there is noise
-    config.alpha_max = 1.0
-    config.context = dict(frames=1, noise=0.0)  # number of known frames; the highest noise level on those other than x
+    config.prediction = "velocity"  # what the network returns where there is noise; or "clean"
+    config.alpha_max = 1.0  # highest noise level
+    config.context = dict(frames=1, noise=0.0)  # number of known frames; highest noise level on those before the last
     config.loss_weights = dict(flow=(1.0,), biflow=(1.0, 1.0), condiff=(1.0,))
-
     # optimization
-    config.optimizer = dict(name="adamw", learning_rate=1e-4, schedule="constant", warmup_steps=0)
-    config.optimizer.update(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, max_grad_norm=1.0, ema=0.0)
+    config.optimizer.update(learning_rate=1e-4, schedule="constant", warmup_steps=0)
+    config.optimizer.update(b2=0.999, weight_decay=0.01, ema=0.0)
     config.train = dict(steps=200_000, batch_size=128)
-
     # sampling and evaluation
-    config.sample = dict(curve="joint", epsilon=0.1, gain=0.0, context_noise=0.0)
-    config.sample.update(method="heun", rtol=1e-2, atol=1e-2, steps=config_dict.placeholder(int), per_sample=True)
+    config.sample = dict(curve="joint", epsilon=0.1, gain=0.0, context_noise=0.0, **defaults.adaptive_heun())
     config.evaluate = dict(videos=128, frames=512, batch=8, seed=0, window=32, stride=16, pooled=4)
     config.evaluate.update(features="window_pca", dimensions=64, real_clips=1024)
-
-    # run
-    config.tune = dict(layers=(), rank=0, alpha=16.0)  # everything trains; or layers chosen by rule; or LoRA, rank > 0
-    # mesh, microbatches and remat: how steps are computed, not what
-    config.run = dict(mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none")
-    config.run.update(log_every=100, checkpoint_every=5000, keep=2, sample_every=5000, validate_every=5000)
-    config.run.update(evaluate_every=0, sample_frames=64, progress=True, tensorboard=True)
-
+    defaults.run_every(config, log=100, checkpoint=5000, sample=5000, validate=5000, sample_frames=64)
     if mode == "debug":
-        config.data.update(path="procedural:comets", frames=64, size=(16, 16), clips=dict(train=8, test=4), threads=1)
+        defaults.shorten(config)
+        config.data.update(path="procedural:comets", size=(16, 16), clips=dict(train=8, test=4), threads=1)
         config.network.update(width=dict(flow=12, biflow=8, condiff=12), levels=(1, 2), attends=(False, True))
         config.network.update(groups=4, head=4, blocks=1)
-        config.train.update(steps=20, batch_size=4)
         config.evaluate.update(videos=2, frames=96, batch=2, dimensions=4)
-        config.run.update(log_every=5, checkpoint_every=10, sample_every=0, validate_every=0)
     return config

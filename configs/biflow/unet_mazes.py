@@ -4,20 +4,21 @@
     python -m launch.evaluate --workdir=out/mazes --out=out/mazes/metrics.json
 
 FOLDER holds the data set's videos at 64 x 64 pixels or more. data.fps is the rate at which frames are taken; the paper
-does not state it: give that of the files. With seven levels the lowest has one position for 64 x 64 pixels. The paper
-reports an FVD of 605 at 29.6 evaluations per frame, the best of epsilon 0 to 0.3, and of 620 with 20 Euler steps; its
-features differ from those measured here. Nothing of this size has been run.
+does not state it: use the rate of the files. At 64 x 64 pixels the lowest of the seven levels has one position.
+
+Cost: unknown; no run of this size was made. Expect: the paper reports an FVD of 605 at 29.6 solver steps per frame (the
+best of epsilon 0 to 0.3; the paper counts the slowest of eight videos), and of 620 with 20 Euler steps. The features
+behind those figures are not ours.
 """
 
-from pathlib import Path
-from runpy import run_path
+from ml_collections import ConfigDict
 
-import ml_collections
+from jvflow import defaults
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
+def get_config(mode: str = "") -> ConfigDict:
     """Returns unet.py's config of the same mode, for this data set."""
-    config = run_path(str(Path(__file__).with_name("unet.py")))["get_config"](mode)
+    config = defaults.derive(__file__, "unet.py", mode)
     if mode != "debug":
         config.data.update(size=(64, 64), fps=20.0)
     return config

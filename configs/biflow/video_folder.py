@@ -1,62 +1,40 @@
-"""BI-FLOW on a folder of your own videos (mp4, webm, mkv, gif), 32 x 32: what two CPU cores learn in half an hour.
+"""BI-FLOW on a folder of your own videos (mp4, webm, mkv, gif), 32 x 32 pixels.
 
     python -m launch.train  --config=configs/biflow/video_folder.py --config.data.path=FOLDER --workdir=out/folder
     python -m launch.sample --workdir=out/folder --out=out/folder/stream --frames=256
 
-FOLDER is split into clips of 32 frames; a fifth of them is held out for validation.
+Cost: half an hour on two CPU cores, six steps a second. Expect motion of about the real amount and soft detail: no
+figure is on record. FOLDER is cut into clips of 32 frames; a fifth of them is held out for validation.
 """
 
-import ml_collections
-from ml_collections import config_dict
+from ml_collections import ConfigDict
+
+from jvflow import defaults
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
+def get_config(mode: str = "") -> ConfigDict:
     """Returns the experiment; mode "debug" returns the same code path, small enough to run in seconds."""
-    if mode not in ("", "debug"):
-        raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.method = "biflow"
-    config.objective = "biflow"  # or "flow", "condiff"
-    config.coupling = "consecutive"
-    config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
-
+    config = defaults.common("biflow", "biflow", mode)  # or objective "flow", "condiff"
     # data
-    config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
-    config.data = dict(path="", cache="", frames=32, fps=12.0, size=(32, 32), clips=dict(train=0, test=0), seed=0)
-    config.data.update(fit="squeeze", stride=32, test_fraction=0.2, threads=1, captions="", image_fps=0.0)
-    config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
-
+    config.data.update(frames=32, fps=12.0, size=(32, 32), stride=32, fit="squeeze")
+    config.coupling = "consecutive"
     # network and objective
-    config.network = dict(name="dit", width=128, depth=4, heads=4, patch=(1, 4, 4), mlp_ratio=4.0, time_scale=1000.0)
-    config.network.update(dtype="float32", scan=False, local=True)
+    config.network = defaults.dit(width=128, depth=4, heads=4, patch=(1, 4, 4), time_scale=1000.0)
     config.network.scales = dict(flow=(0.2,), biflow=(0.2, 1.0), condiff=(1.0,))
-    config.prediction = "clean"  # or "velocity": what the network returns where there is noise
-    config.alpha_max = 1.0
-    config.context = dict(frames=1, noise=0.0)  # number of known frames; the highest noise level on those other than x
+    config.prediction = "clean"  # what the network returns where there is noise; or "velocity"
+    config.alpha_max = 1.0  # highest noise level
+    config.context = dict(frames=1, noise=0.0)  # number of known frames; highest noise level on those before the last
     config.loss_weights = dict(flow=(10.0,), biflow=(10.0, 1.0), condiff=(1.0,))
-
     # optimization
-    config.optimizer = dict(name="adamw", learning_rate=1.5e-3, schedule="cosine", warmup_steps=100)
-    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, max_grad_norm=1.0, ema=0.999)
+    config.optimizer.update(learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, ema=0.999)
     config.train = dict(steps=12000, batch_size=16)
-
     # sampling and evaluation
-    config.sample = dict(curve="joint", epsilon=0.4, gain=0.0, context_noise=0.0)
-    config.sample.update(method="heun", rtol=1e-2, atol=1e-2, steps=config_dict.placeholder(int), per_sample=True)
+    config.sample = dict(curve="joint", epsilon=0.4, gain=0.0, context_noise=0.0, **defaults.adaptive_heun())
     config.evaluate = dict(videos=8, frames=192, batch=8, seed=0, window=32, stride=16, pooled=4)
     config.evaluate.update(features="window_pca", dimensions=12, real_clips=256)
-
-    # run
-    config.tune = dict(layers=(), rank=0, alpha=16.0)  # everything trains; or layers chosen by rule; or LoRA, rank > 0
-    # mesh, microbatches and remat: how steps are computed, not what
-    config.run = dict(mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none")
-    config.run.update(log_every=25, checkpoint_every=500, keep=2, sample_every=1000, validate_every=1000)
-    config.run.update(evaluate_every=0, sample_frames=32, progress=True, tensorboard=True)
-
+    defaults.run_every(config, log=25, checkpoint=500, sample=1000, validate=1000, sample_frames=32)
     if mode == "debug":
+        defaults.shorten(config)
         config.network.update(width=32, depth=1, heads=2)
-        config.train.update(steps=20, batch_size=4)
         config.evaluate.update(videos=2, frames=96, batch=2, dimensions=4)
-        config.run.update(log_every=5, checkpoint_every=10, sample_every=0, validate_every=0)
     return config

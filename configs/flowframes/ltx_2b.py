@@ -16,8 +16,9 @@ chunks are made once; training runs none of the models that made them. --config.
 
 Batch, microbatches and learning rate are the paper's for 28 GPUs of 80 GB: see `launch.dryrun` for your own machines.
 The paper's table states neither how often training drops captions, which guidance needs, nor how many steps invert: 0.1
-and 25 here. Nothing of this size has been run: it is compiled for slices (`python -m benchmarks.backbones`), and
-`:debug` runs all of the commands above with a very small model of the same shape:
+and 25 here. Cost: unknown; no run of this size was made. Its step is compiled for TPU slices
+(`python -m benchmarks.backbones`). Expect: the paper's table 3. `:debug` runs all of the commands above with a very
+small model of the same shape:
 
     python -m launch.train    --config=configs/flowframes/ltx_2b.py:debug --config.objective=text_to_video \
                               --config.inversion.rho=0.0 --workdir=out/tiny_pretrained
@@ -29,67 +30,47 @@ and 25 here. Nothing of this size has been run: it is compiled for slices (`pyth
     python -m launch.evaluate --workdir=out/tiny --out=out/tiny/metrics.json
 """
 
-import ml_collections
-from ml_collections import config_dict
+from ml_collections import ConfigDict, config_dict
+
+from jvflow import defaults
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
+def get_config(mode: str = "") -> ConfigDict:
     """Returns the experiment; mode "debug" returns the same code path with a very small model of random parameters."""
-    if mode not in ("", "debug"):
-        raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.method = "flowframes"
-    config.objective = "flowframes"  # or "conventional": noise with the observed chunk as a condition; "text_to_video"
-    config.pretrained = ""  # LTX/transformer, or the workdir of a run of text_to_video
-
+    config = defaults.common("flowframes", "flowframes", mode)  # or objective "conventional", "text_to_video"
     # data
     config.codec = dict(name="ltx_vae", checkpoint=(), scale=1.0, piece=0, tile=0, time=0.0)
-    config.data = dict(path="", cache="", frames=82, fps=24.0, size=(256, 384), clips=dict(train=1, test=1), seed=0)
-    config.data.update(fit="crop", stride=82, test_fraction=0.01, threads=4, captions="", image_fps=0.0)
-    config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
+    config.data.update(frames=82, fps=24.0, size=(256, 384), stride=82, test_fraction=0.01, threads=4)
+    config.data.clips = dict(train=1, test=1)
     config.chunk = dict(frames=(17, 41))  # chunk lengths, 8 k + 1 frames of video each; each batch uses one
-
     # coupling and objective
     config.coupling = "consecutive"  # or "independent", "minibatch_ot"
-    config.inversion = dict(rho=0.7, coin="example")  # or "batch": one coin for the whole batch
-    config.inversion.std = config_dict.placeholder(float)  # sigma_0: when empty, the posterior's
-    config.inversion.max_error = 0.1  # inversions with a larger error are not used
+    config.inversion = dict(rho=0.7, coin="example", max_error=0.1)  # larger errors are not used; coin: or "batch"
+    config.inversion.std = config_dict.placeholder(float)  # sigma_0; when empty, the posterior's
     config.inversion.update(steps=25, guidance=1.0, method="rf_solver", back="rf_solver")
-    config.times = dict(name="logit_normal", logit_mean=config_dict.placeholder(float))  # follows the number of tokens
-    config.times.update(logit_std=1.0, warp=1.0)
-
+    config.times = dict(name="logit_normal", logit_std=1.0, warp=1.0)
+    config.times.logit_mean = config_dict.placeholder(float)  # when empty, it follows the number of tokens
     # captions and network
     config.text = dict(name="t5", checkpoint=(), length=128, dtype="bfloat16", by_layer=True)
-    config.caption_dropout = 0.1
+    config.caption_dropout = 0.1  # fraction of examples that train without a caption, for guidance
     config.network = dict(name="ltx", depth=28, heads=32, head=64, causal=True)
     config.network.update(dtype="bfloat16", attention=0, scan=True)
-
     # optimization
-    config.optimizer = dict(name="adamw", learning_rate=2e-4, schedule="linear", warmup_steps=0)
-    config.optimizer.update(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=1.0, ema=0.0)
+    config.optimizer.update(learning_rate=2e-4, schedule="linear", warmup_steps=0, ema=0.0)
     config.train = dict(steps=1450, batch_size=14336)
-
     # sampling and evaluation
     config.sample = dict(method="euler", steps=5, warp=1.0, guidance=3.5)
     config.evaluate = dict(clips=2000, starts=1, batch=4, seed=0, frames=(17,), chunks=1, steps=(5, 10))
     config.evaluate.update(window=16, features="window_pca", dimensions=32, real_clips=2000)
-
-    # run
-    config.tune = dict(layers=(), rank=0, alpha=16.0)  # everything trains; or layers chosen by rule; or LoRA, rank > 0
-    # mesh, microbatches and remat: how steps are computed, not what
-    config.run = dict(mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=8, remat="full")
-    config.run.update(log_every=10, checkpoint_every=100, keep=2, sample_every=100, validate_every=100)
-    config.run.update(evaluate_every=0, progress=True, tensorboard=True)
-
+    defaults.run_every(config, log=10, checkpoint=100, sample=100, validate=100, microbatches=8, remat="full")
     if mode == "debug":
-        config.codec = dict(name="ltx_vae", checkpoint=(), scale=1.0, piece=1, tile=0, time=0.0, tiny=True)
+        defaults.shorten(config)
+        config.codec.update(piece=1, tiny=True)
         config.data.update(path="procedural:comets", frames=34, size=(64, 64), clips=dict(train=8, test=4), threads=1)
         config.chunk.frames = (9, 17)
         config.text = dict(name="bytes", length=64, group=4, width=16, depth=1, heads=2)
         config.network.update(depth=2, heads=2, head=12, dtype="float32")
-        config.train.update(steps=20, batch_size=4)
         config.evaluate.update(clips=4, starts=2, batch=4, frames=(9,), window=8, steps=(5, 10), dimensions=4)
         config.evaluate.real_clips = 8
-        config.run.update(microbatches=1, log_every=5, checkpoint_every=10, sample_every=20, validate_every=0)
+        config.run.update(microbatches=1, sample_every=20)
     return config

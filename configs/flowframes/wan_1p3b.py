@@ -12,21 +12,21 @@ r"""The paper's second setting (tables 3, 4): FlowFrames from Wan 2.1 1.3B, 17 a
 WAN is the folder of Wan2.1-T2V-1.3B-Diffusers in the public hubs' layout: transformer, vae, text_encoder and tokenizer.
 All else is as in ltx_2b.py, whose `:debug` commands work with this file too. The frame rate is Wan's own; its network
 does not receive it. Table 3 says UniPC and "shifting", which in Wan is the warp of times, without a factor: 3 here, the
-public one for 480p.
+public one for 480p. Cost: unknown; no run of this size was made, its step is compiled for TPU slices
+(`python -m benchmarks.backbones`). Expect: the paper's tables 3 and 4.
 """
 
-from pathlib import Path
-from runpy import run_path
+from ml_collections import ConfigDict
 
-import ml_collections
+from jvflow import defaults
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
+def get_config(mode: str = "") -> ConfigDict:
     """Returns ltx_2b.py's config of the same mode, with Wan's models."""
-    config = run_path(str(Path(__file__).with_name("ltx_2b.py")))["get_config"](mode)
+    config = defaults.derive(__file__, "ltx_2b.py", mode)
     config.codec = dict(name="wan_vae", checkpoint=(), scale=1.0, piece=1, tile=0)
     config.data.update(fps=16.0, size=(240, 416))
-    config.times.update(name="uniform", logit_mean=0.0, warp=3.0)
+    config.times = dict(name="uniform", warp=3.0)
     config.network = dict(name="wan", depth=30, heads=12, head=128, hidden=8960, patch=(1, 2, 2))
     config.network.update(dtype="bfloat16", attention=0, scan=True)
     config.optimizer.schedule = "cosine"
@@ -37,6 +37,6 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.network.update(depth=2, heads=2, head=12, hidden=32, dtype="float32")
     else:
         config.text.length = 512
-        # 8, as for LTX-Video, fits only a slice of v5p: the sequences are 2.4 times as long
+        # more than LTX-Video's 8: at 41 frames a sequence has 4,290 tokens, 7.4 times as many
         config.run.microbatches = 28
     return config

@@ -13,15 +13,14 @@ zero. --config.text.name=none leaves both out, and the trained part can then be 
 the public model. Nothing of this size has been run.
 """
 
-from pathlib import Path
-from runpy import run_path
+from ml_collections import ConfigDict
 
-import ml_collections
+from jvflow import defaults
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
+def get_config(mode: str = "") -> ConfigDict:
     """Returns paper.py's config of the same mode, with the public network."""
-    config = run_path(str(Path(__file__).with_name("paper.py")))["get_config"](mode)
+    config = defaults.derive(__file__, "paper.py", mode)
     config.network.update(labels=1000, each_embeds=True, frequency_shift=1, mlp_epsilon=1e-5)
     config.network.time_scale = 500.0  # two seconds are its 1000 steps
     config.optimizer.update(name="adamw", warmup_steps=100, weight_decay=0.0, eps=1e-8)

@@ -15,15 +15,14 @@ the steps and the guidance of DDIM are ours: 50 and none. Nothing of this size h
 its parts with small models.
 """
 
-from pathlib import Path
-from runpy import run_path
+from ml_collections import ConfigDict
 
-import ml_collections
+from jvflow import defaults
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
+def get_config(mode: str = "") -> ConfigDict:
     """Returns paper.py's config of the same mode, with the paper's encoders."""
-    config = run_path(str(Path(__file__).with_name("paper.py")))["get_config"](mode)
+    config = defaults.derive(__file__, "paper.py", mode)
     if mode != "debug":
         config.codec = dict(name="stable_diffusion_ddim", checkpoint=(), scale=1.0)
         config.codec.update(steps=50, guidance=1.0, prompt="", tile=0)

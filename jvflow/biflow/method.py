@@ -1,20 +1,20 @@
-"""Generative Video Bi-flow (Liu and Ritschel): from the last frame to the next.
+"""Generative Video Bi-flow (Liu and Ritschel): a flow from the last frame to the next one.
 
     FLOW        x(t)        = x0 + t (x1 - x0)             learns v = x1 - x0                   (1)   paper, eq. 3
     BI-FLOW     x(t, alpha) = x0 + t (x1 - x0) + alpha n   learns (v, d) = (x1 - x0, n)         (2)   paper, eq. 4 and 5
     CONDIFF     x(t)        = n + t (x1 - n)               learns v = x1 - n, given x0          (3)   paper, section 3.1
 
-x0 is a frame, x1 the next one, n ~ N(0, I), t and alpha ~ U(0, 1), pixels in [-1, 1]. One frame does not always show
-its motion. The field can therefore get the frames before it as context, under noise of their own, so that it learns
-to tolerate errors in them. (The paper has a context of one frame, and names this as its main limitation, section 6.)
+x0 is a frame, x1 the next one, n ~ N(0, I), t and alpha ~ U(0, 1), pixels in [-1, 1]. A single frame may not show the
+motion. The field can therefore take earlier frames as context, with noise added so that it learns to tolerate errors
+in them. (The paper uses only the last frame, and names this as its main limitation, section 6.)
 
-n has no structure, and a small network with large patches has too few channels to carry all its values. Such a
-network can return the clean state y, x0 + t (x1 - x0) or x1, from which the noise follows:
+n has no structure, and a small network with large patches has too few channels to carry all its values. Such a network
+can return the clean state y instead, x0 + t (x1 - x0) in BI-FLOW and x1 in CONDIFF. Then the velocity follows from y:
 
     BI-FLOW   d = (x - y) / max(alpha, 0.05)                                                   (6)   Li and He,
     CONDIFF   v = (y - x) / max(1 - t, 0.05)                                                         arXiv 2511.13720
 
-A frame is sampled by solving dx/dk = f^v dt/dk + f^d dalpha/dk along a curve (t, alpha)(k):      (4)   paper, eq. 8
+Sampling a frame solves dx/dk = f^v dt/dk + f^d dalpha/dk along a curve (t, alpha)(k):            (4)   paper, eq. 8
 
     plain       (k, 0)              the next frame, no correction
     joint       (k, eps (1 - k))    the next frame from the last one plus noise eps n, which covers
@@ -22,12 +22,12 @@ A frame is sampled by solving dx/dk = f^v dt/dk + f^d dalpha/dk along a curve (t
     backward    (k, eps k)          the past frame, solved from k = 1 to 0                        paper, section 5
     correcting  (0, eps (1 - k))    the same frame, cleaned
 
-The paper uses one eps for all frames, and leaves open to choose it by the error of each frame (section 6). If x is
-x0 + eps n, the network finds in it a noise of the size
+The paper uses one eps for all frames, and leaves open how to adapt it to the error of each frame (section 6). For
+an input x, the network estimates the size of the noise as
 
     r(x) = eps RMS(f^d(x, (0, eps)))                                                               (5)
 
-This is small in a clean frame, and grows with the noise and the errors in a frame. So each frame can have its own
+r is small for a clean frame, and grows with the noise and the errors in a frame. So each frame can have its own noise
 level, min(eps, g r(x)) with a gain g, at the cost of one more evaluation.
 """
 
@@ -61,7 +61,7 @@ Keys = Key[Array, "b"]
 def flow_loss(
     field: Field, past: Past, future: Future, keys: Keys, condition=None, loss_weights=None, context_noise: float = 0.0
 ) -> Float[Array, "b"]:
-    """FLOW (1). The field gets s = (t,) and returns one velocity."""
+    """Computes the loss of FLOW (1). The field takes s = (t,) and returns one velocity."""
     condition = _noised_context(condition, past[:, :-1], context_keys(keys), context_noise)
     t = jax.vmap(jax.random.uniform)(keys)
     return matching_loss(LINEAR, field, Ends(past[:, -1:], future), (t,), condition, loss_weights)
@@ -77,7 +77,7 @@ def biflow_loss(
     context_noise: float = 0.0,
     alpha_max: float = 1.0,
 ) -> Float[Array, "b"]:
-    """BI-FLOW (2). The field gets s = (t, alpha) and returns two velocities."""
+    """Computes the loss of BI-FLOW (2). The field takes s = (t, alpha) and returns two velocities."""
     condition = _noised_context(condition, past[:, :-1], context_keys(keys), context_noise)
     key_t, key_alpha, key_noise = split_each(keys, 3)
     t = jax.vmap(jax.random.uniform)(key_t)
@@ -89,7 +89,7 @@ def biflow_loss(
 def condiff_loss(
     field: Field, past: Past, future: Future, keys: Keys, condition=None, loss_weights=None, context_noise: float = 0.0
 ) -> Float[Array, "b"]:
-    """CONDIFF (3). The field gets s = (t,), all of the past as `condition.context`, and returns one velocity."""
+    """Computes the loss of CONDIFF (3). The field takes s = (t,) and the past as context; it returns one velocity."""
     condition = _noised_context(condition, past, context_keys(keys), context_noise)
     key_t, key_noise = split_each(keys, 2)
     t = jax.vmap(jax.random.uniform)(key_t)
@@ -97,7 +97,7 @@ def condiff_loss(
 
 
 def _noised_context(condition, frames: Past, keys: Keys, max_level: float) -> Condition | None:
-    """Adds frames as context to the condition, under noise of a level that is uniform in [0, max_level]."""
+    """Adds frames to the condition as context, with noise of a level drawn uniformly from [0, max_level]."""
     if not max_level:
         return add_context(condition, frames)
     key_level, key_noise = split_each(keys, 2)
@@ -105,7 +105,7 @@ def _noised_context(condition, frames: Past, keys: Keys, max_level: float) -> Co
     return add_context(condition, frames + expand_like(level, frames) * noise_like(key_noise, frames))
 
 
-MIN_DENOMINATOR = 0.05  # of (6)
+MIN_DENOMINATOR = 0.05  # in (6)
 
 
 def _biflow_velocities(x, s, outputs):
@@ -126,7 +126,7 @@ class Objective:
       loss: `(field, past, future, keys, condition) -> (b,)`, one key per example. `past` holds the known frames
         (b, n, h, w, c) in order; x0 is the last of them.
       coordinates: number of entries of s, and of the network's velocities.
-      source: where the solve of a frame starts: "frame" (at x0) or "noise" (x0 is context).
+      source: start of the solve of a frame: "frame" (x0) or "noise" (x0 is context).
       clean_to_velocity: `(x, s, outputs) -> velocities` for a network that returns the clean state (6).
         FLOW has no noise: its outputs are velocities.
     """
@@ -137,7 +137,7 @@ class Objective:
     clean_to_velocity: Callable = lambda x, s, outputs: outputs
 
     def context_frames(self, past: int) -> int:
-        """Returns how many of `past` known frames are context, on the channel axis of x."""
+        """Returns the number of context frames, on the channel axis of x, among `past` known frames."""
         return past if self.source == "noise" else past - 1
 
 
@@ -152,13 +152,13 @@ OBJECTIVES = {
 
 
 def assemble(config, codec, encoder) -> dict:
-    """Returns the fields of an `Experiment` that this paper decides. It uses no captions."""
+    """Returns the fields of an `Experiment` that this paper determines. Bi-flow uses no captions."""
     del encoder
     objective = OBJECTIVES[config.objective]
     coupling = choose_coupling(config)
     past = config.context.frames
     if past < 1:
-        raise ValueError(f"config.context.frames is {past}: at least the last frame is known, use 1 or more")
+        raise ValueError(f"config.context.frames is {past}: use 1 or more, because the last frame is always known")
     if config.context.noise < 0:
         raise ValueError(f"config.context.noise is a noise level and must be 0 or more, got {config.context.noise}")
     options = dict(loss_weights=tuple(config.loss_weights[config.objective]), context_noise=config.context.noise)
@@ -183,7 +183,7 @@ def assemble(config, codec, encoder) -> dict:
 def next_frame_loss(
     loss: Callable, coupling: Callable, field: Field, latents: Latents, condition, keys: Keys, key: Key[Array, ""]
 ) -> tuple[Float[Array, "b"], dict]:
-    """Computes the loss of consecutive frames: the last frame of each clip is the future, those before it the past."""
+    """Computes the loss of consecutive frames: the last frame of a clip is the future, the others are the past."""
     past, future = coupling(latents.mean[:, :-1], latents.mean[:, -1:], key)
     metrics = dict(coupling_cost=squared_error(past[:, -1:], future).mean())
     return loss(field, past, future, keys, condition), metrics
@@ -214,6 +214,12 @@ def _check_sampling(config, entries: dict) -> None:
         )
 
 
+def _unread(config) -> tuple[str, ...]:
+    without_noise_level = ("alpha_max", "sample.curve", "sample.epsilon", "sample.gain")
+    others = tuple(f"loss_weights.{name}" for name in OBJECTIVES if name != config.objective)
+    return others + (() if OBJECTIVES[config.objective].coordinates == 2 else without_noise_level)
+
+
 METHOD = Method(
     name="biflow",
     objectives=tuple(OBJECTIVES),
@@ -225,6 +231,7 @@ METHOD = Method(
     video_codecs=False,
     encode=data_latents.encode_config,
     check_sampling=_check_sampling,
+    unread=_unread,
     compare=compare,
     demo=demo,
 )

@@ -1,8 +1,8 @@
 """Builds the data set that `config.data` describes, on first use.
 
-`config.data.path` is a folder of videos, a data set that was built before, or `procedural:KIND`. A built data set lies
-in `config.data.cache` (`WORKDIR/data` when empty); its name ends in the key (`jvflow.data.dataset_key`) of everything
-that decides its content: a video that changed gives another key, one that moved does not.
+`config.data.path` is a folder of videos, a data set that was built before, or `procedural:KIND`. Data sets are built in
+`config.data.cache` (`WORKDIR/data` when empty). Their names end in a key (`jvflow.data.dataset_key`) of everything that
+determines their content: the key changes when a video changes, but not when it moves.
 """
 
 import math
@@ -19,7 +19,7 @@ TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
 
 
 def prepare(data, workdir, frames: int = 1) -> Path:
-    """Returns the folder of the data set, and builds it if it is not there.
+    """Returns the folder of the data set; builds it if it does not exist.
 
     Args:
       data: `config.data`.
@@ -31,7 +31,7 @@ def prepare(data, workdir, frames: int = 1) -> Path:
         says, or if the disk is too small.
     """
     if data.frames < frames:
-        raise ValueError(f"config.data.frames is {data.frames}, this experiment needs {frames} of each clip")
+        raise ValueError(f"config.data.frames is {data.frames}, this experiment needs {frames} frames of each clip")
     directory = _build_once(data, workdir)
     have = records.manifest(directory)["shape"][0]
     if have < frames:
@@ -60,7 +60,7 @@ def _build_once(data, workdir) -> Path:
 
 
 def settings(data, workdir) -> dict:
-    """Returns everything that decides the clips of the data set, whether it is built or not."""
+    """Returns everything that determines the clips of the data set, whether it is built or not."""
     if not data.path:
         raise ValueError("config.data.path is empty: give a folder of videos, a built data set, or procedural:comets")
     if data.path.startswith(PROCEDURAL):
@@ -80,20 +80,28 @@ def settings(data, workdir) -> dict:
     return folder.settings(data.path, **_split_options(data), **_cut_options(data), hashes=_hashes(data, workdir))
 
 
+def unread(data) -> tuple[str, ...]:
+    """Returns the keys of `config.data` that its kind of data does not read."""
+    cutting = ("stride", "test_fraction", "captions")
+    if data.path.startswith(PROCEDURAL):
+        return ("fit", *cutting)
+    return ("clips", *cutting) if is_built(data.path) else ("clips",)
+
+
 def is_built(path: str) -> bool:
     """Returns whether `config.data.path` is a finished data set."""
     return not path.startswith(PROCEDURAL) and records.is_dataset(path)
 
 
 def location(data, workdir, settings: dict) -> Path:
-    """Returns where the data set with these settings lies, or will lie."""
+    """Returns the folder of the data set with these settings, whether it is built or not."""
     if is_built(data.path):
         return Path(data.path)
     return _cache(data, workdir) / f"{Path(data.path.removeprefix(PROCEDURAL)).name}-{dataset_key(settings)}"
 
 
 def max_clips(data) -> int:
-    """Returns an upper bound on the clips of the data set, without building it; see `folder.max_clips`."""
+    """Returns an upper bound on the number of clips, without building them; see `folder.max_clips`."""
     if data.path.startswith(PROCEDURAL):
         return data.clips.train + data.clips.test
     if is_built(data.path):
@@ -127,7 +135,7 @@ def _hashes(data, workdir) -> FileHashes:
 def _check_built(data) -> None:
     """Raises ValueError if the built data set has another size, rate, fit or dtype of latents than the config says."""
     built = records.manifest(data.path)["settings"]
-    made = built.get("of", built)  # latents name the settings of the clips that they were made from
+    made = built.get("of", built)  # latents keep the settings of their clips
     have = dict(
         size=tuple(records.manifest(data.path)["shape"][1:3]),
         fps=made.get("fps", data.fps),
@@ -140,7 +148,7 @@ def _check_built(data) -> None:
     if differing:
         difference = "; ".join(f"{name} {have[name]}, and config.data.{name} is {want[name]}" for name in differing)
         cure = " ".join(f'--config.data.{name}="{have[name]}"' for name in differing)
-        raise ValueError(f"the clips in {data.path} have {difference}: use {cure}, or make them anew")
+        raise ValueError(f"the clips in {data.path} have {difference}: use {cure}, or build them again")
 
 
 def _render(kind: str, split: str, settings: dict) -> records.LazyClips:

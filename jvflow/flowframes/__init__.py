@@ -1,4 +1,4 @@
-"""FlowFrames: from the observed chunk of a video to the next one."""
+"""FlowFrames: a flow from the observed chunk of a video to the next one."""
 
 from jvflow.flowframes.sample import make_solver, predict, predict_chunks
 

@@ -1,4 +1,4 @@
-"""Evaluation of predicted chunks: against the chunks that really followed, and against baselines without a model."""
+"""Evaluation of predicted chunks: comparison with the true next chunks, and with baselines without a model."""
 
 from functools import partial
 from pathlib import Path
@@ -26,18 +26,19 @@ def evaluate(run: Run, data: Path) -> dict:
     Returns:
       A record with `protocol`, and for chunks of L frames `frames_L`, which holds
         nfe_N, for N steps of the solver: distance (Frechet, between windows of the predictions and of the true futures
-          of the same clips), distance_seam (the same of windows that are half observed, half predicted: a prediction
-          can look like video and not continue the clip), motion (relative to that of the futures), psnr (in dB, peak
-          2) and nfe (evaluations of the network);
-        controls, the same of baselines without a model;
-        straightness, the mean of (5), or None if no prediction has about as much motion as the futures.
+          of the same clips), distance_seam (the same for windows that are half observed, half predicted, because a
+          prediction can look like video and not continue the clip), motion (divided by the motion of the futures),
+          psnr (in dB, peak 2) and nfe (evaluations of the network);
+        controls: the same figures for baselines without a model;
+        straightness: the mean of (5), or None unless some prediction has 0.5 to 2 times the motion of the futures.
     """
     settings = run.config.evaluate
     real = pipeline.clips(data, "test", count=settings.clips)
     captions = pipeline.captions(data, "test", count=settings.clips)
     if len(real) < settings.clips:
         raise ValueError(
-            f"{settings.clips} clips are asked for, {data} has {len(real)} held-out ones: evaluate clips={len(real)}"
+            f"config.evaluate.clips is {settings.clips}, and {data} has {len(real)} held-out clips: "
+            f"use config.evaluate.clips={len(real)} or fewer"
         )
     training = _windows(pipeline.clips(data, "train", count=settings.real_clips), settings.window)
     features = metrics.feature_map(settings.features)(training, dimensions=settings.dimensions)
@@ -57,16 +58,16 @@ def evaluate(run: Run, data: Path) -> dict:
 def pairs(
     real: Videos, length: int, future: int, starts: int
 ) -> tuple[UInt8[np.ndarray, "n o h w c"], UInt8[np.ndarray, "n u h w c"], Int[np.ndarray, "n"]]:
-    """Cuts observed chunks, and the frames after them, out of clips, from `starts` places in each.
+    """Cuts observed chunks and the frames after them out of clips, at `starts` places in each clip.
 
     Args:
       real: clips.
-      length: frames of an observed chunk.
-      future: frames after it.
+      length: number of frames in an observed chunk.
+      future: number of frames after it.
       starts: number of places, equally spaced; fewer if a clip is too short for so many.
 
     Returns:
-      Observed chunks, the true futures, and the index of the clip of each.
+      Observed chunks, the true futures, and the index of the clip for each pair.
     """
     have, need = real.shape[1], length + future
     if have < need:
@@ -129,7 +130,7 @@ def _windows(frames: Videos, length: int) -> Float[Array | np.ndarray, "n length
 
 
 def _psnr(made: Videos, real: Videos) -> float:
-    """Returns the mean PSNR in dB; takes the videos in 8 parts, to need less memory."""
+    """Returns the mean PSNR in dB; processes the videos in 8 parts to save memory."""
     parts = zip(np.array_split(made, 8), np.array_split(real, 8))
     values = [metrics.psnr(to_unit_range(a), to_unit_range(b)) for a, b in parts if len(a)]
     return float(np.mean(np.concatenate(values)))
@@ -150,7 +151,7 @@ def straightness(
     steps: int = 40,
     guidance: float = 1.0,
 ) -> Float[Array, "b"]:
-    """Computes S of (5) along `steps` Euler steps, from noise of these keys or, if None, from the observed chunks."""
+    """Computes S (5) along `steps` Euler steps from noise; if `keys` is None, from the observed chunks."""
     start = observed if keys is None else noise_like(keys, observed)
     derivative = chunk_equation(field, observed, condition, context, guidance)
     at = np.linspace(0, 1, steps + 1)
@@ -166,7 +167,7 @@ def straightness(
 
 
 def preview(run: Run, data: Path) -> Videos:
-    """Predicts the second chunk of four held-out clips, below the real ones, for a sheet during training."""
+    """Predicts the second chunk of four held-out clips, below the real ones, for a contact sheet during training."""
     length = max(run.config.chunk.frames)
     real = pipeline.clips(data, "test", count=4, frames=2 * length)
     captions = pipeline.captions(data, "test", count=len(real))

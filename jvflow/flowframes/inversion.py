@@ -1,14 +1,14 @@
-"""Target inversion of a data set: inverts its chunks to noise through the pretrained model, once, into more columns.
+"""Target inversion of a data set: inverts its chunks to noise once, with the pretrained model, and adds columns.
 
     ... all columns of the latents (`jvflow.data.latents`)
     inverted_8           float32 (f, h, w, c): each chunk of 8 frames, inverted; likewise for every other length
-    inverted_8_error     float32 (f / 8,): how far each chunk comes back, RMS(x1' - x1) / RMS(x1)
+    inverted_8_error     float32 (f / 8,): round-trip error of each chunk, RMS(x1' - x1) / RMS(x1)
 
-Only chunks that can be targets of training are inverted: not the first chunk of a clip, not the frames after its last
-whole chunk, and no other split than `train`. There the latents are 0 and the error is infinite.
+Only chunks that can be targets of training are inverted. The first chunk of a clip, the frames after its last whole
+chunk, and all splits other than `train` get latents of 0 and an infinite error.
 
-`manifest.json` holds a checksum of the model's parameters, with steps, guidance and methods: a folder, and a run, have
-inversions through one model only.
+`manifest.json` holds a checksum of the model's parameters, with steps, guidance and methods, so that a folder, and a
+run, only have inversions from one model.
 """
 
 import logging
@@ -51,7 +51,7 @@ class Inverted(NamedTuple):
 
     Attributes:
       latents: xhat_1, of the shape of the chunks.
-      error: how far each chunk comes back, RMS(x1' - x1) / RMS(x1); not finite if a solve failed.
+      error: round-trip error of each chunk, RMS(x1' - x1) / RMS(x1); not finite if a solve failed.
     """
 
     latents: Chunk
@@ -69,16 +69,16 @@ def invert(
     method: str = "rf_solver",
     back: str = "rf_solver",
 ) -> Inverted:
-    """Inverts chunks to noise through a text-to-video field (3), and measures how well they come back.
+    """Inverts chunks to noise with a text-to-video field (3), and measures the round-trip error.
 
     Args:
       field: u*; a `jax.tree_util.Partial`, such as `networks.as_field` returns.
       chunk: x1.
       condition: captions.
-      steps: from t = 1 to 0, and as many back.
-      guidance: of the captions; 1 is none.
-      method: the solver of the inversion.
-      back: the solver of the way back; the paper uses Euler, whose result is far from x1.
+      steps: number of steps from t = 1 to 0, and again from 0 to 1.
+      guidance: weight of the guidance by captions, 1 for none.
+      method: the solver from t = 1 to 0.
+      back: the solver from t = 0 to 1; the paper uses Euler, whose result is far from x1.
     """
     derivative = along(guide(field, guidance), lambda t: (t,), condition)
     solve = lambda method, x, t0, t1: Solver(method, steps=steps, per_sample=False)(derivative, x, t0, t1).x
@@ -91,9 +91,19 @@ def invert(
 # --- data sets ------------------------------------------------------------------------------------
 
 
+def is_used(config) -> bool:
+    """Returns whether training adds inverted targets (algorithm 1); raises ValueError for a rho outside [0, 1]."""
+    if config.objective != "flowframes":
+        return False
+    rho = config.inversion.rho
+    if not 0 <= rho <= 1:
+        raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {rho}")
+    return rho > 0
+
+
 def encode(config, directory: str | Path, load_model: Callable) -> tuple[dict, str]:
     """Writes the latents of a config's data, with inversions if `config.inversion.rho` is above 0; see `prepare`."""
-    if not config.inversion.rho:
+    if not is_used(config):
         return latents.prepare(config, directory), ""
     return prepare(config, directory, load_model), "the chunks of every length are inverted too"
 
@@ -101,8 +111,8 @@ def encode(config, directory: str | Path, load_model: Callable) -> tuple[dict, s
 def prepare(config, directory: str | Path, load_model: Callable) -> dict:
     """Writes the latents of a config's data with the inversions of their chunks; returns the manifest.
 
-    If the data set of the config has no latents, they are written to `directory` + "-latents" first. An interrupted run
-    continues.
+    If the data set of the config has no latents, writes them to `directory` + "-latents" first. Continues an
+    interrupted run.
 
     Args:
       config: an experiment's config; `data`, `codec`, `pretrained`, `chunk` and `inversion` are read.
@@ -112,7 +122,7 @@ def prepare(config, directory: str | Path, load_model: Callable) -> dict:
     directory = Path(directory)
     if not config.pretrained:
         raise ValueError(
-            "inversion needs the model that inverts: give the workdir of a text_to_video run as config.pretrained"
+            "inversion needs a pretrained model: give the workdir of a text_to_video run as config.pretrained"
         )
     run = load_model(config)
     _check_model(run, config)
@@ -133,7 +143,7 @@ def _check_model(run: Run, config) -> None:
     if run.config.objective != "text_to_video":
         raise ValueError(
             f"config.pretrained={config.pretrained} is a run of {run.config.objective!r}: "
-            "chunks are inverted through a 'text_to_video' run"
+            "inversion needs a 'text_to_video' run"
         )
     for name, read in dict(fps=lambda c: c.data.fps, codec=lambda c: latents.model_fingerprint(**c.codec)).items():
         if read(run.config) != read(config):
@@ -146,20 +156,20 @@ def _check_model(run: Run, config) -> None:
 def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[int, ...], **options) -> dict:
     """Writes the data set `source` with the inversions of its chunks to `directory`; returns its manifest.
 
-    An interrupted run continues after its last complete shard. If `directory` is complete, nothing is written.
+    Continues an interrupted run after its last complete shard. Writes nothing if `directory` is complete.
 
     Args:
-      run: of the objective text_to_video.
+      run: a run with the objective text_to_video.
       source: a data set with latents.
       directory: a folder.
-      lengths: of chunks, in frames of video.
-      options: of `invert`.
+      lengths: lengths of chunks, in frames of video.
+      options: options of `invert`.
     """
     manifest = records.manifest(source)
     inversion = dict(model=tree_checksum(run.params), frames=list(lengths), **options)
     settings: dict = dict(manifest["settings"], inversion=inversion)
     if "inversion" in manifest["settings"]:
-        raise ValueError(f"{source} has inversions already: give the data set that it was made of")
+        raise ValueError(f"{source} has inversions already: give the data set of latents that it was made from")
     if records.is_dataset(directory):
         check_settings(directory, records.manifest(directory)["settings"], settings)
         return records.manifest(directory)
@@ -180,7 +190,7 @@ def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[in
     made = {split: inverted(split) for split in clips}
     latents.write_latents(directory, made, settings, records.report(source), shard_bytes=SHARD_BYTES)
     for length in lengths:
-        LOG.info("%s: chunks of %d frames, %s", directory, length, report(directory, length))
+        LOG.info("%s: round-trip errors for chunks of %d frames: %s", directory, length, report(directory, length))
     return records.manifest(directory)
 
 
@@ -195,7 +205,7 @@ def _check_room(clips: dict, lengths: tuple[int, ...], directory: Path, dtype) -
 
 
 def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> dict:
-    """Adds the columns of inversions to a clip; with `empty` without inverting anything."""
+    """Adds the columns of inversions to a clip; with `empty` fills them with 0 and infinite errors."""
     codec, frames = run.experiment.codec, len(clip["video"])
     repeat = lambda name, count: np.repeat(clip[name][None], count, axis=0)
     for length in lengths:
@@ -221,9 +231,9 @@ def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> 
 
 
 def report(directory: Path, length: int, max_error: float | None = None) -> dict:
-    """Returns the errors of the training chunks of a length: their number, median, 90th percentile and largest one.
+    """Returns statistics of the round-trip errors of training chunks: number, median, 90th percentile and maximum.
 
-    With `max_error` also how many are above it.
+    With `max_error`, also the number of errors above it.
     """
     column = f"{pipeline.inverted_column(length)}_error"
     errors = np.concatenate([clip[column] for clip in pipeline.open_split(directory, "train")])
@@ -238,7 +248,7 @@ def report(directory: Path, length: int, max_error: float | None = None) -> dict
 
 
 def check_data(config, experiment, data: Path, checksum: str | None) -> None:
-    """Raises ValueError if training needs inverted targets and the data set does not have them."""
+    """Raises ValueError if training needs inverted targets that the data set does not have."""
     if experiment.window.inverted:
         check(data, config, checksum)
 
@@ -260,18 +270,18 @@ def check(directory: Path, config, model: str | None) -> None:
         )
     if model is not None and settings["model"] != model:
         raise ValueError(
-            f"{directory} was inverted through a model with parameters {settings['model']}, "
+            f"{directory} was inverted with a model whose parameters have the checksum {settings['model']}, "
             f"config.pretrained={config.pretrained} has {model}: "
-            "invert with that model into another folder, or start from the other"
+            "invert with config.pretrained into another folder, or start from the model that inverted"
         )
     want = {name: config.inversion[name] for name in OPTIONS}
     differences = [
-        f"{name} {settings[name]} there and {value} here" for name, value in want.items() if settings[name] != value
+        f"{name} is {settings[name]}, not {value}" for name, value in want.items() if settings[name] != value
     ]
     missing = sorted(set(config.chunk.frames) - set(settings["frames"]))
-    differences += [f"no chunks of {frames} frames there" for frames in missing]
+    differences += [f"there are no chunks of {frames} frames" for frames in missing]
     if differences:
         raise ValueError(
-            f"the inversions in {directory} are not those of config.inversion and config.chunk: "
-            f"{'; '.join(differences)}: use those, or invert anew"
+            f"the inversions in {directory} do not match config.inversion and config.chunk: "
+            f"{'; '.join(differences)}: change the config, or invert into another folder"
         )

@@ -1,29 +1,29 @@
-"""FlowFrames: from the observed chunk of a video to the next one ("Flowing from Observed to Future Frames").
+"""FlowFrames: a flow from the observed chunk of a video to the next ("Flowing from Observed to Future Frames").
 
     x(t) = x0 + t (x1 - x0),    L = E |u(x(t), t, c) - (x1 - x0)|^2                             (1)   paper, eq. 1 and 2
 
-x0 is the observed chunk, x1 the next one of the same video, both in the latents of an autoencoder, c a caption. u
-starts from a text-to-video flow u*, learned by (1) with x0 ~ N(0, I). So u gets one chunk, and gives the next in few
-steps. mu and sigma are the autoencoder's posterior:
+x0 is the observed chunk, x1 the next one of the same video, both as latents of an autoencoder, and c a caption.
+Training starts from a text-to-video flow u*, which learned (1) with x0 ~ N(0, I). u takes one chunk and reaches the
+next in few steps. mu and sigma are mean and standard deviation of the autoencoder's posterior:
 
     algorithm 1    consecutive    x0 = mu_0 + sigma_0 xhat_1 with probability rho, else mu_0    (2)   paper, algorithm 1
     algorithm 2    independent    x0 = mu_0                                                           paper, appendix B
     algorithm 3    consecutive    x0 = mu_0                                                           paper, appendix B
 
-with x1 = mu_1. The pairs are a `jvflow.flow.coupling`. xhat_1 is the target inverted to noise: u* is solved backwards,
+with x1 = mu_1. A `jvflow.flow.coupling` forms pairs. xhat_1 is the target inverted to noise: u* is solved backwards,
 
     dx/dt = u*(x, t, c),  x(1) = x1,  xhat_1 = x(0)     target inversion, by RF-Solver          (3)   paper, section 3.2
 
-Neither the paper nor the released code gives the number of steps and the guidance of (3): 25 and 1 here. The error of
-the way back is stored with every xhat_1. A prediction starts from mu_0 alone.
+Neither the paper nor the released code gives the number of steps and the guidance of (3): jvflow uses 25 and 1. Every
+xhat_1 is stored with its round-trip error. A prediction starts from mu_0 alone.
 
     conventional   noise flows to x1, with the observed chunk at t = 1 as context               (4)   LTX-Video
 
-is the design that the paper compares with: every frame has its own t, and the network gets twice the tokens.
+The paper compares with this design. Every frame has its own t, and the network takes twice the tokens.
 
     S = mean over t of |u(x(t), t) - (x(1) - x(0))|^2 / |x(1) - x(0)|^2                         (5)
 
-along a trajectory is 0 where it is straight; one step solves a straight trajectory exactly.
+S is 0 for a straight trajectory, which one Euler step solves exactly.
 """
 
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def loss(
     """Computes the objective (1), one number per example.
 
     Args:
-      field: gets s = (t,) and returns one velocity.
+      field: takes s = (t,) and returns one velocity.
       observed: x0; in algorithm 1 the result of `with_inversion`.
       future: x1, of the same shape.
       keys: one per example.
@@ -95,7 +95,7 @@ def loss(
 def conventional_loss(
     field: Field, observed: Chunk, future: Future, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0
 ) -> Float[Array, "b"]:
-    """Computes the objective (1) of (4): x0 is noise, the observed chunk context. Takes the arguments of `loss`."""
+    """Computes (1) for the design (4): x0 is noise, the observed chunk is context. Takes the arguments of `loss`."""
     _check_chunks(observed, future)
     key_t, key_noise = split_each(keys, 2)
     ends = Ends(noise_like(key_noise, future), future)
@@ -116,16 +116,15 @@ def with_inversion(
     Args:
       mean, std: mu_0 and sigma_0, in the units of the latents.
       inverted: xhat_1.
-      keys: one per example, for its coin; equal keys are one coin for the micro-batch, as in the authors' code.
+      keys: one per example, to draw its coin; equal keys share one coin in the micro-batch, as in the authors' code.
       rho: the probability of adding xhat_1, in [0, 1].
-      usable: which of `inverted` have a small enough error; all when None.
+      usable: True where the error of `inverted` is small enough; all when None.
     """
     if not 0 <= rho <= 1:
         raise ValueError(f"rho is a probability and must be in [0, 1], got {rho}")
     if std is None:
         raise ValueError(
-            "target inversion adds sigma_0 xhat_1, and this codec has no sigma_0: "
-            "give its size with config.inversion.std"
+            "target inversion adds sigma_0 xhat_1, and this codec has no sigma_0: set sigma_0 with config.inversion.std"
         )
     _check_chunks(mean, inverted)
     coin = jax.vmap(lambda key: jax.random.bernoulli(key, rho))(keys)
@@ -136,19 +135,19 @@ def with_inversion(
 def _check_chunks(observed, future):
     if observed.shape != future.shape:
         raise ValueError(
-            f"the observed chunk is {observed.shape}, the next one {future.shape}: "
-            "(b, f, h, w, c) of both must be the same"
+            f"the observed chunk has shape {observed.shape}, the next one {future.shape}: "
+            "give both the same shape (b, f, h, w, c)"
         )
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One of the designs: what flows, and what the network gets.
+    """One of the designs: its loss, its source, and the context of the network.
 
     Attributes:
       loss: see `loss`.
-      source: where a prediction starts: "observed" or "noise".
-      context: whether the network gets the observed chunk as context (4).
+      source: start of a prediction: "observed" (the observed chunk) or "noise".
+      context: True if the network takes the observed chunk as context (4).
     """
 
     loss: Callable
@@ -167,25 +166,27 @@ OBJECTIVES = {
 
 
 def assemble(config, codec, encoder) -> dict:
-    """Returns the fields of an `Experiment` that this paper decides."""
+    """Returns the fields of an `Experiment` that this paper determines."""
     objective, follows = OBJECTIVES[config.objective], config.objective != "text_to_video"
-    inverted = _check_inversion(config, codec)
+    inverted = inversion.is_used(config)
+    if inverted:
+        _check_inversion(config.inversion, codec)
     lengths = tuple(config.chunk.frames)
     if not lengths or min(lengths) < 1:
-        raise ValueError(f"config.chunk.frames lists lengths of chunks, each 1 or more, got {lengths}")
+        raise ValueError(f"config.chunk.frames lists lengths of chunks, and each must be 1 or more, got {lengths}")
     encoded = {length: codec.latent_shape((length, *config.data.size)) for length in lengths}
     sizes = dict(coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
     network = build_network(config, list(encoded.values()), encoder, unchanged, **sizes)
 
     def window(length: int) -> Window:
         latent_frames = encoded[length][0] if codec.frames_per_latent > 1 else 0  # 0: each frame is encoded by itself
-        chunk = length if latent_frames or inverted else 0  # windows start where a chunk does
+        chunk = length if latent_frames or inverted else 0  # windows start at the start of a chunk
         return Window(length * (1 + follows), inverted=inverted, chunk=chunk, encoded=latent_frames)
 
     options = dict(
         objective=partial(objective.loss, times=TimeDensity(**config.times)),
         count_tokens=partial(networks.tokens, network),
-        dropout=config.caption_dropout,
+        dropout=config.caption_dropout if encoder else 0.0,
     )
     if follows:
         coupling = choose_coupling(config)
@@ -205,25 +206,18 @@ def assemble(config, codec, encoder) -> dict:
     )
 
 
-def _check_inversion(config, codec) -> bool:
-    """Returns whether training needs inverted targets; raises ValueError for settings that do not fit."""
-    settings = config.inversion
-    if not 0 <= settings.rho <= 1:
-        raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {settings.rho}")
-    inverted = config.objective == "flowframes" and settings.rho > 0
-    if inverted and settings.std is None and not codec.posterior:
+def _check_inversion(settings, codec) -> None:
+    if settings.std is None and not codec.posterior:
         raise ValueError(
-            "config.inversion adds sigma_0 xhat_1, and this codec has no sigma_0: "
-            "give its size with config.inversion.std"
+            "config.inversion adds sigma_0 xhat_1, and this codec has no sigma_0: set sigma_0 with config.inversion.std"
         )
     choose(dict(example=False, batch=True), "inversion.coin", settings.coin)
-    return inverted
 
 
 def caption_loss(
     field: Field, latents: Latents, condition, keys: Keys, key, *, objective, count_tokens, dropout: float
 ) -> Losses:
-    """Computes the loss of the model that FlowFrames starts from: noise flows to chunks. See `Experiment.loss`."""
+    """Computes the loss of the text-to-video model: noise flows to chunks. See `Experiment.loss`."""
     del key
     tokens = count_tokens(latents.mean.shape[1:])
     return objective(field, latents.mean, keys, drop_captions(condition, keys, dropout), tokens=tokens), {}
@@ -232,7 +226,7 @@ def caption_loss(
 def chunk_loss(
     field: Field, latents: Latents, condition, keys: Keys, key, *, objective, count_tokens, dropout, coupling, inversion
 ) -> Losses:
-    """Computes the loss of consecutive chunks: the first half of each window is observed, the second is the future."""
+    """Computes the loss of consecutive chunks: the first half of a window is observed, the second is the future."""
     halves = lambda a: jnp.split(a, 2, axis=1)
     (mean, future), std = halves(latents.mean), None if latents.std is None else halves(latents.std)[0]
     (mean, std), future = coupling((mean, std), future, key)
@@ -251,10 +245,19 @@ def chunk_loss(
 
 
 def _pretrained_config(config):
-    """Returns the config of the text-to-video model, which inverts chunks, and from which training starts."""
+    """Returns the config of the text-to-video model, which inverts chunks and initialises training."""
     config = config.copy_and_resolve_references()
     config.objective = "text_to_video"
     return config
+
+
+def _unread(config) -> tuple[str, ...]:
+    follows, inverts = config.objective != "text_to_video", inversion.is_used(config)
+    settings = ("coin", "std", "max_error", *inversion.OPTIONS)
+    keys = ("inversion",) if config.objective != "flowframes" else tuple(f"inversion.{key}" for key in settings)
+    captions = () if "text" in config and config.text.name != "none" else ("caption_dropout",)
+    times = () if config.times.name == "logit_normal" else ("times.logit_mean", "times.logit_std")
+    return (() if inverts else keys) + (() if follows else ("coupling",)) + captions + times
 
 
 METHOD = Method(
@@ -268,5 +271,6 @@ METHOD = Method(
     video_codecs=True,
     encode=inversion.encode,
     check_data=inversion.check_data,
+    unread=_unread,
     pretrained_config=_pretrained_config,
 )

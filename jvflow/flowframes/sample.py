@@ -1,7 +1,7 @@
 """Sampling of FlowFrames: chunks after the observed one, and the videos of a trained run.
 
 The same code samples the conventional design, and the text-to-video model, whose chunks depend on a caption alone. The
-equations stand in `jvflow.flowframes.method`.
+equations are in `jvflow.flowframes.method`.
 """
 
 import time
@@ -53,7 +53,7 @@ def predict(
     guidance: float = 1.0,
     solver: Callable | None = None,
 ) -> Float[Array, "b n h w c"]:
-    """Predicts the chunks after the observed one, (b, chunks f, h, w, c), by Euler steps of (1) from it.
+    """Predicts the chunks after the observed one, (b, chunks f, h, w, c), by Euler steps of (1).
 
     Args:
       field: u.
@@ -61,18 +61,18 @@ def predict(
       condition: captions.
       steps: number of equal Euler steps for each chunk.
       chunks: number of chunks; each starts from the one before it.
-      guidance: of the captions; 1 is none.
-      solver: replaces Euler with `steps`.
+      guidance: weight of the guidance by captions, 1 for none.
+      solver: a solver that replaces the `steps` Euler steps.
 
     Raises:
-      SolveError: if a chunk is not finite, or is not reached within the `max_steps` of an adaptive solver.
+      SolveError: if a chunk is not finite, or if an adaptive solver reaches its `max_steps`.
     """
     solver = solver or make_solver("euler", steps)
     return predict_chunks(field, observed, None, condition, solver=solver, chunks=chunks, guidance=guidance).frames
 
 
 def make_solver(method: str, steps: int, warp: float = 1.0) -> Callable:
-    """Returns a solver with fixed steps: "unipc" on its own grid, or a method of `flow.solver` on that of `times`."""
+    """Returns a solver with fixed steps: "unipc" on its own grid, or a method of `flow.solver` on `times.grid`."""
     if method == "unipc":
         return UniPC(unipc.grid(steps, warp))
     return Solver(method, steps=times.grid(steps, warp), per_sample=False)
@@ -90,20 +90,20 @@ def predict_chunks(
     chunks: int = 1,
     guidance: float = 1.0,
 ) -> Prediction:
-    """Predicts as `predict` does, for every objective, and counts evaluations (guidance doubles the cost of each).
+    """Predicts chunks as `predict` does, for every objective, and counts evaluations (guidance doubles their cost).
 
     Args:
       observed: with the source "noise" and without `context`, only its shape is used.
-      key: of the noise; row i draws from fold_in(key, i). None for the source "observed".
-      source: where a chunk starts: "observed" or "noise".
-      context: whether the field gets the observed chunk as context (4).
+      key: random key of the noise; row i draws from fold_in(key, i). None for the source "observed".
+      source: start of a chunk: "observed" or "noise".
+      context: True if the field takes the observed chunk as context (4).
     """
     if observed.ndim != 5:
         raise ValueError(f"a chunk must be (b, f, h, w, c), got shape {observed.shape}")
     if chunks < 1 or chunks != int(chunks):
         raise ValueError(f"chunks must be a positive whole number, got {chunks}")
     if source == "noise" and key is None:
-        raise ValueError("chunks of the source 'noise' start from noise: give a key")
+        raise ValueError("source='noise' needs random numbers: give a key")
     options = dict(context=context, solver=solver, guidance=float(guidance))
     frames, nfe, keys = [jnp.asarray(observed, jnp.float32)], jnp.zeros(len(observed), int), None
     for number in range(int(chunks)):
@@ -118,19 +118,19 @@ def predict_chunks(
 
 @partial(jax.jit, static_argnames=("context", "solver", "guidance"))
 def next_chunk(field, observed, keys, condition, *, context, solver, guidance) -> Solution:
-    """Solves for the chunk after `observed` (b, f, h, w, c), from noise of these keys or, if None, from `observed`."""
+    """Solves for the chunk after `observed` (b, f, h, w, c): from noise, or from `observed` if `keys` is None."""
     start = observed if keys is None else noise_like(keys, observed)
     return solver(chunk_equation(field, observed, condition, context, guidance), start)
 
 
 def chunk_equation(field: Field, observed: Chunk, condition, context: bool, guidance: float) -> Callable:
-    """Returns dx/dt of a chunk, `(t (b,), x) -> dx/dt`."""
+    """Returns the right-hand side of a chunk's equation, `(t (b,), x) -> dx/dt`."""
     field = guide(field, guidance)
     return along(with_observed(field, observed) if context else field, lambda t: (t,), condition)
 
 
 def with_observed(field: Field, observed: Chunk) -> Field:
-    """Returns a field of the future, with t (b,): it gives `field` the observed chunk at t = 1 as first half (4)."""
+    """Returns a field of the future chunk that passes `field` the observed chunk at t = 1 as first half (4)."""
     return jax.tree_util.Partial(_with_observed, as_partial(field), observed)
 
 
@@ -147,11 +147,11 @@ def _with_observed(field, observed, x, s, condition=None):
 
 @dataclass(frozen=True)
 class ChunkSampler:
-    """How a run predicts chunks.
+    """The settings with which a run predicts chunks.
 
     Attributes:
       source, context, solver, guidance: arguments of `predict_chunks`.
-      follows: whether chunks continue an observed one; those of text-to-video do not.
+      follows: True if chunks continue an observed one; False for text-to-video.
     """
 
     source: str
@@ -174,12 +174,12 @@ def predict_videos(
     Args:
       observed: a chunk for each video, of any length that the network takes; every predicted chunk has this length.
       captions: one for each video.
-      seed: of the noise, for objectives that start from noise.
-      batch: predictions at a time.
-      options: of `ChunkSampler`: chunks, solver, guidance.
+      seed: seed of the noise, for objectives that start from noise.
+      batch: number of predictions at a time.
+      options: options of `ChunkSampler`: chunks, solver, guidance.
 
     Returns:
-      video uint8 (b, chunks f, h, w, 3); evaluations of the network for each (b,).
+      video uint8 (b, chunks f, h, w, 3); evaluations of the network for each video (b,).
     """
     experiment, codec = run.experiment, run.experiment.codec
     codec.latent_shape(observed.shape[1:4])  # raises ValueError if the codec cannot encode this length
@@ -199,7 +199,7 @@ def predict_videos(
 
 
 def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
-    """Writes videos of observed chunks with the predicted ones after them; returns the record of `samples.json`."""
+    """Writes videos: the observed chunk, then the predicted chunks. Returns the record of `samples.json`."""
     objective, follows = run.config.objective, run.experiment.sampler.follows
     refuse(request, objective, "makes frames at the rate of its data, and chunks without end", "fps", "extrapolate")
     if not follows:
@@ -215,7 +215,7 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     length = request.length or given * (1 + follows)
     need = length - given if follows else length
     if need < 1:
-        raise ValueError(f"frames is {length}, and {given} of them are observed: use --frames={2 * given}, or more")
+        raise ValueError(f"frames is {length}, and {given} of them are observed: use --frames={2 * given} or more")
     observed = pipeline.start_frames(run.config.data, request.data, count, given, request.first_frame)
     if not captions:
         captions = [""] * count if request.first_frame else pipeline.captions(request.data(), "test", count=count)
@@ -230,9 +230,12 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
 
 
 def chunk_protocol(run: Run) -> dict:
-    """Returns how the chunks of a run are made: every record of the run carries it."""
+    """Returns the settings that determine the chunks of a run; every record of the run contains them."""
     config, sampler = run.config, run.experiment.sampler
-    trained = dict(trained_frames=list(config.chunk.frames), coupling=config.coupling, rho=config.inversion.rho)
+    rho = config.inversion.rho if run.experiment.window.inverted else 0.0
+    trained = dict(trained_frames=list(config.chunk.frames), rho=rho)
+    if run.experiment.sampler.follows:
+        trained["coupling"] = config.coupling
     sampled = dict(pretrained=config.pretrained, guidance=sampler.guidance, warp=config.sample.warp)
     return run.protocol | trained | sampled | solver_protocol(sampler.solver)
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
+from jax.sharding import PartitionSpec
 
-from jvflow.parallel.constrain import ROWS, SEQUENCE, TENSOR, axis_size, constrain
+from jvflow.parallel.sharding import ROWS, SEQUENCE, TENSOR
 
 FREQUENCIES = 256
 """Width of the sinusoidal features of a coordinate."""
@@ -16,8 +17,8 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-"""What each checkpoint policy saves for the backward pass: everything, only a layer's input, or the results of its
-matrix products except those of attention."""
+"""The checkpoint policies. For the backward pass they save everything, only a layer's input, or the results of its
+matrix products outside attention."""
 
 
 def check_remat(name: str) -> None:
@@ -29,8 +30,8 @@ def check_remat(name: str) -> None:
 class Linear(nnx.Linear):
     """A linear layer over the last axis, computed as one product of two matrices.
 
-    With the leading axes merged the kernel's gradient is a plain product too, which XLA on a CPU
-    runs about twice as fast as the same contraction over two axes.
+    It merges the leading axes, so the kernel's gradient is a plain matrix product too. XLA on a CPU runs that about
+    twice as fast as the same contraction over two axes.
     """
 
     def __call__(self, x):
@@ -45,16 +46,16 @@ def attention(q, k, v, query_block: int = 0, mask=None):
     """Returns softmax(q k^T / sqrt(d)) v for q (b, n, h, d), k and v (b, m, h, d).
 
     Args:
-      query_block: how many queries are computed at a time, each block again in the backward pass, so that memory is
-        linear in n; 0 for all at once.
-      mask: (b, 1, 1, m), which keys are seen; all of them when None.
+      query_block: how many queries are computed at a time, so that memory is linear in n; 0 for all at once. The
+        backward pass computes each block again.
+      mask: (b, 1, 1, m), True for the keys that are attended to; None for all keys.
     """
     q, k, v = constrain_qkv(q, k, v)
     n, parts = q.shape[1], axis_size(SEQUENCE)
     if not query_block or n <= query_block:
         return jax.nn.dot_product_attention(q, k, v, mask=mask)
     parts = parts if n % parts == 0 else 1
-    blocks = -(-n // query_block)  # of each part of the sequence: a device has queries of its own in every block
+    blocks = -(-n // query_block)  # per part of the sequence: every device has queries in every block
     each = -(-n // (parts * blocks))
     q = rearrange(q, "b (s n) h d -> b s n h d", s=parts)
     q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * each - n // parts), (0, 0), (0, 0)))
@@ -65,13 +66,35 @@ def attention(q, k, v, query_block: int = 0, mask=None):
     )
 
 
+def constrain(x, *axes: str | tuple[str, ...] | None):
+    """Puts the first axes of `x` on these axes of the current mesh, and leaves the others to the compiler.
+
+    Returns `x` itself if no mesh is set. An axis that its mesh axes do not divide is left to the compiler, because a
+    network also runs on single examples.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    names = lambda axis: (axis,) if isinstance(axis, str) else axis or ()
+    size = lambda axis: int(np.prod([mesh.shape[name] for name in names(axis)]))
+    free = PartitionSpec.UNCONSTRAINED
+    spec = [axis if n % size(axis) == 0 else free for axis, n in zip(axes, x.shape)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec, *[free] * (x.ndim - len(spec))))
+
+
+def axis_size(axis: str) -> int:
+    """Returns the size of an axis of the current mesh, 1 if no mesh is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape[axis]
+
+
 def constrain_qkv(q, k, v):
-    """Gives each device of a mesh the queries of its part of the sequence, and all keys and values, for its heads."""
+    """Gives each device of a mesh, for its heads, all keys and values and the queries of its part of the sequence."""
     return constrain(q, ROWS, SEQUENCE, TENSOR), *(constrain(a, ROWS, None, TENSOR) for a in (k, v))
 
 
 def normalize(x, epsilon: float = 1e-6, *, centre: bool = True):
-    """Divides the last axis by its standard deviation, or its root mean square, in float32, without parameters."""
+    """Divides the last axis by its root mean square in float32, with `centre` after subtracting its mean."""
     y = x.astype(jnp.float32)
     y = y - y.mean(-1, keepdims=True) if centre else y
     return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + epsilon)).astype(x.dtype)
@@ -97,8 +120,8 @@ def apply_layers(layers, x, apply, *, scan: bool, remat: str):
     """Applies `x = apply(layer, x)` for each layer of `make_layers`.
 
     Args:
-      scan: as in `make_layers`; the layer is compiled once then.
-      remat: a name of `REMAT`.
+      scan: as in `make_layers`; the layer is then compiled only once.
+      remat: a key of `REMAT`.
     """
 
     def step(graph, x, parameters):
@@ -125,7 +148,7 @@ def sinusoidal_features(s, width: int, *, shift: int = 0):
 
 
 class Embedder(nnx.Module):
-    """The MLP of the sinusoidal features of a coordinate: (b,) or (b, frames) -> (b, 1 or frames, width)."""
+    """An MLP over the sinusoidal features of a coordinate: (b,) or (b, frames) -> (b, 1 or frames, width)."""
 
     def __init__(self, width: int, *, scale: float, shift: int, dtype, rngs):
         normal = nnx.initializers.normal(0.02)
@@ -139,7 +162,7 @@ class Embedder(nnx.Module):
 
 
 class Conditioning(nnx.Module):
-    """Coordinates and class labels -> c (b, 1 or frames, width), the sum of one embedding of each."""
+    """The sum c (b, 1 or frames, width) of the embeddings of coordinates and class labels."""
 
     def __init__(self, config, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
@@ -158,7 +181,7 @@ class Conditioning(nnx.Module):
 
 
 def position_table(grid: tuple[int, int, int], width: int) -> np.ndarray:
-    """Returns the sine table (tokens, width): half for columns, half for rows, with frames added."""
+    """Returns the sine table (tokens, width): columns use half of the channels, rows the other half, frames all."""
 
     def sines(positions, width):
         angles = positions[:, None] * 10000.0 ** -(np.arange(width // 2) / (width / 2))

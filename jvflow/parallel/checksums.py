@@ -1,4 +1,4 @@
-"""Checksums of trees of arrays. They do not depend on how the arrays are sharded."""
+"""Checksums of trees of arrays, independent of the sharding of the arrays."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def _tree_sum(tree) -> int:
 def _array_sum(array):
     """Returns sum_i (2 i + 1) bits_i modulo 2^32: every change of a single element changes it.
 
-    Sums on the host, where no shape has to be compiled, unless the array is spread over several processes.
+    Sums on the host, without compilation, unless the array is spread over several processes.
     """
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return _array_sum_on_devices(array)

@@ -1,6 +1,6 @@
 """Counts the collectives of a compiled program, with their sizes, and the operations of a function.
 
-The bytes that each device of n sends around a ring are
+In a ring of n devices, each device sends
 
     all-gather           (n - 1) / n of the output
     reduce-scatter       (n - 1) / n of the input
@@ -8,8 +8,8 @@ The bytes that each device of n sends around a ring are
     all-to-all           (n - 1) / n of the output
     collective-permute   the output
 
-The body of a loop counts as often as it runs, and once if that depends on data (an adaptive solver). XLA counts the
-operations of a loop's body once, so operations are counted in the function before it is compiled.
+The body of a loop counts once for each iteration, or once if their number depends on data (an adaptive solver). XLA
+counts the operations of a loop's body once, so `flops` counts them before compilation.
 """
 
 import math
@@ -29,9 +29,9 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: one of `KINDS`.
-      bytes: sent by a device each time.
+      bytes: bytes that a device sends each time.
       times: how often it runs.
-      group: devices in a group.
+      group: number of devices in a group.
     """
 
     kind: str
@@ -61,7 +61,7 @@ def collectives(text: str, devices: int) -> list[Collective]:
             channel = re.search(r"channel_id=(\d+)", line)
             key = (kind, channel[1] if channel else line)
             one = Collective(kind, other.get(kind, size * around), times, group)
-            if key not in found or one.times < found[key].times:  # a part of it may stand in the body of a loop
+            if key not in found or one.times < found[key].times:  # a part of it may be in the body of a loop
                 found[key] = one
     return list(found.values())
 
@@ -76,7 +76,7 @@ def by_kind(found: list[Collective]) -> dict[str, dict]:
 
 
 def shapes(text: str) -> set[tuple[int, ...]]:
-    """Returns the shapes of all arrays in a program; if it is split over devices, those of each device's part."""
+    """Returns the shapes of all arrays in a program, for one device if the program is split over devices."""
     return {tuple(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\b[a-z]+\d*\[([\d,]*)\]", text)}
 
 
@@ -158,8 +158,8 @@ def _group(line: str, devices: int) -> int:
 def flops(function, *args) -> float:
     """Counts the floating-point operations of the matrix products and convolutions in `function(*args)`.
 
-    The count is for all devices together. Args may be shapes (`jax.ShapeDtypeStruct`). A loop counts as often as it
-    runs, and once if that is not known.
+    The count is for all devices together. Args may be shapes (`jax.ShapeDtypeStruct`). The body of a loop
+    counts once for each iteration, or once if their number is not known.
     """
     return _flops(jax.make_jaxpr(function)(*args).jaxpr)
 

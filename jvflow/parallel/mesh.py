@@ -1,8 +1,8 @@
-"""Meshes of devices, and the rows of a batch on them.
+"""Meshes of devices, and batches on them.
 
     data        rows of the batch; parameters are copied
     fsdp        rows of the batch; parameters, their average and the optimizer's state are split
-    sequence    tokens of each video: each device attends from its part of them to all
+    sequence    tokens of each video: each device computes the attention of its tokens to all tokens
     tensor      attention heads, and the hidden layer of each MLP
 
 A mesh has all four axes, most of them of size 1. One device is a mesh too, and runs the same code.
@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jvflow.parallel.constrain import AXES, DATA, FSDP, ROWS, SEQUENCE, TENSOR
+from jvflow.parallel.sharding import AXES, DATA, FSDP, ROWS, SEQUENCE, TENSOR
 
 # --- meshes ---------------------------------------------------------------------------------------
 
@@ -27,8 +27,8 @@ def make_mesh(sizes=None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     Its axes are Auto: the compiler propagates shardings.
 
     Args:
-      sizes: a dict or `config.run.mesh`: the sizes of the axes, 1 where absent. One of them may be -1: it takes the
-        devices that are left. When None all devices are on `data`.
+      sizes: a dict or `config.run.mesh`: the sizes of the axes, 1 if absent. One size may be -1: this axis takes the
+        remaining devices. None puts all devices on `data`.
 
     Raises:
       ValueError: if the product of the sizes is not the number of devices; suggests a mesh that works.
@@ -41,7 +41,7 @@ def make_mesh(sizes=None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     free = [axis for axis in AXES if sizes[axis] == -1]
     if len(free) > 1 or any(size < 1 for axis, size in sizes.items() if axis not in free):
         raise ValueError(
-            f"sizes of mesh axes are 1 or more, and -1 for at most one that takes what is left, got {given}"
+            f"mesh axes have sizes of 1 or more, and at most one has -1 (the remaining devices), got {given}"
         )
     taken = int(np.prod([sizes[axis] for axis in AXES if axis not in free]))
     if free:
@@ -52,13 +52,13 @@ def make_mesh(sizes=None, devices: Sequence[jax.Device] | None = None) -> Mesh:
             f"config.run.mesh ({given}) does not multiply to the {len(devices)} devices: use for example "
             + " ".join(f"--config.run.mesh.{axis}={size}" for axis, size in works.items())
         )
-    # an axis may be a part of an axis of the slice: 16 of 8 x 8 chips
+    # an axis may need a part of an axis of the slice: 16 of 8 x 8 chips
     grid = mesh_utils.create_device_mesh(tuple(sizes[axis] for axis in AXES), devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _working_sizes(sizes: dict[str, int], devices: int) -> Iterator[tuple[str, int]]:
-    """Yields sizes near those given that multiply to the devices: the inner axes keep what divides, `data` the rest."""
+    """Yields axis sizes near `sizes` whose product is the number of devices; `data` takes the remaining devices."""
     left = devices
     for axis in (TENSOR, SEQUENCE, FSDP):
         size = max(n for n in range(1, left + 1) if left % n == 0 and n <= max(sizes[axis], 1))
@@ -89,7 +89,7 @@ def batched(mesh: Mesh) -> NamedSharding:
 
 
 def to_local_devices(tree):
-    """Copies arrays of a mesh to `local_mesh`: each device of this process holds them whole. All processes call it."""
+    """Replicates the arrays of a mesh on the devices of this process (`local_mesh`). All processes must call it."""
     if not all(array.is_fully_replicated for array in jax.tree.leaves(tree)):
         everywhere = jax.tree.map(lambda array: replicated(array.sharding.mesh), tree)
         tree = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
@@ -101,7 +101,7 @@ def to_local_devices(tree):
 
 
 def check_batch(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
-    """Raises ValueError if the global batch does not split into `microbatches` parts, and each over the mesh."""
+    """Raises ValueError if data x fsdp x `microbatches` does not divide the global batch size."""
     if microbatches < 1:
         raise ValueError(f"config.run.microbatches must be 1 or more, got {microbatches}")
     parts = mesh.shape[DATA] * mesh.shape[FSDP] * microbatches
@@ -121,7 +121,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> list[int]:
 
 
 def put_batch(batch, mesh: Mesh, batch_size: int):
-    """Makes global arrays of `batch_size` rows from this process's `local_rows` of a batch in NumPy."""
+    """Makes global arrays of `batch_size` rows from NumPy arrays with this process's `local_rows`."""
     sharding = batched(mesh)
     put = lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a), (batch_size, *np.shape(a)[1:]))
     return jax.tree.map(put, batch)

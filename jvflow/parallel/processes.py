@@ -1,7 +1,7 @@
-"""Several processes that run one program: work for the primary process alone, and work that all of them share.
+"""Jobs of several processes: work of the primary process only, and work that all processes share.
 
-All processes see one file system, and the primary one (number 0) writes. Shared work is divided among the processes,
-and its results are collected in their order, so no result depends on the number of processes. With one process every
+All processes see one file system, and the primary process (number 0) writes. Shared work is divided among them, and
+its results are gathered in order, so that they do not depend on the number of processes. With one process every
 function here calls its argument directly.
 """
 
@@ -25,21 +25,21 @@ LOG = logging.getLogger(__name__)
 COORDINATOR, COUNT, INDEX = "JVFLOW_COORDINATOR", "JVFLOW_PROCESSES", "JVFLOW_PROCESS"
 """Environment variables: HOST:PORT of process 0, the number of processes, and the number of this one."""
 DETECT = "JVFLOW_DISTRIBUTED"
-"""Environment variable: "1" takes those three from the scheduler (Slurm, GKE, TPU virtual machines, MPI)."""
+"""Environment variable: "1" reads these three values from the scheduler (Slurm, GKE, TPU virtual machines, MPI)."""
 TIMEOUT = "JVFLOW_TIMEOUT"
-"""Environment variable: seconds to wait for the other processes at the start, 300 when absent."""
+"""Environment variable: seconds to wait for the other processes at the start; default 300."""
 HEARTBEAT = 15
-"""Seconds without a sign of life after which a process counts as dead, and the others end."""
+"""Seconds without a heartbeat after which a process counts as dead and the others end."""
 
 DONE, GO_ON, FAILED = range(3)
-PRIMARY_FAILED = "the primary process failed: its own error gives the reason"
+PRIMARY_FAILED = "the primary process failed: see its error message"
 
 
 def start() -> None:
-    """Connects this process to the others of its job, if the environment names any. Call it before any use of JAX.
+    """Connects this process to the others of its job, if the environment names them. Call it before any use of JAX.
 
     Raises:
-      ValueError: for incomplete settings, and when the coordinator does not answer.
+      ValueError: if settings are incomplete or wrong, or if the coordinator does not answer.
     """
     given = {name: os.environ[name] for name in (COORDINATOR, COUNT, INDEX) if os.environ.get(name)}
     detect = os.environ.get(DETECT) == "1"
@@ -52,13 +52,13 @@ def start() -> None:
         if missing:
             raise ValueError(
                 f"{' and '.join(sorted(given))} without {' and '.join(sorted(missing))}: "
-                "a job of many processes sets all three"
+                "set all three for a job of several processes"
             )
         count, index = _parse_int(COUNT, given[COUNT]), _parse_int(INDEX, given[INDEX])
         if not re.fullmatch(r".+:\d+", given[COORDINATOR]) or not 0 <= index < count:
             raise ValueError(
                 f"{COORDINATOR}={given[COORDINATOR]} {COUNT}={count} {INDEX}={index}: "
-                "give HOST:PORT of the first process, their number, and the number of this one from 0 on"
+                "give HOST:PORT of process 0, the number of processes, and the number of this process, counted from 0"
             )
         where = dict(coordinator_address=given[COORDINATOR], num_processes=count, process_id=index)
         LOG.info("process %d of %d waits up to %d s for the others at %s", index, count, timeout, given[COORDINATOR])
@@ -73,9 +73,9 @@ def start() -> None:
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0][:300]
-        cure = "see the line before"
+        cure = "see the line above"
         if detect:
-            cure = f"{DETECT}=1 asks a scheduler for them; without one set {COORDINATOR}, {COUNT} and {INDEX}"
+            cure = f"{DETECT}=1 needs a scheduler that JAX supports; otherwise set {COORDINATOR}, {COUNT} and {INDEX}"
         raise ValueError(f"this process cannot join the others of its job ({reason}): {cure}") from error
 
 
@@ -90,8 +90,8 @@ def _wait_for_coordinator(address: str, timeout: int) -> None:
             if time.monotonic() > end:
                 raise ValueError(
                     f"the coordinator at {address} does not answer within {timeout} s ({error}): "
-                    "is process 0 running there, and its port open to this machine? "
-                    f"{TIMEOUT} is the number of seconds to wait"
+                    "check that process 0 runs there and that this machine can reach its port; "
+                    f"{TIMEOUT} sets the seconds to wait"
                 ) from error
         time.sleep(0.2)
 
@@ -103,7 +103,7 @@ def _parse_int(name: str, text: str) -> int:
 
 
 def is_primary() -> bool:
-    """Returns whether this process is the one that writes."""
+    """Returns whether this process is the primary one, which writes files."""
     return jax.process_index() == 0
 
 
@@ -129,7 +129,7 @@ def on_primary(work: Callable[[], Any]) -> None:
     if is_primary():
         try:
             work()
-        except Exception as raised:  # any kind: the others wait for the outcome
+        except Exception as raised:  # of any type: the other processes wait for the outcome
             error = raised
     failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
     if error is not None:
@@ -139,7 +139,7 @@ def on_primary(work: Callable[[], Any]) -> None:
 
 
 def distributed_map(count: int, make: Callable[[int], Any]) -> list:
-    """Returns `[make(0), ..., make(count - 1)]` on every process; each item is made by one of them.
+    """Returns `[make(0), ..., make(count - 1)]` on every process; each item is made by one process.
 
     An item is a tuple of arrays, or a dict of arrays, strings and numbers.
     """
@@ -149,9 +149,9 @@ def distributed_map(count: int, make: Callable[[int], Any]) -> list:
 
 
 class AnyProcess:
-    """Tells all processes whether any of them has asked for something.
+    """A logical "or" over the requests of all processes.
 
-    A call returns the answer to the requests of the call before it, so that it never waits for its own.
+    A call returns the "or" of the requests in the call before it, so that it never waits for communication.
     """
 
     def __init__(self, mesh: Mesh):
@@ -171,7 +171,7 @@ class AnyProcess:
 def serve_items(sources: Mapping[str, Sequence], use: Callable[[dict[str, Sequence]], None]) -> None:
     """Calls `use(sources)` on the primary process, while all processes make the items that it reads.
 
-    An item that is read, and those after it, are made in one round, one by each process.
+    When it reads an item, each process makes one: this item and the next ones.
     """
     if jax.process_count() == 1:
         use(sources)
@@ -190,9 +190,9 @@ def serve_items(sources: Mapping[str, Sequence], use: Callable[[dict[str, Sequen
 
 
 def local_rows(count: int) -> Int[np.ndarray, "n"]:
-    """Returns which of `count` rows are this process's share.
+    """Returns the indices of this process's part of `count` rows.
 
-    Every process has equally many, in order; where there are not enough rows, the last one is repeated.
+    Every process gets the same number of rows, in order; if there are too few, the last row is repeated.
     """
     each = -(-count // jax.process_count())
     return np.minimum(np.arange(each) + each * jax.process_index(), count - 1)
@@ -201,8 +201,8 @@ def local_rows(count: int) -> Int[np.ndarray, "n"]:
 def gather_stream(local: Iterator[tuple], count: int, use: Callable[[Iterator[tuple]], None]) -> None:
     """Calls `use(items)` on the primary process.
 
-    Each item that it takes is a tuple of arrays of `count` rows, gathered from the next items of every process's
-    `local`, which have its `local_rows`.
+    Each item is a tuple of arrays of `count` rows. It is gathered from the next item of `local` on every process, which
+    has the process's `local_rows`.
     """
     if jax.process_count() == 1:
         use(local)
@@ -223,14 +223,14 @@ def gather_stream(local: Iterator[tuple], count: int, use: Callable[[Iterator[tu
 
     try:
         use(items())
-    except Exception:  # any kind: the others wait for the outcome
+    except Exception:  # of any type: the other processes wait for the outcome
         signal(FAILED)
         raise
     signal(DONE)
 
 
 class _Served(Sequence):
-    """On the primary process: a sequence whose items all processes make, a round at a time."""
+    """A sequence on the primary process whose items all processes make, one round at a time."""
 
     def __init__(self, source: Sequence, ask: Callable[[int], Any]):
         self._source, self._ask, self._made = source, ask, {}
@@ -247,7 +247,7 @@ class _Served(Sequence):
 
 
 def _make_round(first: int, count: int, make: Callable[[int], Any]) -> list:
-    """Returns `make(first)` and the items after it, one from each process, and none from `count` on."""
+    """Returns the items `make(first)`, `make(first + 1)`, ... below `count`, one from each process."""
     mine = first + jax.process_index()
     parts = _exchange(_pack(make(mine)) if mine < count else b"")
     return [_unpack(part) for part in parts[: count - first]]

@@ -1,8 +1,15 @@
-"""How the train state is split over a mesh.
+"""Sharding of the train state over a mesh.
 
-Decided from shapes, before any array exists, for parameters, their average and the optimizer's state alike: by the
-table of rules of the network (`Network.rules`) where one fits, and by the sizes of the axes otherwise. Every array has
-a `Decision` that gives the reason.
+The sharding of an array follows from its path and shape, before any array exists: from the network's table of rules
+(`Network.rules`) if a rule matches, otherwise from the sizes of the axes. Parameters, their average and the optimizer's
+state follow the same rules. Every array has a `Decision` that gives the reason.
+
+The axes of a mesh (`jvflow.parallel.mesh`):
+
+    data        rows of the batch; parameters are copied
+    fsdp        rows of the batch; parameters, their average and the optimizer's state are split
+    sequence    tokens of each video
+    tensor      attention heads, and the hidden layer of each MLP
 """
 
 import re
@@ -12,14 +19,24 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jvflow.parallel.constrain import FSDP, LORA, Rules
+DATA, FSDP, SEQUENCE, TENSOR = AXES = ("data", "fsdp", "sequence", "tensor")
+ROWS = (DATA, FSDP)
+"""The mesh axes that the rows of a batch are split over."""
+
+LORA = ("lora_a", "lora_b", "lora_scale")
+"""Names of LoRA parameters (`jvflow.training.lora`) for a kernel (in, out), in the same layer: (in, r), (r, out) and a
+scalar. Each inherits the kernel's sharding on the axis that both share."""
+
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+"""Sharding rules of a network: (regular expression, mesh axes of an array's last axes). The first expression that
+matches a part of the array's path applies."""
 
 MIN_ELEMENTS = 2**14
 """Smaller arrays are copied to every device."""
 
 
 class Decision(NamedTuple):
-    """How one array is split, and why."""
+    """The sharding of one array, and the reason."""
 
     path: str
     shape: tuple[int, ...]
@@ -32,7 +49,7 @@ class Decision(NamedTuple):
 
 
 def decide(tree, rules: Rules, mesh: Mesh) -> list[Decision]:
-    """Returns how each leaf of a tree, an array or its shape, is split over the mesh, in the order of the leaves."""
+    """Returns the sharding of each leaf of a tree (an array or its shape) over the mesh, in the order of the leaves."""
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
     return [_decide(name(path), leaf.shape, rules, mesh) for path, leaf in jax.tree.leaves_with_path(tree)]
 
@@ -68,7 +85,7 @@ def _decide(path: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Deci
 
 
 def _rule(path: str, rules: Rules) -> tuple[str, tuple]:
-    """Returns the pattern that fits a path, and the mesh axes of the array's last axes; ("", ()) if none fits."""
+    """Returns the pattern that matches a path, and the mesh axes of the array's last axes; ("", ()) if none matches."""
     layer, _, name = path.rpartition("/")
     kernel = f"{layer}/kernel" if name in LORA else path
     pattern, last = next(((p, axes) for p, axes in rules if re.search(p, kernel)), ("", ()))

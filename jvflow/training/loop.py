@@ -2,13 +2,13 @@
 
 config.json      the config; on resume only config.run.* may differ
 metrics.jsonl    one line for each step
-validation.jsonl loss of held-out clips, and the figures of `jvflow evaluate`, as often as config.run asks for them
+validation.jsonl the validation loss, and the metrics of `jvflow evaluate`, at the intervals that config.run sets
 checkpoints/     the state and the data position
 data.json        the key of the data set
 frozen.json      the checksum of the frozen parameters, if some are frozen
 sharding.txt     how each array of the state is split over the devices, and why
-samples/         preview sheets
-tensorboard/     the scalars of logged steps, and sheets
+samples/         preview images, with a row of frames for each video
+tensorboard/     the scalars of logged steps, and preview images
 """
 
 import logging
@@ -36,24 +36,25 @@ from jvflow.run import Run, scalars
 from jvflow.training.checkpoint import Checkpoints
 from jvflow.training.sharded import check_mesh, compiled_step, held_out_loss, init_and_abstract_state
 from jvflow.training.step import State, merge
-from jvflow.training.workdir import Metrics, Workdir
+from jvflow.training.workdir import Metrics, Workdir, recorded
 
 LOG = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """The run was asked to stop (SIGTERM, SIGINT) and has saved; the same command continues it."""
+    """A signal (SIGTERM or SIGINT) stopped the run after a save; the same command continues it."""
 
 
 def train(config, workdir: str | Path) -> Workdir:
     """Trains `config` in `workdir`, or continues the run that is there.
 
     Raises:
-      ValueError: for a config that does not fit itself, its data, its devices or its workdir.
-      FloatingPointError: if the loss is not finite; names the step.
+      ValueError: if the config contradicts itself, or does not fit its data, devices or workdir.
+      FloatingPointError: if the loss is not finite; the message names the step.
       Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
     experiment = assemble(config)
+    config = recorded(config)
     run = config.run
     folder = Workdir.open(workdir, config)
 
@@ -142,10 +143,10 @@ def train(config, workdir: str | Path) -> Workdir:
                 batch = meshes.put_batch(next(batches), mesh, config.train.batch_size)
                 state, values = step_fn(state, batch, key_steps, encoder_params)
             metrics.add(step, values)
-            stopping = any_stop(stop.requested)  # read once: a signal that comes later in this step stops the next one
+            stopping = any_stop(stop.requested)  # read once: a later signal stops the next step
             saving = step % run.checkpoint_every == 0 or step == config.train.steps or stopping
             if step % run.log_every == 0 or saving:
-                loss = metrics.flush(behind=0 if saving else 1)  # what is saved has finite losses, and is written
+                loss = metrics.flush(behind=0 if saving else 1)  # before a save, all losses are checked and written
                 now = time.perf_counter()
                 metrics.scalar("steps_per_second", step, metrics.flushed / max(now - clock, 1e-9))
                 clock = now
@@ -161,14 +162,14 @@ def train(config, workdir: str | Path) -> Workdir:
             if stopping:
                 checkpoints.close()
                 metrics.close()
-                raise Stopped(f"stopped by signal after step {step}; saved. The same command continues.")
+                raise Stopped(f"stopped by a signal after step {step}; saved. Run the same command to continue.")
     checkpoints.close()
     metrics.close()
     return folder
 
 
 def _check_encoded(experiment: Experiment, config, data: Path) -> tuple[bool, bool]:
-    """Returns whether the data set holds latents and embedded captions; raises ValueError if other models made them."""
+    """Returns whether the data holds latents, and embedded captions; raises ValueError if another model made them."""
     encoded = latents.has_latents(data)
     if encoded:
         latents.check_latents(
@@ -177,14 +178,14 @@ def _check_encoded(experiment: Experiment, config, data: Path) -> tuple[bool, bo
     embedded = latents.has_embeddings(data, latents.text_fingerprint(config))
     if experiment.text and not experiment.text.compilable and not embedded:
         raise ValueError(
-            "config.text.by_layer embeds captions before training: make the data set with `jvflow encode`, or set it "
-            "to False"
+            "config.text.by_layer needs captions that are embedded before training: make the data set with `jvflow "
+            "encode`, or set by_layer to False"
         )
     return encoded, embedded
 
 
 def _log_start(experiment: Experiment, config, mesh, abstract: State, folder: Workdir, initial: Run | None) -> None:
-    """Logs the size and the start of a run, and writes `sharding.txt`."""
+    """Logs the number of parameters and the pretrained model of a run, and writes `sharding.txt`."""
     trained, frozen = (sum(a.size for a in jax.tree.leaves(part)) for part in (abstract.params, abstract.frozen))
     parts = f" train, {frozen:,} are frozen," if frozen else ""
     LOG.info("%s: %s parameters%s on %s", config.objective, f"{trained:,}", parts, meshes.describe(mesh))
@@ -193,21 +194,21 @@ def _log_start(experiment: Experiment, config, mesh, abstract: State, folder: Wo
     processes.on_primary(lambda: write_text(folder.path / "sharding.txt", text))
     if initial:
         checksum = tree_checksum(initial.params)
-        LOG.info("starts from %s, step %d, parameters %s", experiment.pretrained, initial.step, checksum)
+        LOG.info("starts from %s, step %d, parameter checksum %s", experiment.pretrained, initial.step, checksum)
 
 
 def _free_encoders(experiment: Experiment) -> None:
-    """Frees the parameters of codec and text encoder until they are read again."""
+    """Frees the parameters of codec and text encoder; they are read again at their next use."""
     for model in (experiment.codec, experiment.text):
         if model and model.lazy:
             model.lazy.release()
 
 
 class _Checks:
-    """What is computed beside the steps: the held-out loss, the figures of an evaluation, preview sheets."""
+    """The checks between training steps: validation loss, metrics of an evaluation, preview sheets."""
 
     def __init__(self, config, experiment, folder, data, mesh, metrics, key, encoder_params, test):
-        """`test` is a batch of held-out clips, the same each time, or None."""
+        """Keeps `test`, one batch of held-out clips for all validation losses, or None."""
         self._config, self._experiment, self._folder, self._data, self._mesh = config, experiment, folder, data, mesh
         self._metrics, self._key, self._encoder_params = metrics, key, encoder_params
         self._test = None if test is None else meshes.put_batch(test, mesh, config.train.batch_size)
@@ -215,7 +216,7 @@ class _Checks:
         self._loss = jax.jit(loss, out_shardings=meshes.replicated(mesh))
 
     def validate(self, step: int, state: State) -> bool:
-        """Writes a line of `validation.jsonl` if one is due after this step; returns whether it was."""
+        """Writes a line of `validation.jsonl` if one is due after this step; returns whether it wrote one."""
         config, record = self._config, {}
         if self._test is not None and self._due(step, config.run.validate_every):
             with jax.set_mesh(self._mesh):
@@ -225,14 +226,14 @@ class _Checks:
         if self._due(step, config.run.evaluate_every) and trained:
             try:
                 record |= scalars(self._on_local_devices(self._experiment.method.evaluate, step, state, protocol=True))
-            except SolveError as error:  # a model that is not trained yet may fail to sample: training goes on
+            except SolveError as error:  # an untrained model may fail to sample: training continues
                 LOG.warning("no evaluation after step %d: %s", step, error)
         if record:
             self._metrics.validated(step, record)
         return bool(record)
 
     def preview(self, step: int, state: State) -> bool:
-        """Writes a preview sheet if one is due after this step, and an early one; returns whether it was."""
+        """Writes a preview sheet if one is due after this step or early in the run; returns whether one was due."""
         every = self._config.run.sample_every
         if not (self._due(step, every) or step == every // 10 >= 10):
             return False
@@ -255,12 +256,12 @@ class _Checks:
             return function(run, self._data)
 
     def _due(self, step: int, every: int) -> bool:
-        """Whether something is due that is done every so many steps, and after the last step; never if `every` is 0."""
+        """Returns whether a task is due that runs every `every` steps and after the last one; never if `every` is 0."""
         return every > 0 and (step % every == 0 or step == self._config.train.steps)
 
 
 class _StopRequest:
-    """Turns SIGTERM and SIGINT into a request that the loop answers after the current step."""
+    """A request to stop, made by SIGTERM or SIGINT; the loop reads it after each step."""
 
     def __init__(self):
         self.requested = False
@@ -271,7 +272,7 @@ class _StopRequest:
     def __enter__(self):
         try:
             self._before = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:  # not in the main thread, whose owner handles signals
+        except ValueError:  # not the main thread: Python handles signals there only
             self._before = {}
         return self
 

@@ -1,4 +1,4 @@
-"""One training step, pure: the state, and what the step changes in it."""
+"""One training step as a pure function, and the state that it updates."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,19 +13,20 @@ from jaxtyping import Array, Int, Key
 from jvflow.assembly import Experiment
 from jvflow.data.pipeline import Batch
 from jvflow.networks import Network, as_field
-from jvflow.parallel.constrain import split_microbatches
+from jvflow.networks.layers import constrain
+from jvflow.parallel.sharding import ROWS
 
 
 @struct.dataclass
 class State:
-    """Everything that a training step changes, or the shapes or shardings of all that.
+    """Everything that a training step updates: arrays, or their shapes or shardings.
 
     Attributes:
       step: number of steps done, int32 ().
       params: the parameters that train.
       frozen: parameters that do not train; may be empty.
       ema: exponential moving average of `params`, or None.
-      opt_state: of the optimizer.
+      opt_state: the optimizer's state.
     """
 
     step: Any
@@ -38,7 +39,7 @@ class State:
 def create(
     key, network: Network, optimizer: optax.GradientTransformation, *, ema: bool, params: Any = None, tuning: Any = None
 ) -> State:
-    """Creates the state before the first step, from given parameters or from new ones.
+    """Creates the state before the first step, from `params` or from new parameters.
 
     `tuning` (`jvflow.training.lora.Tuning`) decides which parameters train; None trains all.
     """
@@ -54,7 +55,7 @@ def create(
 
 
 def merge(frozen: Any, params: Any) -> Any:
-    """Returns the network's whole parameters: frozen ones and trained ones, joined at their paths."""
+    """Returns all parameters of the network: the frozen and the trained ones in one tree."""
     if not frozen:
         return params
     flat = traverse_util.flatten_dict(frozen) | traverse_util.flatten_dict(params)
@@ -74,15 +75,15 @@ def train_step(
     """Takes one step: `(state, batch) -> (state, metrics)`. Pure; the step's key is `key` with the step folded in.
 
     Args:
-      state: before the step.
-      batch: global batch.
-      key: of the run.
-      encoder_params: `experiment.encoder_params`; an argument, so that it is no constant of the compiled step.
-      experiment: of the config.
+      state: the state before the step.
+      batch: the global batch.
+      key: the key of the run.
+      encoder_params: `experiment.encoder_params`; as an argument, they are not constants of the compiled step.
+      experiment: the config's experiment.
       ema: decay of the moving average; ignored if the state holds none.
-      microbatches: parts of the batch that are computed one after the other, which needs less memory. The step is the
-        same but for the order of its sums, and for losses that look at the batch as a whole (couplings, one coin for
-        all examples), which look at a part.
+      microbatches: number of parts of the batch, computed one after the other to save memory. The result is the same
+        up to the order of sums, except for losses that relate the examples of a batch (couplings, one random choice for
+        all examples): they see one part at a time.
     """
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, state.step))
     encoder_params = experiment.encoder_params if encoder_params is None else encoder_params
@@ -97,7 +98,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     average = state.ema
     if average is not None:
-        decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))  # follows closely at first
+        decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))  # smaller decay in the first steps
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
     metrics |= {
         "gradient_norm": optax.tree.norm(gradients),
@@ -107,7 +108,7 @@ def train_step(
 
 
 def mean_loss_of(experiment: Experiment, frozen, key_examples, encoder_params) -> Callable:
-    """Returns `(params, batch, rows, key) -> (loss, metrics)`, of the parameters that train."""
+    """Returns `(params, batch, rows, key) -> (loss, metrics)`, a function of the trained parameters."""
 
     def mean_loss(params, batch, rows, key):
         params = merge(frozen, params)
@@ -122,12 +123,12 @@ def mean_loss_of(experiment: Experiment, frozen, key_examples, encoder_params) -
 
 
 def example_keys(key: Key[Array, ""], rows: Int[Array, "b"]) -> Key[Array, "b"]:
-    """Returns one key per example, from its row in the global batch: devices and microbatches do not matter."""
+    """Returns one key per example, from its row in the global batch, independent of devices and microbatches."""
     return jax.vmap(partial(jax.random.fold_in, key))(rows)
 
 
 def microbatch_mean(function: Callable, batch: Batch, key, microbatches: int):
-    """Averages `function(batch, rows, key)` over parts of a batch, computed one after the other."""
+    """Averages `function(batch, rows, key)` over the microbatches, computed one after the other."""
     rows = jnp.arange(len(batch.fps))
     if microbatches == 1:
         return function(batch, rows, key)
@@ -141,3 +142,12 @@ def microbatch_mean(function: Callable, batch: Batch, key, microbatches: int):
     start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function, *one, key))
     total, _ = jax.lax.scan(add, start, (jnp.arange(microbatches), parts))
     return jax.tree.map(lambda a: a / microbatches, total)
+
+
+def split_microbatches(tree, count: int):
+    """Reshapes arrays (b, ...) to (count, b / count, ...).
+
+    Each device's rows are spread over all microbatches, so nothing moves between devices.
+    """
+    split = lambda a: a.reshape(len(a) // count, count, *a.shape[1:]).swapaxes(0, 1)
+    return jax.tree.map(lambda a: constrain(split(a), None, ROWS), tree)

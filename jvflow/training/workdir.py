@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from jvflow.data import dataset
+from jvflow.experiment import method_of
 from jvflow.files import write_text
 
 
@@ -23,7 +25,7 @@ class Workdir:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a checkpoint was completed here; it may be damaged since."""
+        """True if a checkpoint was completed here, even if it was damaged later."""
         return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
 
     @property
@@ -63,7 +65,7 @@ class Workdir:
         return folder
 
     def begin(self, config) -> None:
-        """Creates the folder and writes the config; from now on the folder belongs to it."""
+        """Creates the folder and writes the config, after which `open` refuses other configs."""
         self.samples.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "config.json", config.to_json(indent=1) + "\n")
 
@@ -81,17 +83,17 @@ class Workdir:
         noted = json.loads(file.read_text())["key"] if self.has_checkpoint and file.is_file() else None
         if noted not in (None, key):
             raise ValueError(
-                f"{self.path} was trained on data with key {noted}, and the data of config.data now has {key}: files "
+                f"{self.path} was trained on data with key {noted}, but config.data now has key {key}: files "
                 "or captions have changed; restore them, or use another --workdir"
             )
 
     def check_frozen(self, source: str, checksum: str) -> None:
-        """Raises ValueError if the frozen parameters from `source` differ from those of `note_frozen`."""
+        """Raises ValueError if the frozen parameters from `source` have another checksum than `note_frozen` wrote."""
         noted = json.loads((self.path / "frozen.json").read_text())["checksum"]
         if noted != checksum:
             raise ValueError(
                 f"the frozen parameters of {self.path} come from {source} and had checksum {noted} when the run began; "
-                f"now they have {checksum}: restore that model, checkpoints hold only the parameters that train"
+                f"now they have {checksum}: restore that model, because checkpoints hold only the trained parameters"
             )
 
     @classmethod
@@ -107,6 +109,30 @@ class Workdir:
         """Returns (step, loss) of every step so far."""
         lines = (json.loads(line) for line in self.metrics.read_text().splitlines())
         return [(line["step"], line["loss"]) for line in lines]
+
+
+def recorded(config) -> ConfigDict:
+    """Returns the config without the keys that its objective, its data and its tuning do not read: a run's record."""
+    config = config.copy_and_resolve_references()
+    keys = [*method_of(config).unread(config), *(f"data.{key}" for key in dataset.unread(config.data))]
+    keys += [
+        f"network.{key}.{name}"
+        for key, size in config.network.items()
+        if isinstance(size, ConfigDict)
+        for name in size
+        if name != config.objective
+    ]
+    if not config.tune.rank:
+        keys.append("tune.alpha")
+    with config.unlocked():
+        for key in keys:
+            section, _, name = key.rpartition(".")
+            part = config
+            for step in section.split(".") if section else ():
+                part = part.get(step, ConfigDict())
+            if name in part:
+                del part[name]
+    return config
 
 
 def override(config: ConfigDict, section: str, entries: dict) -> None:
@@ -141,14 +167,14 @@ def _differences(before: dict, now: dict) -> list[tuple]:
 
 
 class Metrics:
-    """Writes `metrics.jsonl`, one line for each step, `validation.jsonl`, and the last step of a flush to TensorBoard.
+    """Writer of `metrics.jsonl` (one line for each step), `validation.jsonl` and TensorBoard (last step of a flush).
 
-    Values stay on the device until `flush`, so that the host does not wait for a step. On resume, lines after the
-    restored step are removed: these steps run again.
+    Values stay on the device until `flush`, so that the host does not wait for a step. A resumed run removes the
+    lines after the restored step, because it repeats these steps.
     """
 
     def __init__(self, folder: Workdir, step: int, *, tensorboard: bool, write: bool = True):
-        """Opens the files, if `write`; otherwise values are only checked."""
+        """Opens the files if `write`; otherwise only checks that losses are finite."""
         self._write = write
         self._file, self._validation, self._pending, self.flushed, self._loss = (
             folder.metrics,
@@ -172,12 +198,12 @@ class Metrics:
         self._pending.append((step, values))
 
     def flush(self, behind: int = 0) -> float:
-        """Writes the values that were kept, and returns the last loss that was written.
+        """Writes the values that `add` kept, and returns the last loss.
 
-        The `behind` newest steps stay for the next flush: the device still works on them.
+        Keeps the `behind` newest steps for the next flush, because the device still computes them.
 
         Raises:
-          FloatingPointError: if a loss is not finite. The steps before it are written.
+          FloatingPointError: if a loss is not finite. Writes the steps before it.
         """
         lines, bad = [], None
         ready = max(len(self._pending) - behind, 0)
@@ -195,7 +221,7 @@ class Metrics:
         if bad:
             raise FloatingPointError(
                 f"the loss is {bad[1]} at step {bad[0]} (gradient norm {bad[2]}); the last checkpoint is from an "
-                "earlier step: try a lower config.optimizer.learning_rate, or config.optimizer.max_grad_norm"
+                "earlier step: try a lower config.optimizer.learning_rate or config.optimizer.max_grad_norm"
             )
         return self._loss
 

@@ -6,12 +6,12 @@
     F(x)   = sum_i p_i(x) F_i(x)                  for clips i, p_i ~ exp(-|x - mu_i|^2 / (2 sigma^2))    (4)
     u(t)   = x(t) - sigma(t) z                    read-out without the noise, z = x(0) - mu(0)           (5)
 
-t is video time in seconds: frame k of N at R frames per second is at t = k / R, and T = N / R. mu and sigma are those
-of `latent_path.latent`. The state is the latent of one frame, (b, 1, h, w, c): one solve gives a whole clip, with
-outputs at any times. The paper prints (3) with z in place of x = psi(t), and so integrates it in its Theorem F.4.
+t is video time in seconds: frame k of N at R frames per second is at t = k / R, and T = N / R. `latent_path.latent`
+defines mu and sigma. The state is the latent of one frame, (b, 1, h, w, c): one solve gives a whole clip, with outputs
+at any times. The paper prints (3) with z in place of x = psi(t), and integrates that form in its Theorem F.4.
 
-During the first frame sigma falls from 1 to its minimum, and psi' is many times larger than afterwards. So (2) is
-averaged in units of the size of psi',
+During the first frame sigma falls from 1 to its minimum, and psi' is many times larger than afterwards. So the errors
+in (2) are divided by the size of psi',
 
     c(t)^2 = sigma'(t)^2 + m^2,    m the root mean square of mu'                             (6)
 
@@ -19,9 +19,9 @@ Afterwards sigma'/sigma is 0, and errors of F stay in the state. A network can r
 
     F(x) = sigma'/sigma (x - a) + m b,    u(t) = a(x(t), t)                                  (7)
 
-Each read-out then comes from the whole state, and errors of the solve do not add up. It needs much noise at the frames
-(s0 of 0.5, where the paper has 0.01): with little noise the network copies mu from x = mu + sigma z and never learns
-from t, but in sampling x is no more accurate than the network. A read-out without the noise loses nothing by that.
+Each read-out then comes from the whole state, and errors of the solve do not add up. This needs much noise at the
+frames (s0 = 0.5; the paper has 0.01). With little noise the network copies mu from x = mu + sigma z and does not learn
+it from t, but in sampling x is no more accurate than the network. The read-out (7) does not contain this noise.
 """
 
 from collections.abc import Callable
@@ -53,9 +53,9 @@ OBJECTIVES = ("vlfm", "direct")  # the paper's method, and its ablation without 
 
 @dataclass(frozen=True)
 class ClipTimeDensity:
-    """The density of t: a fraction `start` of all t, in [0, 1], lies in the first `frames` frames, the rest in [0, T].
+    """The density of t: uniform, a fraction `start` of all t in the first `frames` frames and the rest in [0, T].
 
-    The paper draws all of them uniformly in [0, T]: start is 0.
+    `start` is in [0, 1]. The paper has start = 0.
     """
 
     start: float = 0.0
@@ -82,11 +82,11 @@ def loss(
     """Computes the objective (2), one number per example.
 
     Args:
-      field: gets s = (t,); its first output is F. If it has a second one, the mean of (7), this is fitted to mu with
-        the weight `mean_weight`.
-      frames: clips in latents, in order, with as many frames as `path` has.
-      path: of `latent_path.latent`.
-      velocity_scale: m of (6), latents per second; None leaves errors unscaled (the paper).
+      field: takes s = (t,); its first output is F. A second output, the mean of (7), is fitted to mu with the weight
+        `mean_weight`.
+      frames: latents of clips, in order, with as many frames as `path` has.
+      path: a path made by `latent_path.latent`.
+      velocity_scale: m of (6), in latents per second; None leaves the errors unscaled, as in the paper.
       times: the density of t.
     """
     t, ends = _draw(frames, keys, times, path)
@@ -97,7 +97,7 @@ def loss(
     if mean_weight:
         if len(outputs) < 2:
             raise ValueError(
-                f"mean_weight={mean_weight} fits a second output of the field to mu, and it has {len(outputs)}: "
+                f"mean_weight={mean_weight} fits a second output to mu, but the field has {len(outputs)} output: "
                 "use `mean_to_velocity`, or mean_weight=0"
             )
         total = total + mean_weight * squared_error(outputs[1], jax.vmap(path.position.mean)(ends.frames, t))
@@ -121,7 +121,7 @@ def _draw(frames, keys, times, path) -> tuple[Array, LatentEnds]:
 
 
 def time_rate(function: Callable, t):
-    """Returns a function of time and its derivative, at times (b,)."""
+    """Returns the values and the derivatives of a function of time, at times (b,)."""
     return jax.jvp(function, (t,), (jnp.ones_like(t),))
 
 
@@ -129,7 +129,7 @@ def time_rate(function: Callable, t):
 
 
 def mean_to_velocity(field: Field, path: Path, velocity_scale: float) -> Field:
-    """Returns the field (7) with outputs (F, mean); `field` gives a mean and its slope in units of `velocity_scale`."""
+    """Returns the field (7) with outputs (F, mean); `field` returns a mean, and its slope over `velocity_scale`."""
     return jax.tree_util.Partial(Bound(_mean_to_velocity, (path, velocity_scale)), as_partial(field))
 
 
@@ -140,7 +140,7 @@ def _mean_to_velocity(path, velocity_scale, field, x, s, condition=None):
 
 
 def scale_velocity(field: Field, path: Path, velocity_scale: float) -> Field:
-    """Returns the field c(t) f(x / sqrt(1 + sigma^2), t), with c of (6); f gets and returns data of about unit size."""
+    """Returns the field c(t) f(x / sqrt(1 + sigma^2), t), with c of (6); f maps data of unit size to such data."""
     return jax.tree_util.Partial(Bound(_scale_velocity, (path, velocity_scale)), as_partial(field))
 
 
@@ -154,19 +154,21 @@ def _scale_velocity(path, velocity_scale, field, x, s, condition=None):
 # --- an experiment from a config ------------------------------------------------------------------
 
 TO_VELOCITY = {"scaled_velocity": scale_velocity, "clean": mean_to_velocity, "velocity": None}
-"""From what the network returns to its velocities, for each value of `config.prediction`."""
+"""Functions that turn the network's outputs into velocities, by `config.prediction`; None keeps the outputs."""
 
 
 def assemble(config, codec, encoder) -> dict:
-    """Returns the fields of an `Experiment` that this paper decides."""
+    """Returns the fields of an `Experiment` that this paper determines."""
     window, settings, shape = Window(**config.window), config.path, codec.latent_shape((1, *config.data.size))
-    sigma = SigmaSchedule(config.data.fps / window.every, settings.sigma, settings.sigma_min, settings.alpha)
+    sigma = SigmaSchedule(config.data.fps / window.every)
+    if config.objective == "vlfm":
+        sigma = SigmaSchedule(sigma.frame_rate, settings.sigma, settings.sigma_min, settings.alpha)
     order = hippo.default_order(window.frames) if settings.order is None else settings.order
     path = latent(window.frames, order, sigma, settings.rule, ramp=settings.ramp)
-    scale = settings.velocity_scale and settings.velocity_scale * sigma.frame_rate
-    to_velocity = choose(TO_VELOCITY, "prediction", config.prediction)
     options = dict(guidance=config.sample.guidance)
     if config.objective == "vlfm":
+        scale = settings.velocity_scale and settings.velocity_scale * sigma.frame_rate
+        to_velocity = choose(TO_VELOCITY, "prediction", config.prediction)
         _check_prediction(config)
         make, means = sample_frames, config.prediction == "clean"
         weight, times = config.mean_weight if means else 0.0, ClipTimeDensity(**config.times)
@@ -179,27 +181,37 @@ def assemble(config, codec, encoder) -> dict:
     sampler = ClipSampler(path, shape[1:], make, options)
     fields = dict(shapes=(shape,), windows=(window,), sampler=sampler, start_frames=window.frames)
     network = build_network(config, [shape], encoder, to_field, **sizes)
-    return dict(fields, network=network, loss=partial(clip_loss, objective, config.caption_dropout))
+    return dict(fields, network=network, loss=partial(clip_loss, objective, config.caption_dropout if encoder else 0.0))
 
 
 def _check_prediction(config) -> None:
     name, scale = config.prediction, config.path.velocity_scale
     if TO_VELOCITY[name] and not scale:
         raise ValueError(
-            f"prediction {name!r} is in units of config.path.velocity_scale={scale}: measure it, or use 'velocity'"
+            f"prediction {name!r} needs config.path.velocity_scale above 0, got {scale}: `jvflow encode` prints it; or "
+            "use 'velocity'"
         )
     if config.sample.readout == "mean" and name != "clean":
         raise ValueError(
-            f"config.sample.readout 'mean' reads what prediction 'clean' returns, and it is {name!r}: use 'noise'"
+            f"config.sample.readout 'mean' needs prediction 'clean', and the prediction is {name!r}: use 'noise'"
         )
 
 
 def clip_loss(
     objective: Callable, dropout: float, field: Field, latents: Latents, condition: Condition | None, keys, key
 ) -> tuple[Float[Array, "b"], dict]:
-    """Computes the loss of whole clips, a part `dropout` of them without their captions."""
+    """Computes the loss of whole clips; a fraction `dropout` of them trains without captions."""
     del key
     return objective(field, latents.mean, keys, drop_captions(condition, keys, dropout)), {}
+
+
+def _unread(config) -> tuple[str, ...]:
+    path = ("path.sigma", "path.sigma_min", "path.alpha", "path.velocity_scale")
+    solver = tuple(f"sample.{key}" for key in config.sample if key != "guidance")
+    captions = () if "text" in config and config.text.name != "none" else ("caption_dropout", "evaluate.text_guidance")
+    if config.objective == "direct":
+        return captions + path + solver + ("times", "prediction", "mean_weight")
+    return captions + (() if config.prediction == "clean" else ("mean_weight",))
 
 
 METHOD = Method(
@@ -212,4 +224,5 @@ METHOD = Method(
     sampling_program=sampling_program,
     video_codecs=False,
     encode=data.encode,
+    unread=_unread,
 )

@@ -1,4 +1,4 @@
-"""Exports a run in diffusers' format: the public models inside its network, whole or as low-rank matrices."""
+"""Export of a run in diffusers' format: the public models inside its network, whole or as low-rank matrices."""
 
 import json
 import logging
@@ -23,15 +23,15 @@ LOG = logging.getLogger(__name__)
 def export(
     workdir, out, *, lora: bool = False, like: Sequence = (), step: int | None = None, ema: bool | None = None
 ) -> list[Path]:
-    """Writes the public models of a trained run into the folder `out`; returns the files.
+    """Writes the public models inside a trained run into the folder `out`; returns the files.
 
     Also writes jvflow.json, which names the run.
 
     Args:
-      workdir: of `jvflow train`.
-      out: a new or empty folder; for two U-Nets it gets a folder for each.
-      lora: write the low-rank matrices alone; otherwise they are merged into the parameters.
-      like: folders of public models whose config.json describes the run; if empty, those that its training started
+      workdir: the folder of the run.
+      out: a new or empty folder; it gets one subfolder for each of two U-Nets.
+      lora: write only the low-rank matrices; otherwise they are merged into the parameters.
+      like: folders of public models whose config.json describes the run; if empty, the models that training started
         from, directly or through earlier runs.
       step, ema: which parameters, see `jvflow.load.load`.
 
@@ -65,7 +65,7 @@ def export(
     options = public.import_options(config, run.experiment.text.width if run.experiment.text else 0)
     if "text" in run.params:
         LOG.warning(
-            "the text encoder that was trained with the network is not exported, public models have no place for it: "
+            "the export leaves out the trained text encoder, because public models have no place for it: "
             "the exported model expects its embeddings"
         )
     params, partial = jax.device_get(run.params), out.with_name(f"{out.name}.partial")
