@@ -1,7 +1,7 @@
-# make demo        trains, streams and compares the three methods of Bi-flow into out/demo, in about 8 minutes on a laptop
-# make test        installs what the tests need, and runs them: within 12 minutes on two quiet cores
-# make check-all   runs every slower check, and records how each ended in benchmarks/results/checks.json
-#                  (make check-wheel and the others below run one of them)
+# make demo        trains and compares the three methods of Bi-flow in out/demo: about 8 minutes on a laptop
+# make test        installs the test dependencies and runs the tests: at most 12 minutes on two idle cores
+# make check-all   runs all slower checks, and records their results in benchmarks/results/checks.json
+#                  (make check-wheel, for example, runs one of them)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -46,7 +46,7 @@ check-checksums: $(VENV)/installed-test
 	$(RECORD) checksums $(VENV)/bin/python -m benchmarks.checksums --out=out/checksums.json \
 		--against=benchmarks/results/checksums.json
 
-# other versions of Python, where they are installed: make check-python PYTHONS="python3.12 python3.13"
+# runs the tests with other installed versions of Python: make check-python PYTHONS="python3.12 python3.13"
 PYTHONS ?= python3.12 python3.13
 check-python:
 	for python in $(PYTHONS); do \

@@ -1,17 +1,17 @@
-"""Compiles FlowFrames at the size of its backbones, LTX-Video 2B and Wan 2.1 1.3B, and reads the memory it needs.
+"""Compiles FlowFrames at the size of its backbones, LTX-Video 2B and Wan 2.1 1.3B, and measures its memory.
 
     python -m benchmarks.backbones [--models=ltx,wan] [--parts=train,memory]
 
-train     the train steps of configs/flowframes/ltx_2b.py and wan_1p3b.py (batch 14,336 in 8 microbatches, the longer
-          chunks, 41 frames) for each of `SLICES` with each `REMAT`: memory of a device; also the sampler, 5 evaluations
-          with guidance
-memory    Mem(V) = k V / 1e6 + b, V = c f h w, of a prediction of 480 x 832 pixels in 5 Euler steps, one video on one
-          chip, for FlowFrames and the conventional design, at the volumes of the paper's table 5 and larger ones (the
-          paper measures ratios of slopes of 0.50 and 0.52); in latents, and end to end with an autoencoder that works
-          in pieces of one latent frame
+train     memory per device of the train steps of configs/flowframes/ltx_2b.py and wan_1p3b.py (batch 14,336 in 8
+          microbatches, the longer chunks, 41 frames), for each of `SLICES` with each `REMAT`; also of the sampler (5
+          network evaluations with guidance)
+memory    Mem(V) = k V / 1e6 + b, V = c f h w, for the prediction of one video of 480 x 832 pixels in 5 Euler steps on
+          one chip, by FlowFrames and by the conventional design, at the volumes of the paper's table 5 and at larger
+          ones; in latents, and end to end with an autoencoder that works in pieces of one latent frame. The paper
+          measures ratios of the slopes k of 0.50 and 0.52
 
-No accelerator is needed. A compilation takes about a minute; results that exist are not compiled again. Writes
-`benchmarks/results/ltx.json` and `wan.json`.
+Needs no accelerator. A compilation takes about a minute. Keeps existing results. Writes `benchmarks/results/ltx.json`
+and `wan.json`.
 """
 
 import json
@@ -34,8 +34,8 @@ FRAMES = dict(  # latent frames; the paper's are the first five
     ltx=dict(latents=(6, 8, 10, 12, 18, 24, 30, 36), end_to_end=(6, 18, 36)),
     wan=dict(latents=(3, 4, 5, 6, 9, 12, 15, 18), end_to_end=(3, 9, 18)),
 )
-MODELS = flags.DEFINE_list("models", list(CONFIGS), "Which backbones.")
-PARTS = flags.DEFINE_list("parts", ["train", "memory"], "What to compile.")
+MODELS = flags.DEFINE_list("models", list(CONFIGS), "Backbones to compile.")
+PARTS = flags.DEFINE_list("parts", ["train", "memory"], "Parts to compile.")
 
 
 def main():

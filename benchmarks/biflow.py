@@ -1,10 +1,10 @@
-"""Runs the comparison of `make demo` at length: 64 videos of 512 frames, three seeds.
+"""Runs the comparison of `make demo` with 64 videos of 512 frames and three seeds.
 
     python -m benchmarks.biflow --out=out/benchmark --seeds=1,2,3
 
 Writes `benchmarks/results/biflow_seed_N.json` for each seed: the figures of each method, the controls, the protocol,
-the date, the machine and the versions. A seed whose result exists is not run again, and an interrupted run continues.
-A seed takes about half an hour on two CPU cores.
+the date, the machine and the versions. Skips a seed whose result exists, and continues an interrupted run. A seed
+takes about half an hour on two CPU cores.
 """
 
 from pathlib import Path
@@ -18,9 +18,9 @@ from jvflow import cli
 CONFIG = config_flags.DEFINE_config_file(
     "config", cli.find_config("configs/biflow/procedural.py"), "The experiment.", lock_config=True
 )
-OUT = flags.DEFINE_string("out", "out/benchmark", "Where the runs go.")
-SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of training and streaming, one run of all methods for each.")
-VIDEOS = flags.DEFINE_integer("videos", 64, "Streams of each method.")
+OUT = flags.DEFINE_string("out", "out/benchmark", "Folder for the runs.")
+SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of training and streaming; each seed runs all methods.")
+VIDEOS = flags.DEFINE_integer("videos", 64, "Number of streams of each method.")
 FRAMES = flags.DEFINE_integer("frames", 512, "Frames of each stream.")
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.checksums --out=FILE.json [--only=vlfm] [--against=benchmarks/results/checksums.json]
 
-A change that only moves code leaves them equal bit for bit on one machine. Another processor or another version of XLA
-rounds otherwise. An interrupted run continues.
+A change that only moves code keeps them equal bit for bit on one machine. Another processor or another version of XLA
+rounds differently. Continues an interrupted run.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from jvflow.parallel.checksums import tree_checksum
 from jvflow.training.loop import train
 
 OUT = flags.DEFINE_string("out", None, "The JSON file to write.", required=True)
-ONLY = flags.DEFINE_list("only", [], "Parts of labels CONFIG:OBJECTIVE; all cases by default.")
+ONLY = flags.DEFINE_list("only", [], "Run only the cases with such a text in CONFIG:OBJECTIVE; default: all.")
 AGAINST = flags.DEFINE_string("against", None, "A JSON file of an earlier run to compare with.")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 OBJECTIVES = dict(

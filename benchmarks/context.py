@@ -1,9 +1,9 @@
 """Compares one and two known frames on `procedural:bouncing`, where one frame does not show the motion.
 
-Runs the demo's experiment for BI-FLOW and CONDIFF, with the last frame alone (as in the paper) and with the last two.
-Noise on the older frame hides its errors: with a level of at most 0.3 the streams break into speckle; with 0.6 shapes
-stay shapes and move, while shapes and colours change into others. `out/context/report.html` shows the streams. An
-interrupted run continues.
+Runs the demo's experiment for BI-FLOW and CONDIFF, with only the last frame (as in the paper) and with the last two.
+Noise on the older frame hides its errors. With a noise level of at most 0.3 the streams break into speckle. With 0.6
+the shapes keep moving, but their forms and colours change over time. `out/context/report.html` shows the streams.
+Continues an interrupted run.
 """
 
 from benchmarks import subject

@@ -1,8 +1,8 @@
-"""Compares a path through the true frames between two with the straight path, which blends the two.
+"""Compares a curved path, through the true frames between x0 and x1, with the straight path, which blends x0 and x1.
 
 The Bi-flow paper leaves curved paths open. Procedural video can be rendered between its frames, so the true states are
-known: both fields are trained on the same clips at four times the frame rate, one on x0 + t (x1 - x0), one on the
-frames between (`jvflow.flow.curved.CURVED`), with the same noise, seed, network and steps.
+known. Both fields train on the same clips at four times the frame rate, with the same noise, seed, network and steps:
+one on x0 + t (x1 - x0), one on the frames in between (`jvflow.flow.curved.CURVED`).
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def loss(path, loss_weights, field, latents, condition, keys, key):
 
 
 def trained(config, data, path, seed: int) -> Run:
-    """Trains as the demo does, with the loss along `path`."""
+    """Trains with the demo's config and the loss along `path`."""
     experiment = dataclasses.replace(assemble(config), loss=partial(loss, path, tuple(config.loss_weights.biflow)))
     key_init, key_steps = jax.random.split(jax.random.key(seed))
     state = steps.create(key_init, experiment.network, experiment.optimizer, ema=True)

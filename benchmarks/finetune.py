@@ -2,9 +2,9 @@
 
     python -m benchmarks.finetune --data=FOLDER [--models=ltx,wan,dit,unet] [--steps=100] [--out=out/finetune]
 
-The packages that published the models make random ones. Each is tuned on the videos of FOLDER, once with all parameters
-and once with LoRA, and exported, with the low-rank matrices merged and as these matrices alone; the package loads the
-export. Writes the held-out losses over the steps, and the difference between the package's output and ours, to
+Creates random public models with diffusers. Tunes each on the videos of FOLDER, once with all parameters and once with
+LoRA. Exports each run (for LoRA once with merged matrices and once with the matrices only), and loads the export into
+diffusers. Writes the validation losses over the steps, and the difference between diffusers' output and ours, to
 `benchmarks/results/finetune.json`.
 """
 
@@ -20,9 +20,9 @@ from benchmarks.record import RESULTS, write
 from jvflow import cli
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
-MODELS = flags.DEFINE_list("models", ["ltx", "wan", "dit", "unet"], "Which backbones.")
+MODELS = flags.DEFINE_list("models", ["ltx", "wan", "dit", "unet"], "Backbones to tune.")
 STEPS = flags.DEFINE_integer("steps", 100, "Training steps of each run.")
-OUT = flags.DEFINE_string("out", "out/finetune", "Where models, caches, runs and exports go.")
+OUT = flags.DEFINE_string("out", "out/finetune", "Folder for models, caches, runs and exports.")
 flags.mark_flags_as_required(["data"])
 
 VIDEO = dict(num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, num_layers=2)
@@ -67,7 +67,7 @@ CONFIGS = dict(
     ),
     unet=("biflow/unet.py", ["--config.data.size=(16,16)", "--config.tune.layers=('attentions',)"]),
 )
-"""The config of each backbone, and the flags that are added; those of the tuned layers for LoRA alone."""
+"""Config of each backbone, and additional flags; the flags of config.tune are for LoRA only."""
 
 
 def main():
@@ -96,7 +96,7 @@ def _make(name: str) -> None:
 
 
 def _tune(name: str, rank: int) -> dict:
-    """Trains one run, by LoRA if `rank` is above 0; returns its held-out losses and the differences of its exports."""
+    """Trains one run, with LoRA if `rank` is above 0; returns its validation losses and the errors of its exports."""
     home = Path(OUT.value) / name
     config, more = CONFIGS[name]
     more = more if rank else [flag for flag in more if "tune" not in flag]
@@ -144,7 +144,7 @@ def _tune(name: str, rank: int) -> dict:
 
 
 def _command(name: str, *given: str) -> None:
-    """Runs a command of `launch`; an export that exists is not written again."""
+    """Runs a command of `launch`; keeps an export that exists."""
     out = next(Path(flag.partition("=")[2]) for flag in given[::-1] if flag.startswith(("--out=", "--workdir=")))
     if name == "export" and out.exists():
         return
@@ -157,7 +157,7 @@ def _command(name: str, *given: str) -> None:
 
 
 def _difference(name: str, folder: str, run: Path, out: Path, lora: bool) -> float:
-    """Returns the largest difference between the package's output and ours, over the largest output."""
+    """Returns the largest difference between the package's output and ours, relative to the largest output."""
     import diffusers
     import jax
     import numpy as np
@@ -186,7 +186,7 @@ def _difference(name: str, folder: str, run: Path, out: Path, lora: bool) -> flo
 
 
 def _with_matrices(model, folder: Path) -> None:
-    """Loads low-rank matrices into a model with diffusers, or with peft if diffusers cannot for its class."""
+    """Loads low-rank matrices into a model with diffusers, or with peft if diffusers does not support its class."""
     from safetensors.torch import load_file
 
     from jvflow.pretrained import LORA_FILE

@@ -1,19 +1,19 @@
-"""Runs FlowFrames' ablation (figure 4), evaluations (figure 6a), lengths (figure 6b) and inversion on procedural video.
+"""Runs FlowFrames' studies on procedural video: ablation, network evaluations, lengths (figures 4, 6a, 6b), inversion.
 
     python -m benchmarks.flowframes [--variants=...] [--out=out/flowframes_study]
 
 Trains the text-to-video model of `configs/flowframes/pretrain.py`, inverts the data through it, trains each variant of
-`configs/flowframes/procedural.py` for the same number of steps, evaluates all of them on held-out clips, and writes
-`benchmarks/results/flowframes.json`. An interrupted command continues, and finished parts are not run again. Once the
-inversions exist, two commands with different variants may share a folder.
+`configs/flowframes/procedural.py` for the same number of steps, evaluates all variants on held-out clips, and writes
+`benchmarks/results/flowframes.json`. Continues an interrupted run, and keeps finished parts. Once the inversions exist,
+two commands with different variants may share a folder.
 
-    coupled_inverted    from the pretrained model, consecutive chunks, target inversion: algorithm 1
-    coupled             ... without inversion: algorithm 3
-    uncoupled           ... and without the coupling: algorithm 2
-    optimal             ... with the optimal pairs of each batch in place of the consecutive ones
+    coupled_inverted    algorithm 1: pretrained model, consecutive chunks, target inversion
+    coupled             algorithm 3: as coupled_inverted, without inversion
+    uncoupled           algorithm 2: as coupled, with independent chunks
+    optimal             as coupled, with optimal-transport pairs in each batch
     scratch_inverted    algorithm 1 from random parameters
     scratch             algorithm 3 from random parameters
-    conventional        noise with the observed chunk as context, from the pretrained model
+    conventional        pretrained model, from noise, with the observed chunk as context
     mixed               algorithm 3 on chunks of 4, 8 and 16 frames
 """
 
@@ -37,8 +37,8 @@ PRETRAIN = config_flags.DEFINE_config_file(
     "The model that training starts from.",
     lock_config=True,
 )
-OUT = flags.DEFINE_string("out", "out/flowframes_study", "Where the runs go.")
-VARIANTS = flags.DEFINE_list("variants", None, "Which of the variants above; all when empty.")
+OUT = flags.DEFINE_string("out", "out/flowframes_study", "Folder for the runs.")
+VARIANTS = flags.DEFINE_list("variants", None, "Variants to run (see above); default: all.")
 NAME = flags.DEFINE_string("name", "flowframes", "Name of the results file.")
 CHANGES = dict(
     coupled_inverted={},
@@ -112,14 +112,14 @@ def _sheet(out: Path, variants: list[str]) -> None:
 
 
 def _read_or_make(file: Path, make) -> dict:
-    """Returns the content of a JSON file; if it is absent, `make()` returns what is written there."""
+    """Returns the content of a JSON file; writes `make()` into it first if it is absent."""
     if not file.exists():
         write_text(file, json.dumps(make(), indent=1) + "\n")
     return json.loads(file.read_text())
 
 
 def _figures(workdir: Path) -> dict:
-    """Evaluates a run with several numbers of steps, and long predictions, as one chunk and as several."""
+    """Evaluates a run with several numbers of steps, and long predictions in one chunk and in several chunks."""
     from jvflow.commands import evaluate_run
     from jvflow.flowframes.sample import chunk_protocol
     from jvflow.load import load, run_dataset
@@ -140,9 +140,9 @@ def _figures(workdir: Path) -> dict:
 
 
 def _round_trips(run) -> dict:
-    """Measures how far 64 held-out chunks come back from their inversions, by RF-Solver and by Euler.
+    """Measures the error of 64 held-out chunks after inversion and integration back, by RF-Solver and by Euler.
 
-    Returns the median error for each number of steps, and the order between each two of them.
+    Returns the median error for each number of steps, and the order of convergence from each number to the next.
     """
     import numpy as np
 

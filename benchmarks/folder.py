@@ -3,9 +3,9 @@
     python -m benchmarks.folder --data=FOLDER --checkpoint=ENCODER.safetensors,DECODER.safetensors --out=out/folder
 
 Trains `configs/biflow/video_folder.py` at 64 x 64 pixels, and at 128 x 128 in latents (`--codecs=taesd`, which needs
-`--checkpoint`), and streams 256 frames. Each codec gets a `report.html` with the sheets of all runs, and its figures in
-`benchmarks/results/folder_CODEC.json` (with `--known=2` alone in folder_CODEC_known_2.json). An interrupted run
-continues. A run takes about half an hour on one CPU core.
+`--checkpoint`), and streams 256 frames. For each codec, writes a `report.html` with the videos of all runs, and
+`benchmarks/results/folder_CODEC.json` (folder_CODEC_known_2.json if only `--known=2` runs). Continues an interrupted
+run. A run takes about half an hour on one CPU core.
 """
 
 import sys
@@ -23,12 +23,10 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Encoder and decoder of the TAESD family, as safetensors.")
-OUT = flags.DEFINE_string("out", "out/folder_study", "Where the runs go.")
-CODECS = flags.DEFINE_list("codecs", ["pixels"], "Which of pixels and taesd.")
+OUT = flags.DEFINE_string("out", "out/folder_study", "Folder for the runs.")
+CODECS = flags.DEFINE_list("codecs", ["pixels"], "Codecs to run: pixels, taesd.")
 KNOWN = flags.DEFINE_list("known", ["1", "2"], "Numbers of known frames, one run for each.")
-SAMPLE = flags.DEFINE_multi_string(
-    "sample", [], "NAME=VALUE: replaces an entry of config.sample once the runs are trained."
-)
+SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE sets config.sample.NAME after training")
 flags.mark_flag_as_required("data")
 
 
@@ -61,7 +59,7 @@ def main():
 def _in_pixels(config, out):
     config.data.path = DATA.value
     config.data.size = (64, 64)
-    config.network.update(patch=(1, 8, 8), width=192)  # as many tokens as the config's
+    config.network.update(patch=(1, 8, 8), width=192)  # as many tokens as in the config
     return config
 
 
@@ -70,9 +68,9 @@ def _in_latents(config, out):
 
     config.data.path = DATA.value
     config.data.size = (128, 128)
-    config.codec = dict(name="tiny", checkpoint=tuple(CHECKPOINT.value), scale=0.85)  # of TAEF2, to unit size
+    config.codec = dict(name="tiny", checkpoint=tuple(CHECKPOINT.value), scale=0.85)  # gives TAEF2's latents unit size
     config.network.update(patch=(1, 2, 2), width=192)
-    config.network.scales.biflow = (0.5, 1.0)  # from frame to frame latents change more than pixels
+    config.network.scales.biflow = (0.5, 1.0)  # latents change more from frame to frame than pixels
     config.loss_weights.biflow = (3.0, 1.0)
     latents.prepare(config, out / "latents")
     config.data.path = str(out / "latents")

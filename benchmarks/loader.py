@@ -1,4 +1,4 @@
-"""Measures how many batches the loader reads while the train step uses one."""
+"""Measures how many batches the loader reads in the time of one train step."""
 
 from functools import partial
 

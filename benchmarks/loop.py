@@ -1,6 +1,6 @@
-"""Measures the share of a training run's wall time that is spent outside the compiled step.
+"""Measures the share of a training run's wall time outside the compiled step.
 
-It is spent on data, metrics, checkpoints and the loop itself.
+Data, metrics, checkpoints and the loop itself take this time.
 """
 
 import time
@@ -27,7 +27,7 @@ def measure() -> dict:
     for number in range(ROUNDS):
         before = compiled(config, data)
         loop = in_loop(config, subject.folder() / f"run_{number}")
-        step = (before + compiled(config, data)) / 2  # before and after the loop, since other work may slow the machine
+        step = (before + compiled(config, data)) / 2  # before and after the loop: other work may slow the machine
         loops.append(loop)
         steps.append(step)
         shares.append(1 - step / loop)
@@ -40,7 +40,7 @@ def measure() -> dict:
 
 
 def in_loop(config, workdir) -> float:
-    """Returns seconds per step of `train`, from the first write of the metrics, when all is compiled, to its end."""
+    """Returns the seconds per step of `train` after the first flush of the metrics: everything is compiled by then."""
     times, flush = [], Metrics.flush
 
     def timed(self, **options):
@@ -59,7 +59,7 @@ def in_loop(config, workdir) -> float:
 
 
 def compiled(config, data) -> float:
-    """Returns the seconds per step of the same compiled step on one batch that is on the device already."""
+    """Returns the seconds per step of the compiled step alone, on one batch that is already on the device."""
     experiment, state = subject.experiment()
     batches = pipeline.batches(data, windows=[pipeline.Window(2)], batch_size=config.train.batch_size, seed=0)
     batch = jax.tree.map(jnp.asarray, next(batches))

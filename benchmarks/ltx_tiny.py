@@ -2,11 +2,11 @@
 
     python -m benchmarks.ltx_tiny [--out=out/ltx_tiny]
 
-1. An autoencoder of LTX-Video's form (8 x 8 pixels of 2 frames become a latent of 32 channels) is trained on procedural
-   video of 32 x 32 pixels, and exported in the public layout.
-2. The config is run at small sizes, with that folder as its codec: latents, a text-to-video transformer of LTX's form,
-   inversion, then FlowFrames and the conventional design from that transformer, each evaluated on held-out clips with 5
-   and 10 evaluations of the network.
+1. Trains an autoencoder with LTX-Video's architecture (8 x 8 pixels of 2 frames become a latent of 32 channels) on
+   procedural video of 32 x 32 pixels, and exports it in diffusers' format.
+2. Runs the config at small sizes with this autoencoder: encodes latents, trains a text-to-video transformer with LTX's
+   architecture, inverts the data, trains FlowFrames and the conventional design from that transformer, and evaluates
+   both on held-out clips with 5 and 10 network evaluations.
 
 Writes `benchmarks/results/ltx_tiny.json`, and OUT/sheet.png: two held-out clips of two chunks, each above the
 predictions of both designs after its first chunk. Takes half an hour on one core.
@@ -19,7 +19,7 @@ from absl import flags
 from benchmarks.record import write
 from jvflow import cli
 
-OUT = flags.DEFINE_string("out", "out/ltx_tiny", "Where models, data and the sheet go.")
+OUT = flags.DEFINE_string("out", "out/ltx_tiny", "Folder for models, data and the sheet.")
 VAE = dict(
     _class_name="AutoencoderKLLTXVideo",
     block_out_channels=[32, 64],
@@ -39,7 +39,7 @@ VAE = dict(
     spatial_compression_ratio=8,
     temporal_compression_ratio=2,
 )
-STEPS, BATCH, PRIOR_WEIGHT = 2500, 8, 1e-5  # of the autoencoder's training
+STEPS, BATCH, PRIOR_WEIGHT = 2500, 8, 1e-5  # for the autoencoder
 
 
 def main():
@@ -96,7 +96,7 @@ def _config(out: Path, objective: str):
     config.chunk.frames = (9,)
     config.text = dict(name="bytes", length=256, group=4, width=96, depth=2, heads=4)
     config.network.update(depth=4, heads=4, head=48)
-    config.times.logit_mean = 0.0  # the paper's mean is for thousands of tokens, there are 80 here
+    config.times.logit_mean = 0.0  # the paper's mean is for thousands of tokens; here are 80
     config.sample.guidance = 1.0
     config.evaluate.update(clips=64, starts=2, batch=64, frames=(9,), window=8, dimensions=24, real_clips=256)
     config.run.update(log_every=100, checkpoint_every=1000, sample_every=0)
@@ -114,7 +114,7 @@ def _config(out: Path, objective: str):
 def _autoencoder(folder: Path, data) -> dict:
     """Trains the autoencoder and exports it into `folder`, with mean and standard deviation of its latents.
 
-    Returns the PSNR in dB of held-out chunks, through the codec that reads the folder, and the size of their latents.
+    Returns the PSNR in dB of held-out chunks through the exported codec, and the standard deviations of their latents.
     """
     import jax
     import jax.numpy as jnp

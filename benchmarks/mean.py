@@ -1,9 +1,9 @@
-"""Times mu(t) and its slope for a batch of clips: `jvflow.vlfm.hippo` against HiPPO's recurrence and against a copy.
+"""Times mu(t) and its slope for a batch of clips: `jvflow.vlfm.hippo` against HiPPO's recurrence and a memory copy.
 
     python -m benchmarks.mean --hippo=CHECKOUT
 
-CHECKOUT holds the public HiPPO code (github.com/HazyResearch/hippo-code), which is run from there; needs the extra
-`dev`. Its `HiPPO_LegS` computes the coefficients of 64 frames at order 64, from which mu and mu' are two products; ours
+CHECKOUT holds the public HiPPO code (github.com/HazyResearch/hippo-code), which runs from there; needs the extra `dev`.
+Its `HiPPO_LegS` computes the coefficients of 64 frames at order 64; mu and mu' are then two matrix products. Our code
 computes each as one weighted sum of the frames. The copy reads and writes the frames once. Writes
 `benchmarks/results/mean.json`.
 """
@@ -38,7 +38,7 @@ def main():
     h, phi = 1e-4, lambda times: hippo.reconstruct(np.eye(ORDER), times.astype(np.float64))
     values, slopes = (np.asarray(a, np.float32) for a in (phi(at), (phi(at + h) - phi(at - h)) / (2 * h)))
 
-    # one second long, as theirs
+    # one second long, as in the public code
     position = LatentPosition(FRAMES, ORDER, SigmaSchedule(FRAMES), rule="bilinear", ramp=False)
     frames, times = jnp.asarray(u), jnp.asarray(at)
     both = lambda frames, t: jax.jvp(lambda t: position.mean(frames, t), (t,), (jnp.ones_like(t),))
@@ -56,7 +56,7 @@ def main():
         expected, found = theirs(slice(None)), np.stack(ours(frames, times), 1)
         difference = float(np.abs(expected - found).max() / np.abs(expected).max())
         if difference > 1e-3:
-            raise ValueError(f"not the same computation: they differ by {difference}, relative to the largest")
+            raise ValueError(f"not the same computation: the results differ by {difference}, relative to the largest")
         seconds = in_turn(
             dict(ours=lambda: jax.block_until_ready(ours(frames, times)), copy=lambda: np.copyto(target, u)), ROUNDS
         )
@@ -78,18 +78,18 @@ def main():
                 channels=CHANNELS,
                 rounds=ROUNDS,
                 rule="bilinear",
-                recurrence="one clip at a time, times the clips",
+                recurrence="seconds of one clip, times the number of clips",
                 bytes="ours reads the frames once, a copy reads and writes them",
             ),
         ),
     )
-    print(f"{slow / seconds['ours']:.0f} times the recurrence, {read / copied:.2f} of the bandwidth of a copy")
+    print(f"{slow / seconds['ours']:.0f} times faster than the recurrence, {read / copied:.2f} of a copy's bandwidth")
 
 
 def _public(checkout: str):
     """Imports `HiPPO_LegS` from the checkout."""
     sys.path.insert(0, checkout)
-    sys.modules.setdefault("nengo", types.ModuleType("nengo"))  # which only its data sets need
+    sys.modules.setdefault("nengo", types.ModuleType("nengo"))  # only HiPPO's data sets need it
     from model.hippo import HiPPO_LegS
 
     return HiPPO_LegS

@@ -1,14 +1,14 @@
-"""Measures the memory of a prediction over its size, for FlowFrames and for the conventional design.
+"""Measures how the memory of a prediction grows with its size, for FlowFrames and for the conventional design.
 
     python -m benchmarks.memory [--checkpoint=ENCODER.safetensors,DECODER.safetensors]
 
-The network of FlowFrames gets the observed chunk, that of the conventional design noise with the observed chunk. Fits
+FlowFrames' network gets the observed chunk; the conventional design's network gets noise and the observed chunk. Fits
 Mem(V) = k V / 1e6 + b by least squares, as in the paper's table 1, with V = c f h w of the observed latents, and gives
-the ratio of the slopes k of the two designs (the paper: 0.50 on LTX-Video, 0.52 on Wan). Memory is that of the compiled
-program of five Euler steps (temporaries, arguments and outputs), at six lengths; on an accelerator also the peak of a
-device that ran it. The network has attention in blocks, whose memory is linear in the number of tokens. With
-`--checkpoint` also end to end, from uint8 frames to uint8 frames through the codec, one image at a time. Writes
-`benchmarks/results/memory.json`. Takes two minutes.
+the ratio of the slopes k of the two designs (the paper: 0.50 on LTX-Video, 0.52 on Wan). Memory means temporaries,
+arguments and outputs of the compiled program of five Euler steps, at six lengths; on an accelerator also the measured
+peak of the device. The network computes attention in blocks, whose memory is linear in the number of tokens. With
+`--checkpoint`, also measures end to end, from uint8 frames to uint8 frames through the codec, one image at a time.
+Writes `benchmarks/results/memory.json`. Takes two minutes.
 """
 
 import jax
@@ -36,7 +36,7 @@ def main():
 
 
 def _measure(design: str, part: str) -> dict:
-    """Returns volumes, megabytes and their fit for one design."""
+    """Returns the volumes, the megabytes and their fit for one design."""
     volumes, planned, peaks = [], [], []
     for frames in FRAMES:
         compiled, arrays = _compile(design, part, frames)

@@ -1,11 +1,11 @@
-"""Measures how many coefficients a clip needs, a question that VLFM leaves open, by predicting the frames between.
+"""Measures how many HiPPO coefficients a clip needs, which VLFM leaves open, by predicting left-out frames.
 
     python -m benchmarks.order --data=FOLDER [--first=40 --frames=25]
 
-Every second frame of a part of each video is known; the others are predicted by mu(t) at each order, by blending the
-two neighbours, and by repeating the last frame. `select_order` sees the known frames alone. Figures are PSNR in dB, on
-real video of 96 x 64 pixels and on procedural video. Writes `benchmarks/results/order_FRAMES.json`. Takes a minute or
-two.
+Every second frame of a part of each video is known. The others are predicted by mu(t) at each order, by blending the
+two neighbours, and by repeating the last frame. `select_order` sees only the known frames. Figures are PSNR in dB, on
+real video of 96 x 64 pixels and on procedural video. Writes `benchmarks/results/order_FRAMES.json`. Takes one or two
+minutes.
 """
 
 from itertools import islice
@@ -47,7 +47,7 @@ def _clips(length: int):
 
 
 def _figures(video: np.ndarray) -> dict:
-    """Returns the PSNR of the frames between, in dB, by each way of predicting them."""
+    """Returns the PSNR of the left-out frames, in dB, for each way of predicting them."""
     from jvflow.vlfm import hippo
 
     signal = video.reshape(len(video), -1) / 127.5 - 1

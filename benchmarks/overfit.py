@@ -4,15 +4,15 @@ r"""Trains VLFM on one real clip at a time, 25 frames in latents at 128 x 128, a
     python -m benchmarks.overfit --data=... --checkpoint=... --variants=paper,plain,vlfm,direct \
                                  --config.train.steps=1000 --name=table1
 
-Every second one of 49 frames of each video, from frame 40 on, is trained on; the others are predicted. Trains
+A clip is 49 frames of a video, from frame 40 on: one frame of two is for training, and the others are predicted. Trains
 `configs/vlfm/overfit.py` in one or more variants, replays the clip at 8, 12, 16, 24 and 48 frames per second, and
-writes `benchmarks/results/NAME_CLIP.json`, with the figures of each variant before its training too. The second command
-is the VLFM paper's table 1. An interrupted run continues.
+writes `benchmarks/results/NAME_CLIP.json`, with the figures of each variant before and after training. The second
+command runs the VLFM paper's table 1. Continues an interrupted run.
 
     vlfm     the config as it is
     quiet    the config with the paper's noise of 0.01 at the frames
-    plain    the same flow without the mean as an output: `prediction="scaled_velocity"`, noise subtracted at read-out
-    paper    as printed: the sin^2 schedule, uniform t, no scales, Grams, and the state itself as the read-out
+    plain    `prediction="scaled_velocity"`: the network does not output the mean, and the read-out subtracts the noise
+    paper    as printed: the sin^2 schedule, uniform t, no scales, Grams; the state itself is the read-out
     direct   the paper's ablation: the network regresses the latent
 """
 
@@ -32,9 +32,9 @@ CONFIG = config_flags.DEFINE_config_file(
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
 CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Encoder and decoder of TAEF2, as safetensors.")
 CLIPS = flags.DEFINE_list("clips", ["04_coffee", "bigbuckbunny"], "Names of videos in the folder.")
-VARIANTS = flags.DEFINE_list("variants", ["vlfm"], "Which of vlfm, quiet, plain, paper and direct.")
-NAME = flags.DEFINE_string("name", "overfit", "First part of the names of the results files.")
-OUT = flags.DEFINE_string("out", "out/overfit_study", "Where the runs go.")
+VARIANTS = flags.DEFINE_list("variants", ["vlfm"], "Variants to run: vlfm, quiet, plain, paper, direct.")
+NAME = flags.DEFINE_string("name", "overfit", "First part of the names of the result files.")
+OUT = flags.DEFINE_string("out", "out/overfit_study", "Folder for the runs.")
 FIRST = flags.DEFINE_integer("first", 40, "Frames to skip at the start of each video.")
 RATES = (8, 12, 16, 24, 48)
 CHANGES = dict(
@@ -67,7 +67,7 @@ def main():
 
 
 def _measure(config, out: Path) -> dict:
-    """Trains and replays a variant; returns its figures before and after the training, and the seconds of training."""
+    """Trains and replays a variant; returns its figures before and after training, and the seconds of training."""
     from jvflow.commands import evaluate_run, sample
     from jvflow.load import load, load_untrained, run_dataset
     from jvflow.training.loop import train
@@ -91,7 +91,7 @@ def _config(name: str, out: Path):
     config = CONFIG.value.copy_and_resolve_references()
     (path,) = Path(DATA.value).glob(f"{name}.*")
     frames, folder = config.data.frames, out / f"{name}_frames"
-    if not (folder / name / f"{frames - 1:03d}.png").exists():  # a data set is identified by the times of its files
+    if not (folder / name / f"{frames - 1:03d}.png").exists():  # new files would change the key of the data set
         for number, (_, frame) in enumerate(islice(video.frames(path), FIRST.value, FIRST.value + frames)):
             videos.write_png(folder / name / f"{number:03d}.png", frame)
     config.data.update(path=str(folder), fps=video.native_fps(path), image_fps=video.native_fps(path))

@@ -5,9 +5,9 @@
 The networks are DiT-XL/2 (28 layers, width 1152, 16 heads) and a DiT of LTX-Video's size (28 layers, width 2048, 32
 heads). Inputs have the shapes of latents: 64 x 64 for Bi-flow and VLFM (512 x 512 pixels through an autoencoder with 8
 x 8 pixels to a latent), chunks of 6 x 16 x 24 for FlowFrames (41 frames of 512 x 768 pixels through LTX-Video's). Tries
-each mesh of `MESHES` for the number of chips, with as few of `MICROBATCHES` as fit, and recommends the one with the
-best bound on efficiency among those that fit. Results that exist are not compiled again. A compilation takes about a
-minute, and no accelerator is needed. Writes `benchmarks/results/pods.json`.
+each mesh of `MESHES` for the number of chips, with the fewest `MICROBATCHES` that fit, and recommends the mesh that
+fits and has the best bound on efficiency. Keeps existing results. A compilation takes about a minute and needs no
+accelerator. Writes `benchmarks/results/pods.json`.
 """
 
 import json
@@ -35,7 +35,7 @@ TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:2x4", "v5p:4x4x4", "v6e:8x8",
 
 
 def _config(paper: str, size: str):
-    """Returns the config of an experiment of a paper, with the network and the shapes of a size."""
+    """Returns the config of a paper, with the network of a size and the shapes of latents."""
     from importlib import import_module
 
     config = import_module(f"configs.{paper}.{dict(flowframes='procedural').get(paper, 'paper')}").get_config()
@@ -74,9 +74,9 @@ def main():
 
 
 def _recommended(results: dict) -> dict:
-    """Returns the mesh with the best bound on efficiency, without overlap, among those that fit.
+    """Returns the mesh with the best bound on efficiency for each paper, size and topology.
 
-    There is one for each paper, size and topology.
+    The mesh must fit, and the bound assumes no overlap of computation and communication.
     """
     best = {}
     for name, found in results.items():

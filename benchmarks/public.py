@@ -1,4 +1,4 @@
-"""Loads what `jvflow.pretrained.export` writes into the packages that published the models, and compares the outputs.
+"""Loads exported models (`jvflow.pretrained.export`) into the packages that published them, and compares the outputs.
 
 Needs the extra `dev`.
 """
@@ -35,7 +35,7 @@ INPUTS = dict(
     wan_transformer=("hidden_states", "timestep", "encoder_hidden_states"),
     wan_vae=("mean",),
 )
-"""Names of each public model's inputs; of an autoencoder, its latents."""
+"""Names of each public model's inputs; for an autoencoder, of the latents."""
 PREFIXES = dict(
     dit="dit_",
     unet2d="unet_",
@@ -53,7 +53,7 @@ PREFIXES = dict(
 
 
 def measure() -> dict:
-    """Returns the largest difference over the largest output, for every kind in every naming that its package reads."""
+    """Returns the largest relative difference for every kind of model, in every naming that its package reads."""
     found = {}
     for kind, prefix in PREFIXES.items():
         for file in sorted(FIXTURES.glob(f"{prefix}*.safetensors")):
@@ -64,7 +64,7 @@ def measure() -> dict:
 
 
 def _readable_namings(kind: str) -> tuple[str, ...]:
-    return tuple(naming for naming in pretrained.KINDS[kind].namings if naming != "original")  # no package reads those
+    return tuple(naming for naming in pretrained.KINDS[kind].namings if naming != "original")  # no package reads it
 
 
 def _difference(kind: str, file: Path, naming: str, folder: Path) -> float:
@@ -73,7 +73,7 @@ def _difference(kind: str, file: Path, naming: str, folder: Path) -> float:
     tensors = load_file(file)
     learned = {name.removeprefix("w."): a for name, a in tensors.items() if name.startswith("w.")}
     network = pretrained.import_checkpoint(kind, config, learned)
-    params = jax.tree.map(lambda a: 1.1 * a + 0.01, network.params)  # differ from those that were read
+    params = jax.tree.map(lambda a: 1.1 * a + 0.01, network.params)  # differ from the imported parameters
     if kind == "t5_encoder":
         class_name = f"{config['model_type'].upper()}EncoderModel"
     else:
@@ -91,7 +91,7 @@ def _difference(kind: str, file: Path, naming: str, folder: Path) -> float:
 
 
 def _theirs(class_name: str, folder: Path, inputs: dict, latents) -> np.ndarray:
-    """Returns the output of the model of that class in its package."""
+    """Returns the output of the package's model of this class."""
     import diffusers
     import torch
     import transformers

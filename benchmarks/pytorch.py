@@ -1,4 +1,4 @@
-"""Times train step and streaming against the same network and solver in plain PyTorch (`benchmarks.torch_biflow`)."""
+"""Times the train step and streaming against the same network and solver in PyTorch (`benchmarks.torch_biflow`)."""
 
 from functools import partial
 
@@ -100,7 +100,7 @@ def measure() -> dict:
 
 
 def _equal(experiment, state, model, frame, epsilon, solver) -> dict:
-    """Returns how much both networks and both solvers differ; raises ValueError if they do not compute the same."""
+    """Returns the differences of both networks and both solvers; raises ValueError if they do not compute the same."""
     b = len(frame)
     t, alpha = np.linspace(0.1, 0.9, b, dtype=np.float32), np.linspace(0, 1, b, dtype=np.float32)
     field = as_field(experiment.network, state.params)

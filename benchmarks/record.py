@@ -1,4 +1,4 @@
-"""Writes results with what they depend on: the date, the machine and the versions of packages."""
+"""Writes results with the date, the machine and the versions of packages."""
 
 import datetime
 import json
@@ -27,7 +27,7 @@ def _machine() -> dict:
 
 
 def _cores() -> int:
-    """Returns how many processors this process may use, which can be fewer than the machine has."""
+    """Returns the number of processors that this process may use; the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 

@@ -4,16 +4,16 @@
 
     pytorch           train step and streaming against plain PyTorch (needs the extra `dev`)
     loop              share of a training run's wall time outside the compiled step
-    loader            batches read against batches trained on
+    loader            batches that the loader reads in the time of one train step
     solver            diffrax through `solver.solve` against a hand-written loop
     context           BI-FLOW and CONDIFF with one and two known frames, where one frame does not show the motion
-    curved            an experiment: a path through the true frames between two, against the straight one
-    stable_diffusion  its decoder and its U-Net at full size, random parameters: seconds and memory
+    curved            an experiment: a path through true frames in between, against the straight path
+    stable_diffusion  Stable Diffusion's decoder and U-Net at full size, random parameters: seconds and memory
     video_vae         memory of LTX-Video's and Wan's autoencoders, whole and in pieces, over the length of a video
     public            exported models in the packages that published them (needs the extra `dev`)
 
 Each writes `benchmarks/results/NAME.json`: the figures, the date, the machine and the versions. All but the last three
-use the experiment of `make demo`, at its size. `benchmarks.biflow` runs the demo's comparison at length.
+use the experiment of `make demo`, at its size. `benchmarks.biflow` runs the demo's comparison on longer videos.
 """
 
 import importlib

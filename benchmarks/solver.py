@@ -1,4 +1,4 @@
-"""Times a frame by adaptive Heun: diffrax through `solver.solve` against a loop written by hand for this method."""
+"""Times a frame by adaptive Heun: diffrax through `solver.solve` against a hand-written loop for this method."""
 
 import jax
 import jax.numpy as jnp

@@ -29,7 +29,7 @@ def measure() -> dict:
 
 
 def _measure(network, function) -> dict:
-    """Compiles and runs `function(params, latents)` once."""
+    """Compiles and runs `function(params, latents)` once; returns the time and the memory."""
     params = jax.jit(network.init)(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), LATENT)
     clock = time.perf_counter()

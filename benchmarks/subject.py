@@ -1,4 +1,4 @@
-"""The experiment that benchmarks time: BI-FLOW at the size of `make demo`, with parameters away from their start."""
+"""The experiment that the benchmarks time: BI-FLOW at the size of `make demo`, with perturbed initial parameters."""
 
 import tempfile
 from functools import cache
@@ -14,7 +14,7 @@ from jvflow.training.step import create
 
 
 def config(**run):
-    """Returns the demo's config without progress bar, with its data in the folder of this process.
+    """Returns the demo's config without a progress bar, with its data in the folder of this process.
 
     `run` replaces entries of `config.run`.
     """
@@ -25,9 +25,9 @@ def config(**run):
 
 
 def knowing(config, frames: int, noise: float = 0.3):
-    """Returns a copy of a config whose fields know `frames` frames.
+    """Returns a copy of a config whose network sees the last `frames` frames.
 
-    `noise` is the highest level of noise on those before the last one.
+    `noise` is the highest noise level on the frames before the last one.
     """
     config = config.copy_and_resolve_references()
     config.context.frames = frames
@@ -47,7 +47,7 @@ _folders = []
 
 
 def experiment():
-    """Returns `(experiment, state)`; noise is added to the parameters, since adaLN-zero starts as the zero field."""
+    """Returns `(experiment, state)`; adds noise to the parameters, because adaLN-zero starts as the zero field."""
     built = assemble(config())
     state = create(jax.random.key(0), built.network, built.optimizer, ema=True)
     leaves, tree = jax.tree.flatten(state.params)

@@ -1,4 +1,4 @@
-"""Timing on a machine with other work: functions are timed in turn, and compared by the medians of their rounds."""
+"""Timing on a machine with other work: functions run in turn, and the medians of their rounds are compared."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def in_turn(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Returns the median seconds of each function, which is called once to warm up, then once in every round."""
+    """Returns the median seconds of each function; calls each once to warm up, then once in every round."""
     for work in works.values():
         work()
     times = {name: [] for name in works}

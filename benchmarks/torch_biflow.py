@@ -1,7 +1,7 @@
 """BI-FLOW in plain PyTorch: the DiT of `jvflow.networks.dit`, its train step, and a frame by adaptive Heun.
 
-It takes the parameters of that DiT, so that `benchmarks.run pytorch` can check that both compute the same before it
-times them. One frame, no text, no labels.
+Takes the parameters of the JAX DiT, so that `benchmarks.run pytorch` can check that both compute the same before it
+times them. Supports one known frame, no text and no labels.
 """
 
 import math
@@ -15,7 +15,7 @@ from jvflow.networks.layers import FREQUENCIES, position_table
 
 
 def linear(params) -> nn.Linear:
-    """Returns a layer with the parameters of one of ours."""
+    """Returns a PyTorch layer with the parameters of a flax layer."""
     n, m = params["kernel"].shape
     layer = nn.Linear(n, m)
     with torch.no_grad():
@@ -91,7 +91,7 @@ class DiT(nn.Module):
 
 
 class Training:
-    """The train step: BI-FLOW's loss, AdamW behind clipping, and the moving average of the parameters."""
+    """The train step: BI-FLOW's loss, AdamW with clipped gradients, and the moving average of the parameters."""
 
     def __init__(self, model, loss_weights, optimizer, compiled=False):
         self.model = torch.compile(model) if compiled else model

@@ -2,8 +2,8 @@
 
     python -m benchmarks.run video_vae
 
-Compiles them as a whole and in pieces of one latent frame, for 17, 41, 81 and 161 frames of 64 x 96 pixels; nothing is
-run. Takes five minutes.
+Compiles them in pieces of one latent frame for 17, 41, 81 and 161 frames of 64 x 96 pixels, and as a whole for 17 and
+41 frames; runs nothing. Takes five minutes.
 """
 
 FRAMES, SIDES = (17, 41, 81, 161), (64, 96)

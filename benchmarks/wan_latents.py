@@ -1,8 +1,8 @@
-"""Decodes real latents of Wan 2.1 by its decoder at full size with random parameters; measures time and memory.
+"""Decodes real latents of Wan 2.1 with its decoder at full size and random parameters; measures time and memory.
 
     python -m benchmarks.wan_latents --latents=FILE.npy
 
-FILE holds latents (n, c, f, h, w) of the public model. They are decoded one latent frame at a time, all in one program.
+FILE holds latents (n, c, f, h, w) of the public model. One program decodes them, one latent frame at a time.
 Writes `benchmarks/results/wan_latents.json`.
 """
 

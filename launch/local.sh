@@ -3,9 +3,9 @@
 #
 #     launch/local.sh 2 python -m launch.train --config=configs/biflow/procedural.py --workdir=out/two
 #
-# When a process fails, the others are ended and the job starts again, up to RESTARTS times (default 0): training
-# continues from its last checkpoint. SIGTERM and SIGINT go to every process; training saves, and the job ends with 143.
-# PORT is the coordinator's port (default: any free one). With GPUS=1 process i sees only GPU i.
+# When a process fails, the script ends the others and starts the job again, up to RESTARTS times (default 0): training
+# continues from its last checkpoint. The script passes SIGTERM and SIGINT to every process; training saves, and the job
+# ends with exit status 143. PORT is the coordinator's port (default: any free port). With GPUS=1 process i uses GPU i.
 set -euo pipefail
 
 usage() {
@@ -56,7 +56,7 @@ wait_all() { # returns the status of the first process that fails
     for ((left = count; left; left--)); do
         status=0
         wait -n || status=$?
-        if [[ -n $stopping ]]; then # a trapped signal ends `wait` too: wait for each process
+        if [[ -n $stopping ]]; then # a trapped signal ends `wait` early: wait for each process
             for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
             return "$code"
         fi

@@ -4,9 +4,10 @@
 #     sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sh \
 #         python -m launch.train --config=configs/biflow/paper.py --workdir=/shared/run
 #
-# Workdir, data and the environment are on a file system that all nodes see. Before the time limit Slurm sends SIGTERM:
-# training saves, the job ends with 143, is queued again (--requeue) and continues. When a node fails, the whole step
-# ends within seconds (--kill-on-bad-exit), and the job is queued again too. At most MAX_RESTARTS times (default 20).
+# Workdir, data and the environment must be on a file system that all nodes see. Before the time limit Slurm sends
+# SIGTERM: training saves and ends with exit status 143. When a node fails, all processes end within seconds
+# (--kill-on-bad-exit). In both cases the script queues the job again, at most MAX_RESTARTS times (default 20), and
+# training continues.
 #SBATCH --job-name=jvflow
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8

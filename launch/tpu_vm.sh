@@ -3,9 +3,9 @@
 #
 #     launch/tpu_vm.sh NAME ZONE python -m launch.train --config=configs/biflow/paper.py --workdir=/mnt/bucket/run
 #
-# Each worker has this repository in ~/jvflow, its environment in ~/jvflow/.venv (SETUP=1 installs it), and a file
-# system that all workers see, such as a mounted bucket. When a worker fails, all are stopped and the command starts
-# again, up to RESTARTS times (default 20).
+# Each worker needs this repository in ~/jvflow, its environment in ~/jvflow/.venv (SETUP=1 installs it), and a file
+# system that all workers see, such as a mounted bucket. When a worker fails, the script stops all workers and starts
+# the command again, up to RESTARTS times (default 20).
 set -euo pipefail
 
 if [[ $# -lt 3 ]]; then
@@ -23,7 +23,7 @@ if [[ ${SETUP:-} == 1 ]]; then
     on_all_workers "cd ~/jvflow && python3 -m venv .venv && .venv/bin/pip install --quiet --editable '.[tpu]'"
 fi
 
-# each worker keeps the number of its process, so that a later call can stop it
+# each worker writes down its process id, so that a later call can stop the process
 # shellcheck disable=SC2016  # the workers expand these
 enter='cd ~/jvflow && . .venv/bin/activate && echo $$ > ~/.jvflow.pid && export JVFLOW_DISTRIBUTED=1'
 # shellcheck disable=SC2016

@@ -9,12 +9,12 @@
 # %% [markdown]
 # # Is the next chunk of a video its optimal partner?
 #
-# FlowFrames (figure 2) joins each chunk of a video to the next one, and argues from exact optimal transport between
-# chunks, with uniform marginals and squared distance as the cost, that this coupling is nearly optimal. Two plans are
-# shown: (a) a chunk may be joined to any chunk but itself; (b) only to later chunks of its own video. Both are computed
-# here with `jvflow.flow.coupling.ot_plan`, with the controls that tell what they show.
+# FlowFrames (figure 2) pairs each chunk of a video with the next one, and argues from exact optimal transport between
+# chunks, with uniform marginals and squared distance as the cost, that this coupling is nearly optimal. The paper shows
+# two plans: (a) pairs a chunk with any chunk but itself; (b) only with later chunks of its own video. This notebook
+# computes both with `jvflow.flow.coupling.ot_plan`, and adds controls that are needed to interpret them.
 #
-# `JVFLOW_CLIPS=FOLDER python notebooks/coupling.py` takes the videos of a folder; without, procedural ones are made.
+# `JVFLOW_CLIPS=FOLDER python notebooks/coupling.py` reads the videos of a folder; the default is procedural video.
 
 # %%
 import os
@@ -58,10 +58,10 @@ print(f"{n} chunks of {len(np.unique(owner))} videos")
 # %% [markdown]
 # ## (a) Every chunk but itself
 #
-# The cost is symmetric, so an optimal plan may join $i$ to $j$ as well as $j$ to $i$: where only neighbours are near,
-# the plan consists of swaps, and about half of all chunks go to the next one, even if the order is perfect. What the
-# plan does show is how often the partner is adjacent, $|i - j| = 1$ in one video, and the rank of the next chunk in its
-# row. The control has the same costs with rows and columns permuted, so that adjacency means nothing.
+# The cost is symmetric, so an optimal plan may pair $i$ with $j$ and $j$ with $i$. If only neighbours are near, the
+# plan consists of such swaps, and about half of all chunks go to the next one, even if the order is perfect. The plan
+# still shows how often the partner is adjacent, $|i - j| = 1$ in one video, and the rank of the next chunk in its row.
+# The control has the same costs with rows and columns permuted, so that adjacency means nothing.
 
 # %%
 other = ~np.eye(n, dtype=bool)
@@ -70,7 +70,7 @@ following = (owner[:, None] == owner[None]) & (place[None] - place[:, None] == 1
 
 
 def adjacency(cost):
-    """Returns an optimal plan, its fractions of neighbours, and the rank of the next chunk in its row."""
+    """Returns an optimal plan, with its fractions of neighbours and the ranks of the next chunks in their rows."""
     plan = ot_plan(cost, other)
     rank = [(np.delete(cost[i], i) < cost[i, j]).sum() for i, j in np.argwhere(following)]
     return plan, dict(
@@ -95,9 +95,9 @@ assert (
 # %% [markdown]
 # ## (b) Only later chunks of the same video
 #
-# The last chunk of a video has no later one: its row is empty, and no plan has uniform marginals. With a price on the
-# other pairs there is a plan, and it is forced: the last chunk but one can only go to the last, the one before it to
-# the last but one, and so on. Random costs give the same plan. So (b) is no evidence.
+# The last chunk of a video has no later one: its row is empty, and no plan has uniform marginals. If the other pairs
+# are allowed at an additional cost, a plan exists, but it has no freedom: the second last chunk can only go to the
+# last, the third last to the second last, and so on. Random costs give the same plan. So (b) is no evidence.
 
 # %%
 later = (owner[:, None] == owner[None]) & (place[None] > place[:, None])
@@ -112,7 +112,7 @@ for name, some in dict(found=cost, random=rng.uniform(size=(n, n))).items():
     forced = ot_plan(some, later, penalty=1e3)
     print(
         name,
-        "part of all chunks that could go to the next one and do:",
+        "fraction of chunks with a next chunk that go to it:",
         round(float(forced[following].sum() / joined), 3),
     )
     assert np.isclose(forced[following].sum(), joined)

@@ -10,8 +10,8 @@
 # # HiPPO-LegS, as VLFM uses it
 #
 # *Video Latent Flow Matching* writes a clip as a polynomial in time, with coefficients from the LegS recurrence of
-# HiPPO (Gu et al. 2020). Each claim of the paper about that recurrence is computed here, and what is true is asserted.
-# `jvflow/vlfm/hippo/legs.py` has the equations.
+# HiPPO (Gu et al. 2020). This notebook computes each claim of the paper about that recurrence, and asserts the true
+# ones. The equations are in `jvflow/vlfm/hippo/legs.py`.
 
 # %%
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ rng = np.random.default_rng(0)
 
 
 def waves(frames, count=200):
-    """Sums of four sines with up to two cycles per clip: (frames, count), frame k at time k / frames."""
+    """Returns sums of four sines with up to two cycles per clip: (frames, count), frame k at time k / frames."""
     rng = np.random.default_rng(1)
     t = np.arange(1, frames + 1)[:, None] / frames
     return sum(
@@ -33,12 +33,12 @@ def waves(frames, count=200):
 
 
 def error(made, true):
-    """Root mean square, relative."""
+    """Returns the relative root mean square error."""
     return float(np.sqrt(np.mean((made - true) ** 2) / np.mean(true**2)))
 
 
 def at_frames(rule, u, order, basis="legs"):
-    """What the polynomial of a clip is at its own frames."""
+    """Returns the polynomial of a clip at its own frames."""
     H = hippo.kernel(len(u), order, rule, allow_divergence=True).T @ u
     return hippo.reconstruct(H, np.arange(1, len(u) + 1) / len(u), basis=basis)
 
@@ -46,10 +46,10 @@ def at_frames(rule, u, order, basis="legs"):
 # %% [markdown]
 # ## The recurrence of the paper diverges
 #
-# The paper steps $c' = -\frac1t A c + \frac1t B f$ by forward Euler (Definition D.3). The eigenvalues of $A$ are
-# $1 \dots s$, so that a step multiplies by up to $1 - s/k$: the first steps amplify as soon as $s > 2$, and later
-# ones heal it only while there are enough of them. A step that is exact for an input held constant or linear
-# between the frames has factors between 0 and 1 at every order.
+# The paper solves $c' = -\frac1t A c + \frac1t B f$ by forward Euler (Definition D.3). The eigenvalues of $A$ are
+# $1 \dots s$, so step $k$ multiplies an error by up to $|1 - s/k|$. The first steps amplify errors as soon as $s > 2$,
+# and the later steps undo this only if there are enough of them. A step that is exact for an input which is constant
+# or linear between the frames has factors between 0 and 1 at every order.
 
 # %%
 u, orders = waves(24), np.arange(1, 41)
@@ -74,10 +74,10 @@ axes.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# ## The printed basis is another one
+# ## The printed basis does not match
 #
 # The paper evaluates with $g_n(t) = \sqrt{(2n+1)/2}\,P_n(t)$. The basis of this $A$ and $B$ is
-# $\phi_n(y) = \sqrt{2n+1}\,P_n(2y-1)$ on $[0, 1]$. With the printed one every rule is wrong.
+# $\phi_n(y) = \sqrt{2n+1}\,P_n(2y-1)$ on $[0, 1]$. With the printed basis every rule is wrong.
 
 # %%
 good = error(at_frames("first_order_hold", u, 12), u)
@@ -101,8 +101,8 @@ plt.show()
 # ## Lemma 5.4: timescale equivariance
 #
 # "Dilating the input does not change the coefficients." This is true for the continuous operator. For discrete frames
-# it is true only for the zero-order hold, whose signal does not change when each frame is repeated; the recurrence of
-# the paper does not have the property that it is chosen for.
+# it is true only for the zero-order hold, whose signal does not change when each frame is repeated. The paper chooses
+# its recurrence for this property, but the recurrence does not have it.
 
 # %%
 repeats = np.arange(1, 9)
@@ -128,9 +128,9 @@ plt.show()
 # %% [markdown]
 # ## Lemma F.1: the rate of approximation
 #
-# For a function with $k$ derivatives the error of the projection falls as $s^{-k+1/2}$. $|y - 0.4|^k$ has just $k$. The
-# bound holds for the projection of the continuous function; with 256 frames the first-order hold follows it down to
-# the error of the frames, and forward Euler never does.
+# For a function with $k$ derivatives the error of the projection falls as $s^{-k+1/2}$. The function $|y - 0.4|^k$ has
+# exactly $k$. The bound holds for the projection of the continuous function. With 256 frames the first-order hold
+# follows the bound until the error from the sampling into frames dominates; forward Euler never follows it.
 
 # %%
 orders = np.array([2, 4, 8, 16, 32, 64])
@@ -172,9 +172,9 @@ plt.show()
 # ## Lemma 5.2: the trade-off in the order
 #
 # More coefficients fit the frames better, and the lemma bounds the error between the frames by a factor
-# $\exp(s T / \Delta t)$. With the pseudo-inverse of the proof the error does grow so (Runge's phenomenon: equal
-# distances, and an order near the number of frames). With the hold it does not: the exponential belongs to the rule,
-# not to the problem. Only noise limits the order.
+# $\exp(s T / \Delta t)$. With the pseudo-inverse of the proof the error does grow this fast (Runge's phenomenon:
+# equally spaced frames, and an order near their number). With the hold it does not: the exponential belongs to the
+# rule, not to the problem. Only noise limits the order.
 
 # %%
 fine = waves(49)
@@ -199,8 +199,6 @@ assert max(held_out["first_order_hold, noise of 10 %"][11:]) < 0.07
 figure, axes = plt.subplots(figsize=(7, 4))
 for name, values in held_out.items():
     axes.semilogy(orders, values, label=name)
-axes.set(
-    xlabel="order s", ylabel="relative error between 25 frames", title="What more coefficients do between the frames"
-)
+axes.set(xlabel="order s", ylabel="relative error between 25 frames", title="Error between the frames, by order")
 axes.legend(fontsize=8)
 plt.show()

@@ -10,7 +10,7 @@
 # # The latent path of VLFM, and the field that follows it
 #
 # $\psi_t = \sigma_t z + \mu_t$: the noise level over video time, the exact field of Theorem 4.1, and clips that are
-# read at other times than their frames. `jvflow/vlfm/latent_path.py` and `jvflow/vlfm/method.py` have the equations.
+# read between their frames. The equations are in `jvflow/vlfm/latent_path.py` and `jvflow/vlfm/method.py`.
 
 # %%
 import jax
@@ -28,10 +28,10 @@ RATE, FRAMES = 24.0, 24  # one second
 # %% [markdown]
 # ## The schedule between the frames
 #
-# The paper has $\sigma_t = (1 - s_0)(\sin^2(\pi N t / T) + e^{-\alpha t}) + s_0$, with $s_0 = 0.01$ and
-# $\alpha = 10$. At the frames the sine is 0; half-way between them it is 1. A frame that is decoded there is the mean
-# plus noise of unit variance, which is 0 dB for latents of unit variance: this schedule cannot interpolate. And with
-# $t$ in seconds, $e^{-10 t}$ is still 0.66 at the first of 24 frames. The default falls once, and stays low.
+# The paper has $\sigma_t = (1 - s_0)(\sin^2(\pi N t / T) + e^{-\alpha t}) + s_0$, with $s_0 = 0.01$ and $\alpha = 10$.
+# At the frames the sine is 0; half-way between them it is 1. A frame that is decoded half-way is the mean plus noise of
+# unit variance, which is 0 dB for latents of unit variance: this schedule cannot interpolate. And with $t$ in seconds,
+# $e^{-10 t}$ is still 0.66 at the first of 24 frames. jvflow's default falls once, and stays low.
 
 # %%
 paper, default = SigmaSchedule(RATE, kind="paper", alpha=10.0), SigmaSchedule(RATE)
@@ -52,9 +52,9 @@ plt.show()
 # %% [markdown]
 # ## Lemma D.7
 #
-# "For any $\alpha$, $\sigma'_t / \sigma_t \le (1 - s_0) / s_0 = 99$." The supremum over time is
-# $\pi R (1 - s_0) / \sqrt{s_0}$ or so, with $R$ the frame rate, and grows with it: the lemma holds at one frame a
-# second and at no rate at which video is shown.
+# "For any $\alpha$, $\sigma'_t / \sigma_t \le (1 - s_0) / s_0 = 99$." The supremum over time is approximately
+# $\pi R (1 - s_0) / \sqrt{s_0}$, and grows with the frame rate $R$. The lemma holds at one frame per second, but not at
+# the frame rates of video.
 
 # %%
 
@@ -75,7 +75,7 @@ figure, axes = plt.subplots(figsize=(6, 3))
 axes.loglog(rates, found, "o", label="largest sigma' / sigma")
 axes.loglog(rates, np.pi * rates * 0.99 / 0.1, ":", label="pi R (1 - s0) / sqrt(s0)")
 axes.axhline(99, color="grey", label="Lemma D.7")
-axes.set(xlabel="frames per second", title="The bound of the lemma, and what it bounds")
+axes.set(xlabel="frames per second", title="The bound of the lemma, and the measured maximum")
 axes.legend(fontsize=8)
 plt.show()
 
@@ -83,8 +83,8 @@ plt.show()
 # ## Theorem 4.1, by integration
 #
 # The minimum of the objective for one clip is $F(x, t) = \frac{\sigma'}{\sigma} (x - \mu) + \mu'$ at $x = \psi_t$. The
-# paper prints $z$ in the place of $x$, and integrates it so in Theorem F.4. Only the first follows the path. The clip
-# here is a curve in the plane with 24 frames, read 192 times a second.
+# paper prints $z$ in the place of $x$, and integrates this form in Theorem F.4. Only the form with $x$ follows the
+# path. The clip here is a curve in the plane with 24 frames, read 192 times per second.
 
 # %%
 turn = 2 * np.pi * np.arange(1, FRAMES + 1) / FRAMES
@@ -132,7 +132,7 @@ plt.show()
 # %% [markdown]
 # ## Several clips
 #
-# With more than one clip the minimum weighs the clips by their likelihood at $x$. A sample settles on one clip before
+# With more than one clip the minimum weights the clips by their likelihood at $x$. A sample settles on one clip before
 # the first frame, while the noise disappears, and follows this clip to its end.
 
 # %%
@@ -145,7 +145,7 @@ means = np.stack([[path.position.mean(c[:, 0, 0], jnp.float32(t)) for t in times
 distance = np.abs(out[:, None] - means[None]).max(-1)  # (samples, clips, times)
 last = distance[:, :, -1]
 assert last.min(1).max() < 0.03
-assert 0.2 < np.mean(last.argmin(1)) < 0.8, "both come"
+assert 0.2 < np.mean(last.argmin(1)) < 0.8, "both clips occur"
 assert np.all(distance[:, :, 24:].argmin(1) == last.argmin(1)[:, None]) or np.mean(distance[:, :, 24:].min(1)) < 0.03
 
 figure, axes = plt.subplots(figsize=(5, 4.5))

@@ -1,4 +1,4 @@
-"""Generative Video Bi-flow: streams of frames, each solved from the last, forwards and backwards."""
+"""Generative Video Bi-flow: streams of frames, each solved from the one before, forwards or backwards in time."""
 
 from jvflow.biflow.sample import CURVES, Curve, backward, correcting, corruption, joint, plain, stream
 

@@ -1,10 +1,13 @@
-"""Comparison of trained runs, as in Bi-flow, section 3.
+"""Comparison of trained runs, after Bi-flow, section 3.
 
-equal accuracy    adaptive Heun, both tolerances 1e-2: the cost of each method for the same error of its solve
-equal budget      Euler with steps of 0.05: the quality of each method with the same 20 evaluations
+NFE is a mean over samples under diffrax's controller. The paper's steps are torchode's count of the slowest of eight
+videos, and are not comparable with it.
+
+equal accuracy    adaptive Heun, both tolerances 1e-2: the cost of each method at the same tolerances
+equal budget      Euler with steps of 0.05: the quality of each method at 20 evaluations
 epsilon           BI-FLOW at several noise levels: cost against distance
-gain              BI-FLOW with one noise level for each frame, up to the highest of `epsilon`
-backward          BI-FLOW into the past of held-out clips, against the true frames before
+gain              BI-FLOW with a noise level for each frame, at most the highest of `epsilon`
+backward          BI-FLOW solved into the past of held-out clips, compared with the true frames
 """
 
 import json
@@ -24,7 +27,7 @@ SOLVERS = {
 EPSILONS = (0.0, 0.1, 0.2, 0.3)
 """The paper's noise levels."""
 GAINS = (1.0, 2.0)
-"""Gains of a noise level for each frame (`jvflow.biflow.method`, eq. 5)."""
+"""Gains of the noise level per frame (`jvflow.biflow.method`, eq. 5)."""
 
 
 def compare(
@@ -36,25 +39,25 @@ def compare(
     gains: Sequence[float] = GAINS,
     overrides: dict | None = None,
 ) -> dict:
-    """Evaluates runs of one data set and protocol in all these ways; writes `compare.json` and `pareto.png` into `out`.
+    """Runs all these evaluations for runs with one data set; writes `compare.json` and `pareto.png` into `out`.
 
-    Each evaluation is written as soon as it is done, and an interrupted comparison continues. After a change of runs,
-    noise levels, gains or protocol, only the evaluations that it affects are repeated.
+    Writes each evaluation as soon as it ends, and continues an interrupted comparison. After a change of runs, noise
+    levels, gains or protocol, repeats only the affected evaluations.
 
     Args:
       configs: workdir -> config, one run for each objective.
-      load: `(workdir, sampling, overrides) -> (run, data)`: a run with other entries of `config.sample` and
-        `config.evaluate`, and the folder of its data set.
+      load: `(workdir, sampling, overrides) -> (run, data)`: loads a run with replaced entries of `config.sample` and
+        `config.evaluate`, and returns the folder of its data set too.
       out: a folder.
       epsilons: noise levels of BI-FLOW.
-      gains: gains of BI-FLOW with one noise level for each frame, at most the highest of `epsilons`.
+      gains: gains of BI-FLOW with a noise level for each frame, which is at most the highest of `epsilons`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
 
     Returns:
       The content of `compare.json`: `controls`, and `results`, a list of figures with their protocols.
 
     Raises:
-      ValueError: for runs of different data or different protocols, whose figures are not comparable.
+      ValueError: if the runs differ in data or protocol, which makes their figures not comparable.
     """
     _check(configs)
     file = Path(out) / "compare.json"
@@ -86,7 +89,7 @@ def compare(
 
 
 def _as_read(figures: dict) -> dict:
-    """Returns figures as they come back from a file: lists for tuples, strings for keys."""
+    """Returns figures as JSON reads them: tuples as lists, keys as strings."""
     return json.loads(json.dumps(figures))
 
 
@@ -98,7 +101,7 @@ def _check(configs: Mapping) -> None:
             differing = [key for key in a if a[key] != b.get(key) and key not in ignored]
             if differing:
                 differences = ", ".join(f"config.{section}.{key} is {a[key]!r} and {b.get(key)!r}" for key in differing)
-                raise ValueError(f"the figures of {first} and {path} do not compare: {differences}")
+                raise ValueError(f"the figures of {first} and {path} are not comparable: {differences}")
 
 
 def _evaluations(configs: Mapping, epsilons, gains):

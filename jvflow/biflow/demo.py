@@ -1,4 +1,4 @@
-"""Demo of Bi-flow: trains its three methods, streams each, and writes one report."""
+"""The demo of Bi-flow: trains its three methods, samples streams with each, and writes one report."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ TITLES = {"flow": "FLOW", "biflow": "BI-FLOW", "condiff": "CONDIFF"}
 
 
 def demo(config, out: str | Path, *, command: str, train: Callable, load: Callable) -> dict:
-    """Calls `side_by_side` for FLOW, BI-FLOW and CONDIFF, with one config except for the objective."""
+    """Calls `side_by_side` for FLOW, BI-FLOW and CONDIFF; their configs differ only in the objective."""
     configs = {}
     for name in TITLES:
         configs[name] = config.copy_and_resolve_references()
@@ -50,18 +50,18 @@ def side_by_side(
     paper_table=None,
     sampling: dict | None = None,
 ) -> dict:
-    """Trains experiments on one data set, streams them, and writes `report.html` and `metrics.json`.
+    """Trains experiments on one data set, samples their streams, and writes `report.html` and `metrics.json`.
 
-    A run in `out` that is complete is not trained again, and not streamed again under the same protocol.
+    Does not train a complete run in `out` again, and does not sample it again under the same protocol.
 
     Args:
-      configs: name -> config of the runs to compare. Data and protocol are those of the first.
-      out: a folder; each run has the subfolder of its name, and all share the data set.
+      configs: name -> config of the runs to compare. The first config gives the data and the protocol.
+      out: a folder; each run has a subfolder with its name, and all share one data set.
       titles: name -> its title in the report.
       heading, command, paper_table: parts of the report.
       train: `(config, workdir)`, trains a run.
       load: `(workdir, sampling, overrides) -> (run, data)`, see `jvflow.biflow.compare.compare`.
-      sampling: entries of `config.sample` to replace in every run, once it is trained.
+      sampling: entries of `config.sample` to replace in every run after its training.
 
     Returns:
       The content of `metrics.json`.
@@ -133,7 +133,7 @@ def _main(figures: dict) -> tuple:
 
 
 def _shared(protocols: dict[str, dict]) -> dict:
-    """Returns protocols as one table: one value if the runs agree, else the values of each."""
+    """Returns protocols as one table: one value where the runs agree, else the value of each run."""
     table = {}
     for key in dict.fromkeys(key for protocol in protocols.values() for key in protocol):
         values = {name: protocol.get(key) for name, protocol in protocols.items()}

@@ -32,8 +32,8 @@ class Reference:
     """Real video to compare with, under one protocol.
 
     Attributes:
-      feature_map: from windows to features, fitted to training clips.
-      features: of the windows of held-out clips, (n, d).
+      feature_map: maps windows to features; fitted to training clips.
+      features: features of the windows of held-out clips, (n, d).
       motion: mean absolute frame difference of held-out clips.
       settings: `config.evaluate`.
     """
@@ -60,7 +60,7 @@ class Reference:
     def drift(self, video: Videos, *, reverse: bool = False) -> dict:
         """Computes distance and motion over time: per window, pooled over the first and the last windows, and the mean.
 
-        With `reverse` the frames go back in time, and each window is reversed before it is compared.
+        With `reverse` the frames run back in time, and each window is reversed before the comparison.
         """
         window, stride, pooled = self.settings.window, self.settings.stride, self.settings.pooled
         _check_length(self.settings, video.shape[1])
@@ -70,7 +70,7 @@ class Reference:
         features = np.stack([self.feature_map(np.asarray(windows[:, i])) for i in range(windows.shape[1])], axis=1)
         distance = lambda some: metrics.distance(rearrange(some, "b n d -> (b n) d"), self.features)
         starts = [i * stride for i in range(windows.shape[1])]
-        # one window has too few samples for a covariance: `pooled` windows together, as at both ends
+        # one window has too few samples for a covariance, so each distance pools `pooled` windows
         over_time = [
             (s, distance(features[:, i : i + pooled])) for i, s in enumerate(starts[: len(starts) - pooled + 1])
         ]
@@ -86,7 +86,7 @@ class Reference:
 
 
 def _span(settings) -> int:
-    """Returns how many frames the pooled windows cover."""
+    """Returns the number of frames that the pooled windows cover."""
     return settings.window + (settings.pooled - 1) * settings.stride
 
 
@@ -99,9 +99,9 @@ def _check_length(settings, frames: int):
 
 
 def controls(reference: Reference, data: Path) -> dict:
-    """Returns distances of videos that need no model, from as many windows as the first distance of a method has.
+    """Computes distances of videos that need no model, from as many windows as the first distance of a method.
 
-    real_vs_real: training clips, more of them if they are too short for all windows of one;
+    real_vs_real: training clips, more clips if they are shorter than the pooled windows;
     frozen: first frames repeated; noise: uniform pixels.
     """
     settings, need = reference.settings, _span(reference.settings)
@@ -122,11 +122,11 @@ def controls(reference: Reference, data: Path) -> dict:
 def generate(
     run: Run, start: Videos, *, length: int, batch: int, seed: int, **options
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Streams from the given frames, `batch` streams at a time; the videos begin with these frames.
+    """Samples streams from the given frames, `batch` streams at a time; the videos begin with these frames.
 
     Returns:
       video uint8 (b, length, h, w, c); nfe (b, length - given); seconds per frame of one stream: wall time without
-      compilation, over frames times streams.
+      compilation, divided by frames times streams.
     """
     videos, given = start.shape[:2]
 
@@ -139,7 +139,7 @@ def generate(
         clock = time.perf_counter()
         for number, (frame, cost) in zip(range(length - given), frames):
             if number == 0:
-                clock = time.perf_counter()  # compiled by now
+                clock = time.perf_counter()  # the first frame includes the compilation
             video[:, given + number], nfe[:, number] = frame[:, 0], cost
         return video, nfe, np.array(time.perf_counter() - clock)
 
@@ -148,7 +148,7 @@ def generate(
 
 
 def frame_errors(video: Videos, real: UInt8[np.ndarray, "b n h w c"], given: int = 1) -> dict:
-    """Computes PSNR (dB) and SSIM against the true frames, by frame number after the `given` ones; means of streams."""
+    """Computes mean PSNR (dB) and SSIM against the true frames, by frame number after the `given` ones."""
     video, real = video[:, given - 1 :], real[:, given - 1 :]
     length = min(video.shape[1], real.shape[1])
     numbers = [n for n in (1, 2, 4, 8, 16, 32, 63) if n < length]
@@ -160,7 +160,7 @@ def frame_errors(video: Videos, real: UInt8[np.ndarray, "b n h w c"], given: int
 
 
 def evaluate(run: Run, data: Path) -> dict:
-    """Returns the record of a run under its config's protocol: figures, curves over time, controls and protocol."""
+    """Evaluates a run as its config sets; returns the record: figures, curves over time, controls and protocol."""
     reference = Reference.from_dataset(run.config.evaluate, data)
     baselines = controls(reference, data)
     return dict(evaluate_streams(run, reference, data)[0], controls=baselines, protocol=describe(run, reference))
@@ -169,13 +169,14 @@ def evaluate(run: Run, data: Path) -> dict:
 def evaluate_streams(run: Run, reference: Reference, data: Path) -> tuple[dict, np.ndarray]:
     """Returns the figures and the videos of one run.
 
-    Streams start from the first frames of held-out clips, on the curve `backward` from their last ones.
+    Streams start from the first frames of held-out clips, or from the last ones on the curve `backward`.
     """
     settings, curve, given = reference.settings, run.experiment.sampler.curve, run.experiment.start_frames
     real = pipeline.clips(data, "test", count=settings.videos)
     if len(real) < settings.videos:
         raise ValueError(
-            f"{settings.videos} videos need as many held-out clips, {data} has {len(real)}: evaluate videos={len(real)}"
+            f"{settings.videos} videos need as many held-out clips, {data} has {len(real)}: "
+            f"use config.evaluate.videos={len(real)} or fewer"
         )
     real = real[:, ::-1] if curve is backward else real
     video, nfe, seconds = generate(
@@ -192,7 +193,7 @@ def evaluate_streams(run: Run, reference: Reference, data: Path) -> tuple[dict, 
 
 
 def describe(run: Run, reference: Reference) -> dict:
-    """Returns the protocol of an evaluation: everything that decides its figures."""
+    """Returns the protocol of an evaluation: everything that determines its figures."""
     return stream_protocol(run) | dict(
         distance=metrics.DISTANCE_NAME,
         reference_windows=len(reference.features),
@@ -203,7 +204,7 @@ def describe(run: Run, reference: Reference) -> dict:
 
 
 def preview(run: Run, data: Path) -> Videos:
-    """Streams from the first frames of held-out clips, for a sheet during training."""
+    """Samples streams from the first frames of held-out clips, for a contact sheet during training."""
     first = pipeline.clips(data, "test", count=4, frames=run.experiment.start_frames)
     stream = stream_frames(run, first, jax.random.key(run.config.seed))
     frames = [frame for frame, _ in itertools.islice(stream, run.config.run.sample_frames)]

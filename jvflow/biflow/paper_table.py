@@ -1,4 +1,4 @@
-"""The results of the Bi-flow paper, which reports show next to those of a run."""
+"""The results of the Bi-flow paper, which reports show next to the results of a run."""
 
 from jvflow.report.html import PaperTable
 

@@ -1,6 +1,6 @@
 """Sampling of Bi-flow: curves in (t, alpha), streams of frames, and the videos of a trained run.
 
-The equations (4) and (5) stand in `jvflow.biflow.method`.
+The equations (4) and (5) are in `jvflow.biflow.method`.
 """
 
 import itertools
@@ -41,7 +41,7 @@ class Curve:
     Attributes:
       position: `(k, epsilon) -> (t, alpha)`, scalars.
       start, stop: the interval of k, in the direction of the solve.
-      num_moving: how many of the first coordinates change; a field may omit the velocities of the others.
+      num_moving: number of leading coordinates that change; a field may omit the velocities of the others.
     """
 
     position: Callable
@@ -68,9 +68,9 @@ CURVES = {"plain": plain, "joint": joint, "backward": backward, "correcting": co
 def next_frame(
     field, past, key, rows, epsilon, context_noise, condition, *, gain=0.0, curve, solver, source="frame", clamp=(-1, 1)
 ) -> Solution:
-    """Solves for one frame of `stream`: `past (b, n, h, w, c) -> Solution`; its x is the past shifted by the new frame.
+    """Solves for one frame of `stream`. The x of the solution is `past` (b, n, h, w, c), shifted by the new frame.
 
-    Row i draws its noise from fold_in(key, rows[i]), so that a video does not depend on how many others stream with it.
+    Row i draws its noise from fold_in(key, rows[i]), so that a video does not depend on the number of streams.
     """
     keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
     frame, older = past[:, -1:], past if source == "noise" else past[:, :-1]
@@ -86,19 +86,19 @@ def next_frame(
 
 
 def add_context(condition: Condition | None, frames: Frames) -> Condition | None:
-    """Adds frames to a condition as context, on the channel axis of x; without frames, returns it as it is."""
+    """Adds frames to a condition as context, on the channel axis of x; without frames, returns the condition itself."""
     if not frames.shape[1]:
         return condition
     return replace(condition or Condition(), context=rearrange(frames, "b n h w c -> b 1 h w (n c)"))
 
 
 def context_keys(keys: Key[Array, "b"]) -> Key[Array, "b"]:
-    """Returns keys for the noise of the context, different from all that are derived from `keys`."""
+    """Returns keys for the noise of the context, different from all other keys derived from `keys`."""
     return fold_in_each(keys, 2**31)
 
 
 def corruption(field: Field, frames: Frames, epsilon, condition: Condition | None = None) -> Float[Array, "b"]:
-    """Estimates the noise in each frame, r (5), in units of the data: one evaluation of a field of BI-FLOW."""
+    """Estimates the noise in each frame, r (5), in units of the data, with one evaluation of a BI-FLOW field."""
     here = jnp.zeros(len(frames)), jnp.full(len(frames), epsilon)
     noise = field(frames, here, condition)[1]
     return epsilon * jnp.sqrt(jnp.mean(jnp.square(noise), axis=(1, 2, 3, 4)))
@@ -119,53 +119,53 @@ def stream(
     clamp: tuple[float, float] | None = (-1.0, 1.0),
     rows: Int[Array | np.ndarray, "b"] | None = None,
 ) -> Iterator[tuple[Frames, Int[Array, "b"]]]:
-    """Streams frames without end, each solved from the last (paper, section 2.2).
+    """Yields frames without end, each solved from the one before (paper, section 2.2).
 
-    Memory is constant and one program is compiled. A frame is computed while the caller still works on the one before
-    it. Every frame has fresh noise, from fold_in(key, frame number).
+    Uses constant memory and compiles one program. The device computes a frame while the caller still works on the one
+    before. Every frame has fresh noise, from fold_in(key, frame number).
 
     Args:
       field: `(x, s, condition) -> velocities`, see `jvflow.networks.as_field`.
-      frames: where each stream starts, (b, n, h, w, c) in order, in [-1, 1]; as many as the field was trained with.
-        Each next frame is solved from the last one, with the others as context.
-      key: of all noise.
+      frames: start of each stream, (b, n, h, w, c) in order, in [-1, 1], with n as in training. Each next frame is
+        solved from the last one, with the others as context.
+      key: random key of all noise.
       curve: `plain`, `joint`, `backward` or `correcting`.
-      epsilon: the noise level of the curve, in units of the data; 0 is the plain curve.
-      gain: above 0, each frame has its own level min(epsilon, gain r), where r (5) is the error of the frame before.
-        Only on the curve `joint`; the evaluation for r is counted.
+      epsilon: the noise level of the curve, in units of the data; with 0 `joint` equals `plain`.
+      gain: if above 0, each frame has its own level min(epsilon, gain r), where r (5) estimates the error of the frame
+        before. Only for the curve `joint`; nfe includes the evaluation for r.
       context_noise: the level of the noise that is added to the context.
       solver: a `Solver`, or the keyword arguments of one.
       condition: passed to the field at every frame.
       source: "frame" starts a solve at the last frame, "noise" at noise, with the last frame as context (CONDIFF).
-      clamp: the range that each frame is clipped to before it is used again, or None.
-      rows: the number of each stream, which decides its noise; 0, 1, ... when None.
+      clamp: the range to which each frame is clipped before the next solve, or None.
+      rows: the index of each stream, which determines its noise; 0, 1, ... when None.
 
     Yields:
-      `(frame (b, 1, h, w, c), nfe (b,))`: the first is the frame after the given ones (before it, on `backward`). Both
-      are on the device and may not be computed yet.
+      `(frame (b, 1, h, w, c), nfe (b,))`. The first frame follows the given ones (on `backward` it precedes the given
+      one). Both arrays are on the device, which may still be computing them.
 
     Raises:
-      ValueError: for arguments that do not fit together, at the call.
-      SolveError: instead of a frame whose solve failed; names the frame, the rows and the times.
+      ValueError: at the call, if arguments contradict each other.
+      SolveError: if the solve of a frame fails; the message names the frame, the rows and the times.
     """
     if source not in ("frame", "noise"):
         raise ValueError(f"source is {source!r}: use 'frame' (FLOW, BI-FLOW) or 'noise' (CONDIFF)")
     if source == "noise" and curve is not plain:
-        raise ValueError("source='noise' (CONDIFF) solves along the curve `plain` alone")
+        raise ValueError("source='noise' (CONDIFF) takes only the curve `plain`")
     for name, level in dict(epsilon=epsilon, context_noise=context_noise, gain=gain).items():
         if not 0 <= level:
             raise ValueError(f"{name} scales noise and must be 0 or more, got {level}")
     if gain and (curve is not joint or not epsilon):
         raise ValueError(
-            f"gain {gain} chooses the noise of the curve `joint` up to epsilon {epsilon}: "
-            "use that curve, and an epsilon above 0"
+            f"gain {gain} sets the noise of the curve `joint`, up to epsilon {epsilon}: "
+            "use this curve and an epsilon above 0"
         )
     if frames.ndim != 5:
         raise ValueError(f"frames must be (b, n, h, w, c), got shape {frames.shape}")
     if curve is backward and frames.shape[1] > 1:
         raise ValueError(
             f"the curve `backward` solves for the frame before the given one, so the {frames.shape[1] - 1} frames "
-            "before that are not known: it takes a field that was trained with one frame"
+            "before that are not known: use a field that was trained with one frame"
         )
     solver = Solver(**solver) if isinstance(solver, dict) else solver
     rows = jnp.arange(len(frames)) if rows is None else jnp.asarray(rows)
@@ -189,7 +189,7 @@ def _frames(step: Callable, past: Frames, key) -> Iterator[tuple]:
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """How a run streams: arguments of `stream`."""
+    """The arguments of `stream` that a run uses."""
 
     curve: Curve
     epsilon: float
@@ -201,23 +201,23 @@ class StreamSettings:
 
 
 def stream_frames(run: Run, first: Videos, key, **options) -> Iterator[tuple]:
-    """Streams after the given frames: `(frame uint8 (b, 1, h, w, c), nfe (b,))`, on the host.
+    """Yields the frames after the given ones, as `(frame uint8 (b, 1, h, w, c), nfe (b,))` on the host.
 
-    `options` replace the run's `StreamSettings`, or number the streams (`rows`). Raises as `stream` does.
+    `options` replace the run's `StreamSettings`, or give `rows`. Raises the errors of `stream`.
     """
     experiment, codec = run.experiment, run.experiment.codec
     start = codec.encode(codec.params, jnp.asarray(first)).mean
     field, options = as_field(experiment.network, run.params), vars(experiment.sampler) | options
-    frames = stream(field, start, key, **options)  # checks the options now, not at the first frame
+    frames = stream(field, start, key, **options)  # checks the options at this call, not at the first frame
     return ((np.asarray(codec.decode(codec.params, latent)), np.asarray(nfe)) for latent, nfe in frames)
 
 
 def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     """Writes streams into the folder `out`, the given frames first, and returns the record of `samples.json`.
 
-    Frames are written as they come, so that memory does not grow with the length. On the curve `backward` the frames
-    of a file go into the past. Each process streams its share of the rows; the primary one writes. A stream that fails
-    raises SolveError, and leaves no file.
+    Writes each frame when it is ready, so that memory does not grow with the length. On the curve `backward` the frames
+    of a file run back in time. Each process computes its share of the rows; the primary process writes. A stream that
+    fails raises SolveError and leaves no file.
     """
     objective = run.config.objective
     refuse(request, objective, "makes no chunks", "observed")
@@ -225,7 +225,7 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     count, length, given = request.count, request.length or 64, run.experiment.start_frames
     if length < given:
         raise ValueError(
-            f"frames is {length}, and a stream of this run starts from {given}: use --frames={given} or more"
+            f"frames is {length}, and a stream of this run starts from {given} frames: use --frames={given} or more"
         )
     first = pipeline.start_frames(run.config.data, request.data, count, given, request.first_frame)
     rows, record = processes.local_rows(count), {}
@@ -264,7 +264,7 @@ def _write_stream(run: Run, out: Path, first, stream: Iterator[tuple], length: i
 
 
 def stream_protocol(run: Run) -> dict:
-    """Returns how the frames of a run are made: every record of the run carries it."""
+    """Returns the settings that determine the frames of a run; every record of the run contains them."""
     settings = run.experiment.sampler
     curve = next(name for name, curve in CURVES.items() if curve is settings.curve)
     protocol = run.protocol | dict(past_frames=run.experiment.start_frames, curve=curve)

@@ -16,10 +16,10 @@ DEMO_CONFIG = "configs/biflow/procedural.py"
 
 
 def find_config(path: str) -> str:
-    """Returns the path of a config given as FILE or FILE:MODE, wherever the command runs.
+    """Returns the path of a config given as FILE or FILE:MODE, for any working directory.
 
-    Looks in the working directory, then in the checkout, then in the configs that the installed package holds. A file
-    that is in none of them is returned as given.
+    Searches the working directory, then the checkout, then the installed package. Returns `path` unchanged if no such
+    file exists.
     """
     file = path.partition(":")[0]
     for root in (Path(), PACKAGE.parent, PACKAGE):
@@ -36,7 +36,7 @@ def _with_found_config(argv: list[str]) -> list[str]:
 def parse_overrides(flag: flags.FlagHolder, example: str) -> dict:
     """Returns the entries of a repeated flag NAME=VALUE, such as videos=64.
 
-    A value is read as a Python literal, or else as a string.
+    A value that is not a Python literal becomes a string.
 
     Raises:
       ValueError: if a name or a value is missing; the message shows `example`.
@@ -56,15 +56,15 @@ def parse_overrides(flag: flags.FlagHolder, example: str) -> dict:
 def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = None) -> None:
     """Parses the flags in `sys.argv` and runs `command()` as one process of its job.
 
-    A user's mistake ends the program with one line on stderr and exit status 1, a stop by signal with status 143.
-    `before_jax` is called when the flags are parsed and JAX is not imported yet.
+    A user's mistake ends the program with one line on stderr and exit status 1. A signal ends it with status 143.
+    Calls `before_jax` after it parses the flags and before it imports JAX.
     """
 
     def main(argv: list[str]) -> None:
         if before_jax is not None:
             before_jax()
         log = _start_log()
-        # imported late, so that --help and a mistake in the flags answer at once
+        # late imports: --help and errors in the flags do not wait for JAX
         from jvflow.parallel import processes
         from jvflow.training.loop import Stopped
 
@@ -75,27 +75,27 @@ def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = 
             processes.barrier("the end")
         except Stopped as stopped:
             log.info("%s", stopped)
-            sys.exit(143)  # the status that a shell reports for SIGTERM: schedulers restart what ends with it
+            sys.exit(143)  # the exit status of SIGTERM: schedulers restart such a job
         except OSError as error:
-            full = ": make room and give the same command again, it continues after what is whole"
+            full = ": free some space and run the same command again; it continues after the complete files"
             sys.exit(f"error: {error}{full if error.errno == errno.ENOSPC else ''}")
         except (ValueError, FloatingPointError) as error:
             sys.exit(f"error: {error}")
         except AttributeError as error:
-            # ml_collections wraps a KeyError; any other AttributeError is a mistake in this package
+            # ml_collections wraps a KeyError; any other AttributeError is a bug of jvflow
             if not (error.args and isinstance(error.args[0], KeyError)):
                 raise
             sys.exit(
-                f"error: the config has no key {error.args[0].args[0]}: give a config of your own every key of the one "
-                "it follows; a run of an earlier version has to be trained anew, or continued with that version"
+                f"error: the config has no key {error.args[0].args[0]}: copy the missing keys from the config that "
+                "yours follows; for a run of an earlier version of jvflow, install that version or train again"
             )
 
     app.run(main, argv=_with_found_config(sys.argv), flags_parser=_parse_flags)
 
 
 def _start_log() -> logging.Logger:
-    """Returns this package's logger, which alone writes messages of level INFO, to stderr."""
-    absl_logging.set_verbosity(absl_logging.WARNING)  # the level of all other packages
+    """Returns jvflow's logger, which writes to stderr. Other packages log warnings and errors only."""
+    absl_logging.set_verbosity(absl_logging.WARNING)  # for all other packages
     log = logging.getLogger("jvflow")
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -112,7 +112,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         text = " ".join(str(error).split())
         sys.exit(f"error: {text} (--help lists the flags)")
-    except AttributeError as error:  # from ml_collections, which has looked for the nearest key
+    except AttributeError as error:  # from ml_collections, whose message suggests the nearest key
         text = str(error).strip("'\"").replace("\\'", "'").replace("\\n", ". ")
         given = ", ".join(a for a in argv if a.startswith("--config."))
         sys.exit(f"error: the config has no key {text} (given: {given})")

@@ -1,8 +1,11 @@
-"""Compares trained runs of one data set, as Bi-flow's paper does.
+"""Compares trained Bi-flow runs of one data set: cost against quality.
 
     jvflow compare --workdirs=out/demo/flow,out/demo/biflow,out/demo/condiff --out=DIR
 
-A comparison that was stopped continues with the same command.
+Evaluates each run at equal solver accuracy and at 20 network evaluations per frame, and BI-FLOW also at several noise
+levels and backwards in time. NFE is the number of network evaluations per frame, averaged over videos. The paper
+reports a number that is not comparable: torchode's count for the slowest of eight videos. Run the same command again to
+continue after an interruption.
 """
 
 from absl import flags
@@ -10,14 +13,16 @@ from absl import flags
 from jvflow.cli import parse_overrides
 
 WORKDIRS = flags.DEFINE_list(
-    "workdirs", None, "The folders of trained runs, of one data set and protocol.", required=True
+    "workdirs", None, "Workdirs of trained runs, with the same config.data and config.evaluate.", required=True
 )
-OUT = flags.DEFINE_string("out", None, "Where compare.json and pareto.png go.", required=True)
-EPSILON = flags.DEFINE_list("epsilon", ["0", "0.1", "0.2", "0.3"], "Noise levels of BI-FLOW.")
+OUT = flags.DEFINE_string("out", None, "Folder for compare.json and pareto.png.", required=True)
+EPSILON = flags.DEFINE_list("epsilon", ["0", "0.1", "0.2", "0.3"], "Noise levels of BI-FLOW (config.sample.epsilon).")
 GAIN = flags.DEFINE_list(
-    "gain", ["1", "2"], "Gains of BI-FLOW's noise level per frame, up to the highest value of --epsilon."
+    "gain",
+    ["1", "2"],
+    "Gains (config.sample.gain) of BI-FLOW with a noise level for each frame, up to the largest --epsilon.",
 )
-PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE replaces an entry of config.evaluate; repeatable.")
+PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE sets config.evaluate.NAME")
 
 
 def main():

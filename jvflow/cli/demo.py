@@ -1,8 +1,10 @@
-"""Trains, streams and compares FLOW, BI-FLOW and CONDIFF on procedural video.
+"""Trains Bi-flow's three methods on procedural video and compares their videos in a report.
 
     jvflow demo --out=out/demo
 
-Writes out/demo/report.html and out/demo/metrics.json. Takes about 8 minutes on a laptop.
+Trains FLOW, BI-FLOW and CONDIFF into out/demo/flow, out/demo/biflow and out/demo/condiff. Writes out/demo/report.html,
+which shows their videos, and out/demo/metrics.json. Takes about 8 minutes on a laptop. Run the same command again to
+continue after an interruption.
 """
 
 import sys
@@ -15,10 +17,10 @@ from jvflow.cli import DEMO_CONFIG, find_config
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     find_config(DEMO_CONFIG),
-    "The experiment; its objective is replaced.",
+    "The experiment; the demo sets config.objective for each method.",
     lock_config=True,
 )
-OUT = flags.DEFINE_string("out", "out/demo", "Where the runs, metrics.json and report.html go.")
+OUT = flags.DEFINE_string("out", "out/demo", "Folder for the runs, metrics.json and report.html.")
 
 
 def main():

@@ -2,7 +2,8 @@
 
     jvflow dryrun --config=configs/biflow/paper.py --topology=v5e:4x4 [--out=FILE.json]
 
-Prints the memory of each device, and the times of computation and communication, of the train step and the sampler.
+Prints the memory per device and the shortest possible times of computation and communication, for the train step and
+for the sampler.
 """
 
 import json
@@ -15,9 +16,9 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.p
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "A TPU slice such as v5e:4x4, v5p:4x4x4 or v6e:8x8; or GPUs such as h100:8.", required=True
 )
-OUT = flags.DEFINE_string("out", None, "The JSON file to write the figures to.")
+OUT = flags.DEFINE_string("out", None, "JSON file for the same figures.")
 SAMPLER = flags.DEFINE_boolean("sampler", True, "Also compile the sampler.")
-LARGEST = flags.DEFINE_boolean("largest", True, "Also find the largest batch that fits.")
+LARGEST = flags.DEFINE_boolean("largest", True, "Also find the largest batch size that fits, with more compilations.")
 flags.mark_flag_as_required("config")
 
 
@@ -32,7 +33,7 @@ def main():
 
 
 def simulate_devices() -> None:
-    """Keeps JAX on the CPU, with as many simulated devices as the topology has GPUs; JAX reads this when it starts."""
+    """Sets JAX's environment: CPU only, with one simulated device for each GPU. Call it before the import of JAX."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     name, _, count = TOPOLOGY.value.partition(":")
     if count.isdigit() and not name.startswith("v"):

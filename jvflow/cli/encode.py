@@ -1,20 +1,20 @@
-"""Encodes a data set once, for training in latents.
+"""Encodes a data set into latents once, for training on the latents.
 
     jvflow encode --config=configs/biflow/video_folder.py --out=DIR ...
 
-With target inversion (config.inversion.rho above 0) the data set gets the inverted chunks too, and with a pretrained
-text encoder the embedded captions. Training takes it as --config.data.path=DIR. The command may be stopped at any time;
-the same command continues.
+Train on the result with --config.data.path=DIR. With a pretrained text encoder the result also holds the embeddings of
+the captions, and with target inversion (config.inversion.rho above 0) the inverted chunks. You can stop the command at
+any time; run it again to continue.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment; its data and its codec are used.", lock_config=True
+    "config", None, "The experiment, whose data and models to use: FILE.py or FILE.py:MODE.", lock_config=True
 )
 OUT = flags.DEFINE_string(
-    "out", None, "The data set of latents. Clips that have to be built go to DIR-clips.", required=True
+    "out", None, "Folder for the latents. Clips cut from videos go to the folder DIR-clips.", required=True
 )
 flags.mark_flag_as_required("config")
 
@@ -30,14 +30,14 @@ def main():
     if not processes.is_primary():
         return
     report = records.report(out)
-    captions = ", embedded captions" if "text" in manifest["settings"] else ""
+    captions = " and caption embeddings" if "text" in manifest["settings"] else ""
     clips = ", ".join(f"{count} clips in {split}" for split, count in manifest["splits"].items())
     print(f"{out}: key {manifest['key']}, latents{captions} of {clips}, {mebibytes(report['bytes'])}")
     if files := report.get("files"):
         skipped = [f"{file['file']} ({file['error']})" for file in files if file["error"]]
         dropped = sum(file["dropped"] for file in files)
         errors = ("; ".join(skipped[:5]) or "none") + " ..." * (len(skipped) > 5)
-        print(f"{len(files)} videos, {dropped} frames in no clip; not read to the end: {errors}")
+        print(f"{len(files)} videos, {dropped} frames not in any clip; videos with read errors: {errors}")
     for name, stats in report["latents"].items():
         shape = " x ".join(map(str, stats["shape"]))
         print(

@@ -1,8 +1,9 @@
-"""Measures a trained run.
+"""Computes the metrics of a trained run.
 
     jvflow evaluate --workdir=DIR --out=FILE.json [--protocol=videos=64]
 
-Writes the whole record to FILE.json and prints its scalars.
+Writes all metrics, their curves over time and the protocol to FILE.json. Prints the metrics that are single numbers.
+--protocol can set the entries of the section `evaluate` in DIR/config.json.
 """
 
 import json
@@ -13,10 +14,10 @@ from jvflow.cli import parse_overrides
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
 OUT = flags.DEFINE_string("out", None, "The JSON file to write.", required=True)
-STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the latest.")
-EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; by default where the run has one.")
-PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE replaces an entry of config.evaluate; repeatable.")
-SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE replaces an entry of config.sample; repeatable.")
+STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")
+EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; default: if the run has one.")
+PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE sets config.evaluate.NAME")
+SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE sets config.sample.NAME")
 
 
 def main():

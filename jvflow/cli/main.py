@@ -9,14 +9,14 @@ from absl import flags
 from jvflow import cli
 
 COMMANDS = {
-    "train": "Trains a config, or continues a run.",
-    "sample": "Writes videos from a trained run.",
-    "evaluate": "Measures a trained run.",
-    "encode": "Encodes a data set once, for training in latents.",
-    "compare": "Compares trained runs of one data set, as Bi-flow's paper does.",
-    "export": "Writes a trained run in the layout of the public hubs, which other packages load.",
+    "train": "Trains a model, or continues a run.",
+    "sample": "Samples videos from a trained run.",
+    "evaluate": "Computes the metrics of a trained run.",
+    "encode": "Encodes a data set into latents once, for training on the latents.",
+    "compare": "Compares trained Bi-flow runs of one data set: cost against quality.",
+    "export": "Exports a trained run in diffusers' format, so that other packages can load it.",
     "dryrun": "Compiles a config for accelerators that this machine does not have.",
-    "demo": "Trains, streams and compares FLOW, BI-FLOW and CONDIFF on procedural video.",
+    "demo": "Trains Bi-flow's three methods on procedural video and compares their videos in a report.",
 }
 
 
@@ -27,7 +27,7 @@ def main() -> None:
         lines = [f"    {command:10}{line}" for command, line in COMMANDS.items()]
         print(
             "\n".join(
-                ["usage: jvflow COMMAND --flag=value ...", "", *lines, "", "jvflow COMMAND --help lists its flags"]
+                ["usage: jvflow COMMAND --flag=value ...", "", *lines, "", "jvflow COMMAND --help explains its flags"]
             )
         )
         sys.exit(0 if name else 1)
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def run_command(name: str, arguments: list[str], *, program: str) -> None:
-    """Runs one command with its flags; `program` is what the user typed before the flags."""
+    """Runs one command with its flags; `program` is the part of the command line before the flags."""
     module = importlib.import_module(f"jvflow.cli.{name}")
     if "--help" in arguments or "-h" in arguments:
         print(f"{module.__doc__}{flags.FLAGS.module_help(module.__name__)}")

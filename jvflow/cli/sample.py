@@ -1,10 +1,11 @@
-"""Writes videos from a trained run.
+"""Samples videos from a trained run.
 
-    jvflow sample --workdir=DIR --out=DIR --frames=256 [--sample=curve=backward]               streams of Bi-flow
-    jvflow sample --workdir=DIR --out=DIR --caption="..." [--fps=48] [--sample=guidance=2.0]   clips of VLFM
-    jvflow sample --workdir=DIR --out=DIR --first_frame=VIDEO [--frames=32] [--observed=16]    chunks of FlowFrames
+    jvflow sample --workdir=DIR --out=OUT --frames=256 [--sample=curve=backward]               Bi-flow: streams
+    jvflow sample --workdir=DIR --out=OUT --caption="..." [--fps=48] [--sample=guidance=2.0]   VLFM: clips
+    jvflow sample --workdir=DIR --out=OUT --first_frame=VIDEO [--frames=32] [--observed=16]    FlowFrames: chunks
 
-Each flag applies to the methods that it names; without one it applies to all.
+Writes OUT/sample_000.mp4 and so on, OUT/sheet.png with some frames of each video, and OUT/samples.json. NFE is the
+number of network evaluations per frame. A flag whose text names a method is for that method only.
 """
 
 from absl import flags
@@ -12,31 +13,33 @@ from absl import flags
 from jvflow.cli import parse_overrides
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
-OUT = flags.DEFINE_string("out", None, "Where the mp4 files, sheet.png and samples.json go.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder for the mp4 files, sheet.png and samples.json.", required=True)
 FRAMES = flags.DEFINE_integer(
     "frames",
     None,
-    "Length of each video with its given frames. By default 64 frames of a stream, the observed and the next chunk, or "
-    "a whole VLFM clip.",
+    "Frames of each video, the given ones included. Default: 64 (Bi-flow), the length of a training clip (VLFM), the "
+    "observed and the next chunk (FlowFrames).",
 )
 OBSERVED = flags.DEFINE_integer(
     "observed",
     None,
-    "FlowFrames: frames of the observed chunk, and of each predicted one; by default the longest chunk of training.",
+    "FlowFrames: frames of the observed chunk and of each predicted chunk; default: the longest chunk of training.",
 )
-COUNT = flags.DEFINE_integer("count", 4, "Number of videos.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of all noise.")
-STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the latest.")
-EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; by default where the run has one.")
+COUNT = flags.DEFINE_integer("count", 4, "Number of videos; with --caption, there is one video for each caption.")
+SEED = flags.DEFINE_integer("seed", 0, "Random seed of the noise.")
+STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")
+EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; default: if the run has one.")
 FIRST_FRAME = flags.DEFINE_string(
-    "first_frame", None, "An image, a video or a folder of images to start from; by default held-out clips."
+    "first_frame", None, "Bi-flow, FlowFrames: image, video or folder of images to start from; default: held-out clips."
 )
-SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE replaces an entry of config.sample; repeatable.")
+SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE sets config.sample.NAME")
 CAPTION = flags.DEFINE_multi_string(
-    "caption", [], "What the video shows; repeatable. By default the captions of training clips."
+    "caption", [], "VLFM, FlowFrames: caption of a video; default: captions of the data"
 )
-FPS = flags.DEFINE_float("fps", None, "VLFM: frames per second of the clips; by default the rate of training.")
-EXTRAPOLATE = flags.DEFINE_bool("extrapolate", False, "VLFM: allow clips longer than those of training.")
+FPS = flags.DEFINE_float("fps", None, "VLFM: frames per second of the videos; default: the rate of training.")
+EXTRAPOLATE = flags.DEFINE_bool(
+    "extrapolate", False, "VLFM: allow videos longer than the training clips; they quickly become meaningless."
+)
 
 
 def main():
@@ -62,6 +65,6 @@ def main():
         return
     first = record["samples"][0]
     print(
-        f"{OUT.value}: {len(record['samples'])} x {first['frames']} frames, "
+        f"{OUT.value}: {len(record['samples'])} videos of {first['frames']} frames, "
         f"NFE {first['nfe_per_frame']:.1f} and {first['seconds_per_frame']:.3f} s per frame"
     )

@@ -1,15 +1,22 @@
-"""Trains a config, or continues a run.
+"""Trains a model, or continues a run.
 
     jvflow train --config=configs/biflow/procedural.py --workdir=DIR
+    tensorboard --logdir=DIR/tensorboard
 
-The same command continues a run that was stopped. --config.KEY=VALUE replaces an entry of the config.
+The progress bar shows the remaining time. Run the same command again to continue a run that was stopped.
+--config.KEY=VALUE replaces an entry of the config: for example --config.data.path=FOLDER for your own videos, or
+'--config.data.size=(64,64)' for another resolution. DIR holds metrics.jsonl (one line for each step), validation.jsonl,
+checkpoints/, tensorboard/, and samples/ with preview images if config.run.sample_every is above 0. JAX uses a GPU or
+TPU if its plugin is installed: pip install 'jvflow[cuda]' or 'jvflow[tpu]'.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py or FILE.py:MODE.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; an existing run continues.", required=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: FILE.py, or FILE.py:debug for a small run of seconds.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run in this folder continues.", required=True)
 flags.mark_flag_as_required("config")
 
 

@@ -1,7 +1,7 @@
-"""Codecs: uint8 video to the latents that a flow is learned on, and back.
+"""Codecs: they map uint8 video to the latents that a flow is learned on, and back.
 
-A codec is a few pure functions; its parameters, if it has any, are their first argument. Pixels are a codec too, which
-is here. Each other codec is in a file of this package, imported when it is built.
+A codec is a few pure functions; its parameters, if it has any, are their first argument. The codec "pixels" is defined
+here. Each other codec is in a file of this package, imported when it is built.
 """
 
 import importlib
@@ -25,7 +25,7 @@ CODECS = {
     "ltx_vae": "video_vae.build_ltx",
     "wan_vae": "video_vae.build_wan",
 }
-"""The module below this package, and its function, that builds each codec but "pixels"."""
+"""The module in this package, and its function, that builds each codec except "pixels"."""
 
 
 class Posterior(NamedTuple):
@@ -43,12 +43,12 @@ class Codec:
       encode: `(params, video uint8 (b, f, h, w, 3)) -> Posterior`.
       decode: `(params, latents) -> video uint8`.
       latent_shape: `(f, h, w) -> (f', h', w', c)`; raises ValueError for a size that cannot be encoded.
-      valid_frames: whether a number of frames can be encoded.
-      latent_range: what predicted latents are clamped to when they are fed back, or None.
+      valid_frames: `f -> bool`, whether f frames can be encoded.
+      latent_range: range to which predicted latents are clamped when they are fed back, or None.
       lazy: its parameters, read when `params` is first used, or None.
       posterior: whether `encode` gives a standard deviation.
       frames_per_latent: how many frames of video a latent frame stands for. If more than one, each chunk of a video
-        is encoded by itself (`encode_chunks`).
+        is encoded separately (`encode_chunks`).
     """
 
     encode: Callable[[Any, Array], Posterior]
@@ -67,12 +67,12 @@ class Codec:
 
 
 def build(name: str, *, checkpoint: Sequence = (), scale: float = 1.0, abstract: bool = False, **options) -> Codec:
-    """Returns the codec `name`, "pixels" or a key of `CODECS`, with options of its own.
+    """Returns the codec `name`, "pixels" or a key of `CODECS`, with its own options.
 
     Args:
       checkpoint: files or the folder of its parameters.
-      scale: latents are divided by it, so that they have about unit size.
-      abstract: without a checkpoint, take only the shapes of the public model's latents, if there is one.
+      scale: latents are divided by it, so that they have about unit variance.
+      abstract: without a checkpoint, use only the shapes of the public model's latents, if there is one.
     """
     if name == "pixels":
         given = (
@@ -88,14 +88,14 @@ def build(name: str, *, checkpoint: Sequence = (), scale: float = 1.0, abstract:
     known = inspect.signature(make).parameters
     unknown = sorted(options.keys() - known.keys())
     if unknown:
-        raise ValueError(f"the codec {name} has no {', '.join(unknown)}: take config.codec.{unknown[0]} out")
+        raise ValueError(f"the codec {name} has no {', '.join(unknown)}: remove config.codec.{unknown[0]}")
     if abstract and not checkpoint and "abstract" in known:
         options["abstract"] = True
     return make(*checkpoint, scale=scale, **options)
 
 
 def encode_chunks(codec: Codec, params, video: Array, chunks: int) -> Posterior:
-    """Encodes a video (b, chunks f, h, w, 3), and each chunk of f frames by itself if the codec merges frames."""
+    """Encodes a video (b, chunks f, h, w, 3); a codec that merges frames encodes each chunk of f frames separately."""
     if codec.frames_per_latent == 1:
         return codec.encode(params, video)
     posterior = codec.encode(params, rearrange(video, "b (n f) ... -> (b n) f ...", n=chunks))
@@ -111,7 +111,7 @@ def decode_chunks(codec: Codec, params, latents: Array, chunks: int) -> Array:
 
 
 def _encode_pixels(params, video: UInt8[Array | np.ndarray, "b f h w c"]) -> Posterior:
-    """Takes uint8 to [-1, 1]; the round trip is exact."""
+    """Maps uint8 to [-1, 1]; the round trip is exact."""
     return Posterior(video.astype(jnp.float32) / 127.5 - 1.0)
 
 

@@ -1,9 +1,9 @@
 """Stable Diffusion 1.x as a codec of single frames, with a public checkpoint.
 
-    stable_diffusion          latents of its autoencoder: the mean times its config's factor (0.18215), about unit size
-    stable_diffusion_ddim     the noise that DDIM inverts those latents to: the decoder of VLFM (section 6 of its paper)
+    stable_diffusion          its autoencoder's mean times its config's factor (0.18215), with about unit variance
+    stable_diffusion_ddim     the noise that DDIM inverts these latents to: the decoder of VLFM (section 6 of its paper)
 
-DDIM is a bijection up to the accuracy of its steps. The paper gives neither their number nor the guidance.
+DDIM is a bijection up to the accuracy of its steps. The paper gives neither the number of steps nor the guidance.
 """
 
 import json
@@ -35,10 +35,10 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
     """Returns the codec of an autoencoder.
 
     Args:
-      folders: one, with config.json and safetensors, see `jvflow.pretrained.load`.
+      folders: one folder, with config.json and safetensors, see `jvflow.pretrained.load`.
       scale: latents are also divided by it.
-      tile: pixels, a multiple of four times the factor that height and width are divided by: larger frames are
-        encoded and decoded in tiles of this size, see `tiling.apply_tiled`; 0 for each frame whole.
+      tile: side of a tile in pixels, a multiple of four times the reduction of height and width. Larger frames are
+        encoded and decoded in tiles, see `tiling.apply_tiled`; 0 for no tiles.
     """
     if len(folders) != 1:
         raise ValueError(
@@ -98,14 +98,14 @@ def _decode(
 def build_ddim(
     *folders: str | Path, scale: float = 1.0, tile: int = 0, steps: int = 50, guidance: float = 1.0, prompt: str = ""
 ) -> Codec:
-    """Returns the codec of a whole model: it inverts the latents of each frame to noise, and samples them from it.
+    """Returns the codec of a whole model: `encode` inverts each frame's latents to noise, `decode` samples from noise.
 
     Args:
-      folders: one, with vae, unet, text_encoder, tokenizer and scheduler, as the public hubs lay a model out.
-      scale, tile: as in `build`; noise has unit size.
-      steps: of DDIM, each way; each evaluates the U-Net once, or twice with guidance.
-      guidance: of sampling and of inversion; 1 for none. The larger it is, the less the two undo each other.
-      prompt: of all frames.
+      folders: one folder in the layout of the public hubs: vae, unet, text_encoder, tokenizer and scheduler.
+      scale, tile: as in `build`; noise has unit variance.
+      steps: DDIM steps in each direction; a step evaluates the U-Net once, or twice with guidance.
+      guidance: guidance scale of sampling and inversion; 1 for none. Larger values make the round trip less exact.
+      prompt: prompt for all frames.
     """
     if len(folders) != 1 or not (Path(folders[0]) / SCHEDULER).is_file():
         raise ValueError(
@@ -114,7 +114,7 @@ def build_ddim(
         )
     folder = Path(folders[0])
     schedule = Schedule.from_config(json.loads((folder / SCHEDULER).read_text()))
-    schedule.step_table(steps)  # raises ValueError for a number of steps that does not fit
+    schedule.step_table(steps)  # raises ValueError if the number of steps does not fit
     vae = build(folder / "vae", tile=tile)
     unet = pretrained.inspect(folder / "unet")
     if not isinstance(unet.network.config, UNetConfig) or not unet.network.config.text_width:
@@ -123,7 +123,7 @@ def build_ddim(
     if encoder.width != unet.network.config.text_width:
         raise ValueError(
             f"the text encoder in {folder} has width {encoder.width}, its U-Net takes "
-            f"{unet.network.config.text_width}: they are of two models"
+            f"{unet.network.config.text_width}: they come from different models"
         )
 
     def read() -> dict:
@@ -161,7 +161,7 @@ def _solve_ddim(apply: Callable, solver: Callable, params, latents, *, schedule:
 
 
 def _guided(apply, guidance: float, unet, texts, x, t):
-    """Returns the U-Net's prediction under the prompt, guided away from the one under the empty prompt."""
+    """Returns the U-Net's prediction for the prompt, guided away from its prediction for the empty prompt."""
 
     def predict(text):
         text = jnp.broadcast_to(text[None], (len(x), *text.shape))

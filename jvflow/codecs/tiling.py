@@ -1,4 +1,4 @@
-"""Images in small batches and in tiles, so that memory grows neither with the length of a video nor with its size."""
+"""Processes images in small batches and tiles, so that memory does not grow with a video's length or frame size."""
 
 from collections.abc import Callable
 
@@ -23,11 +23,11 @@ def map_images(function: Callable, images: Array, pixels: int):
 def apply_tiled(function: Callable, images: Array, tile: int, factor: int | float) -> Array:
     """Applies a function that scales height and width by `factor` to tiles of images or videos (n, ..., h, w, c).
 
-    Neighbouring tiles share a quarter of a tile, over which one fades into the other. What the function does over the
-    whole image (attention, group norm) it does over a tile. An image no larger than a tile is taken whole.
+    Neighbouring tiles overlap by a quarter of a tile, where one fades into the other. Operations over the whole image
+    (attention, group norm) see only a tile. An image that is not larger than a tile is processed whole.
 
     Args:
-      tile: height and width of a tile; 0 takes each image whole.
+      tile: height and width of a tile; 0 processes each image whole.
     """
     *n, h, w, c = images.shape
     if not tile or max(h, w) <= tile:

@@ -1,4 +1,4 @@
-"""The TAESD family as codecs of single frames: `jvflow.networks.taesd` with the original files or diffusers' ones."""
+"""The TAESD family as codecs of single frames: `jvflow.networks.taesd` with the original files or diffusers' files."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ def build(*files: str | os.PathLike, scale: float = 1.0) -> Codec:
     """Returns the codec of an autoencoder of the family.
 
     Args:
-      files: one safetensors file with tensors named `encoder.` and `decoder.`, or one file for each half.
-      scale: latents are divided by it, so that they have about unit size.
+      files: one safetensors file whose tensor names begin with `encoder.` and `decoder.`, or one file for each half.
+      scale: latents are divided by it, so that they have about unit variance.
 
     Raises:
-      ValueError: if the tensors are not of the family, or encoder and decoder do not fit.
+      ValueError: if the tensors are no autoencoder of the family, or encoder and decoder do not fit each other.
     """
     params = _read(files)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
@@ -36,7 +36,7 @@ def build(*files: str | os.PathLike, scale: float = 1.0) -> Codec:
         raise ValueError(f"the tensors of {', '.join(map(str, files))} do not fit one another: {error}") from error
     if decoded.shape != image.shape:
         raise ValueError(
-            f"{', '.join(map(str, files))}: the decoder makes {decoded.shape} of what the encoder made of {image.shape}"
+            f"{', '.join(map(str, files))}: the decoder returns images {decoded.shape} for encoded images {image.shape}"
         )
     factor = image.shape[1] // latent.shape[1]
     return Codec(
@@ -89,7 +89,7 @@ def _read(files: Sequence[str | os.PathLike]) -> dict[str, Tensors]:
 
 
 def _half(tensors: Mapping, file) -> str:
-    """Returns which half a file without prefixes holds: the encoder takes 3 channels, the decoder gives 3."""
+    """Returns which half a file without prefixes holds: the encoder takes 3 channels, the decoder returns 3."""
     try:
         found = [layer for layer, _ in layers(tensors)]
         if found[0]["weight"].shape[1] == 3:

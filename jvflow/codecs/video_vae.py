@@ -1,13 +1,14 @@
 """The autoencoders of LTX-Video and Wan as codecs, with public checkpoints.
 
-A latent pixel stands for 8 or 4 frames of 32 x 32 or 8 x 8 pixels; the first latent frame for one frame.
+A latent pixel stands for 32 x 32 pixels and 8 frames (LTX-Video), or for 8 x 8 pixels and 4 frames (Wan). The first
+latent frame stands for one frame.
 
-    latents = (mean - m) / d        mean m and deviation d of each channel come with the model: about unit size
+    latents = (mean - m) / d        the model's mean m and deviation d of each channel: about unit variance
     video   = decoder(latents d + m)
 
-The decoder of LTX-Video 0.9.5 also takes the noise level of its latents as a time, 0 by default. Both codecs take a
-video whole or in pieces (`jvflow.networks.streaming`), and frames whole or in tiles (`jvflow.codecs.tiling`): pieces
-change nothing but rounding, tiles what is near their edges.
+The decoder of LTX-Video 0.9.5 also takes a time, the noise level of its latents, 0 by default. Both codecs process a
+video whole or in pieces (`jvflow.networks.streaming`), and frames whole or in tiles (`jvflow.codecs.tiling`). Pieces
+change only rounding; tiles change pixels near their edges.
 """
 
 import json
@@ -48,14 +49,14 @@ def build_ltx(
     """Returns the codec of LTX-Video.
 
     Args:
-      folders: one, of the autoencoder, with config.json and safetensors, see `jvflow.pretrained.load`.
+      folders: one folder of an autoencoder, with config.json and safetensors, see `jvflow.pretrained.load`.
       scale: latents are also divided by it.
       piece: how many latent frames are encoded or decoded at a time, so that memory does not grow with the length of
         a video; 0 for all at once.
-      tile: pixels, a multiple of four latent pixels: larger frames are taken in tiles of this size; 0 for each whole.
+      tile: side of a tile in pixels, a multiple of four latent pixels; larger frames are split. 0 for no tiles.
       time: noise level that the decoder takes, in [0, 1].
       tiny: without a folder, a very small model with random parameters, to try out a configuration.
-      abstract: without a folder, only the shapes of the latents of 0.9.5; nothing can be encoded.
+      abstract: without a folder, give only the shapes of the latents of 0.9.5; the codec cannot encode.
     """
     lazy, config, public = _load(folders, LTXVAEConfig, LTXVAE, TINY_LTX, tiny, abstract)
     if not 0 <= time <= 1 or (time and not config.timed):
@@ -64,7 +65,7 @@ def build_ltx(
             + ("a time in [0, 1]" if config.timed else "none, use 0")
         )
     if piece and not config.causal:
-        raise ValueError(f"config.codec.piece is {piece}, but the frames of this encoder see those after them: use 0")
+        raise ValueError(f"config.codec.piece is {piece}, but this encoder's frames depend on later frames: use 0")
     apply = networks.functional(LTXVAE, config).apply
     strides = [STRIDES.get(down, (2, 2, 2)) for down in config.downs if down]
 
@@ -135,8 +136,8 @@ class VideoVAE:
       encode: `(params, video, stream) -> (mean, log variance)`, video in [-1, 1].
       decode: `(params, latents, stream) -> video`.
       statistics: `params -> (m, d)`, mean and deviation of each channel of the latents.
-      space, frames: pixels along each side and frames that a latent pixel stands for.
-      channels: of the latents.
+      space, frames: a latent pixel stands for space x space pixels and this number of frames.
+      channels: channels of the latents.
     """
 
     encode: Callable
@@ -195,7 +196,7 @@ def _decode(
     params, latents: Float[Array, "b f h w c"], *, model: VideoVAE, scale: float, piece: int, tile: int
 ) -> UInt8[Array, "b _ _ _ 3"]:
     space = model.space
-    tiled = tile and max(latents.shape[2:4]) * space > tile  # tiles fade into one another before they are rounded
+    tiled = tile and max(latents.shape[2:4]) * space > tile  # tiles are blended before they are rounded
 
     def decode_piece(latents, stream=WHOLE):
         video = model.decode(params, latents, stream)
@@ -216,5 +217,5 @@ def _channel_statistics(model: VideoVAE, params) -> tuple[Array, Array]:
 
 
 def to_uint8(video: Float[Array, "..."]) -> UInt8[Array, "..."]:
-    """Takes [-1, 1] to 0 .. 255."""
+    """Maps [-1, 1] to 0 .. 255."""
     return jnp.round((jnp.clip(video, -1, 1) + 1) * 127.5).astype(jnp.uint8)

@@ -1,7 +1,7 @@
 """Captions of videos: from one table, or from a text file next to each video.
 
-A table is a csv file with a header, or a jsonl file with one object a line. Each row has `file_name`, the path of the
-video below the folder, and `caption` or `text`; more columns may be there. The table is the file that the config
+A table is a csv file with a header, or a jsonl file with one object per line. Each row has `file_name`, the path of the
+video below the folder, and `caption` or `text`; other columns are ignored. The table is the file that the config
 names, or `metadata.csv` or `metadata.jsonl` in the folder. A video without a row takes the caption from `name.txt`
 next to `name.mp4`; without that file its caption is empty.
 """
@@ -21,7 +21,7 @@ def find_table(folder: str | os.PathLike, path: str = "") -> Path | None:
     """Returns the table of a folder: the file at `path` if given, else one of `TABLES` in the folder, else None."""
     if path:
         if not Path(path).is_file():
-            raise ValueError(f"the captions {path} are not a file")
+            raise ValueError(f"the table of captions {path} is not a file")
         return Path(path)
     found = [Path(folder) / name for name in TABLES if (Path(folder) / name).is_file()]
     if len(found) > 1:
@@ -36,10 +36,10 @@ def read_table(file: Path) -> dict[str, str]:
 
     Raises:
       ValueError: for a file that is neither csv nor jsonl, or not UTF-8, for a row that cannot be read, for missing
-        columns, and for a video that is named twice. Gives the line and the cure.
+        columns, and for a video that is named twice. The message gives the line and the cure.
     """
     if file.suffix.lower() not in (".csv", ".jsonl"):
-        raise ValueError(f"{file} is neither csv nor jsonl: captions are read from those two")
+        raise ValueError(f"{file} is neither csv nor jsonl: write captions in one of these formats")
     try:
         text = file.read_text("utf-8-sig")  # drops the byte order mark that spreadsheets write
     except UnicodeDecodeError as error:

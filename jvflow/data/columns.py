@@ -8,14 +8,14 @@ import tensorflow_datasets as tfds
 
 @dataclass(frozen=True)
 class Clip:
-    """A piece of a video, and where it comes from.
+    """Consecutive frames of a video, and where they come from.
 
     Attributes:
       video: uint8 (f, h, w, 3); `Columns` checks it.
       fps: frames per second.
       start: seconds into the source.
-      caption: what it shows.
-      source: names the video that it was cut from.
+      caption: describes the frames.
+      source: name of the video that the clip was cut from.
     """
 
     video: np.ndarray
@@ -32,7 +32,7 @@ def as_dict(clip: Clip | dict) -> dict:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that every clip of a data set has.
+    """The columns of every clip in a data set.
 
     Attributes:
       features: the tfds features of the columns.
@@ -67,13 +67,13 @@ class Columns:
         return cls(tfds.features.FeaturesDict(features), arrays)
 
     def serialize(self, clip: Clip | dict, split: str, index: int) -> bytes:
-        """Returns the bytes of clip number `index` of a split; raises ValueError if its arrays have other shapes."""
+        """Returns the bytes of clip number `index` of a split; raises ValueError if its arrays do not fit."""
         clip = as_dict(clip)
         for name, (shape, dtype) in self.arrays.items():
             got = np.shape(clip[name]), np.asarray(clip[name]).dtype
             if got != (shape, dtype):
                 raise ValueError(
-                    f"all clips have one shape, {shape} {dtype} as the first one; clip {index} of split "
+                    f"all clips need the shape of the first one, {shape} {dtype}; clip {index} of split "
                     f"{split!r} ({clip.get('source') or 'no source'}) is {got[0]} {got[1]}: "
                     "resize and cut the clips before writing"
                 )
@@ -83,9 +83,9 @@ class Columns:
 
 
 def _sort_columns(example: bytes) -> bytes:
-    """Sorts the columns of a serialized `tf.train.Example`: the order of a protobuf map changes from run to run.
+    """Sorts the columns of a serialized `tf.train.Example`, since the order of a protobuf map changes between runs.
 
-    An Example is a field 1 with the Features, and these are a field 1 for each column; a field starts with its length.
+    An Example is one field 1 with the Features, and the Features are one field 1 for each column. Fields have a length.
     """
     (features,) = _fields(example)
     return _field(b"".join(_field(column) for column in sorted(_fields(features))))

@@ -1,11 +1,11 @@
 """Finds the cuts between the shots of a video file.
 
-With thumbnails in [0, 1], and r(a, b) the residual of each block of b after it is compared with the best matching
-place in a, not farther than REACH pixels away,
+Frames a and b are thumbnails in [0, 1]. r(a, b) is the residual of each block of b: its difference from the best match
+in a, at most REACH pixels away.
 
     D_k = median over the blocks of max(r(frame k-1, frame k), r(frame k, frame k-1))             (1)
 
-and a cut is before frame k where D_k is the largest of k-2 .. k+2 and
+There is a cut before frame k if D_k is the largest of D_{k-2} .. D_{k+2} and
 
     D_k > THRESHOLD    and    D_k > RATIO * median(D_{k-4} .. D_{k-1}, D_{k+1} .. D_{k+4})        (2)
 
@@ -30,9 +30,9 @@ BLOCK, REACH = 4, (3, 5)  # pixels of a thumbnail
 
 
 def find(path: str | os.PathLike | video.ImageFolder) -> list[float]:
-    """Returns where the shots after the first begin (2), in seconds since the first frame.
+    """Returns the start of each shot after the first (2), in seconds since the first frame.
 
-    A file that does not decode to its end is searched as far as it does.
+    A file that does not decode to its end is searched as far as it decodes.
     """
     times, changes, before = [], [], None
     try:
@@ -43,15 +43,15 @@ def find(path: str | os.PathLike | video.ImageFolder) -> list[float]:
                 changes.append(_change(before, thumbnail))
             before = thumbnail
     except ValueError:
-        pass  # whoever decodes the frames gets the error
+        pass  # the caller that decodes the frames gets this error
     return [times[k] for k in range(len(changes)) if _is_cut(changes, k)]
 
 
 def shots(path: str | os.PathLike | video.ImageFolder, fps: float | int) -> Iterator[tuple[int | None, video.Frame]]:
     """Yields the frames of a file at a constant rate, each with the number of its shot, from 0.
 
-    The number is None where a cut follows within an eighth of a period: `video.frames` counts a frame that is late by
-    that much as being there, so the frame may belong to either shot.
+    The number is None where a cut follows within an eighth of a period: `video.frames` accepts a frame that is late by
+    that much, so the frame may belong to either shot.
 
     Raises:
       ValueError: if the file does not decode.
@@ -63,7 +63,7 @@ def shots(path: str | os.PathLike | video.ImageFolder, fps: float | int) -> Iter
 
 
 def _change(before: video.Frame, after: video.Frame) -> float:
-    """Returns D of two thumbnails (1)."""
+    """Returns D_k (1) of two successive thumbnails."""
     return float(np.median(np.maximum(_residual(before, after), _residual(after, before))))
 
 

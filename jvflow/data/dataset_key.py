@@ -1,9 +1,9 @@
-"""What decides the content of a data set, as a short key: equal keys mean equal clips.
+"""A short key of everything that determines the content of a data set: equal keys mean equal clips.
 
-The settings in a manifest hold everything that decides, and nothing else. For a folder: the content of its videos, its
-captions, frames, rate, size, fit, splits and seed. For latents also: codec and text encoder with checksums of their
-weights, dtype and chunks. For inversions also: model and solver. Paths, times of writing, shards, the size of the
-pieces that are encoded at a time and the number of processes are not in them.
+The settings in a manifest hold everything that determines the content, and nothing else. For a folder: the content of
+its videos, its captions, frames, rate, size, fit, splits and seed. For latents also: codec and text encoder with
+checksums of their checkpoints, dtype and chunks. For inversions also: model and solver. The settings leave out paths,
+times of writing, shards, the size of the pieces that are encoded at a time, and the number of processes.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ def dataset_key(settings: dict) -> str:
 
 
 def check_settings(directory, have: dict, want: dict) -> None:
-    """Raises ValueError, and names what differs, if the data set in `directory` has other settings than wanted."""
+    """Raises ValueError with the differences if the data set in `directory` has other settings than wanted."""
     if have == want:
         return
     before, now = _flat(have), _flat(want)
@@ -30,8 +30,8 @@ def check_settings(directory, have: dict, want: dict) -> None:
     ]
     more = [f"and {len(differing) - 5} more"] * (len(differing) > 5)
     raise ValueError(
-        f"{directory} holds another data set (key {dataset_key(have)}) than is asked for ({dataset_key(want)}); "
-        f"what differs, there / here: {'; '.join(differing[:5] + more)}: "
+        f"{directory} holds another data set (key {dataset_key(have)}) than the wanted one ({dataset_key(want)}); "
+        f"differences, there / here: {'; '.join(differing[:5] + more)}: "
         "take the settings and files that it was made with, remove it, or choose another name"
     )
 
@@ -44,10 +44,10 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 class FileHashes:
-    """The sha256 of files.
+    """The sha256 hashes of files.
 
-    A file is read once: its hash is appended to the file `known`, if one is given, and holds while the size and the
-    times of the file stay as they are.
+    Each file is read once: its hash is appended to the file `known`, if one is given, and is valid as long as the size
+    and the times of the file do not change.
     """
 
     def __init__(self, known: Path | None = None):

@@ -2,7 +2,7 @@
 
 A video is a file, or a folder of images. Each is decoded, resampled to a constant rate, resized, and cut: clip c of a
 shot is its frames [c stride, c stride + frames), so no clip crosses a cut between shots (`jvflow.data.cuts`). The
-frames that are left at the end of a shot are dropped and counted.
+frames left over at the end of a shot are dropped, and counted in the report.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ from jvflow.files import check_room, write_text
 
 LOG = logging.getLogger(__name__)
 VERSION = 3
-"""Raised when the same files and settings give other clips than before."""
+"""Increased when the same files and settings give other clips than before."""
 MIN_RATE = 0.99
-"""Smallest frame rate of a video relative to its clips (23.976 for 24). Below, clips would repeat frames."""
+"""Smallest ratio of a video's frame rate to its clips' (23.976 to 24 is enough). Below, clips would repeat frames."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cutting:
       fps: frames per second in a clip; `video.frames` resamples to it.
       size: (height, width).
       fit: "crop" or "squeeze", see `video.resize`.
-      stride: frames from one clip's first to the next one's; `frames` by default: no overlap.
+      stride: frames from the start of one clip to the start of the next; `frames` by default, without overlap.
       image_fps: frames per second of folders of images; 0 skips them.
     """
 
@@ -56,7 +56,7 @@ class Cutting:
             object.__setattr__(self, "stride", self.frames)
         if self.frames < 1 or self.stride < 1:
             raise ValueError(f"frames and stride must be at least 1, not {self.frames} and {self.stride}")
-        video.exact_rate(self.fps)  # raises for a wrong rate, and the last line for a wrong size or fit
+        video.exact_rate(self.fps)  # raises for a wrong rate; the last line for a wrong size or fit
         if self.image_fps:
             video.exact_rate(self.image_fps)
         video.resize(np.zeros((1, 1, 3), np.uint8), self.size, self.fit)
@@ -70,7 +70,7 @@ class Cutting:
 def find_videos(folder: str | os.PathLike) -> list[Path]:
     """Returns the videos below `folder`, sorted; hidden ones are left out.
 
-    A folder that has images directly in it, and no video file, is one video.
+    A folder that directly holds images, and no video file, is one video.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -92,7 +92,7 @@ def clips(
 ) -> Iterator[Clip]:
     """Cuts the videos of a folder into clips, video after video in sorted order.
 
-    A video that does not decode is skipped; one that breaks later keeps the clips before the break.
+    A video that does not decode is skipped; one that stops decoding later keeps the clips before that point.
 
     Args:
       folder: searched recursively, see `find_videos`.
@@ -125,7 +125,7 @@ def _captions(folder: Path, found: list[Path], path: str, log: Callable[[str], N
     unknown = sorted(set(table) - {_name(folder, path) for path in found})
     if unknown:
         some = ", ".join(unknown[:3])
-        message = f"{file} names {len(unknown)} of {len(table)} videos that are not in {folder}: {some}"
+        message = f"{file} names videos that are not in {folder} ({len(unknown)} of {len(table)}): {some}"
         if len(unknown) == len(table):
             raise ValueError(f"{message}; {texts.NAME} is the path below that folder, suffix included")
         log(message)
@@ -137,7 +137,7 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _cut_video(folder: Path, path: Path, table: dict, cutting: Cutting) -> Iterator[Clip | dict]:
-    """Yields the clips of one video, and last its report."""
+    """Yields the clips of one video, then its report."""
     name = _name(folder, path)
     size = sum(file.stat().st_size for file in _files(path))
     entry = dict(file=name, bytes=size, frames=0, shots=0, clips=0, dropped=0, error=None)
@@ -187,9 +187,9 @@ def settings(
     hashes: FileHashes | None = None,
     **cutting,
 ) -> dict:
-    """Returns everything that decides the clips that `build` makes of a folder. Arguments as for `build`.
+    """Returns everything that determines the clips that `build` makes of a folder. Arguments as for `build`.
 
-    That includes the content of the videos and their captions, and not where the folder is.
+    It includes the content of the videos and their captions, but not the path of the folder.
     """
     folder, found, hashes = Path(folder), find_videos(folder), hashes or FileHashes()
     table = _captions(folder, found, captions, lambda line: None)
@@ -210,7 +210,7 @@ def settings(
 
 
 def max_clips(folder: str | os.PathLike, **cutting) -> int:
-    """Returns an upper bound on the clips of a folder, from the lengths that its videos declare.
+    """Returns an upper bound on the number of clips of a folder, from the lengths that its videos declare.
 
     Raises:
       ValueError: if a video that is long enough for a clip has fewer frames per second than the clips (`MIN_RATE`).
@@ -223,7 +223,7 @@ def max_clips(folder: str | os.PathLike, **cutting) -> int:
                 rate, seconds = cutting.image_fps, len(_files(path)) / (cutting.image_fps or math.inf)
             else:
                 rate, seconds = video.declared_fps_and_seconds(path)
-        except ValueError:  # `clips` reports what does not decode
+        except ValueError:  # `clips` reports files that do not decode
             continue
         frames = math.ceil(seconds * cutting.fps)
         if frames >= cutting.frames:
@@ -234,8 +234,8 @@ def max_clips(folder: str | os.PathLike, **cutting) -> int:
         more = [f"and {len(slow) - 5} more"] * (len(slow) > 5)
         raise ValueError(
             f"{len(slow)} videos in {folder} have fewer frames per second than config.data.fps={cutting.fps}, "
-            f"and clips would show frames twice: {', '.join([name for _, name in sorted(slow)[:5]] + more)}: "
-            f"use --config.data.fps={min(slow)[0]:.4g}, or take them out of the folder"
+            f"so clips would repeat frames: {', '.join([name for _, name in sorted(slow)[:5]] + more)}: "
+            f"use --config.data.fps={min(slow)[0]:.4g}, or remove them from the folder"
         )
     return count
 
@@ -255,18 +255,18 @@ def build(
 
     The test split has the clips whose hash of (seed, file, start) is smallest: `test_fraction` of all clips, rounded,
     but at least one clip (none if `test_fraction` is 0) and never all of them. Clips are drawn one by one, so both
-    splits may show one file, and share frames where `stride < frames`.
+    splits may hold clips of one file, and clips that share frames where `stride < frames`.
 
     Decoded clips are kept next to `directory`, not in memory: the disk must hold them twice. An interrupted build
-    continues after the last video that it decoded, and gives the same bytes; it starts anew if a file or a caption has
+    continues after the last video that it decoded, and gives the same bytes; it starts again if a file or a caption has
     changed.
 
     Args:
       folder, captions, **cutting: as for `clips`.
       directory: must not exist, or be empty.
       test_fraction: in [0, 1).
-      seed: decides which clips are in the test split.
-      hashes: the known hashes of files.
+      seed: determines which clips are in the test split.
+      hashes: the known hashes of files; new ones are added.
       log: called with a line for each video.
     """
     if not 0 <= test_fraction < 1:
@@ -349,5 +349,5 @@ def _raise_no_clip(folder: Path, entries: list[dict], cutting: Cutting) -> None:
         raise ValueError(f"none of the {len(entries)} videos in {folder} decodes: {reasons}")
     raise ValueError(
         f"no video in {folder} is long enough: a clip has {cutting.frames} frames at {cutting.fps} fps, "
-        f"the longest video {longest} ({longest / cutting.fps:.2f} s): use smaller frames or higher fps"
+        f"the longest video has {longest} ({longest / cutting.fps:.2f} s): use fewer frames or a higher fps"
     )

@@ -1,10 +1,10 @@
-"""Encodes a data set of clips: the same clips with latents of a codec, in one format for every codec.
+"""Encodes a data set of clips: adds a codec's latents to the clips, in one format for every codec.
 
     video, fps, start, caption, source     the clip, as in the data set that was encoded
     latent_mean                            float32 (f, h, w, c), in the units that a flow sees
     latent_std                             the same shape, where the codec has a posterior
-    latent_mean_17, latent_std_17          instead of these two where the codec encodes several frames as one: float32
-                                           (n f, h, w, c), n chunks of 17 frames, each encoded by itself; likewise for
+    latent_mean_17, latent_std_17          replace these two where the codec encodes several frames as one: float32
+                                           (n f, h, w, c), n chunks of 17 frames, each encoded separately; likewise for
                                            every other length in `config.chunk.frames`
     text_embedding, text_mask              float32 (m, d) and bool (m,) of the caption, where the config has a
                                            pretrained text encoder
@@ -12,7 +12,7 @@
 `config.data.dtype` float16 or bfloat16 rounds latents and embeddings on disk; they are read back as float32. Training
 reads the latents and the embeddings, and runs neither codec nor text encoder; streams start from the video, and are
 compared with it. `manifest.json` identifies codec and text encoder by checksums of their checkpoints, so that training
-never mixes the latents of two codecs, and holds the key of everything that decides the content
+never mixes the latents of two codecs. It also holds the key of everything that determines the content
 (`jvflow.data.dataset_key`). `report.json` lists the source files, the clips that were left out, and statistics of the
 latents.
 """
@@ -39,23 +39,23 @@ from jvflow.text import TextEncoder
 
 LOG = logging.getLogger(__name__)
 IGNORED_OPTIONS = ("piece", "time", "by_layer")
-"""Options of codecs and text encoders that decide how the work is split, and change the result by rounding alone."""
+"""Options that split the work or affect only decoding: they change stored values at most by rounding."""
 DTYPES = dict(float32=np.float32, float16=np.float16, bfloat16=jnp.bfloat16)
 
 
 def model_fingerprint(name: str, *, checkpoint: Sequence[str | Path] = (), **options) -> dict:
-    """Identifies a codec or a text encoder: its config without `IGNORED_OPTIONS`, with checksums in place of files."""
+    """Returns a codec's or text encoder's identity: its config without `IGNORED_OPTIONS`, with checksums for files."""
     files = [file for path in map(Path, checkpoint) for file in (_model_files(path) if path.is_dir() else [path])]
     digests = []
     for file in files:
-        with file.open("rb") as opened:  # in pieces: a file may have many gigabytes
+        with file.open("rb") as opened:  # reads in pieces: a file may have many gigabytes
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
     kept = {key: value for key, value in options.items() if key not in IGNORED_OPTIONS}
-    return dict(name=name, weights=digests, **kept)  # the name in every manifest so far: another one changes all keys
+    return dict(name=name, weights=digests, **kept)  # stays weights: another name would change all keys
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """Returns the files of a folder that decide the model in it."""
+    """Returns the files of a folder that determine its model."""
     return sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
 
 
@@ -67,7 +67,7 @@ def text_fingerprint(config) -> dict | None:
 
 
 def chunk_lengths(codec: Codec, config) -> tuple[int, ...]:
-    """Returns the lengths of the chunks that are encoded each by itself; () if the codec encodes each frame."""
+    """Returns the lengths of the chunks that are encoded separately; () if the codec encodes single frames."""
     return tuple(sorted(config.chunk.frames)) if codec.frames_per_latent > 1 else ()
 
 
@@ -78,7 +78,7 @@ def prepare(config, directory: str | Path) -> dict:
 
     Args:
       config: an experiment's config; `data`, `codec`, `text` and `chunk` are read.
-      directory: where the result goes; the value of `config.data.path` for training on it.
+      directory: folder of the result; training on it takes this as `config.data.path`.
     """
     directory = Path(directory)
     codec = codecs.build(**config.codec)
@@ -94,7 +94,7 @@ def prepare(config, directory: str | Path) -> dict:
         )
     clips_workdir = directory.with_name(f"{directory.name}-clips")
     codec_id, text_id = model_fingerprint(**config.codec), text_fingerprint(config)
-    if records.is_dataset(directory):  # compares settings, and needs no clips for that
+    if records.is_dataset(directory):  # comparing settings needs no clips
         clips = processes.primary_first(lambda: dataset.settings(config.data, clips_workdir))
         wanted = latent_settings(clips, codec_id, text_id, lengths, dtype)
         check_settings(directory, records.manifest(directory)["settings"], wanted)
@@ -107,7 +107,7 @@ def prepare(config, directory: str | Path) -> dict:
 
 
 def encode_config(config, directory: str | Path, load_model: Callable) -> tuple[dict, str]:
-    """Returns the manifest of `prepare`, and no note on the data; `load_model` is not used."""
+    """Returns the manifest of `prepare`, and an empty note on the data; does not use `load_model`."""
     del load_model
     return prepare(config, directory), ""
 
@@ -119,7 +119,7 @@ def latent_settings(
     lengths: tuple[int, ...] = (),
     dtype: str = "float32",
 ) -> dict:
-    """Returns everything that decides the content of latents: settings of the clips, fingerprints, chunks and dtype."""
+    """Returns everything that determines the content of latents: settings of clips, fingerprints, chunks and dtype."""
     made = dict(kind="latents", codec=codec_id, of=clips, dtype=dtype)
     return made | (dict(text=text_id) if text_id else {}) | (dict(chunks=list(lengths)) if lengths else {})
 
@@ -127,7 +127,7 @@ def latent_settings(
 def _check_room(
     data, codec: Codec, encoder: TextEncoder | None, lengths: tuple[int, ...], directory: Path, clips_workdir: Path
 ) -> None:
-    """Raises ValueError if the disk has no room for clips and latents; what an interruption left is already there."""
+    """Raises ValueError if the disk has no room for clips and latents; files of an interrupted run need none."""
     count, itemsize = dataset.max_clips(data), np.dtype(DTYPES[data.dtype]).itemsize
     size = lambda frames: math.prod(codec.latent_shape((frames, *data.size)))
     latents = sum(data.frames // n * size(n) for n in lengths) or size(data.frames)
@@ -154,17 +154,17 @@ def encode(
 ) -> dict:
     """Encodes every clip of the data set `source` into the data set `directory`; returns its manifest.
 
-    An interrupted run continues after its last complete shard; a finished one is left as it is. Every process encodes
-    some of the clips, and the primary one writes.
+    An interrupted run continues after its last complete shard; a finished one is not changed. Every process encodes
+    some of the clips, and the primary process writes.
 
     Args:
       codec: encodes the video.
       codec_id: its `model_fingerprint`.
       source: a data set of clips.
-      directory: where the result goes.
+      directory: folder of the result.
       captions: a text encoder for the captions, and its `model_fingerprint`; None stores no embeddings.
       lengths: the lengths of chunks, see `chunk_lengths`.
-      dtype: of latents and embeddings on disk, a key of `DTYPES`.
+      dtype: dtype of latents and embeddings on disk, a key of `DTYPES`.
     """
     made = records.manifest(source)
     wanted = latent_settings(made["settings"], codec_id, captions and captions[1], lengths, dtype)
@@ -188,15 +188,15 @@ def write_latents(
 ) -> None:
     """Writes a data set of clips with latents; every process makes some of the clips.
 
-    Float32 arrays of two or more axes are latents: they are rounded to the dtype in the settings, and the report has
+    Float arrays of two or more axes count as latents: they are rounded to the dtype in the settings, and the report has
     their statistics.
 
     Args:
-      directory: where the data set goes.
+      directory: folder of the data set.
       splits: the clips of each split.
-      settings: everything that decides the content.
+      settings: everything that determines the content.
       source_report: the report of the data set that the clips come from.
-      options: those of `records.Build.write`.
+      options: options of `records.Build.write`.
     """
     dtype, made, shapes, started = DTYPES[settings.get("dtype", "float32")], 0, {}, time.perf_counter()
 
@@ -219,7 +219,7 @@ def write_latents(
         )
 
     processes.serve_items(splits, write)
-    LOG.info("%s: %.3g s a clip", directory, (time.perf_counter() - started) / max(made, 1))
+    LOG.info("%s: %.3g s per clip", directory, (time.perf_counter() - started) / max(made, 1))
 
 
 def _is_latent(value) -> bool:
@@ -232,7 +232,7 @@ def _rounded(name: str, value: np.ndarray, dtype, source: str) -> np.ndarray:
     if not np.isfinite(rounded).all() and np.isfinite(value).all():
         largest = np.abs(value).max()
         raise ValueError(
-            f"{name} of {source} holds values up to {largest:.4g}, more than float16 can: "
+            f"{name} of {source} holds values up to {largest:.4g}, more than float16 can hold: "
             "use --config.data.dtype=bfloat16"
         )
     return rounded
@@ -281,7 +281,7 @@ def _with_latents(codec: Codec, embed: Callable, lengths: tuple[int, ...], clip:
 def frame_difference(directory: Path, *, every: int = 1, clips: int = 64) -> float:
     """Returns the root mean square difference between latents `every` frames apart, over the first training clips.
 
-    It is the value for `config.path.velocity_scale`.
+    Use it as `config.path.velocity_scale`.
     """
     source = pipeline.open_split(directory, "train")
     means = [source[i]["latent_mean"][::every] for i in range(min(clips, len(source)))]
@@ -300,23 +300,23 @@ def check_latents(directory: str | Path, codec_id: dict, lengths: tuple[int, ...
     if made_with != codec_id:
         raise ValueError(
             f"the latents in {directory} were made with {made_with}, config.codec is {codec_id}: "
-            "take that codec, or encode into another folder"
+            "use that codec, or encode into another folder"
         )
     missing = sorted(set(lengths) - set(settings.get("chunks", [])))
     if missing:
         raise ValueError(
-            f"the latents in {directory} are of chunks of {settings.get('chunks')} frames, "
+            f"the latents in {directory} have chunks of {settings.get('chunks')} frames, "
             f"config.chunk.frames={list(lengths)} needs {missing} too: "
             "use those lengths, or encode into another folder"
         )
 
 
 def has_embeddings(directory: str | Path, text_id: dict | None) -> bool:
-    """Returns whether a data set holds embeddings of this text encoder; raises ValueError for those of another one."""
+    """Returns whether a data set holds embeddings of this text encoder; raises ValueError if another one made them."""
     made_with = records.manifest(directory)["settings"].get("text")
     if text_id and made_with not in (None, text_id):
         raise ValueError(
             f"the captions in {directory} were embedded with {made_with}, config.text is {text_id}: "
-            "take that encoder, or encode into another folder"
+            "use that encoder, or encode into another folder"
         )
     return bool(text_id) and made_with is not None

@@ -1,8 +1,8 @@
-"""Reads training batches, held-out clips and the frames that samples start from, out of a data set on disk.
+"""Reads training batches, held-out clips and the frames that samples start from, from a data set on disk.
 
     ArrayRecord files -> `Source` -> shuffled clips -> `_crop` -> rows of this process -> `Batch`
 
-The batch of step k depends on (data, seed, k) alone: clips are shuffled and cropped before their rows are divided
+The batch of step k depends only on (data, seed, k): clips are shuffled and cropped before their rows are divided
 among the processes, so neither a restart nor another number of processes changes it.
 """
 
@@ -22,8 +22,8 @@ from jvflow.data import video
 
 Videos = UInt8[np.ndarray, "b f h w 3"]
 HALF_DTYPES = ("float16", "bfloat16")  # stored arrays of these types are read as float32
-MEMORY_CACHE_BYTES = 512 * 2**20  # a data set of at most so many bytes stays in memory once it is decoded
-MAX_EXAMPLES = 2**52  # length of a data set that is repeated for ever: grain counts batches in floats
+MEMORY_CACHE_BYTES = 512 * 2**20  # a data set of at most this size stays in memory once it is decoded
+MAX_EXAMPLES = 2**52  # length of an endlessly repeated data set: grain counts batches in floats
 
 
 class Batch(NamedTuple):
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
       latent_mean, latent_std: latents of a data set that has them, (b, f, h, w, c); std where the codec has one.
       inverted, inverted_error: the window's second chunk inverted to noise, (b, f / 2, h, w, c), and its error (b,);
         from a data set with inversions (`jvflow.flowframes.inversion`), where the window asks for them.
-      text_tokens, text_mask: the captions, as a text encoder's `tokenize` returns them, where one was given.
+      text_tokens, text_mask: the captions, as a text encoder's `tokenize` returns them, if `batches` is given it.
       text_embedding: replaces the tokens where the data set has embeddings, (b, m, d).
     """
 
@@ -54,13 +54,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """Which frames of a clip a training example has.
+    """The frames of a clip that make a training example.
 
     Attributes:
-      frames: how many.
-      every: the step between them: 2 takes every other frame.
+      frames: number of frames.
+      every: step between these frames: 2 takes every other frame.
       anywhere: whether the window starts at a random frame, or at the clip's first.
-      chunk: frames of a chunk; then the window starts at one of the clip's chunks. 0 without chunks.
+      chunk: frames of a chunk; the window then starts with one of the clip's chunks. 0 for no chunks.
       encoded: latent frames of a chunk, where the codec encodes a chunk as a whole; 0 where it encodes each frame.
       inverted: whether the second of two chunks comes with its inversion.
     """
@@ -75,26 +75,26 @@ class Window:
     def __post_init__(self):
         given = f"got frames {self.frames}, every {self.every}"
         if self.frames < 1 or self.every < 1:
-            raise ValueError(f"a window needs at least 1 frame, and every 1st of them or fewer, {given}")
+            raise ValueError(f"a window needs at least 1 frame, and a step of at least 1, {given}")
         if self.inverted and (self.frames, self.every) != (2 * self.chunk, 1):
-            chunks = f"two chunks of {self.chunk} frames one after the other"
+            chunks = f"two consecutive chunks of {self.chunk} frames"
             raise ValueError(f"a window with inversions has {chunks}, {given}")
         if self.encoded and (self.frames % max(self.chunk, 1) or self.every > 1):
-            raise ValueError(f"a window of encoded chunks has whole ones of {self.chunk} frames, {given}")
+            raise ValueError(f"a window of encoded chunks needs whole chunks of {self.chunk} frames, {given}")
 
     @property
     def span(self) -> int:
-        """Frames of the clip from the first of the window to the last."""
+        """Frames of the clip from the window's first frame to its last."""
         return (self.frames - 1) * self.every + 1
 
 
 def latent_columns(chunk: int = 0) -> tuple[str, str]:
-    """Names the columns with mean and standard deviation of a clip's latents, encoded in chunks of so many frames."""
+    """Returns the names of the columns with mean and deviation of latents, encoded in chunks of `chunk` frames."""
     return (f"latent_mean_{chunk}", f"latent_std_{chunk}") if chunk else ("latent_mean", "latent_std")
 
 
 def inverted_column(chunk: int) -> str:
-    """Names the column with the inversions of a clip's chunks; NAME_error holds one error for each chunk."""
+    """Returns the name of the column with the inversions of a clip's chunks; NAME_error holds each chunk's error."""
     return f"inverted_{chunk}"
 
 
@@ -194,18 +194,18 @@ def batches(
     embedded: bool = False,
     split: str = "train",
 ) -> Iterator[Batch]:
-    """Yields the batches of a split without end, in NumPy, from step `step` on.
+    """Yields the batches of a split endlessly, as NumPy arrays, from step `step` on.
 
     Args:
       directory: a data set (`jvflow.data.records`).
-      windows: what is cut out of each clip; each batch draws one of them.
+      windows: the frames to cut out of each clip; each batch draws one window.
       batch_size: rows of the global batch.
-      seed: decides order and windows.
-      threads: how many read ahead; 0 reads on demand.
-      step: how many batches were used before.
+      seed: determines order and windows.
+      threads: number of threads that read ahead; 0 reads on demand.
+      step: number of batches that were used before.
       rows: the rows of the global batch that this process needs; all when None.
       latents: read the stored latents (`jvflow.data.latents`) instead of the video.
-      tokenize: a text encoder's, for the captions.
+      tokenize: a text encoder's `tokenize`, for the captions.
       embedded: read the stored embeddings of the captions instead of tokenizing.
     """
     source = open_split(directory, split)
@@ -226,12 +226,12 @@ def batches(
 
 
 def clips(directory, split: str, *, count: int | None = None, frames: int | None = None) -> Videos:
-    """Returns the first `frames` frames of the first `count` clips of a split; all where None."""
+    """Returns the first `frames` frames of the first `count` clips of a split; None for all."""
     return np.stack([clip["video"][:frames] for clip in islice(open_split(directory, split), count)])
 
 
 def captions(directory, split: str, *, count: int | None = None) -> list[str]:
-    """Returns the captions of the first `count` clips of a split; all where None."""
+    """Returns the captions of the first `count` clips of a split; None for all."""
     return [clip["caption"] for clip in islice(open_split(directory, split), count)]
 
 

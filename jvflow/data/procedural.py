@@ -5,7 +5,7 @@ the others, and frames have the same pixels whether they are rendered together o
 
     comets     shapes that chase one another on a ring; their tails show where they go: one frame determines the next
     maze       a first-person walk along the right-hand wall: one frame shows the motion, not the map
-    bouncing   discs that collide elastically behind bars: the motion takes two frames to see
+    bouncing   discs that collide elastically behind bars: seeing the motion takes two frames
 
 Times are in seconds and suit 16 frames per second: objects move by about 0.5 to 1.2 pixels a frame at 32 x 32.
 """
@@ -26,7 +26,7 @@ PIXELS = 2**16  # rendered at once, unless a single frame has more
 
 @runtime_checkable
 class World(Protocol):
-    """The content of a scene of some kind."""
+    """The content of a scene."""
 
     caption: str
 
@@ -36,7 +36,7 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class Scene:
-    """An endless video; two scenes are equal if kind and seed are."""
+    """An endless video; two scenes are equal if their kinds and seeds are equal."""
 
     kind: str
     seed: int

@@ -1,17 +1,17 @@
-"""Writes clips as a tfds data set in ArrayRecord files, with a manifest of what decided its content.
+"""Writes clips as a tfds data set in ArrayRecord files, with a manifest of everything that determines its content.
 
     directory/
       clips-train.array_record-00000-of-00002, ...    one `tf.train.Example` for each clip
       dataset_info.json, features.json                read by `tfds.builder_from_directory`
       manifest.json                                   key, settings, clips per split, shape of a clip
-      report.json                                     size in bytes, and how the build went
+      report.json                                     size in bytes, and a report on the build
 
 A clip is a `Clip`, or a dict of named columns: arrays, numbers and strings (such as the latents of
-`jvflow.data.latents`). The first clip decides the columns; all others have the same.
+`jvflow.data.latents`). The first clip determines the columns; all others must have the same.
 
 Writing streams: one clip is in memory at a time, whatever the size of a split. (tfds' own generator builder keeps
 up to 1 GB, and beyond that the whole of an unshuffled split, so this module uses its public parts instead.) Clips are
-read (`jvflow.data.pipeline.open_split`) in the order in which they were written. Neither needs TensorFlow or a network.
+read (`jvflow.data.pipeline.open_split`) in the order in which they were written. Neither needs TensorFlow or internet.
 """
 
 import json
@@ -33,7 +33,7 @@ from jvflow.data.dataset_key import dataset_key
 from jvflow.files import write_text
 
 MANIFEST, REPORT = "manifest.json", "report.json"
-IDENTITY = "identity.json"  # of a build that is not finished
+IDENTITY = "identity.json"  # of an unfinished build
 NAME = "clips"
 SHARD_BYTES = 256 * 2**20
 """Default size of a shard."""
@@ -91,7 +91,7 @@ def check_free(directory: str | os.PathLike) -> None:
 
 
 def write(directory: str | os.PathLike, splits: Mapping[str, Iterable], *, settings: dict, **options) -> None:
-    """Writes a data set; `options` are those of `Build.write`."""
+    """Writes a data set; `options` are options of `Build.write`."""
     check_free(directory)
     Build(directory, dict(settings=settings, splits=list(splits))).write(splits, settings=settings, **options)
 
@@ -99,10 +99,10 @@ def write(directory: str | os.PathLike, splits: Mapping[str, Iterable], *, setti
 class Build:
     """The build of a data set, in the sibling folder `.<name>.partial` of its directory. One process builds it.
 
-    What an interrupted build of the same `identity` left is used again; what another one left is removed.
+    It continues from the files of an interrupted build with the same `identity`, and removes the files of any other.
 
     Attributes:
-      scratch: a folder for intermediate files that an interrupted build should find again; removed at the end.
+      scratch: a folder for intermediate files: kept after an interruption, removed at the end.
     """
 
     def __init__(self, directory: str | os.PathLike, identity: dict):
@@ -113,7 +113,7 @@ class Build:
         try:
             text = json.dumps(identity, sort_keys=True)
         except TypeError as error:
-            raise ValueError(f"settings must fit JSON: {error}") from error
+            raise ValueError(f"settings must be valid JSON: {error}") from error
         file = self._partial / IDENTITY
         if not (file.is_file() and file.read_text("utf-8") == text):
             self.remove()
@@ -133,15 +133,15 @@ class Build:
         """Writes every split and renames the result to the directory, which must not hold a data set.
 
         An interrupted build continues after its last complete shard, and gives the same bytes. From a split that is a
-        sequence (`LazyClips`) it reads only the missing clips. A ValueError, raised by a clip or while one is made,
-        removes the build.
+        sequence (`LazyClips`) it reads only the missing clips. A ValueError from making or writing a clip removes
+        the build.
 
         Args:
-          splits: their clips, read one split after the other, in the given order. Empty ones are left out; `train` must
-            have some.
-          settings: what decides the content, for the manifest; must fit JSON.
-          shard_bytes: a clip that brings a shard to this size closes it; `SHARD_BYTES` when None. Choose less for
-            clips that are costly to make: an interruption loses at most one shard.
+          splits: clips of each split, read one split after the other, in the given order. Empty splits are left out,
+            but `train` must have clips.
+          settings: everything that determines the content, for the manifest; must be valid JSON.
+          shard_bytes: a shard is closed when it reaches this size; `SHARD_BYTES` when None. Choose less for clips that
+            are costly to make: an interruption loses at most one shard.
           measure: returns numbers for a clip's columns; they are summed over all clips.
           report: returns the content of `REPORT` from those sums.
         """
@@ -227,7 +227,7 @@ def _sums(measured: Iterable[dict[str, Real]]) -> dict[str, float]:
 
 
 def _first_and_rest(clips: Iterable) -> tuple[Any, Callable[[int], Iterator]]:
-    """Returns the first clip (None if there is none), and a function that yields those from n >= 1 on; call it once."""
+    """Returns the first clip, or None, and a function that yields the clips from n >= 1 on; call it once."""
     if isinstance(clips, Sequence):
         return (clips[0] if len(clips) else None), lambda start: (clips[i] for i in range(start, len(clips)))
     clips = iter(clips)
@@ -251,7 +251,7 @@ def _write_shards(
 ) -> list[_Shard]:
     """Writes the clips in order, shard after shard, and returns the shards.
 
-    The file `_done` of a shard is written last. A shard that has one is kept from an interrupted build.
+    Each shard's file `_done` is written last: shards that have one are kept from an interrupted build.
     """
     done = lambda number: _done(directory, split, number)
     shards = []

@@ -1,7 +1,7 @@
-"""A world to walk through: a maze with brick walls, seen from inside by casting rays for each column of pixels.
+"""A maze with brick walls, seen by a walker inside it. Rays are cast for each column of pixels.
 
-The unit of length is a cell of the maze. On its map x runs right and y runs down, so angles grow towards the right-hand
-side of the walker.
+The unit of length is a cell of the maze. On its map x runs right and y runs down, so angles grow when the walker turns
+right.
 """
 
 from dataclasses import dataclass

@@ -76,8 +76,8 @@ class Comets:
     """Shapes that circle around the middle of the frame, over stripes that drift to the left.
 
     One frame determines every velocity: all comets are equally fast and fly away from their tails, and stripes drift
-    away from the steep edge of their brightness. It also shows all that stays constant: a tail ends where the other
-    comet is, which gives their distance, and a colour belongs to one shape.
+    away from the steep edge of their brightness. The frame also shows everything that stays constant: a tail ends where
+    the other comet is, which gives their distance, and a colour belongs to one shape.
 
     Attributes:
       angle: the place of each comet on the orbit at t = 0 (n,), in radians, clockwise from the right.
@@ -97,7 +97,7 @@ class Comets:
     RATE = 1.2  # radians per second
     TAIL = 0.94  # half the orbit
     RADIUS = {"disc": 0.15, "square": 0.19, "triangle": 0.2}
-    DRIFT_SPEED = 0.3125  # at 8 frames a second 1.25 periods in 16 frames: successive windows see other phases
+    DRIFT_SPEED = 0.3125  # 1.25 periods in 16 frames at 8 fps, so successive windows see other phases
     PERIOD = 0.5
 
     def draw(self, seconds, height, width):
@@ -112,7 +112,7 @@ class Comets:
             dx, dy = x - orbit * cos, y - orbit * sin
             ahead, across = dy * cos - dx * sin, dx * cos + dy * sin
             body = _coverage(_distance(shape, ahead, across, self.RADIUS[shape]), height, width)
-            # the tail follows the orbit: the distance behind along it, and off it
+            # the tail follows the orbit and tapers with the angle behind the comet
             behind = (bearing - np.float32(at)) % np.float32(2 * np.pi) - np.float32(2 * np.pi)
             taper = np.maximum(1 + behind * np.float32(self.ORBIT / self.TAIL), 0)
             tail = (
@@ -135,8 +135,8 @@ PLACES = ("right", "bottom right", "bottom", "bottom left", "left", "top left", 
 
 def comets(rng) -> Comets:
     names, shapes = ("red", "green"), ("square", "triangle")
-    # The comets are opposite one another, and stay so at one rate. If their angle, or the shape of a colour, changed
-    # from clip to clip, a stream would have to remember it, because noisy frames do not show it.
+    # The comets are equally fast and stay opposite one another. If their angle, or the shape of a colour, changed from
+    # clip to clip, a stream would have to remember it, because noisy frames do not show it.
     angle = rng.uniform(0, 2 * np.pi) + np.array([0.0, np.pi])
     place = PLACES[round(angle[0] * len(PLACES) / (2 * np.pi)) % len(PLACES)]
     flights = [f"a {name} {shape}" for name, shape in zip(names, shapes)]
@@ -165,7 +165,7 @@ class Bouncing:
       weave: the pattern of each disc, "striped" or "checked".
       place: the position of each disc at t = 0 (n, 2), in units of the frame's (width, height).
       nudge: added to the place (n, 2), in sides.
-      velocity: at t = 0 (n, 2), in sides per second.
+      velocity: velocity of each disc at t = 0 (n, 2), in sides per second.
       bars: (axis, sway, phase) of each bar: across x (0) or y (1), amplitude in units of the frame, radians.
       ground: the colour behind the discs.
     """

@@ -1,11 +1,11 @@
 """Decodes video files and folders of images, and resizes frames.
 
 A frame is uint8 (h, w, 3), RGB, with rows from the top; a video is uint8 (f, h, w, 3). Time is in
-seconds since the first frame. At a constant rate `fps`, frame k shows what the source shows at
+seconds since the first frame. At a constant rate `fps`, frame k is the picture of the source at
 
     t_k = k / fps,  k = 0, 1, ... while t_k < end of the last frame                              (1)
 
-that is its last frame at or before t_k. Containers round time stamps (mkv to milliseconds, gif to
+which is the source's last frame at or before t_k. Containers round time stamps (mkv to milliseconds, gif to
 centiseconds), so a frame that is late by at most one tick of the container's clock, and by at most
 an eighth of 1/fps, counts as being at t_k.                                                      (2)
 """
@@ -33,7 +33,7 @@ _NUMBERS = re.compile(r"(\d+)")
 
 
 def native_fps(path: str | os.PathLike) -> float:
-    """Returns the frame rate: declared, or FFmpeg's guess from the time stamps (gif)."""
+    """Returns the declared frame rate, or FFmpeg's guess from the time stamps (gif)."""
     with _open(path) as container:
         return float(_rate(path, container.streams.video[0]))
 
@@ -52,7 +52,7 @@ class ImageFolder:
 
     Attributes:
       path: the folder.
-      fps: frames per second of the video; 0 where nobody has given it, since images do not contain it.
+      fps: frames per second of the video, which images do not contain; 0 if unknown.
     """
 
     path: Path
@@ -73,7 +73,7 @@ def images_in(folder: str | os.PathLike) -> list[Path]:
 def frames(path: str | os.PathLike | ImageFolder, *, fps: float | int | None = None) -> Iterator[tuple[float, Frame]]:
     """Decodes a video file, or images, in order: pairs (seconds since the first frame, frame).
 
-    With `fps` the frames are those of (1): repeated where the source is slower, left out where it is faster; a source
+    With `fps` the frames follow (1): repeated where the source is slower, left out where it is faster; a source
     of variable rate is sampled by its time stamps. Without `fps` they are the source's own. Iterating raises
     ValueError when it reaches something that does not decode.
     """
@@ -231,7 +231,7 @@ def read_image(path: str | os.PathLike) -> Frame:
 
 
 def check_pixels(array, ndims: tuple[int, ...], where: str) -> np.ndarray:
-    """Returns `array`; raises ValueError if it is not uint8 RGB with one of the numbers of axes."""
+    """Returns `array`; raises ValueError if it is not uint8 RGB with one of these numbers of axes."""
     array = np.asarray(array)
     if array.ndim not in ndims or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         names = {3: "(h, w, 3)", 4: "(f, h, w, 3)", 5: "(n, f, h, w, 3)"}
@@ -241,7 +241,7 @@ def check_pixels(array, ndims: tuple[int, ...], where: str) -> np.ndarray:
 
 
 def first_frames(path, need: int, data) -> UInt8[np.ndarray, "n h w 3"]:
-    """Returns the first `need` frames of an image, a video or a folder of images, as `config.data` takes them.
+    """Returns the first `need` frames of an image, a video or a folder of images, at `config.data`'s rate and size.
 
     Images are taken at the rate `config.data.fps` where `config.data.image_fps` is 0. Raises ValueError if there are
     fewer frames.

@@ -1,11 +1,11 @@
-"""Couplings: which past is joined to which future before a path runs between them.
+"""Couplings: they pair each future of a batch with a past, before a path runs between the two.
 
-A coupling is `(past, future, key) -> (x0, x1)`. `future` is (b, f, h, w, c); `past` is an array of this kind too, or
-a tree of arrays with b rows each, which stay together. Row i of `past` comes before row i of `future` in its video.
+A coupling is `(past, future, key) -> (x0, x1)`. `future` is (b, f, h, w, c); `past` is such an array too, or a tree of
+arrays with b rows each, whose rows stay together. Row i of `past` comes before row i of `future` in the same video.
 
     consecutive     keeps the pairs of the video, P(X0, X1) of Bi-flow, section 2.1; FlowFrames' "inherent" coupling
-    independent     joins past and future of different videos: the product of the two marginals
-    minibatch_ot    joins the optimal pairs of the (global) batch (Pooladian et al., arXiv 2304.14772; Tong et al.,
+    independent     pairs past and future of different videos: the product of the two marginals
+    minibatch_ot    forms the optimal pairs of the (global) batch (Pooladian et al., arXiv 2304.14772; Tong et al.,
                     arXiv 2302.00482)
 """
 
@@ -27,22 +27,22 @@ MAX_EXACT_ROWS = 64
 
 
 def consecutive(past: Any, future: Frames, key: Key[Array, ""]) -> tuple[Any, Frames]:
-    """Joins each future to its own past. `key` is not used."""
+    """Pairs each future with its own past. `key` is not used."""
     del key
     return past, future
 
 
 def independent(past: Any, future: Frames, key: Key[Array, ""]) -> tuple[Any, Frames]:
-    """Joins each future to the past of a random row, by a permutation of the (global) batch."""
+    """Pairs each future with the past of a random row: permutes the pasts of the (global) batch."""
     return _take(past, jax.random.permutation(key, len(future))), future
 
 
 def minibatch_ot(past: Any, future: Frames, key: Key[Array, ""]) -> tuple[Any, Frames]:
-    """Joins each future to its partner in an optimal plan, see `transport`; the cost is the mean squared distance.
+    """Pairs each future with a past by an optimal plan, see `transport`; the cost is the mean squared distance.
 
     The cost compares the first array of `past` (its last f frames) with `future`. Under jit the plan covers all rows
-    of the global batch. Up to `MAX_EXACT_ROWS` rows it is exact, a permutation. Above, each past is drawn from
-    Sinkhorn's plan, and may be drawn twice.
+    of the global batch. Up to `MAX_EXACT_ROWS` rows the plan is exact, a permutation. For more rows the function draws
+    each past from Sinkhorn's plan, and may draw one past twice.
     """
     first = jax.tree.leaves(past)[0]
     cost = pairwise_costs(first[:, -future.shape[1] :], future)

@@ -1,6 +1,6 @@
-"""The path of Bi-flow through the true frames between two ends, in place of their straight blend.
+"""A path for Bi-flow that passes through the true frames between two ends; the bilinear path blends the ends.
 
-curved      x(t, alpha) = sum_j w_j(t) u_j + alpha n        u_0 = x0, u_m = x1, real frames between     (4)
+curved      x(t, alpha) = sum_j w_j(t) u_j + alpha n        u_0 = x0, u_m = x1, true frames between     (4)
 """
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def _curved(ends, s: tuple) -> Array:
 def _basis_weights(t, knots: int) -> Float[Array, "m"]:
     """Returns the weights w(t), t in [0, 1], of the piecewise cubic with continuous slope through equally spaced knots.
 
-    Keys' kernel with a = -1/2: exact for parabolas, and straight beyond the ends.
+    Uses Keys' kernel with a = -1/2, which is exact for parabolas, and extends the knots linearly beyond both ends.
     """
     at = jnp.abs(t * (knots - 1) - jnp.arange(-1, knots + 1, dtype=t.dtype))
     near, far = 1 + at**2 * (1.5 * at - 2.5), 2 + at * (-4 + at * (2.5 - 0.5 * at))

@@ -1,11 +1,11 @@
-"""DDIM without noise (Song et al., arXiv 2010.02502): from noise to data in few evaluations of a diffusion model.
+"""DDIM without noise (Song et al., arXiv 2010.02502): maps noise to data in few evaluations of a diffusion model.
 
     x_t  = sqrt(a_t) x_0 + sqrt(1 - a_t) e                  a_t the cumulative product of 1 - beta
     x'   = sqrt(a') x0(x, t) + sqrt(1 - a') e(x, t)         a step from a to a' with the model's output at t    (1)
 
-Sampling goes from large t to small t. Inversion takes the same steps in reverse, with the model's output at the end
-of each step, so that both undo each other up to the error of a step. `flow` turns a diffusion model into a field of
-flow matching.
+Sampling goes from large t to small t. Inversion takes the same steps in reverse, with the model's output at the
+timestep where each step ends. The two undo each other up to the error of a step. `flow` turns a diffusion model into a
+field of flow matching.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,16 +27,16 @@ TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 
 @dataclass(frozen=True)
 class Schedule:
-    """The noise schedule and output of a diffusion model, named as in diffusers; by default Stable Diffusion 1.5's.
+    """The noise schedule and output of a diffusion model, with diffusers' names and Stable Diffusion 1.5's values.
 
     Attributes:
       beta_schedule: "linear", "scaled_linear" (linear in the square root) or "squaredcos_cap_v2".
       beta_start, beta_end: the first and the last beta of the linear schedules.
-      num_train_timesteps: timesteps of training.
+      num_train_timesteps: number of timesteps in training.
       prediction_type: output of the model: "epsilon" e, "sample" x_0, or "v_prediction" sqrt(a) e - sqrt(1 - a) x_0.
-      timestep_spacing: how the steps of a solve are spaced among the timesteps: "leading", "trailing" or "linspace".
-      steps_offset: added to the timesteps of "leading".
-      set_alpha_to_one: whether the last step ends at a = 1; otherwise it ends at the a of timestep 0.
+      timestep_spacing: the spacing of a solve's steps among the timesteps: "leading", "trailing" or "linspace".
+      steps_offset: number that "leading" adds to its timesteps.
+      set_alpha_to_one: True if the last step ends at a = 1; otherwise it ends at the a of timestep 0.
       clip_range: x_0 is clamped to [-clip_range, clip_range], unless it is None.
     """
 
@@ -90,7 +90,7 @@ class Schedule:
         """Returns the timesteps of a solve, from noise to data."""
         n = self.num_train_timesteps
         if not 1 <= steps <= n or steps != int(steps):
-            raise ValueError(f"steps must be a whole number from 1 to the {n} of training, got {steps}")
+            raise ValueError(f"steps must be a whole number from 1 to {n}, the timesteps of training, got {steps}")
         if self.timestep_spacing == "linspace":
             return np.linspace(0, n - 1, steps).round().astype(int)[::-1]
         if self.timestep_spacing == "leading":
@@ -100,12 +100,12 @@ class Schedule:
     def step_table(
         self, steps: int
     ) -> tuple[Int[np.ndarray, "steps"], Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
-        """Returns the timestep of each step of a solve, from noise to data, the a there, and the a after the step."""
+        """Returns the timestep of each step from noise to data, a at the timestep, and a after the step."""
         alphas, at = self.alphas(), self.timesteps(steps)
         if at.max() >= self.num_train_timesteps:
             raise ValueError(
-                f"{steps} steps with offset {self.steps_offset} reach timestep {at.max()}, and training had "
-                f"{self.num_train_timesteps}: use another number of steps"
+                f"{steps} steps with offset {self.steps_offset} reach timestep {at.max()}, but training had only "
+                f"{self.num_train_timesteps} timesteps: use another number of steps"
             )
         after = at - self.num_train_timesteps // steps
         last = 1.0 if self.set_alpha_to_one else alphas[0]
@@ -115,11 +115,11 @@ class Schedule:
 def sample(
     predict: Predict, x: Float[Array | np.ndarray, "b ..."], schedule: Schedule, *, steps: int
 ) -> Float[Array, "b ..."]:
-    """Samples data from noise by `steps` steps (1).
+    """Samples data from noise in `steps` steps of (1).
 
     Args:
-      predict: the model, `(x, timesteps (b,)) -> output` of the type `schedule.prediction_type`; with parameters, a
-        `jax.tree_util.Partial`.
+      predict: the model, `(x, timesteps (b,)) -> output` of the type `schedule.prediction_type`; a
+        `jax.tree_util.Partial` if it has parameters.
       x: noise of unit variance.
       schedule: the schedule of the model's training.
       steps: evaluations of the model.
@@ -131,10 +131,10 @@ def sample(
 def invert(
     predict: Predict, x: Float[Array | np.ndarray, "b ..."], schedule: Schedule, *, steps: int
 ) -> Float[Array, "b ..."]:
-    """Inverts data to the noise that `sample` turns into it, up to the error of the steps; see `sample`."""
+    """Inverts data: returns noise from which `sample` makes this data, up to the error of the steps. See `sample`."""
     if schedule.prediction_type == "sample" and schedule.set_alpha_to_one:
         raise ValueError(
-            "a model that predicts x_0 does not tell the noise in clean data: invert with set_alpha_to_one=False"
+            "a model that predicts x_0 does not give the noise of clean data: invert with set_alpha_to_one=False"
         )
     at, before, after = schedule.step_table(steps)
     return _step_through(as_partial(predict), x, at[::-1], after[::-1], before[::-1], schedule=schedule)
@@ -146,8 +146,8 @@ def flow(field: Field, schedule: Schedule) -> Field:
         x = t x_0 + (1 - t) e = r (sqrt(a) x_0 + sqrt(1 - a) e)      r^2 = t^2 + (1 - t)^2,  sqrt(a) = t / r        (2)
         v = x_0 - e
 
-    The timestep is the one, between those of training, whose a is that of t (linearly in log(a / (1 - a))). Beyond
-    the noisiest and the cleanest timestep of training it stays at these.
+    The timestep is interpolated, linearly in log(a / (1 - a)), so that its a fulfils (2). It is clamped to the noisiest
+    and the cleanest timestep of training.
 
     Args:
       field: the model at timesteps, s = (timestep,), see `jvflow.networks.as_field`; its first output has the type
@@ -181,7 +181,7 @@ def _step_through(predict, x, at, before, after, *, schedule):
 
 
 def _clean_and_noise(output, x, a, schedule):
-    """Returns x_0 and e, by the output of a model at x."""
+    """Computes x_0 and e from the output of a model at x."""
     size, noise_size = jnp.sqrt(a), jnp.sqrt(1 - a)
     if schedule.prediction_type == "epsilon":
         clean, noise = (x - noise_size * output) / size, output

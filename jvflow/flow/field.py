@@ -1,4 +1,4 @@
-"""Fields: the interface of a network to the rest of the library, and functions from a field to a field.
+"""Fields: the interface between a network and the rest of the library, and functions that map a field to a field.
 
     Field           (x, s, condition) -> velocities, one per coordinate of s; always batched
     along           dx/dk = sum_i f_i(x, s(k), condition) ds_i/dk           (1)   Bi-flow, eq. 8
@@ -24,7 +24,7 @@ class Condition:
 
     Attributes:
       text: embedded caption tokens (b, n, d).
-      text_mask: which of them are real (b, n).
+      text_mask: True for real tokens, False for padding (b, n).
       context: known frames, concatenated with x on the channel axis: (b, f, h, w, c).
       fps: frames per second of the clip (b,).
       label: class index (b,), with -1 for "none".
@@ -43,7 +43,7 @@ Field = Callable[[Array, tuple, Condition | None], tuple]
 def null(condition: Condition | None) -> Condition | None:
     """Returns the condition without its text and its label, for guidance and caption dropout.
 
-    Masked-out text keeps its shape, so that both versions compile to one program. Context and fps
+    The masked-out text keeps its shape, so that both conditions use one compiled program. Context and fps
     are part of the input and stay.
     """
     if condition is None:
@@ -60,7 +60,7 @@ def null(condition: Condition | None) -> Condition | None:
 def drop(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Condition | None:
     """Drops text and label, as `null` does, from each example with probability `rate` (caption dropout).
 
-    A field trained with it learns both fields that guidance (2) needs. Takes one key per example.
+    A field that is trained this way learns both c and u of guidance (2). Takes one key per example.
     """
     if condition is None or not rate:
         return condition
@@ -71,9 +71,9 @@ def drop(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Con
 
 @dataclass(frozen=True)
 class Bound:
-    """`function` with its first arguments `fixed`, which are hashable.
+    """A function whose first arguments are `fixed`, a tuple of hashable values.
 
-    Unlike a `functools.partial` it equals another one of equal parts, so a compiled program that takes it is reused.
+    Two `Bound`s with equal parts are equal, unlike two `functools.partial`s, so jit reuses a compiled program.
     """
 
     function: Callable
@@ -84,7 +84,7 @@ class Bound:
 
 
 def as_partial(field: Callable) -> jax.tree_util.Partial:
-    """Returns the field as a pytree, so that it can be an argument of a compiled function."""
+    """Returns the field as a pytree, which can be an argument of a compiled function."""
     return field if isinstance(field, jax.tree_util.Partial) else jax.tree_util.Partial(field)
 
 
@@ -95,10 +95,10 @@ def _guided(field, weight, x, s, condition):
 
 
 def guide(field: Field, weight: float) -> Field:
-    """Applies classifier-free guidance (2). `weight` 1 means none and returns the field itself.
+    """Applies classifier-free guidance (2). With `weight` 1 returns the field itself.
 
-    Each call of the guided field calls the given field twice. A solver counts calls of the field
-    that it gets, so NFE does not include the cost of guidance, which is reported separately.
+    Each call of the guided field calls the given field twice. A solver counts calls of the guided
+    field, so guidance doubles the cost of an evaluation and not the NFE.
     """
     if weight == 1:
         return field
@@ -115,7 +115,7 @@ def along(
       curve: `(k, *curve_args) -> s`, a tuple of scalars.
       curve_args: arguments of the curve that differ between samples, arrays (b,).
       condition: passed on to the field.
-      num_moving: how many of the first coordinates change along the curve; the field may omit the
+      num_moving: number of leading coordinates that change along the curve; the field may omit the
         velocities of the others. All coordinates when None.
 
     Returns:
@@ -129,8 +129,8 @@ def along(
         velocities = field(x, s, condition)
         if len(velocities) < need:
             raise ValueError(
-                f"the curve moves along {need} coordinates, the field has {len(velocities)} velocities: "
-                "FLOW and CONDIFF fields take the curve `plain`"
+                f"the curve moves along {need} coordinates, but the field returns {len(velocities)} velocities: "
+                "use the curve `plain` with FLOW and CONDIFF fields"
             )
         return sum(expand_like(d, x) * v for d, v in zip(ds, velocities))
 

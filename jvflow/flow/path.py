@@ -39,7 +39,7 @@ Position = TypeVar("Position", bound=Callable[[Any, tuple], Array])
 
 @dataclass(frozen=True)
 class Path(Generic[Position]):
-    """A path with coordinates.
+    """A path: a position as a function of one or more coordinates.
 
     Attributes:
       position: `(ends, s) -> x` for one example: `s` is a tuple of scalars, one per coordinate.

@@ -1,11 +1,11 @@
-"""The Runge-Kutta methods of `solver.solve`, by name, and the evaluations that their steps cost.
+"""The Runge-Kutta methods of `solver.solve`, by name, and the number of evaluations in their steps.
 
     method      order   evaluations of the field (NFE)      step size
     euler       1       n                                   fixed
     midpoint    2       2 n                                 fixed or adaptive
     heun        2       2 n                                 fixed or adaptive
     rf_solver   2       2 n                                 fixed; RF-Solver (Wang et al., arXiv 2411.04746): its second
-                        order expansion with a difference of two evaluations is the midpoint rule,
+                        order expansion, with a difference quotient as derivative, is the midpoint rule
                         x <- x + D v(x + D/2 v(x, t), t + D/2)
     rk4         4       4 n                                 fixed
     bosh3       3       3 n + 1                             fixed or adaptive
@@ -49,4 +49,4 @@ METHODS = {
     "dopri8": diffrax.Dopri8,
 }
 FIXED_ONLY = ("euler", "rk4", "rf_solver")
-"""Methods without an error estimate here, which take fixed steps only."""
+"""Methods that have no error estimate here and take fixed steps only."""

@@ -1,4 +1,4 @@
-"""What a failed solve raises."""
+"""The error that a failed solve raises."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ class SolveError(ValueError):
 
     @classmethod
     def of(cls, solution, what: str) -> "SolveError":
-        """Describes a `solver.Solution` that is not ok: which samples failed, at what time, and what to change."""
+        """Describes a `solver.Solution` that is not ok: which samples failed, at which times, and the cure."""
         ok, steps, t_end = (np.asarray(a) for a in (solution.ok, solution.steps, solution.t_end))
         stopped = [
             f"row {i} at t = {t_end[i]:.4g} after {steps[i]} steps" for i in np.flatnonzero(~ok & ~np.isnan(t_end))

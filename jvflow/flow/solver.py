@@ -1,8 +1,8 @@
-"""Solving dx/dt = field(t, x) with diffrax, and counting what it costs.
+"""A solver of dx/dt = field(t, x) with diffrax, which counts the evaluations of the field (NFE).
 
-`solve` is the one function; `Solver` holds its settings as a value that programs can be compiled against. The methods
-and their cost in evaluations of the field (NFE) stand in `jvflow.flow.runge_kutta`. A solve that fails does not raise,
-because it may run inside a compiled program: it returns `ok`, and `raise_if_failed` raises outside of the program.
+`solve` integrates; `Solver` holds its settings as a hashable value, which can be a static argument of a compiled
+program. `jvflow.flow.runge_kutta` lists the methods and their NFE. A failed solve does not raise, because it may run
+inside a compiled program: it returns `ok`, and `raise_if_failed` raises outside of the program.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,13 +31,13 @@ class Solution(NamedTuple):
     """The result of `solve`.
 
     Attributes:
-      x: the state at t1, (b, ...); with `times` (m,) the states there, (m, b, ...).
+      x: the state at t1, (b, ...); with `times` (m,) the states at these times, (m, b, ...).
       nfe: evaluations of the field that each sample needed. With `per_sample=False` the batch
         advances in common steps, and each entry is the count of the whole batch.
       steps: attempted steps, including rejected ones.
-      ok: whether the end was reached within `max_steps` and all outputs are finite.
-      t_end: the time at which the solve ended: t1 unless it hit `max_steps`. With `times` the last of
-        them that it reached, or t0. NaN where an output that was reached is not finite.
+      ok: True if the solve reached its end within `max_steps` and all outputs are finite.
+      t_end: the time at which the solve ended: t1 unless it hit `max_steps`. With `times`, the last of
+        them that the solve reached, or t0 if none. NaN if an output that it reached is not finite.
     """
 
     x: Float[Array, "..."]
@@ -57,20 +57,20 @@ def raise_if_failed(solution: Solution, *, what: str) -> None:
 
 
 def make_method(name: str) -> diffrax.AbstractSolver:
-    """Returns diffrax's solver of a name of `METHODS`; raises ValueError if there is none."""
+    """Returns the diffrax solver with a name from `METHODS`; raises ValueError for an unknown name."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}: use one of {', '.join(METHODS)}")
     return METHODS[name]()
 
 
 def is_fsal(method: diffrax.AbstractSolver) -> bool:
-    """Whether the last stage of a step is the first stage of the next one ("first same as last")."""
+    """Returns True if the last stage of a step is the first stage of the next one ("first same as last")."""
     tableau = getattr(method, "tableau", None)  # Euler has none
     return tableau is not None and tableau.fsal
 
 
 def evaluations(name: str, steps: Any) -> Any:
-    """Returns how often a method evaluates the field in `steps` attempted steps."""
+    """Returns the number of evaluations of the field in `steps` attempted steps of a method."""
     tableau = getattr(make_method(name), "tableau", None)
     if tableau is None:  # Euler
         return steps
@@ -132,12 +132,12 @@ def solve(
       rtol, atol: tolerances of an adaptive solve; 1e-2 both when neither they nor `steps` are given (Bi-flow,
         section 3.1). The error of a step is the RMS over the state, scaled by atol + rtol max(|x|, |x'|).
       steps: fixed steps: their number, or the sequence of times from t0 to t1 (any spacing).
-      times: where to return the state, in the order of the solve, within [t0, t1]. Read from the method's own
-        interpolant between steps: costs no evaluation, and has its accuracy (first order for euler).
+      times: times of the states to return, in the order of the solve, within [t0, t1]. The method's interpolant
+        between steps gives these states, at no evaluation and with its own accuracy (first order for euler).
       per_sample: gives each sample its own step sizes, so that its result does not depend on its batch (up to
         rounding); the network still runs on the whole batch until the slowest sample is done. False uses one
         common step size, as the authors of Bi-flow do; reverse-mode differentiation needs it.
-      max_steps: bound on the steps of an adaptive solve; `ok` is False where it was hit.
+      max_steps: bound on the steps of an adaptive solve; `ok` is False for samples that hit it.
 
     Returns:
       A `Solution`. A failed solve does not raise, see `raise_if_failed`.
@@ -177,8 +177,8 @@ def solve(
 
     def integrate(x) -> tuple:
         vector_field = own if per_sample else common
-        # By default, an FSAL method evaluates its first stage anew at each step until one is
-        # accepted, and for all samples while any of them is there. Given this stage, the count is exact.
+        # By default, diffrax re-evaluates the first stage of an FSAL method until a step is accepted,
+        # for all samples while any of them waits for this. Passing the stage makes the count exact.
         sol = diffrax.diffeqsolve(
             diffrax.ODETerm(vector_field),
             stepper,
@@ -200,7 +200,7 @@ def solve(
         states, ts, attempted, ended = integrate(x)
         ts = jnp.broadcast_to(ts[:, None], (len(ts), len(x)))
         attempted, ended = (jnp.broadcast_to(a, (len(x),)) for a in (attempted, ended))
-    reached = jnp.isfinite(ts)  # outputs after the end of a solve that stopped early are inf, and so are their times
+    reached = jnp.isfinite(ts)  # a solve that stopped early returns inf for later outputs and for their times
     finite = jnp.all(jnp.isfinite(states.reshape(*ts.shape, -1)).all(-1) | ~reached, axis=0)
     last = (jnp.max if t1 > t0 else jnp.min)(jnp.where(reached, ts, t0), axis=0)
     return Solution(
@@ -214,7 +214,7 @@ def solve(
 
 @dataclass(frozen=True)
 class Solver:
-    """Settings of `solve` as a hashable value; calling it solves. Its fields are arguments of `solve`."""
+    """The settings of `solve` as a hashable value. The fields are arguments of `solve`, and calling it solves."""
 
     method: str = "heun"
     rtol: float | None = None

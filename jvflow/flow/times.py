@@ -1,13 +1,13 @@
-"""Flow times: where t is drawn in training, and the grid of a solve.
+"""Flow times: the distribution of t in training, and the time grid of a solve.
 
-t runs from 0 (the source) to 1 (the data); sigma = 1 - t is the noise level of diffusion models. "Shift" means two
-different things in the public models that are fine-tuned here; each has a name of its own:
+t runs from 0 (the source) to 1 (the data); sigma = 1 - t is the noise level of diffusion models. Public models use the
+word "shift" for two different operations; jvflow gives each its own name:
 
     logit_mean   sigma = sigmoid(m + d n), n ~ N(0, 1)         the mean m of a logit-normal        (1)   LTX-Video
                  m(tokens) linear, 0.95 at 1024 and 2.05 at 4096 tokens                            (2)
     warp         sigma -> w sigma / (1 + (w - 1) sigma)        a warp of the interval onto itself  (3)   Wan 2.1
 
-Both move times towards the source; (1) with w = exp(m) is (3) of the logit-normal with mean 0.
+Both move times towards the source. (1) with mean m equals (3) with w = exp(m) after (1) with mean 0.
 """
 
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ def logit_mean_for(tokens: int) -> float:
 
 
 def warp(sigma: Any, factor: float) -> Any:
-    """Warps noise levels in [0, 1] by (3); a factor of 1 changes nothing, above 1 moves them towards the source."""
+    """Warps noise levels in [0, 1] by (3); a factor of 1 keeps them, a larger one moves them towards the source."""
     return factor * sigma / (1 + (factor - 1) * sigma)
 
 
 def grid(steps: int, factor: float = 1.0, terminal: float | None = None) -> tuple[float, ...]:
-    """Returns the steps + 1 times from 0 to 1 of a solve, warped (3): dense where the warp moves times to.
+    """Returns the steps + 1 times of a solve from 0 to 1, warped by (3): dense near t = 0 if `factor` > 1.
 
     Args:
       steps: number of steps.
-      factor: factor of the warp; exp(m) where a model's sampler shifts by a logit mean m, as LTX-Video's.
-      terminal: noise level at which the last step begins, if not None; the times before are stretched to it.
+      factor: factor of the warp; exp(m) for a model whose sampler shifts by a logit mean m, such as LTX-Video.
+      terminal: if not None, the noise level at which the last step begins; the earlier times are rescaled to reach it.
     """
     check_steps(steps)
     check_warp(factor)
@@ -49,8 +49,8 @@ def grid(steps: int, factor: float = 1.0, terminal: float | None = None) -> tupl
 def linear_quadratic(steps: int, threshold: float = 0.025, linear: int | None = None) -> tuple[float, ...]:
     """Returns the steps + 1 times of the linear-quadratic schedule of Movie Gen (arXiv 2410.13720).
 
-    `linear` equal steps (half of all when None) go to `threshold`, the others grow quadratically to 1. The two parts
-    meet with the same slope.
+    The first `linear` steps (half of all when None) are equal and end at `threshold`; the others grow quadratically and
+    end at 1. The two parts meet with the same slope.
     """
     check_steps(steps)
     linear = steps // 2 if linear is None else linear
@@ -63,7 +63,7 @@ def linear_quadratic(steps: int, threshold: float = 0.025, linear: int | None = 
 
 
 def check_steps(steps: Any) -> None:
-    """Raises ValueError unless a number of steps is a positive whole number."""
+    """Raises ValueError unless `steps` is a positive whole number."""
     if steps < 1 or steps != int(steps):
         raise ValueError(f"steps must be a positive whole number, got {steps}")
 

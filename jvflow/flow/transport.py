@@ -4,7 +4,7 @@ A plan P (n, n) is optimal for a cost C (n, n) when it attains
 
     min_P sum_ij P_ij C_ij,   P 1 = P^T 1 = 1 / n                                              (1)
 
-The vertices of these plans are the permutations over n, so one of them is optimal (Birkhoff and von Neumann).
+The vertices of the set of plans are permutation matrices over n, so one of these is optimal (Birkhoff, von Neumann).
 """
 
 import jax
@@ -38,7 +38,7 @@ def sinkhorn_plan(cost: Float[Array, "n n"], regularisation: float = REGULARISAT
         from ott.solvers.linear import solve
     except ImportError as error:
         raise ValueError("Sinkhorn's plans need ott-jax: pip install 'jvflow[ot]', or use a smaller batch") from error
-    with jax.numpy_rank_promotion("allow"):  # ott-jax promotes ranks, also where the caller forbids it
+    with jax.numpy_rank_promotion("allow"):  # ott-jax promotes ranks; allow it even if the caller forbids it
         epsilon = regularisation * jnp.mean(cost)
         return solve(Geometry(cost_matrix=cost, epsilon=epsilon)).matrix  # pyright: ignore[reportArgumentType]
 
@@ -48,24 +48,24 @@ def ot_plan(
     mask: Bool[np.ndarray | Array, "k l"] | None = None,
     penalty: float | None = None,
 ) -> Float[np.ndarray, "n n"]:
-    """Solves (1) exactly, on the host in float64. Returns a permutation matrix over n.
+    """Solves (1) exactly, on the host in float64. Returns a permutation matrix, divided by n.
 
     Args:
-      cost: the cost of joining row i to column j, (n, n).
+      cost: the cost of pairing row i with column j, (n, n).
       mask: True where a pair is allowed, (n, n); all pairs when None.
-      penalty: makes the other pairs possible too, at this additional cost.
+      penalty: if not None, allows the other pairs too, at this additional cost.
 
     Raises:
       ValueError: if the cost is not square or not finite, or if no plan fits the mask; the message names the rows
-        that are left without a partner.
+        that have no partner.
     """
     cost = np.asarray(cost, np.float64)
     n = len(cost)
     if cost.ndim != 2 or cost.shape != (n, n) or not n:
-        raise ValueError(f"a plan between n and n needs a cost (n, n), got {cost.shape}")
+        raise ValueError(f"a transport plan needs a cost (n, n), got {cost.shape}")
     allowed = np.ones((n, n), bool) if mask is None else np.asarray(mask, bool)
     if allowed.shape != cost.shape:
-        raise ValueError(f"the mask has shape {allowed.shape}, the cost {cost.shape}")
+        raise ValueError(f"the mask has shape {allowed.shape}, but the cost has shape {cost.shape}: use one shape")
     if not np.isfinite(cost[allowed]).all():
         raise ValueError("the cost of an allowed pair is not finite: exclude the pair with the mask")
     if penalty is None:
@@ -74,7 +74,7 @@ def ot_plan(
             rows = np.flatnonzero(matched < 0).tolist()
             raise ValueError(
                 f"no plan with uniform marginals fits the mask: rows {rows} are left without a column of their own; "
-                "allow more pairs, or give penalty=, a price of the other pairs (which then decides where the rows go)"
+                "allow more pairs, or give penalty=, the additional cost of the other pairs"
             )
         priced = np.where(allowed, cost, np.inf)
     else:

@@ -1,15 +1,15 @@
 """UniPC for flows (Zhao et al., arXiv 2302.04867): a multistep predictor and corrector, one evaluation per step.
 
-It is Wan's sampler. On the linear path x(t) = t x1 + (1 - t) x0, with sigma = 1 - t, a velocity v points to the end
+Wan uses it. On the linear path x(t) = t x1 + (1 - t) x0, with sigma = 1 - t, a velocity v predicts the end
 m = x + sigma v. With lambda = log(t / sigma), h = lambda_i+1 - lambda_i and r_k = (lambda_i-k - lambda_i) / h,
 
     x_i+1 = sigma_i+1 / sigma_i x_i - t_i+1 (e^-h - 1) (m_i + sum_k rho_k (m_i-k - m_i) / r_k)     (1)   predictor
-    the same with one more term rho (m_i+1 - m_i), once m_i+1 is known                            (2)   corrector
+    (1) with one more term, rho (m_i+1 - m_i), once m_i+1 is known                                (2)   corrector
 
-where the rho make (1) and (2) exact for polynomials of lambda (section 3.2, with B(h) = e^-h - 1; at order 1 and 2
-the authors use 1/2 for the last of them). The order of a step is at most the number of steps before it plus 1, and at
-most the number of steps that are left including itself: the last step goes to m. The network is evaluated at the
-predicted x, not at the corrected one. All coefficients depend on the grid alone and are computed on the host.
+The rho make (1) and (2) exact for polynomials of lambda (section 3.2, with B(h) = e^-h - 1; at orders 1 and 2 the
+authors set the last rho to 1/2). The order of a step is at most 1 plus the number of steps before it, and at most the
+number of remaining steps including itself: so the last step ends at m. The network is evaluated at the predicted x,
+not at the corrected one. All coefficients depend on the grid alone and are computed on the host.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ FIRST_TIME = 1e-6
 def grid(steps: int, factor: float = 1.0, sigma_min: float = 1e-3) -> tuple[float, ...]:
     """Returns the steps + 1 times of the public scheduler for flows.
 
-    sigma falls linearly from 1 towards `sigma_min`, is warped by `factor`, and jumps to 0 in the last step. Computed
-    in float32, as the public scheduler does: the first lambda is sensitive to rounding.
+    sigma falls linearly from 1 towards `sigma_min`, is warped by `factor`, and jumps to 0 in the last step. The first
+    lambda is sensitive to rounding, so the result is rounded to float32 as in the public scheduler.
     """
     check_steps(steps)
     check_warp(factor)
@@ -47,7 +47,7 @@ class UniPC:
 
     Attributes:
       steps: the times of the solve, strictly increasing from above 0 to 1, see `grid`.
-      order: of predictor and corrector.
+      order: order of predictor and corrector.
     """
 
     steps: tuple[float, ...]
@@ -57,23 +57,23 @@ class UniPC:
     def __post_init__(self):
         times = np.asarray(self.steps)
         if times.ndim != 1 or len(times) < 2 or not times[0] > 0 or times[-1] != 1 or np.any(np.diff(times) <= 0):
-            raise ValueError(f"UniPC steps strictly from above 0 to 1, got {self.steps}: use jvflow.flow.unipc.grid")
+            raise ValueError(f"steps must run strictly from above 0 to 1, got {self.steps}: use jvflow.flow.unipc.grid")
         if self.order < 1:
-            raise ValueError(f"the order of UniPC is 1 or more, got {self.order}")
+            raise ValueError(f"the order of UniPC must be 1 or more, got {self.order}")
 
     def __call__(
         self, field: Callable, x: Float[Array | np.ndarray, "b ..."], t0: float = 0.0, t1: float = 1.0
     ) -> Solution:
-        """Solves dx/dt = `field (t (b,), x (b, ...))`. The state at t0 = 0 is taken as the state at the first time."""
+        """Solves dx/dt = `field (t (b,), x (b, ...))`. Takes x, the state at 0, as the state at `steps[0]`."""
         if (t0, t1) != (0.0, 1.0):
-            raise ValueError(f"UniPC goes from 0 to 1, got {t0} to {t1}: use rf_solver for the way back")
+            raise ValueError(f"UniPC solves from 0 to 1, got {t0} to {t1}: use rf_solver for other intervals")
         x = jnp.asarray(x)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         times = np.asarray(self.steps)
         tables = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), (times[:-1], *coefficients(times, self.order)))
 
         def step(carry, inputs):
-            # the predicted x; the corrected x of the step before; m of the `order` steps before, the latest first
+            # the predicted x; the corrected x one step before; m of the `order` steps before, latest first
             predicted, before, ends = carry
             t, correct, predict = inputs
             end = predicted + (1 - t) * jnp.asarray(field(jnp.full(len(x), t, x.dtype), predicted), x.dtype)
@@ -95,8 +95,8 @@ def coefficients(
     """Returns the coefficients of each step, one row per step.
 
     Returns:
-      correct: of the corrector (2), for (x predicted, x one step before, m, m one step before, ...).
-      predict: of the predictor (1), for (x corrected, m, m one step before, ...).
+      correct: coefficients of the corrector (2), for (x predicted, x one step before, m, m one step before, ...).
+      predict: coefficients of the predictor (1), for (x corrected, m, m one step before, ...).
     """
     steps = len(times) - 1
     with np.errstate(divide="ignore"):
@@ -118,7 +118,7 @@ def coefficients(
 
 
 def _step(times, log, i: int, order: int, corrector: bool = False) -> tuple:
-    """Returns the factors of x_i, of m_i, m_i-1 ..., and of m_i+1 in the step i of (1) or (2)."""
+    """Returns the factors of x_i, of m_i, m_i-1 ..., and of m_i+1 in step i of (1) or (2)."""
     h = log[i + 1] - log[i]
     whole = -times[i + 1] * np.expm1(-h)
     scale = (1 - times[i + 1]) / (1 - times[i])
@@ -135,7 +135,7 @@ def _step(times, log, i: int, order: int, corrector: bool = False) -> tuple:
 
 
 def _rho(h, r: Float[np.ndarray, "n"], corrector: bool) -> Float[np.ndarray, "m"]:
-    """Solves for the rho of differences at r. The last of r is the end of the step, which only the corrector knows."""
+    """Solves for the rho of the differences at r. Only the corrector knows m at the last entry of r, the step's end."""
     unknowns = len(r) if corrector else len(r) - 1
     if not unknowns:
         return np.zeros(0)

@@ -1,4 +1,4 @@
-"""Features of video windows that need no download: `WindowPCA`, fitted on real windows alone.
+"""Features of video windows that need no download: `WindowPCA`, fitted to real windows alone.
 
 Three groups of numbers describe a window x (length, h, w, c), each averaged over areas (A) to grid x grid cells:
 
@@ -6,10 +6,10 @@ Three groups of numbers describe a window x (length, h, w, c), each averaged ove
     detail       A mean_c |x - box(x)|,      box the 3 x 3 mean: blur lowers it, pixel noise raises it    (2)
     change       A mean_c |x_{k+1} - x_k|,   low where the video is frozen, high where it flickers        (3)
 
-Each group is scaled to total variance 1 on the real windows and projected on its leading right singular vectors. They
-are those of the group without centring: they span its mean too, so that a change of level in (2) or (3) stays inside
-the subspace. Scores are not whitened: one constant brings their mean variance to 1. The Frechet distance of these
-features is the "window-PCA Frechet distance"; it is no FVD and is not comparable with one.
+Each group is scaled to total variance 1 on the real windows and projected on its leading right singular vectors. The
+vectors are computed without centring: they span the mean too, so that a change of level in (2) or (3) stays inside the
+subspace. Scores are not whitened: one constant scales their mean variance to 1. The Frechet distance of these features
+is the "window-PCA Frechet distance"; it is not FVD and is not comparable with FVD.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from einops import rearrange
 from jaxtyping import Array, Float, Num
 
 DISTANCE_NAME = "window-PCA Frechet distance"
-"""The name under which results with `WindowPCA` are reported."""
+"""The name of the distance with `WindowPCA` features in reports."""
 
 CHUNK = 16
-"""Windows whose groups are computed at a time."""
+"""The number of windows that are processed at a time."""
 
 Windows = Num[Array | np.ndarray, "m length h w c"]
 
@@ -83,10 +83,10 @@ class WindowPCA:
 
     Attributes:
       mean: mean of the concatenated groups (1), (2), (3) over the real windows, (raw,).
-      basis: directions, block by block for the groups, their scale included, (raw, d).
+      basis: block-diagonal directions, one block per group, including the group's scale, (raw, d).
       scale: the divisor of the scores.
       grid: cells per side of the area average.
-      shape: (length, h, w, c) of the windows it was fitted on.
+      shape: (length, h, w, c) of the windows that it was fitted to.
     """
 
     mean: Float[np.ndarray, "raw"]
@@ -99,7 +99,7 @@ class WindowPCA:
         _check(windows, self.grid)
         if windows.shape[1:] != self.shape:
             raise ValueError(
-                f"fitted on windows of {self.shape}, got {windows.shape[1:]}: fit again on real windows like these"
+                f"fitted to windows of {self.shape}, got {windows.shape[1:]}: fit again to real windows of this shape"
             )
         scores = [np.zeros((0, self.basis.shape[1]))]
         for groups in _chunks(windows, self.grid):
@@ -108,7 +108,7 @@ class WindowPCA:
 
 
 def _directions(raw: Float[np.ndarray, "n raw"], count: int) -> Float[np.ndarray, "raw count"]:
-    """Returns the leading right singular vectors, from the smaller of the two Gram matrices; 0 beyond the rank."""
+    """Returns the leading right singular vectors, by way of the smaller Gram matrix; 0 beyond the rank."""
     n, width = raw.shape
     gram = raw @ raw.T if n <= width else raw.T @ raw
     values, vectors = np.linalg.eigh(gram.astype(np.float64))
@@ -120,10 +120,10 @@ def _directions(raw: Float[np.ndarray, "n raw"], count: int) -> Float[np.ndarray
 
 
 def fit_window_pca(real_windows: Windows, *, dimensions: int = 32, grid: int = 8) -> WindowPCA:
-    """Fits a `WindowPCA` on real windows (n, length, h, w, c) in [-1, 1]; the result depends on them alone.
+    """Fits a `WindowPCA` to real windows (n, length, h, w, c) in [-1, 1]; the result depends on them alone.
 
     Args:
-      real_windows: never generated ones, because features that follow the generator do not measure it.
+      real_windows: real windows only, because features that are fitted to a generator do not measure it.
       dimensions: d, shared equally among the three groups; at least 3.
       grid: cells per side of the area average.
     """
@@ -160,7 +160,7 @@ FEATURE_MAPS = {"window_pca": fit_window_pca}
 
 
 def feature_map(name: str) -> Callable:
-    """Returns the function that fits the feature map `name` on real windows."""
+    """Returns the function that fits the feature map `name` to real windows."""
     if name not in FEATURE_MAPS:
         raise ValueError(f"unknown feature map {name!r}: use one of {', '.join(FEATURE_MAPS)}")
     return FEATURE_MAPS[name]

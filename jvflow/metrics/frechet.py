@@ -2,8 +2,8 @@
 
     d = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^(1/2) C2 C1^(1/2))^(1/2))                          (1)
 
-The trace of the root in (1) is the sum of the singular values of C1^(1/2) C2^(1/2). Computed so, no root is taken of
-the rounding errors of a product, and covariances of any rank are safe. Everything is in float64.
+The trace of the root in (1) is the sum of the singular values of C1^(1/2) C2^(1/2). This form never takes the root of
+a rounding error of a product, so covariances of any rank are safe. Everything is in float64.
 """
 
 import numpy as np

@@ -54,7 +54,7 @@ def psnr(x: Pixels, y: Pixels, peak: float | int = 2.0) -> Float[Array, "b"]:
 
 
 def psnr_side(x: Pixels, y: Pixels) -> Float[Array, "b"]:
-    """Returns what VLFM calls PSNR (3), in dB: for comparison with that paper only."""
+    """Returns the quantity (3) that VLFM calls PSNR, in dB; use it only to compare with that paper."""
     x, y = _pair(x, y)
     height, width = x.shape[-3:-1]
     if height != width:
@@ -77,8 +77,8 @@ def ssim(x: Pixels, y: Pixels, peak: float | int = 2.0) -> Float[Array, "b"]:
 
     Args:
       x, y: float pixels (b, ..., h, w, c) in [-1, 1] when `peak` is 2, in [0, peak] otherwise.
-        (4) is meant for intensities from 0 up: pixels in [-1, 1] are shifted there first, so that
-        the result is that of the same video stored as uint8.
+        (4) is defined for intensities of at least 0, so pixels in [-1, 1] are shifted first. The result
+        equals the SSIM of the same video stored as uint8.
       peak: range of the pixels.
     """
     x, y = _pair(x, y)

@@ -3,7 +3,7 @@
     window i   frames i stride .. i stride + length - 1                                     (1)
     motion     mean |x_{k+1} - x_k| over the pairs of neighbours inside a window            (2)
 
-A distance between sets of frames rewards frozen video. Report (2), generated over real, together with it.
+A distance between sets of frames rewards frozen video. Report it with (2), the generated motion over the real one.
 """
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Num
 
 LENGTH, STRIDE = 32, 16
-"""Frames of a window, and from one window's start to the next: the protocol of Bi-flow, section 3.1."""
+"""Frames of a window, and frames between the starts of two windows: the protocol of Bi-flow, section 3.1."""
 
 
 def _starts(frames: int, length: int, stride: int) -> np.ndarray:
@@ -30,14 +30,14 @@ def windows(
 ) -> Num[Array | np.ndarray, "b n length ..."]:
     """Cuts (b, f, h, w, c) into its n = (f - length) // stride + 1 windows (1), copied, of the same array type.
 
-    Frames after the last whole window are left out.
+    Drops the frames after the last whole window.
     """
     starts = _starts(video.shape[1], length, stride)
     return video[:, starts[:, None] + np.arange(length)]
 
 
 def flatten_windows(windows: Num[Array | np.ndarray, "b n ..."]) -> Num[Array | np.ndarray, "bn ..."]:
-    """Joins the axes of videos and of windows, as feature maps take them."""
+    """Joins the axes of videos and windows; feature maps take the result."""
     return rearrange(windows, "b n ... -> (b n) ...")
 
 

@@ -1,7 +1,7 @@
 """Networks: Flax modules, built once and used as pure functions.
 
-`build` makes a network from its name and its sizes, and `as_field` makes it a field, `(x, s, condition) -> velocities`:
-no loss and no sampler sees a module. Each network is a file of this package, imported when it is first built.
+`build` makes a network from its name and sizes. `as_field` turns it into a field, `(x, s, condition) -> velocities`:
+losses and samplers never see a module. Each network is a file of this package, imported when it is first built.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 
 from jvflow.flow.field import Field
 from jvflow.networks.lora import add_lora
-from jvflow.parallel.constrain import FSDP, LORA, SEQUENCE, TENSOR, Rules
+from jvflow.parallel.sharding import FSDP, LORA, SEQUENCE, TENSOR, Rules
 
 NETWORKS = {"dit": "dit", "unet": "unet_field", "ltx": "ltx", "wan": "wan"}
 """The module below this package that builds each network."""
@@ -27,11 +27,11 @@ class Network(NamedTuple):
 
     Attributes:
       apply: `(params, x, s, condition) -> velocities`; in a public model's own layout if `jvflow.pretrained` made it.
-      params: its parameters if it came with some, else None.
-      config: its sizes. Those of `NETWORKS` also know their `grid` of tokens and have `check_mesh`.
+      params: its parameters, or None if it has none yet.
+      config: its sizes. The configs of `NETWORKS` also have `grid`, the grid of tokens, and `check_mesh`.
       init: `key -> params` if it can start from random parameters, else None.
       rules: how its parameters are split over a mesh, see `jvflow.parallel.sharding`.
-      field: `apply` in our layout, `(params, x, s, condition)`, if `apply` is in a public model's own.
+      field: the network in our layout, `(params, x, s, condition)`, if `apply` has a public model's layout.
       takes_fps: whether it needs `condition.fps`.
     """
 
@@ -55,9 +55,9 @@ def build(name: str, **sizes) -> Network:
 def as_field(network: Network, params: Any = None) -> Field:
     """Returns the network as a field: a pytree whose leaves are its parameters.
 
-    The field of a public model takes and gives our latents (b, f, h, w, c), in the model's own terms:
-    each U-Net of Bi-flow's authors gives one velocity at (t, alpha), see `unet_field.concat_fields`;
-    LTX-Video and Wan give data - noise at our t; a diffusion model gives its prediction at timesteps (t,), see
+    The field of a public model takes and returns our latents (b, f, h, w, c). Its s and its output are the model's own:
+    each U-Net of Bi-flow's authors returns one velocity at (t, alpha), see `unet_field.concat_fields`;
+    LTX-Video and Wan return data - noise at our t; a diffusion model returns its prediction at timesteps (t,), see
     `jvflow.flow.ddim.flow`.
     """
     params = network.params if params is None else params
@@ -77,7 +77,7 @@ def check_mesh(network: Network, shape: tuple, mesh) -> None:
 
 
 def tokens(network: Network, shape: tuple) -> int:
-    """Returns how many tokens the network makes of latents of shape (f, h, w, c)."""
+    """Returns the number of tokens that the network makes from latents of shape (f, h, w, c)."""
     return math.prod(network.config.grid(shape))
 
 
@@ -87,7 +87,7 @@ def tokens(network: Network, shape: tuple) -> int:
 def functional(module: type[nnx.Module] | Callable, config, rules: Rules = ()) -> Network:
     """Returns `module(config, rngs=...)` as pure functions; `apply(params, ..., method=NAME)` calls another method.
 
-    A linear layer adds its low-rank matrices if the parameters hold some for it, see `jvflow.training.lora`.
+    If the parameters hold low-rank matrices for a linear layer, the layer adds them, see `jvflow.training.lora`.
     """
 
     def init(key):
@@ -109,10 +109,10 @@ def functional(module: type[nnx.Module] | Callable, config, rules: Rules = ()) -
 
 
 class Keys:
-    """The same keys for a module's layers as `nnx.Rngs(params=key)`, counted in Python.
+    """The keys that `nnx.Rngs(params=key)` gives to a module's layers, counted in Python.
 
-    `nnx.Rngs` counts in an array and reads each count again: inside a trace its time is quadratic in the number of
-    layers, half a minute for the two U-Nets of Bi-flow.
+    `nnx.Rngs` keeps its count in an array and reads it back for each key. Inside a trace this takes time quadratic in
+    the number of layers: half a minute for the two U-Nets of Bi-flow.
     """
 
     def __init__(self, key: Key[Array, ""]):
@@ -124,7 +124,7 @@ class Keys:
         return jax.random.fold_in(self._key, self._count - 1)
 
     def split(self, count: int) -> nnx.Rngs:
-        """Returns the keys of `count` layers that are made under `nnx.vmap`."""
+        """Returns the keys for `count` layers that `nnx.vmap` makes."""
         return nnx.Rngs(params=jax.random.split(self.params(), count))
 
 

@@ -1,8 +1,8 @@
-"""The autoencoder of Stable Diffusion (Rombach et al., arXiv 2112.10752): images in [-1, 1] to a Gaussian over latents.
+"""The autoencoder of Stable Diffusion (Rombach et al., arXiv 2112.10752): maps images in [-1, 1] to Gaussian latents.
 
     encoder   conv; residual blocks at each level, with a downsampling after all but the last; the middle; norm, conv
     middle    residual block, attention, residual block
-    decoder   the reverse, with one block more at each level and upsamplings
+    decoder   the reverse, with one more block at each level, and upsampling
     moments   mean and log variance, from the encoder through a 1 x 1 convolution
 
 Height and width are divided by 2^(levels - 1).
@@ -22,16 +22,16 @@ LOG_VARIANCE = (-30.0, 20.0)
 
 @dataclass(frozen=True)
 class KLConfig:
-    """The sizes of an `Autoencoder`; the defaults are those of Stable Diffusion 1.5.
+    """The sizes of an `Autoencoder`; the defaults are the sizes of Stable Diffusion 1.5.
 
     Attributes:
-      channels: of each level.
+      channels: channels of each level.
       blocks: residual blocks at each level of the encoder; the decoder has one more.
       latent: channels of the latents.
-      groups: of each group norm.
+      groups: groups in each group norm.
       attention: whether the middle has attention over all pixels.
       moments: whether there are 1 x 1 convolutions after the encoder and before the decoder.
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -44,7 +44,7 @@ class KLConfig:
 
 
 class Autoencoder(nnx.Module):
-    """See the top of the file."""
+    """The autoencoder; see the top of the file."""
 
     def __init__(self, config: KLConfig, *, rngs):
         dtype = jnp.dtype(config.dtype)
@@ -62,12 +62,12 @@ class Autoencoder(nnx.Module):
         return mean, jnp.clip(log_variance, *LOG_VARIANCE)
 
     def decode(self, latents: Float[Array, "b h8 w8 c"]) -> Float[Array, "b h w 3"]:
-        """Returns images, about [-1, 1] and not clamped."""
+        """Returns images, approximately in [-1, 1] and not clamped."""
         return self.decoder(self.post_quant_conv(latents) if self.moments else latents).astype(jnp.float32)
 
 
 class Encoder(nnx.Module):
-    """Takes images to moments."""
+    """Maps images to moments."""
 
     def __init__(self, config: KLConfig, rngs):
         options, attention = _options(config, rngs)
@@ -91,7 +91,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Takes latents to images."""
+    """Maps latents to images."""
 
     def __init__(self, config: KLConfig, rngs):
         options, attention = _options(config, rngs)

@@ -1,4 +1,4 @@
-"""The text encoder of CLIP (Radford et al., arXiv 2103.00020): a transformer in which each token sees those before it.
+"""The text encoder of CLIP (Radford et al., arXiv 2103.00020): a transformer with causal attention.
 
     x = token embedding + position embedding
     x = x + attention(norm(x)),  x + mlp(norm(x))      depth times; norm at the end
@@ -20,15 +20,15 @@ ACTIVATIONS = {"quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x), "gelu": lambd
 
 @dataclass(frozen=True)
 class ClipTextConfig:
-    """The sizes of a `ClipText`; the defaults are those of ViT-L/14.
+    """The sizes of a `ClipText`; the defaults are the sizes of ViT-L/14.
 
     Attributes:
-      vocabulary: number of tokens it knows.
-      length: number of tokens it reads.
-      width, depth, heads, hidden: of the transformer and its MLPs.
+      vocabulary: number of different tokens.
+      length: largest number of tokens in a text.
+      width, depth, heads, hidden: sizes of the transformer; `hidden` is the width inside its MLPs.
       activation: "quick_gelu" or "gelu".
-      epsilon: of each layer norm.
-      dtype: of the computation; parameters are float32.
+      epsilon: epsilon of each layer norm.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     vocabulary: int = 49408
@@ -51,7 +51,7 @@ class ClipTextConfig:
 
 
 class ClipText(nnx.Module):
-    """See the top of the file: no token sees those that the mask (b, n) leaves out."""
+    """The encoder; see the top of the file. No token attends to tokens where the mask (b, n) is False."""
 
     def __init__(self, config: ClipTextConfig, *, rngs):
         self.config = config
@@ -62,7 +62,7 @@ class ClipText(nnx.Module):
     def __call__(self, tokens: Int[Array | np.ndarray, "b n"], mask=None) -> Float[Array, "b n d"]:
         n = tokens.shape[1]
         if n > self.config.length:
-            raise ValueError(f"the text encoder reads {self.config.length} tokens, got {n}: cut captions there")
+            raise ValueError(f"the text encoder reads {self.config.length} tokens, got {n}: cut captions to fit")
         visible = jnp.asarray(np.tril(np.ones((n, n), bool)))[None, None]
         visible = visible if mask is None else visible & jnp.asarray(mask, bool)[:, None, None]
         x = self.embeddings(tokens)
@@ -84,7 +84,7 @@ class Embeddings(nnx.Module):
 
 
 class Layers(nnx.Module):
-    """The layers, under the name of the public checkpoints."""
+    """The layers, under the name that the public checkpoints use."""
 
     def __init__(self, config: ClipTextConfig, rngs):
         self.layers = nnx.List([Layer(config, rngs) for _ in range(config.depth)])
@@ -103,7 +103,7 @@ class Layer(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Attention of each token to those that it sees."""
+    """Attention of each token to the tokens where the mask is True."""
 
     def __init__(self, config: ClipTextConfig, rngs):
         linear = lambda: nnx.Linear(config.width, config.width, rngs=rngs, dtype=jnp.dtype(config.dtype))

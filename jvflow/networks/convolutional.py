@@ -1,6 +1,6 @@
 """Layers of convolutional networks on images (b, h, w, c): residual blocks, attention over pixels, resampling.
 
-Names of layers are those of the diffusers package, so that its tensors fit without a table of names, see
+Layers have the names that the diffusers package uses, so its tensors fit without a table of names, see
 `jvflow.pretrained.layout.mirror`.
 """
 
@@ -16,7 +16,7 @@ from jvflow.networks.public_layers import attend
 def convolution(
     inputs: int, outputs: int, rngs, *, size: int = 3, stride: int = 1, padding=None, dtype=None
 ) -> nnx.Conv:
-    """Returns a convolution that keeps height and width, except for its stride."""
+    """Returns a convolution that divides height and width by its stride."""
     around = size // 2 if padding is None else padding
     pads = ((around, around),) * 2 if isinstance(around, int) else around
     return nnx.Conv(inputs, outputs, (size, size), strides=stride, padding=pads, rngs=rngs, dtype=dtype)
@@ -62,14 +62,14 @@ class Attention(nnx.Module):
         self.heads = heads
 
     def __call__(self, x, text=None):
-        del text  # an argument of `TextTransformer`
+        del text  # so that both kinds of attention have one signature
         y = rearrange(self.group_norm(x), "b h w c -> b (h w) c")
         y = self.to_out[0](attend(self.to_q(y), self.to_k(y), self.to_v(y), self.heads))
         return x + y.reshape(x.shape)
 
 
 class TextTransformer(nnx.Module):
-    """x + a transformer block over its pixels that attends to text (b, n, text_width), between 1 x 1 convolutions."""
+    """x + a transformer block over pixels that attends to text (b, n, text_width), between 1 x 1 convolutions."""
 
     def __init__(self, channels: int, text_width: int, rngs, *, heads: int, groups: int, dtype=None):
         self.norm = group_norm(channels, groups, rngs)
@@ -112,7 +112,7 @@ class _CrossAttention(nnx.Module):
 
 
 class _GatedMLP(nnx.Module):
-    """A linear layer of a gelu(b), where another linear layer gives a and b."""
+    """Two linear layers: the first returns a and b, the second takes a gelu(b)."""
 
     def __init__(self, width: int, rngs, *, dtype=None):
         self.net = nnx.List(
@@ -134,7 +134,7 @@ class _Projection(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Halves height and width by a convolution of stride 2, with zeros around the image or only after it."""
+    """Halves height and width by a convolution of stride 2, padded on all sides or at bottom and right only."""
 
     def __init__(self, channels: int, rngs, *, around: bool, dtype=None):
         self.conv = convolution(
@@ -146,7 +146,7 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles height and width by nearest neighbours, and applies a convolution."""
+    """Doubles height and width by repeating pixels, then applies a convolution."""
 
     def __init__(self, channels: int, rngs, *, dtype=None):
         self.conv = convolution(channels, channels, rngs, dtype=dtype)
@@ -156,7 +156,7 @@ class Upsample(nnx.Module):
 
 
 class Level(nnx.Module):
-    """Residual blocks, each with attention after it if there is any, and a downsampling or an upsampling.
+    """Residual blocks, each with optional attention after it, then an optional downsampling or upsampling.
 
     Args:
       inputs: input channels of each block.
@@ -192,7 +192,7 @@ class Level(nnx.Module):
         self.down, self.up = down, up
 
     def __call__(self, x, c=None, text=None, skips: list | None = None):
-        """Returns the image and the outputs of all layers; each block takes one of `skips`, the last one first."""
+        """Returns the image and the outputs of all layers; the blocks take `skips` from last to first."""
         outputs, skips = [], skips and skips[::-1]
         for i, block in enumerate(self.resnets):
             x = block(x if skips is None else jnp.concatenate([x, skips[i]], axis=-1), c)
@@ -205,7 +205,7 @@ class Level(nnx.Module):
 
 
 class Middle(nnx.Module):
-    """A residual block, attention if there is any, a residual block."""
+    """A residual block, optional attention, a residual block."""
 
     def __init__(
         self,

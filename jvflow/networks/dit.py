@@ -3,7 +3,7 @@
     tokens = patches(x, context) + positions            a fixed sine table, space and time
     c      = sum_i MLP_i(sin(time_scale s_i)) + label    one MLP for each coordinate of s, which may differ by frame
     tokens = block(tokens, c)                            depth times; scale, shift and gate from c
-    output = velocities of the shape of x                one for each coordinate, or as many as asked
+    output = velocities of the shape of x                as many as `DiTConfig.velocities`
 
 The blocks start as the identity and the output as exactly 0 (adaLN-zero).
 """
@@ -25,6 +25,7 @@ from jvflow.networks.layers import (
     apply_layers,
     attention,
     check_remat,
+    constrain,
     constrain_qkv,
     linear,
     make_layers,
@@ -32,14 +33,14 @@ from jvflow.networks.layers import (
     normalize,
     position_table,
 )
-from jvflow.parallel.constrain import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.parallel.sharding import FSDP, ROWS, SEQUENCE, TENSOR
 
 RULES = (
     (r"(qkv|text_q|text_kv|mlp_in)/kernel$", (FSDP, TENSOR)),
     (r"(proj|text_proj|mlp_out)/kernel$", (TENSOR, FSDP)),
     (r"(qkv|text_q|text_kv|mlp_in)/bias$", (TENSOR,)),
 )
-"""How the parameters are split, see `jvflow.parallel.sharding`; the others have neither heads nor a hidden layer."""
+"""How these parameters are split, see `jvflow.parallel.sharding`; the others have no axis of heads or hidden units."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,26 @@ class DiTConfig:
     """The sizes of a DiT.
 
     Attributes:
-      width, depth, heads: of the transformer; `heads` divides `width`.
+      width, depth, heads: sizes of the transformer; `heads` divides `width`.
       patch: patch size (frames, height, width).
-      channels: of x, and of each velocity.
-      context: channels of `condition.context`, 0 without.
+      channels: channels of x, and of each velocity.
+      context: channels of `condition.context`, 0 for none.
       coordinates: how many entries s has.
       velocities: how many outputs there are; usually one for each coordinate.
-      labels: classes of `condition.label`, 0 without; one more embedding stands for "none".
-      text_width: width of `condition.text` tokens for cross-attention in each block, 0 without.
+      labels: number of classes in `condition.label`, 0 for none; one more embedding stands for "no label".
+      text_width: width of `condition.text` tokens for cross-attention in each block, 0 for none.
       local: whether a 3 x 3 depthwise convolution over neighbouring patches is added to the input of each MLP
         (compare the Mix-FFN of SANA, arXiv 2410.10629): small networks learn local motion sooner.
       scales: factor of each velocity; all 1 when empty.
-      mlp_ratio: hidden width of the MLP over `width`.
-      time_scale: factor of the coordinates before their sines; 1000 takes [0, 1] to DiT's steps.
+      mlp_ratio: hidden width of the MLP, divided by `width`.
+      time_scale: factor of the coordinates before their sines; 1000 maps [0, 1] to DiT's timesteps.
       frequency_shift: 0 as in the authors' code; 1 makes the lowest frequency 1 / 10000, as in the diffusers package.
-      each_embeds: whether each block embeds coordinates and label itself, and the output layer takes the embedding of
-        the first block: the layout of DiT in the diffusers package.
-      mlp_epsilon: of the norm before each MLP; the other norms have 1e-6.
-      dtype: of the computation; parameters are float32.
+      each_embeds: whether each block embeds coordinates and label itself, as DiT in the diffusers package does; the
+        output layer then uses the first block's embedding.
+      mlp_epsilon: epsilon of the norm before each MLP; the other norms have 1e-6.
+      dtype: dtype of the computation; parameters are float32.
       attention: how many queries are computed at a time, so that memory is linear in the tokens; 0 for all at once.
-      remat: what the backward pass computes again in each block, a name of `layers.REMAT`.
+      remat: checkpoint policy of each block, a key of `layers.REMAT`.
       scan: whether one block is compiled and scanned over the layers; parameters get a leading layer axis.
     """
 
@@ -143,7 +144,7 @@ class Block(nnx.Module):
         self.config = config
 
     def _split_heads(self, x, parts):
-        """Splits channels so that a head's q, k and v lie together, and so on one device if heads are split."""
+        """Splits channels so that a head's q, k and v lie together: they share a device if a mesh splits the heads."""
         return rearrange(x, "b n (h p d) -> p b n h d", h=self.config.heads, p=parts)
 
     def __call__(self, x, c, text, text_mask, grid):
@@ -158,7 +159,7 @@ class Block(nnx.Module):
             (q,) = self._split_heads(self.text_q(normalize(x)), 1)
             k, v = self._split_heads(self.text_kv(text), 2)
             any_text, mask = 1.0, None
-            if text_mask is not None:  # a caption without one real token adds nothing
+            if text_mask is not None:  # an empty caption adds nothing
                 any_text = text_mask.any(-1)[:, None, None].astype(x.dtype)
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
             attended = jax.nn.dot_product_attention(*constrain_qkv(q, k, v), mask=mask)
@@ -170,7 +171,7 @@ class Block(nnx.Module):
 
 
 def _depthwise(x, kernel, grid):
-    """Convolves x (b, f h w, d) with a kernel (3, 3, d) over (h, w), zeros outside, as nine shifted products."""
+    """Convolves x (b, f h w, d) with a kernel (3, 3, d) over (h, w), zeros outside, as a sum of nine products."""
     f, h, w = grid
     x = rearrange(x, "b (f h w) d -> b f h w d", f=f, h=h, w=w)
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
@@ -180,7 +181,7 @@ def _depthwise(x, kernel, grid):
 
 
 class DiT(nnx.Module):
-    """See the top of the file: `(x (b, f, h, w, c), s, condition) -> velocities`, a tuple of arrays like x.
+    """The DiT (see the top of the file), `(x (b, f, h, w, c), s, condition) -> velocities`, a tuple of arrays like x.
 
     Entries of s are (b,), or (b, f) with a value for each frame.
     """
@@ -216,7 +217,7 @@ class DiT(nnx.Module):
         tokens = self.patch_in(rearrange(x_in, "b (f pf) (h ph) (w pw) c -> b (f h w) (pf ph pw c)", **sizes))
         tokens = tokens + jnp.asarray(position_table((f, h, w), config.width), tokens.dtype)[None]
         tokens = constrain(tokens, ROWS, SEQUENCE, None)
-        s = tuple(a[:, ::pf] if a.ndim > 1 else a for a in s)  # a patch over several frames takes its first frame's
+        s = tuple(a[:, ::pf] if a.ndim > 1 else a for a in s)  # a patch over several frames uses its first frame's s
         given = s, condition and condition.label
         text, mask = (None, None) if condition is None else (condition.text, condition.text_mask)
         c = None if config.each_embeds else self.conditioning(*given)

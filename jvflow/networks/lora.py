@@ -1,10 +1,10 @@
-"""Linear layers that add low-rank matrices to their result (LoRA), equation (1) of `jvflow.training.lora`."""
+"""Linear layers that add a low-rank product to their result (LoRA), equation (1) of `jvflow.training.lora`."""
 
 import jax.numpy as jnp
 from flax import nnx
 
 from jvflow.networks.layers import Linear
-from jvflow.parallel.constrain import LORA
+from jvflow.parallel.sharding import LORA
 
 
 def _with_lora(layer_type: type[nnx.Linear]) -> type[nnx.Linear]:
@@ -18,11 +18,11 @@ def _with_lora(layer_type: type[nnx.Linear]) -> type[nnx.Linear]:
 
 
 LORA_TYPES = {layer_type: _with_lora(layer_type) for layer_type in (nnx.Linear, Linear)}
-"""The linear layer with low-rank matrices for each type of linear layer."""
+"""For each type of linear layer, the same type with low-rank matrices."""
 
 
 def add_lora(module: nnx.Module, paths: frozenset) -> nnx.Module:
-    """Gives the linear layers at these paths places for low-rank matrices, and returns the module."""
+    """Adds placeholders for low-rank matrices to the linear layers at these paths; returns the module."""
     for path, layer in nnx.iter_graph(module) if paths else ():
         if path in paths:
             layer.__class__ = LORA_TYPES[type(layer)]

@@ -1,19 +1,19 @@
 """The transformer of LTX-Video (HaCohen et al., arXiv 2501.00103): each pixel of the latents is a token.
 
     tokens = W x
-    c      = MLP(sines(timestep))                      one for each token, for each frame, or for all tokens
+    c      = MLP(sines(timestep))                      one for each token, one for each frame, or one for all tokens
     tokens = tokens + gate attention(modulate(norm(tokens)))
     tokens = tokens + attention to text
     tokens = tokens + gate mlp(modulate(norm(tokens)))      depth times; scale, shift, gate from c and a table per layer
-    output = W' ((1 + scale) norm(tokens) + shift)     noise - data
+    output = W' ((1 + scale) norm(tokens) + shift)     predicts noise - data
 
 Queries and keys are normalized over their full width, all heads together, and rotated by the token's position p:
 
     angle_i = pi / 2 theta^(i / (m - 1)) (2 p - 1)     p is seconds / 20, or pixels / 2048; i = 0 .. m - 1 for each axis
 
-Each axis has all m = width // 6 frequencies; the first channels, those left over, are not rotated. A latent frame
-stands for 8 frames of video. One public convention places it at 8 f / fps seconds; the other, in which the first latent
-frame stands for one frame, at max(8 f - 7, 0) / fps.
+Each axis has all m = width // 6 frequencies; the channels left over come first and are not rotated. A latent frame
+stands for 8 frames of video. One public convention places latent frame f at 8 f / fps seconds. In the other one the
+first latent frame stands for one frame, and latent frame f is at max(8 f - 7, 0) / fps seconds.
 """
 
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from jvflow.networks.layers import (
     FREQUENCIES,
     apply_gate,
     apply_layers,
+    constrain,
     make_layers,
     modulate,
     normalize,
@@ -48,19 +49,19 @@ from jvflow.networks.video import (
     constrain_tokens,
     linear,
 )
-from jvflow.parallel.constrain import ROWS, constrain
+from jvflow.parallel.sharding import ROWS
 
 RULES = VIDEO_RULES
 """How the parameters are split, see `jvflow.parallel.sharding`."""
 SPAN = (20.0, 2048.0, 2048.0)
-"""Seconds, and pixels down and across, at which p is 1."""
+"""The time in seconds, row and column in pixels at which p is 1."""
 SPACE, TIME = 32, 8
-"""Pixels along each side and frames that a latent pixel stands for."""
+"""A latent pixel stands for SPACE x SPACE pixels and TIME frames."""
 
 
 @dataclass(frozen=True)
 class LTXConfig(VideoConfig):
-    """The sizes of an `LTX`, see `VideoConfig`; the defaults are those of LTX-Video 2B.
+    """The sizes of an `LTX`, see `VideoConfig`; the defaults are the sizes of LTX-Video 2B.
 
     Attributes:
       causal: whether the first latent frame stands for one frame of video, see the top of the file.
@@ -79,14 +80,14 @@ class LTXConfig(VideoConfig):
 
 
 class LTX(nnx.Module):
-    """See the top of the file: `(tokens, positions, timestep, text, mask) -> (b, n, outputs)`.
+    """The transformer (see the top of the file), `(tokens, positions, timestep, text, mask) -> (b, n, outputs)`.
 
     Args:
       tokens: (b, n, channels).
       positions: p of each token, (b or 1, n, 3).
-      timestep: 0 .. 1000, (b, m): one for all tokens, or for each of m groups of consecutive ones, such as frames.
+      timestep: in [0, 1000], (b, m), one for each of m groups of consecutive tokens, such as frames; m is 1 for all.
       text: (b, k, captions).
-      mask: (b, k), which tokens of the text are seen.
+      mask: (b, k), True for the text tokens that are attended to; None for all.
     """
 
     def __init__(self, config: LTXConfig, *, rngs):
@@ -111,7 +112,7 @@ class LTX(nnx.Module):
 
 
 class TimeEmbed(nnx.Module):
-    """Embeds the timestep: for the modulation of all layers, and of the output."""
+    """Embeds the timestep for the modulation of all layers and of the output."""
 
     def __init__(self, width: int, rngs, dtype):
         self.emb = nnx.Module()
@@ -124,7 +125,7 @@ class TimeEmbed(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A layer: attention of all tokens to all, attention to the text, and an MLP."""
+    """A layer: self-attention over all tokens, attention to the text, and an MLP."""
 
     def __init__(self, config: LTXConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
@@ -157,7 +158,7 @@ def build(*, channels: int, text_width: int, coordinates: int = 1, velocities: i
 def field(
     network: Network, params, x: Float[Array | np.ndarray, "b f h w c"], s: tuple, condition: Condition | None = None
 ) -> tuple:
-    """Returns (data - noise,) of latents at s = (t,), t = 1 - sigma of shape (b,), (b, f) or (b, f h w).
+    """Returns (data - noise,) for latents at s = (t,), where t = 1 - sigma has shape (b,), (b, f) or (b, f h w).
 
     Raises:
       ValueError: if the condition lacks text or the frame rate of each video.
@@ -178,7 +179,7 @@ def field(
 def token_positions(
     shape: tuple[int, int, int], fps: Float[Array | np.ndarray, "b"], causal: bool
 ) -> Float[Array, "b n 3"]:
-    """Returns p of all tokens of latents of shape (f, h, w), for videos of these rates in frames per second."""
+    """Returns the position p of each token of latents (f, h, w), for videos at `fps` frames per second."""
     axes = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij")
     frames, rows, columns = (axis.reshape(-1) for axis in axes)
     frames = np.maximum(TIME * frames - (TIME - 1), 0) if causal else TIME * frames
@@ -194,7 +195,7 @@ def rotary_embedding(positions: Float[Array, "b n 3"], width: int) -> tuple[Arra
     """Returns cosine and sine (b, n, width / 2) of the angle of each pair of channels."""
     count = width // 6
     steps = np.arange(count) * float(np.float32(1) / np.float32(max(count - 1, 1)))
-    # rounded from either end, as in the original code: angles are in the thousands
+    # angles reach thousands, so rounding matters: rounds from both ends, as the original code does
     powers = np.where(np.arange(count) < max(count // 2, 1), steps, 1 - steps[::-1]).astype(np.float32).astype(float)
     frequencies = jnp.asarray((10000.0**powers).astype(np.float32) * np.float32(np.pi / 2))
     angles = (2 * jnp.asarray(positions, jnp.float32) - 1)[..., None, :] * frequencies[None, None, :, None]

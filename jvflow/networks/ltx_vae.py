@@ -1,14 +1,14 @@
-"""The autoencoder of LTX-Video (HaCohen et al., arXiv 2501.00103), of versions 0.9.0 and 0.9.5.
+"""The autoencoder of LTX-Video (HaCohen et al., arXiv 2501.00103), versions 0.9.0 and 0.9.5.
 
-A latent pixel stands for 32 x 32 pixels and 8 frames; the first latent frame for one frame.
+A latent pixel stands for 32 x 32 pixels and 8 frames; the first latent frame stands for one frame.
 
-    encoder    4 x 4 pixels as channels, then levels of residual blocks with downsampling; frames see those before them
-    decoder    the reverse; frames see one another. In 0.9.5 it takes the noise level of the latents (a time of 0 .. 1)
+    encoder    4 x 4 pixels as channels, then levels of residual blocks with downsampling; frames see no later frames
+    decoder    the reverse; frames see later frames too. In 0.9.5 it takes the noise level of the latents, in [0, 1]
     block      x + conv(silu(norm(conv(silu(norm(x))))))      norm divides by the channels' root mean square
 
-Downsampling in 0.9.5 turns neighbouring pixels into channels, after a convolution, and adds the mean of its input; in
-0.9.0 it is a convolution of stride 2. Frames are padded by repeating the first one, or both ends; height and width by
-zeros. The log variance of a latent pixel is one number.
+Downsampling in 0.9.5 is a convolution after which neighbouring pixels become channels; the mean of the neighbours is
+added. In 0.9.0 it is a convolution of stride 2. Copies of the first frame, or of first and last frame, pad the frames;
+zeros pad height and width. All channels of a latent pixel share one log variance.
 """
 
 from dataclasses import dataclass
@@ -35,20 +35,20 @@ normalize = partial(layers.normalize, epsilon=1e-8, centre=False)
 
 @dataclass(frozen=True)
 class LTXVAEConfig:
-    """The sizes of an `LTXVAE`; the defaults are those of 0.9.5.
+    """The sizes of an `LTXVAE`; the defaults are the sizes of 0.9.5.
 
     Attributes:
-      channels: of the encoder's levels; in 0.9.5 followed by those of the last level's output.
-      blocks: of each level of the encoder, and last of its middle.
-      downs: how each level downsamples: a name of `STRIDES`, "conv" for a convolution of stride 2 (0.9.0), "" if not.
-      decoder_channels, decoder_blocks: of the decoder's levels, from last to first; the middle's blocks are last.
-      ups: whether each level of the decoder doubles frames, height and width; from the last to the first.
+      channels: channels of the encoder's levels; in 0.9.5 followed by the channels of the last level's output.
+      blocks: residual blocks of each level of the encoder, then of its middle.
+      downs: how each level downsamples: a key of `STRIDES`, "conv" for a convolution of stride 2 (0.9.0), "" if not.
+      decoder_channels, decoder_blocks: sizes of the decoder's levels, from last to first, then blocks of its middle.
+      ups: whether each level of the decoder doubles frames, height and width, from last to first.
       residual, factor: whether each upsampling adds its input, and by which factor it divides the channels.
       latent: channels of the latents.
       timed: whether the decoder takes a time.
       patch: pixels of a patch along each side.
-      epsilon: of the norms before convolutions that change the channels.
-      causal, decoder_causal: whether frames see only those before them.
+      epsilon: epsilon of the norms before convolutions that change the channels.
+      causal, decoder_causal: whether frames see no later frames, in the encoder and in the decoder.
     """
 
     channels: tuple[int, ...] = (128, 256, 512, 1024, 2048)
@@ -68,9 +68,9 @@ class LTXVAEConfig:
 
 
 class LTXVAE(nnx.Module):
-    """See the top of the file.
+    """The autoencoder; see the top of the file.
 
-    Latents are as the encoder gives them; `latents_mean` and `latents_std` are the statistics of their channels.
+    The encoder does not normalize latents; `latents_mean` and `latents_std` are the statistics of their channels.
     """
 
     def __init__(self, config: LTXVAEConfig, *, rngs):
@@ -78,16 +78,16 @@ class LTXVAE(nnx.Module):
         self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
 
     def encode(self, video: Video, stream=WHOLE) -> tuple[Resized, Resized]:
-        """Takes a video (b, 8 k + 1, h, w, 3) in [-1, 1] to mean and log variance (b, k + 1, h / 32, w / 32, c)."""
+        """Maps a video (b, 8 k + 1, h, w, 3) in [-1, 1] to mean and log variance (b, k + 1, h / 32, w / 32, c)."""
         return self.encoder(video, stream)
 
     def decode(self, latents: Video, time: Float[Array, "b"] | None = None, stream=WHOLE) -> Resized:
-        """Returns a video, about [-1, 1]; `time` is the noise level of the latents, for a decoder that takes it."""
+        """Returns a video in about [-1, 1]; `time` is the noise level of the latents, for a decoder that takes it."""
         return self.decoder(latents, time, stream)
 
 
 class Encoder(nnx.Module):
-    """Takes a video to mean and log variance."""
+    """Maps a video to mean and log variance."""
 
     def __init__(self, config: LTXVAEConfig, rngs):
         options = dict(rngs=rngs, causal=config.causal)
@@ -114,7 +114,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Takes latents to a video."""
+    """Maps latents to a video."""
 
     def __init__(self, config: LTXVAEConfig, rngs):
         options = dict(rngs=rngs, causal=config.decoder_causal, timed=config.timed)
@@ -220,7 +220,7 @@ class UpLevel(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A residual block, see the top of the file; a norm and a convolution of x change its channels."""
+    """A residual block, see the top of the file; x passes a norm and a convolution if the channels change."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs, causal: bool, timed: bool = False, epsilon: float = 1e-6):
         self.conv1 = Convolution(inputs, outputs, rngs=rngs, causal=causal)
@@ -241,7 +241,7 @@ class Block(nnx.Module):
 
 
 class Fold(nnx.Module):
-    """Downsampling: neighbours become channels after a convolution, and the mean of the input's neighbours is added."""
+    """Downsampling: after a convolution neighbours become channels, and the mean of the input's neighbours is added."""
 
     def __init__(self, inputs: int, outputs: int, stride: tuple[int, int, int], *, rngs, causal: bool):
         f, h, w = stride
@@ -258,7 +258,7 @@ class Fold(nnx.Module):
 
 
 class Unfold(nnx.Module):
-    """Upsampling: channels become neighbours after a convolution, and the input's own may be added."""
+    """Upsampling: after a convolution channels become neighbours; `residual` adds the input, upsampled likewise."""
 
     def __init__(self, channels: int, residual: bool, factor: int, *, rngs, causal: bool):
         self.conv = Convolution(channels, 8 * channels // factor, rngs=rngs, causal=causal)
@@ -299,5 +299,5 @@ class TimeEmbedder(nnx.Module):
 
 
 def modulation(c: Float[Array, "b kd"], table: Float[Array, "k d"]) -> Float[Array, "k b 1 1 1 d"]:
-    """Returns shifts and scales: an embedded time plus a table of the layer's own."""
+    """Returns shifts and scales: an embedded time plus the layer's own table."""
     return rearrange(rearrange(c, "b (k d) -> k b d", k=len(table)) + table[:, None], "k b d -> k b 1 1 1 d")

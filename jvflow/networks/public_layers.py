@@ -6,7 +6,7 @@ from flax import nnx
 
 
 class TimeMLP(nnx.Module):
-    """The MLP of the sinusoidal features of a time, under the names of the public checkpoints."""
+    """An MLP over the sinusoidal features of a time, under the names of the public checkpoints."""
 
     def __init__(self, inputs: int, width: int, rngs, dtype=None):
         self.linear_1 = nnx.Linear(inputs, width, rngs=rngs, dtype=dtype)
@@ -17,9 +17,9 @@ class TimeMLP(nnx.Module):
 
 
 def attend(q, k, v, heads: int, mask=None):
-    """Returns the attention (b, n, d) of q (b, n, d) to k and v (b, m, d), whose channels are heads after one another.
+    """Returns the attention (b, n, d) of q (b, n, d) to k and v (b, m, d); a head's channels follow one another.
 
-    The mask (b or 1, 1, n or 1, m) says which keys a query sees; all of them when None.
+    The mask (b or 1, 1, n or 1, m) is True where a query attends to a key; None for all keys.
     """
     q, k, v = (rearrange(a, "b n (h d) -> b n h d", h=heads) for a in (q, k, v))
     return rearrange(jax.nn.dot_product_attention(q, k, v, mask=mask), "b n h d -> b n (h d)")

@@ -1,14 +1,14 @@
-"""Networks over frames that take a video whole, or in pieces with the same result.
+"""Networks over frames that process a video whole, or in pieces with the same result.
 
-A layer that sees other frames asks for them: `stream.pad(x, before, after)`. A `WholeVideo` has all frames. A
-`VideoPiece` has one piece after the other: it keeps the frames of each piece that the next one needs, and its results
-are late by as many frames as the layers look ahead. After each layer it knows
+A layer that needs other frames calls `stream.pad(x, before, after)`. A `WholeVideo` has all frames. A `VideoPiece` has
+the frames of one piece. It keeps the frames that the next piece needs, and its results are delayed by the look-ahead of
+the layers. After each layer it knows
 
     at = step n + offset         index of the first of the n frames of this piece, at this layer's frame rate       (1)
 
-which is below 0 before the first result is out, and above the last frame when the last results come. Each layer pads
-as for the whole video: with the first frame or zeros before the first one, with the last frame after the last one. What
-is kept does not grow with the video.
+which is below 0 before the first result, and can exceed the index of the last frame while the last results come. Each
+layer pads as it pads the whole video: with copies of the first and the last frame, or with zeros. The kept frames do
+not grow with the length of the video.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,17 @@ from jaxtyping import Array, Float, Int, Num
 
 Frames = Float[Array, "b f h w c"]
 Resized = Float[Array, "b _ _ _ _"]
-"""Frames of other sizes than those that a function is given."""
+"""Frames whose sizes may differ from the sizes of the input."""
 
 
 class WholeVideo:
     """All frames of a video."""
 
     def pad(self, x: Frames, before: int, after: int = 0, stride: int = 1, *, zeros: bool = False) -> Resized:
-        """Returns x with `before` and `after` frames more, copies of the first and of the last one, or zeros.
+        """Returns x with `before` frames added in front and `after` at the end: copies of the end frames, or zeros.
 
         Args:
-          stride: of the layer that takes the result.
+          stride: stride of the layer that takes the result.
         """
         del stride
         first, last = (jnp.zeros_like(x[:, :1]),) * 2 if zeros else (x[:, :1], x[:, -1:])
@@ -45,23 +45,23 @@ class WholeVideo:
         return x[:, ::size]
 
     def delay(self, x: Frames, frames: int) -> Frames:
-        """Returns a residual, delayed to match layers that look `frames` ahead."""
+        """Returns a residual, delayed to match layers with a look-ahead of `frames`."""
         del frames
         return x
 
     def complete_first_group(self, x: Frames, size: int) -> Resized:
-        """Returns x with copies of the first frame before it, so that it ends a group of `size`."""
+        """Returns x with copies of its first frame in front, so that this frame ends a group of `size`."""
         return jnp.concatenate([x[:, : size - 1], x], axis=1)
 
     def merge_groups(self, size: int) -> None:
-        """Notes that each group of `size` frames has become one frame."""
+        """Records that each group of `size` frames has become one frame."""
 
     def trim_first_pair(self, x: Frames) -> Resized:
-        """Returns x, where frames have become pairs, with one frame instead of the first pair."""
+        """Returns x, whose frames have become pairs, without the first frame of the first pair."""
         return x[:, 1:]
 
     def split_pairs(self) -> None:
-        """Notes that each frame has become a pair."""
+        """Records that each frame has become a pair."""
 
     def run(self, layer: Callable, x: Frames) -> Resized:
         """Returns `layer(x, self)`."""
@@ -72,13 +72,13 @@ WHOLE = WholeVideo()
 
 
 class VideoPiece:
-    """A piece of a video, see the top of the file; methods as in `WholeVideo`.
+    """A piece of a video; see the top of the file. It has the methods of `WholeVideo`.
 
     Args:
       step: number of the piece.
       offset: see (1).
       count: frames of the whole video at this layer's frame rate.
-      states: what the piece before kept, None for the first one.
+      states: the frames that layers kept from the previous piece; None for the first piece.
     """
 
     def __init__(self, step: Int[Array, ""], offset: int, count: int, states: list | None = None):
@@ -104,7 +104,7 @@ class VideoPiece:
         return (self.step * x.shape[1] + self.offset + jnp.arange(x.shape[1])).reshape(1, -1, 1, 1, 1)
 
     def last_of_groups(self, x: Frames, size: int) -> Resized:
-        return x[:, size - 1 :: size]  # a piece ends with a group
+        return x[:, size - 1 :: size]  # a piece ends where a group ends
 
     def delay(self, x: Frames, frames: int) -> Frames:
         return self._prepend_kept(x, frames)[:, : x.shape[1]] if frames else x
@@ -114,9 +114,7 @@ class VideoPiece:
 
     def merge_groups(self, size: int) -> None:
         if (self.offset - 1) % size:
-            raise ValueError(
-                f"a piece that begins {self.offset} frames from the first one does not begin with a group of {size}"
-            )
+            raise ValueError(f"a piece that begins at frame {self.offset} does not begin with a group of {size} frames")
         self.offset, self.count = (self.offset + size - 1) // size, (self.count - 1) // size + 1
 
     def trim_first_pair(self, x: Frames) -> Resized:
@@ -126,7 +124,7 @@ class VideoPiece:
         self.offset, self.count = 2 * self.offset - 1, 2 * self.count - 1
 
     def run(self, layer: Callable, x: Frames) -> Resized:
-        """Returns `layer(x, stream)`, but skips the layer while it has no frame of the video or no result to give."""
+        """Returns `layer(x, stream)`; skips the layer while its input or its output holds no frame of the video."""
         if self._previous is None:
             inner = VideoPiece(self.step, self.offset, self.count)
             y = layer(x, inner)
@@ -156,12 +154,12 @@ class VideoPiece:
 def apply_in_pieces(
     layer: Callable, video: Num[Array, "b f h w c"], *, piece: int, offset: int = 0
 ) -> Num[Array, "b _ _ _ _"]:
-    """Returns what a layer makes of a video, in the memory of one piece beside the video and the result.
+    """Applies a layer to a video piece by piece, in memory for the video, the result and one piece.
 
     Args:
       layer: `(piece (b, n, ...), stream) -> (b, m, ...)`, which sees other frames only through `stream`.
       video: (b, f, ...).
-      piece: n.
+      piece: n, the frames of a piece.
       offset: index of the first frame of the first piece (1), 0 or below.
     """
     count = video.shape[1]
@@ -171,7 +169,7 @@ def apply_in_pieces(
         stream = VideoPiece(k, offset, count, states)
         return layer(jnp.take(video, inside, axis=1), stream), stream.states, stream
 
-    after = None  # the stream behind the layer, whose offset and count are those of the result
+    after = None  # the stream after the layer, which has the offset and count of the result
 
     def first(k):
         nonlocal after

@@ -1,11 +1,11 @@
-"""The encoder of T5 (Raffel et al., arXiv 1910.10683) in its version 1.1, and of UMT5 (Chung et al., arXiv 2304.09151).
+"""The encoder of T5 (Raffel et al., arXiv 1910.10683), version 1.1, and of UMT5 (Chung et al., arXiv 2304.09151).
 
     x = token embedding
     x = x + attention(norm(x)),  x = x + wo(gelu(wi_0(norm(x))) wi_1(norm(x)))      depth times; norm at the end
 
-norm divides by the root mean square. Attention is softmax(q k^T + bias) v, without a scale; bias is one number for each
-head and each distance between tokens, in buckets of distances that grow logarithmically. In T5 all layers use the bias
-of the first, in UMT5 each has its own.
+norm divides by the root mean square. Attention is softmax(q k^T + bias) v, without a scale. bias is one number for each
+head and each bucket of distances between tokens; buckets grow logarithmically. In T5 all layers use the first layer's
+bias, in UMT5 each layer has its own.
 """
 
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ Tokens = Int[Array | np.ndarray, "b n"]
 
 @dataclass(frozen=True)
 class T5Config:
-    """The sizes of a `T5`; the defaults are those of T5 v1.1 XXL.
+    """The sizes of a `T5`; the defaults are the sizes of T5 v1.1 XXL.
 
     Attributes:
-      vocabulary: number of tokens it knows.
-      width, depth, heads, head, hidden: of the transformer; `head` is the width of an attention head.
-      buckets: of distances between tokens.
-      distance: the first one in the last bucket.
-      own_bias: whether each layer has a bias of its own (UMT5).
-      epsilon: of each norm.
-      dtype: of matrix products; parameters, norms and residuals are float32.
+      vocabulary: number of different tokens.
+      width, depth, heads, head, hidden: sizes of the transformer; `head` is the width of an attention head.
+      buckets: number of buckets of distances between tokens.
+      distance: all distances from this one on share the last bucket.
+      own_bias: whether each layer has its own bias (UMT5).
+      epsilon: epsilon of each norm.
+      dtype: dtype of matrix products; parameters, norms and residuals are float32.
     """
 
     vocabulary: int = 32128
@@ -48,7 +48,7 @@ class T5Config:
 
 
 class T5(nnx.Module):
-    """See the top of the file; no token sees those that the mask leaves out."""
+    """The encoder; see the top of the file. No token attends to tokens where the mask is False."""
 
     def __init__(self, config: T5Config, *, rngs):
         self.shared = nnx.Embed(config.vocabulary, config.width, rngs=rngs)
@@ -70,7 +70,7 @@ class Encoder(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A layer: `(x, bias of the layer before, mask) -> (x, bias)`."""
+    """A layer: `(x, bias of the previous layer, mask) -> (x, bias)`."""
 
     def __init__(self, config: T5Config, rngs, *, biased: bool):
         self.layer = nnx.List([AttentionLayer(config, rngs, biased), MLPLayer(config, rngs)])
@@ -93,7 +93,7 @@ class AttentionLayer(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Attention of all tokens to all."""
+    """Self-attention over all tokens."""
 
     def __init__(self, config: T5Config, rngs, biased: bool):
         inner, dtype = config.heads * config.head, jnp.dtype(config.dtype)
@@ -150,8 +150,8 @@ def _norm(config: T5Config, rngs) -> nnx.RMSNorm:
 def distance_buckets(tokens: int, count: int, distance: int) -> Int[np.ndarray, "q k"]:
     """Returns the bucket of each key's distance from each query.
 
-    Half of the `count` buckets are for keys before the query and half for those after it; half of each are for single
-    distances, and the others grow logarithmically up to `distance`.
+    Half of the `count` buckets are for keys before the query, half for keys after it. In each half, the first half of
+    the buckets holds one distance each; the others grow logarithmically up to `distance`.
     """
     offset = np.arange(tokens)[None] - np.arange(tokens)[:, None]
     half = count // 2

@@ -1,16 +1,16 @@
-"""TAESD: tiny autoencoders with the latents of large ones (Boer Bohan, github.com/madebyollin/taesd).
+"""TAESD: tiny autoencoders that share the latents of large ones (Boer Bohan, github.com/madebyollin/taesd).
 
     encoder   RGB in [0, 1] -> latents      convolutions of stride 2 between residual blocks
     decoder   3 tanh(latents / 3) -> RGB    blocks, and nearest-neighbour upsampling before a convolution
     block     x <- x + pool(x), if it has a pool;  x <- relu(conv relu conv relu conv (x) + skip(x))
     pool      1 x 1 convolution, group norm, relu, 1 x 1 convolution                        (TAEF2)
 
-Names and shapes of the tensors say what every layer is, so that one reader serves the family (TAESD, TAESDXL, TAESD3,
+Names and shapes of the tensors determine every layer, so one reader serves the whole family (TAESD, TAESDXL, TAESD3,
 TAEF1, TAEF2, TAESANA):
 
     conv.0.weight          a block
-    weight without bias    encoder: stride 2;  decoder: upsampled before
-    weight and bias        a plain convolution. If the next number is left out, a relu follows,
+    weight without bias    encoder: a convolution of stride 2;  decoder: an upsampling and a convolution
+    weight and bias        a plain convolution. If the next number is missing, a relu follows,
                            and in the encoder the stride is 2
 
 The parameters are the public tensors under their public names.
@@ -25,7 +25,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 GROUPS = 4
-"""Of the group norm in TAEF2's pools."""
+"""Groups of the group norm in TAEF2's pools."""
 
 Tensors = dict[str, Array | np.ndarray]
 
@@ -43,7 +43,7 @@ def encode(encoder: Tensors, images: Float[Array | np.ndarray, "n h w 3"]) -> Fl
 
 
 def decode(decoder: Tensors, latents: Float[Array | np.ndarray, "n h8 w8 c"]) -> Float[Array, "n h w 3"]:
-    """Returns RGB images, about [0, 1] and not clamped."""
+    """Returns RGB images, approximately in [0, 1] and not clamped."""
     x = 3 * jnp.tanh(latents / 3)
     for layer, relu in layers(decoder):
         if "conv.0.weight" in layer:
@@ -57,7 +57,7 @@ def decode(decoder: Tensors, latents: Float[Array | np.ndarray, "n h8 w8 c"]) ->
 
 
 def layers(tensors: Mapping[str, Array | np.ndarray]) -> Iterator[tuple[Tensors, bool]]:
-    """Yields the layers in their order, each with whether a relu with a number of its own follows it."""
+    """Yields the layers in order, each with a bool: True if a relu that has its own number follows."""
     found = {}
     for name, tensor in tensors.items():
         number, _, rest = name.partition(".")

@@ -1,11 +1,11 @@
 """The U-Net of diffusion models on images (Ho et al., arXiv 2006.11239), in the shapes of the diffusers package.
 
-It is the network of Bi-flow's authors, and with text that of Stable Diffusion (Rombach et al., arXiv 2112.10752).
+Bi-flow's authors use it. With text it is the U-Net of Stable Diffusion (Rombach et al., arXiv 2112.10752).
 
     time     MLP(sines(t)), plus MLP(sines(noise level)) if there is a second coordinate
     down     residual blocks at each level, with attention at some levels, and a downsampling after all but the last
     middle   residual block, attention, residual block
-    up       the reverse with one block more at each level; each block also takes a skip connection from the way down
+    up       the reverse with one more block at each level; each block also takes a skip connection from down
 
 Attention is over all pixels of the image; with text it is a transformer block: attention over pixels, attention to the
 text, and an MLP. Images are (b, h, w, c); height and width are multiples of 2^(levels - 1).
@@ -20,9 +20,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from jvflow.networks.convolutional import Attention, Level, Middle, TextTransformer, convolution, group_norm
-from jvflow.networks.layers import sinusoidal_features
+from jvflow.networks.layers import constrain, sinusoidal_features
 from jvflow.networks.public_layers import TimeMLP
-from jvflow.parallel.constrain import ROWS, constrain
+from jvflow.parallel.sharding import ROWS
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class UNetConfig:
     """The sizes of a `UNet`.
 
     Attributes:
-      channels: of each level.
+      channels: channels of each level.
       attends: whether each level has attention.
       inputs, outputs: channels of the image, and of the result.
-      blocks: residual blocks of a level on the way down; there is one more on the way up.
-      groups, epsilon: of each group norm.
+      blocks: residual blocks of each level of down; a level of up has one more.
+      groups, epsilon: options of each group norm.
       head: channels of an attention head, unless `heads` is given.
-      heads: of each attention; 0 to use `head`.
-      text_width: of the text's tokens, 0 without.
+      heads: number of heads of each attention; 0 to use `head`.
+      text_width: width of the text's tokens, 0 for no text.
       level: whether there is a second coordinate, Bi-flow's noise level.
-      frequency_shift: of the sinusoidal features, see `layers.sinusoidal_features`.
-      dtype: of the computation; parameters are float32.
+      frequency_shift: shift of the frequencies, see `layers.sinusoidal_features`.
+      dtype: dtype of the computation; parameters are float32.
       remat: "none", or "full" to compute the inside of each level again in the backward pass.
     """
 
@@ -75,7 +75,7 @@ class UNetConfig:
 
 
 class UNet(nnx.Module):
-    """See the top of the file."""
+    """The network; see the top of the file."""
 
     def __init__(self, config: UNetConfig, *, rngs):
         channels, dtype = config.channels, jnp.dtype(config.dtype)

@@ -1,9 +1,9 @@
-"""U-Nets as a field: one for each velocity, on one frame, with the known frames concatenated on the channel axis.
+"""A field of U-Nets, one for each velocity, over one frame; known frames are concatenated on the channel axis.
 
     velocity_i = U-Net_i(concat(x, context), time_scale s)      s = (t,) or (t, alpha), each through an MLP of its own
 
-The authors of Bi-flow released two such networks of width 128, one for each velocity, which take t and alpha raw; the
-paper speaks of one network (section 3.1).
+The authors of Bi-flow released two such networks of width 128, one for each velocity, which take t and alpha unscaled.
+The paper describes one network (section 3.1).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from flax import nnx
 from jvflow.flow.field import Field, as_partial
 from jvflow.networks import Network, functional
 from jvflow.networks.unet import UNet, UNetConfig
-from jvflow.parallel.constrain import SEQUENCE, TENSOR
+from jvflow.parallel.sharding import SEQUENCE, TENSOR
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class UNetFieldConfig:
       width: channels of the first level.
       levels: factor of `width` at each level.
       attends: whether each level has attention.
-      channels: of x, and of each velocity.
-      context: channels of `condition.context`, 0 without.
+      channels: channels of x, and of each velocity.
+      context: channels of `condition.context`, 0 for none.
       coordinates: how many entries s has, 1 or 2.
       velocities: how many networks there are.
-      text_width: width of `condition.text` tokens, 0 without.
+      text_width: width of `condition.text` tokens, 0 for no text.
       blocks, groups, head: see `UNetConfig`.
       scales: factor of each velocity; all 1 when empty.
       time_scale: factor of the coordinates before their sines.
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
       remat: "none", or "full" to compute the inside of each level again in the backward pass.
     """
 
@@ -93,7 +93,7 @@ class UNetFieldConfig:
         return f, h, w
 
     def check_mesh(self, shape: tuple, mesh) -> None:
-        """Raises ValueError if a mesh has axes that a U-Net cannot be split by."""
+        """Raises ValueError if a mesh splits an axis that a U-Net does not have."""
         for axis in (SEQUENCE, TENSOR):
             if mesh.shape[axis] > 1:
                 raise ValueError(
@@ -108,7 +108,7 @@ def build(**sizes) -> Network:
 
 
 class UNetField(nnx.Module):
-    """See the top of the file: `(x (b, 1, h, w, c), s, condition) -> velocities`, a tuple of arrays like x.
+    """The field (see the top of the file), `(x (b, 1, h, w, c), s, condition) -> velocities`, a tuple of arrays like x.
 
     Entries of s are (b,).
     """
@@ -134,7 +134,7 @@ def apply_unet(unet: Callable, x, s: tuple, condition=None):
         x = x if condition.context is None else jnp.concatenate([x, condition.context], axis=-1)
     text, mask = (None, None) if condition is None else (condition.text, condition.text_mask)
     if text is not None and mask is not None:
-        text = text * mask[..., None]  # a U-Net attends to all tokens: those that the mask leaves out become zeros
+        text = text * mask[..., None]  # a U-Net attends to all tokens, so masked tokens become zeros
     return unet(x[:, 0], *s, **({} if text is None else dict(text=text)))[:, None]
 
 
@@ -152,5 +152,5 @@ def _concat(fields, x, s, condition=None):
 
 
 def concat_fields(*fields: Field) -> Field:
-    """Joins fields that were trained separately: returns the velocities of all of them, in order."""
+    """Joins fields that were trained separately; the result returns all their velocities, in order."""
     return jax.tree_util.Partial(_concat, tuple(as_partial(field) for field in fields))

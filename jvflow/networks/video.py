@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jvflow.networks import check_split
-from jvflow.networks.layers import attention, check_remat, constrain_qkv
-from jvflow.parallel.constrain import FSDP, ROWS, SEQUENCE, TENSOR, constrain
+from jvflow.networks.layers import attention, check_remat, constrain, constrain_qkv
+from jvflow.parallel.sharding import FSDP, ROWS, SEQUENCE, TENSOR
 
 VIDEO_RULES = (
     (r"(to_q|to_k|to_v|net/0/proj)/kernel$", (FSDP, TENSOR)),
@@ -28,10 +28,10 @@ class VideoConfig:
       depth, heads, head: layers, attention heads, and channels of a head; the width is heads x head.
       channels, outputs: channels of the latents, and of the result.
       captions: width of the text's tokens.
-      epsilon: of the norms before attention and MLP.
-      dtype: of the computation; parameters are float32.
+      epsilon: epsilon of the norms before attention and MLP.
+      dtype: dtype of the computation; parameters are float32.
       attention: how many queries are computed at a time, 0 for all at once.
-      remat: what the backward pass computes again in each layer, a name of `layers.REMAT`.
+      remat: checkpoint policy of each layer, a key of `layers.REMAT`.
       scan: whether one layer is compiled and scanned; parameters get a leading layer axis.
     """
 
@@ -61,9 +61,9 @@ class VideoConfig:
 
 
 class Attention(nnx.Module):
-    """Attention of tokens to others, with queries and keys normalized over all heads together and rotated if asked.
+    """Attention to other tokens; queries and keys are normalized over all heads together, and rotated by `angles`.
 
-    No token sees those that the mask (b, m) leaves out; where a row of it leaves out all, its tokens see all.
+    Tokens attend only to tokens where the mask (b, m) is True, but to all tokens if a row of the mask is all False.
     """
 
     def __init__(self, width: int, heads: int, rngs, dtype, *, epsilon: float, query_block: int):
@@ -98,7 +98,7 @@ class MLP(nnx.Module):
 
 
 class Captions(nnx.Module):
-    """The MLP that takes the text's tokens to the width of the transformer."""
+    """The MLP that maps the text's tokens to the width of the transformer."""
 
     def __init__(self, inputs: int, width: int, rngs, dtype):
         self.linear_1, self.linear_2 = linear(inputs, width, rngs, dtype), linear(width, width, rngs, dtype)
@@ -109,14 +109,14 @@ class Captions(nnx.Module):
 
 
 def rotate(x: Float[Array, "b n d"], angles: tuple[Array, Array]) -> Float[Array, "b n d"]:
-    """Rotates each pair of neighbouring channels by an angle, given by cosine and sine (b or 1, n, d / 2) of all."""
+    """Rotates each pair of neighbouring channels by its angle, given by cosine and sine (b or 1, n, d / 2)."""
     cosine, sine = angles
     a, b = jnp.moveaxis(rearrange(x.astype(jnp.float32), "b n (m two) -> b n m two", two=2), -1, 0)
     return rearrange(jnp.stack([a * cosine - b * sine, a * sine + b * cosine], axis=-1), "b n m two -> b n (m two)")
 
 
 def constrain_tokens(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    """Gives each device of a mesh rows and a part of the sequence, so that only parameters travel between devices."""
+    """Gives each device of a mesh rows and a part of the sequence, so that linear layers move only parameters."""
     return constrain(x, ROWS, SEQUENCE, None)
 
 

@@ -1,18 +1,18 @@
 """The transformer of Wan 2.1 (arXiv 2503.20314), text to video: patches of the latents are tokens.
 
     tokens = W patches
-    c      = MLP(sines(timestep))                      one for each group of tokens, or for all tokens
+    c      = MLP(sines(timestep))                      one for each group of tokens, or one for all tokens
     tokens = tokens + gate attention(modulate(norm(tokens)))
     tokens = tokens + attention of norm(tokens) to text
     tokens = tokens + gate mlp(modulate(norm(tokens)))      depth times; scale, shift, gate from c and a table per layer
-    output = W' ((1 + scale) norm(tokens) + shift)     noise - data
+    output = W' ((1 + scale) norm(tokens) + shift)     predicts noise - data
 
-Norms use mean and deviation, in float32. Queries and keys are normalized over their full width, all heads together, and
-each head is rotated by the index n of its token's frame, row and column:
+Norms subtract the mean and divide by the deviation, in float32. Queries and keys are normalized over their full width,
+all heads together, and each head is rotated by the index n of its token's frame, row and column:
 
     angle_i = n 10000^(-2 i / k)                       i = 0 .. k / 2 - 1 for each axis
 
-Of a head's 128 channels frames have k = 44, rows and columns 42 each. All tokens see the zeros that pad the text.
+Frames have k = 44 of a head's 128 channels, rows and columns 42 each. All tokens attend to the zeros that pad the text.
 """
 
 import math
@@ -32,6 +32,7 @@ from jvflow.networks.layers import (
     FREQUENCIES,
     apply_gate,
     apply_layers,
+    constrain,
     make_layers,
     modulate,
     normalize,
@@ -48,7 +49,7 @@ from jvflow.networks.video import (
     constrain_tokens,
     linear,
 )
-from jvflow.parallel.constrain import ROWS, constrain
+from jvflow.parallel.sharding import ROWS
 
 RULES = VIDEO_RULES
 """How the parameters are split, see `jvflow.parallel.sharding`."""
@@ -56,7 +57,7 @@ RULES = VIDEO_RULES
 
 @dataclass(frozen=True)
 class WanConfig(VideoConfig):
-    """The sizes of a `Wan`, see `VideoConfig`; the defaults are those of Wan 2.1 1.3B.
+    """The sizes of a `Wan`, see `VideoConfig`; the defaults are the sizes of Wan 2.1 1.3B.
 
     Attributes:
       hidden: width of the MLPs' hidden layer.
@@ -84,11 +85,11 @@ class WanConfig(VideoConfig):
 
 
 class Wan(nnx.Module):
-    """See the top of the file: `(latents, timestep, text) -> (b, f, h, w, outputs)`.
+    """The transformer (see the top of the file), `(latents, timestep, text) -> (b, f, h, w, outputs)`.
 
     Args:
       latents: (b, f, h, w, channels).
-      timestep: 0 .. 1000, (b, m): one for all tokens, or for each of m groups of consecutive ones, such as frames.
+      timestep: in [0, 1000], (b, m), one for each of m groups of consecutive tokens, such as frames; m is 1 for all.
       text: (b, k, captions).
     """
 
@@ -120,7 +121,7 @@ class Wan(nnx.Module):
 
 
 class ConditionEmbedder(nnx.Module):
-    """Embeds the timestep, for the modulation of all layers and of the output, and the text."""
+    """Embeds the text, and the timestep for the modulation of all layers and of the output."""
 
     def __init__(self, config: WanConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
@@ -134,7 +135,7 @@ class ConditionEmbedder(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A layer: attention of all tokens to all, attention to the text, and an MLP."""
+    """A layer: self-attention over all tokens, attention to the text, and an MLP."""
 
     def __init__(self, config: WanConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
@@ -167,7 +168,7 @@ def _add_gated(x, y, gate):
 
 
 def rotary_embedding(shape: tuple[int, int, int], config: WanConfig) -> tuple[Array, Array]:
-    """Returns cosine and sine (1, n, width / 2) of the angles of tokens (f, h, w): the same in all heads."""
+    """Returns cosine and sine (1, n, width / 2) of the angles of tokens (f, h, w), the same for all heads."""
     space = 2 * (config.head // 6)
     angles = []
     for axis, (count, channels) in enumerate(zip(shape, (config.head - 2 * space, space, space))):
@@ -192,10 +193,10 @@ def build(*, channels: int, text_width: int, coordinates: int = 1, velocities: i
 def field(
     network: Network, params, x: Float[Array | np.ndarray, "b f h w c"], s: tuple, condition: Condition | None = None
 ) -> tuple:
-    """Returns (data - noise,) of latents at s = (t,), t = 1 - sigma of shape (b,) or (b, f).
+    """Returns (data - noise,) for latents at s = (t,), t = 1 - sigma of shape (b,) or (b, f). Masked text is zeroed.
 
     Raises:
-      ValueError: if the condition has no text. Text that its mask leaves out becomes zeros.
+      ValueError: if the condition has no text.
     """
     if condition is None or condition.text is None:
         raise ValueError("Wan is conditioned on captions: give condition.text")

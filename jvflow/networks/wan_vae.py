@@ -1,14 +1,14 @@
 """The autoencoder of Wan 2.1 (arXiv 2503.20314).
 
-A latent pixel stands for 8 x 8 pixels and 4 frames; the first latent frame for one frame.
+A latent pixel stands for 8 x 8 pixels and 4 frames; the first latent frame stands for one frame.
 
-    encoder    levels of residual blocks; after each but the last, height and width are halved, after some frames too
-    decoder    the reverse; in both a frame sees only those before it, and zeros before the first one
+    encoder    levels of residual blocks; all but the last halve height and width, and some also halve the frames
+    decoder    the reverse; in both a frame sees no later frames, and zeros pad the frames before the first one
     middle     a block, attention within each frame, a block
-    block      x + conv(silu(norm(conv(silu(norm(x))))))      norm is over the channels' length, times sqrt(channels)
+    block      x + conv(silu(norm(conv(silu(norm(x))))))      norm divides by the channels' length / sqrt(channels)
 
-Frames are halved by a convolution over three of them, and doubled by a convolution whose channels are two frames each.
-The first frame goes through neither, and counts as zeros where frames are doubled.
+A convolution over three frames halves their number. A convolution with twice the channels doubles it: its channels are
+two frames. Both leave the first frame as it is, and the doubling convolution sees zeros in its place.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ Resized = Float[Array, "b _ _ _ _"]
 
 @dataclass(frozen=True)
 class WanVAEConfig:
-    """The sizes of a `WanVAE`; the defaults are those of Wan 2.1.
+    """The sizes of a `WanVAE`; the defaults are the sizes of Wan 2.1.
 
     Attributes:
-      width, decoder_width: channels of a level are these times its entry of `levels`.
-      levels: factors of the encoder's levels, from the first on.
-      blocks: of each level of the encoder; a level of the decoder has one more.
-      halves: whether each level but the last halves the frames after it.
+      width, decoder_width: channels of encoder and decoder; `levels` multiplies them at each level.
+      levels: channel factors of the encoder's levels, from first to last.
+      blocks: residual blocks of each level of the encoder; a level of the decoder has one more.
+      halves: whether each level but the last halves the number of frames.
       latent: channels of the latents.
     """
 
@@ -46,7 +46,7 @@ class WanVAEConfig:
 
 
 class WanVAE(nnx.Module):
-    """See the top of the file. Latents are as the encoder gives them."""
+    """The autoencoder; see the top of the file. The encoder does not normalize latents."""
 
     def __init__(self, config: WanVAEConfig, *, rngs):
         self.encoder, self.decoder = Encoder(config, rngs), Decoder(config, rngs)
@@ -55,7 +55,7 @@ class WanVAE(nnx.Module):
         )
 
     def encode(self, video: Video, stream=WHOLE) -> tuple[Resized, Resized]:
-        """Takes a video (b, 4 k + 1, h, w, 3) in [-1, 1] to mean and log variance (b, k + 1, h / 8, w / 8, latent)."""
+        """Maps a video (b, 4 k + 1, h, w, 3) in [-1, 1] to mean and log variance (b, k + 1, h / 8, w / 8, latent)."""
         mean, log_variance = jnp.split(self.quant_conv(self.encoder(video, stream)), 2, axis=-1)
         return mean, jnp.clip(log_variance, -30, 20)
 
@@ -65,7 +65,7 @@ class WanVAE(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Takes a video to mean and log variance, before their 1 x 1 convolution."""
+    """Maps a video to mean and log variance, before their 1 x 1 convolution."""
 
     def __init__(self, config: WanVAEConfig, rngs):
         width = config.width
@@ -90,7 +90,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Takes latents to a video."""
+    """Maps latents to a video."""
 
     def __init__(self, config: WanVAEConfig, rngs):
         channels = [config.decoder_width * level for level in config.levels[::-1]]
@@ -116,7 +116,7 @@ class UpLevel(nnx.Module):
     """Residual blocks, and an upsampling after them that halves the channels.
 
     Args:
-      doubles: whether frames are doubled like height and width; None for no upsampling.
+      doubles: whether the upsampling doubles the frames too; None for no upsampling.
     """
 
     def __init__(self, inputs: int, outputs: int, blocks: int, doubles: bool | None, rngs):
@@ -210,7 +210,7 @@ class Up(nnx.Module):
 
 
 class Causal(nnx.Conv):
-    """A convolution over frames, rows and columns, in which a frame sees only those before it."""
+    """A convolution over frames, rows and columns, in which a frame sees no later frames."""
 
     def __init__(self, inputs: int, outputs: int, rngs, *, size: tuple[int, int, int] = (3, 3, 3), stride: int = 1):
         around = size[1] // 2
@@ -232,7 +232,7 @@ class Norm(nnx.Module):
     """Divides the channels by their length, and multiplies by the square root of their number.
 
     Args:
-      axes: how many the public tensor has.
+      axes: number of axes of the public tensor.
     """
 
     def __init__(self, channels: int, axes: int):
@@ -250,5 +250,5 @@ def _convolution(inputs: int, outputs: int, size: int, rngs) -> nnx.Conv:
 
 
 def _by_frame(layer, x: Video) -> Resized:
-    """Applies a layer of images to each frame."""
+    """Applies an image layer to each frame."""
     return rearrange(layer(rearrange(x, "b f h w c -> (b f) h w c")), "(b f) h w c -> b f h w c", b=len(x))

@@ -1,9 +1,9 @@
-"""Public checkpoints: tensors under the names of other packages, as our parameters, and back.
+"""Public checkpoints: converts tensors with the names of other packages to our parameters, and back.
 
-    entry       one of our arrays, the tensors that it is made of, and how, both ways (`layout.Entry`)
-    kind        a public model: its network, and the entries under each naming of its tensors; one file each (`kinds`)
+    entry       one of our arrays, its public tensors, and functions that convert in both directions (`layout.Entry`)
+    kind        a public model: its network, and the entries for each naming of its tensors; one file each (`kinds`)
 
-Tensors that are missing, unexpected or of another shape are reported all at once, before any of them is read.
+One error lists all tensors that are missing, unexpected or of another shape, before any tensor is read.
 """
 
 import json
@@ -52,10 +52,10 @@ def import_checkpoint(
       kind: a key of `KINDS`.
       config: the dict of the public config.json.
       tensors: arrays under their public names, in any known naming; `files.Files` reads each when it is needed.
-      mesh: each parameter goes onto it as the network's rules say, as soon as it is read; on the default device when
-        None.
-      dtype: of the parameters; that of the tensors when None.
-      options: of the kind, such as scan, or for a dit text_width, to condition it on captions too.
+      mesh: receives each parameter as soon as it is read, sharded by the network's rules; None for the default
+        device.
+      dtype: dtype of the parameters; None keeps the tensors' dtype.
+      options: options of the kind, such as scan, or text_width, which makes a dit take captions too.
 
     Returns:
       A network whose `apply(params, **inputs)` takes and returns arrays as the public model does. See
@@ -63,7 +63,7 @@ def import_checkpoint(
 
     Raises:
       ValueError: for an unknown kind or a config of another model, or if tensors are missing, unexpected or of another
-        shape; the message lists all of them.
+        shape; the message lists all these tensors.
     """
     model = find_model(kind, config, tensors, **options)
     where = dict.fromkeys(model.shapes) if mesh is None else sharding.shardings(model.shapes, model.network.rules, mesh)
@@ -82,23 +82,23 @@ def import_checkpoint(
 
 
 def load(folder: str | Path, *, mesh=None, dtype=None, **options) -> Network:
-    """Imports the model in a folder as the public hubs lay it out; arguments as in `import_checkpoint`.
+    """Imports the model from a folder in the layout of the public hubs; arguments as in `import_checkpoint`.
 
     Args:
-      folder: with config.json and safetensors, in one file, or in several with their index.
+      folder: has config.json and safetensors: one file, or several with their index.
     """
     kind, config, files = open_folder(folder)
     return import_checkpoint(kind, config, files, mesh=mesh, dtype=dtype, **options)
 
 
 def inspect(folder: str | Path, **options) -> Model:
-    """Returns the model that `load` would import, with its tensors checked but not read."""
+    """Returns the model that `load` would import; checks its tensors without reading them."""
     kind, config, files = open_folder(folder)
     return find_model(kind, config, files, **options)
 
 
 def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -> Model:
-    """Returns the model of these tensors, checked but not read; arguments and errors as in `import_checkpoint`."""
+    """Returns the model of these tensors after checking shapes; arguments and errors as in `import_checkpoint`."""
     known = find_kind(kind)
     model = known.model(config, known.find_naming(tensors), **options)
     if isinstance(tensors, Files):
@@ -110,20 +110,20 @@ def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options
 
 
 def is_public(folder: str | Path) -> bool:
-    """Whether a folder holds a model as the public hubs lay it out."""
+    """Returns whether a folder holds a model in the layout of the public hubs."""
     file = Path(folder) / CONFIG
     return file.is_file() and bool({"_class_name", "architectures"} & json.loads(file.read_text()).keys())
 
 
 def open_folder(folder: str | Path) -> tuple[str, dict, Files]:
-    """Returns kind, config and tensors of a folder as `load` reads them, with no tensor read."""
+    """Returns kind, config and tensors of a folder for `load`; reads no tensor yet."""
     folder = Path(folder)
     if not (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds no {CONFIG}: give the folder of one model, such as transformer or vae")
     config = json.loads((folder / CONFIG).read_text())
     class_name = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
     if class_name not in CLASSES:
-        raise ValueError(f"{folder / CONFIG} is of {class_name}: known are {', '.join(CLASSES)}")
+        raise ValueError(f"{folder / CONFIG} describes {class_name}: use one of {', '.join(CLASSES)}")
     index = sorted(folder.glob("*.safetensors.index.json"))
     if index:
         names = set(json.loads(index[0].read_text())["weight_map"].values())
@@ -133,19 +133,19 @@ def open_folder(folder: str | Path) -> tuple[str, dict, Files]:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         raise ValueError(
             f"{folder} holds no safetensors"
-            + (f" but {', '.join(pickles)}: pickles are never read, convert them" if pickles else "")
+            + (f" but {', '.join(pickles)}: pickles are never read, convert them to safetensors" if pickles else "")
         )
     return CLASSES[class_name], config, Files([folder / name for name in sorted(names)])
 
 
 def check_tensors(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
-    """Raises ValueError with all tensors that are missing, unexpected, or of another shape."""
+    """Raises ValueError that lists all tensors that are missing, unexpected, or of another shape."""
     unlike = set(model.shapes) ^ ({entry.path for entry in model.layout} | model.added)
     if unlike:
-        raise AssertionError(f"the layout of {kind} is not that of its network: {unlike}")
+        raise AssertionError(f"the layout of {kind} does not match its network: {unlike}")
     wanted = {}
     for entry in model.layout:
-        written = entry.write(np.broadcast_to(False, model.shapes[entry.path].shape))  # an array of one byte
+        written = entry.write(np.broadcast_to(False, model.shapes[entry.path].shape))  # takes the memory of one byte
         wanted |= {name: (entry.path, tuple(tensor.shape)) for name, tensor in zip(entry.names, written, strict=True)}
     wrong = [f"missing {name} {shape}, for {path}" for name, (path, shape) in wanted.items() if name not in shapes]
     wrong += [

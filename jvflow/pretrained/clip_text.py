@@ -1,6 +1,6 @@
 """CLIP's text encoder under its public names.
 
-The naming "current" is that of the transformers package in memory, "hub" that of the files, with text_model. before it.
+The public files use the naming "hub", with text_model. before each name; transformers models in memory use "current".
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from jvflow.pretrained.layout import Kind, Model, mirror, network_shapes
 
 PREFIX = "text_model."
 LAST = 2
-"""An `eos_token_id` of old configs that stands for the largest token."""
+"""Old configs have this `eos_token_id`; it means the largest token."""
 
 
 def find_naming(names) -> str:
@@ -23,7 +23,7 @@ def find_naming(names) -> str:
 
 
 def model(config: Mapping, naming: str) -> Model:
-    """Returns the model of a config of the transformers package, of the text model or with it under `text_config`."""
+    """Returns the model of a transformers config: the text model's own, or one that has it under `text_config`."""
     config = config.get("text_config", config)
     sizes = ClipTextConfig(
         vocabulary=config["vocab_size"],
@@ -43,7 +43,7 @@ def model(config: Mapping, naming: str) -> Model:
 
 
 def _apply(network: networks.Network, end_token: int, params, input_ids, attention_mask=None):
-    """Takes tokens (b, n) to their embeddings (b, n, width), and to that of the last token of each text (b, width)."""
+    """Maps tokens (b, n) to embeddings (b, n, width), and to the embedding of each text's end token (b, width)."""
     tokens = jnp.asarray(input_ids)
     x = network.apply(params, tokens, attention_mask)
     end = jnp.argmax(tokens if end_token == LAST else tokens == end_token, axis=1)

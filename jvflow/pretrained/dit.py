@@ -1,4 +1,4 @@
-"""DiT under its public names, those of the diffusers package and those of its authors.
+"""DiT under its public names, as the diffusers package and as its authors write them.
 
     diffusers    each block embeds time and class itself; q, k and v are separate tensors
     original     one embedding for all blocks; q, k and v are one tensor; stored sine positions are ignored
@@ -38,11 +38,11 @@ def find_naming(names) -> str:
 
 
 def model(config: Mapping, naming: str, *, scan: bool = False, text_width: int = 0) -> Model:
-    """Returns the model of a config of the diffusers package; the original naming has no config and takes the same.
+    """Returns the model of a config of the diffusers package; the original naming uses the same config.
 
     Args:
       scan: whether the layers are scanned.
-      text_width: width of text that each block also attends to, which changes nothing until it is trained; 0 without.
+      text_width: width of text that each block also attends to, without effect until it is trained; 0 for no text.
     """
     unsupported = find_differences(config, EXPECTED)
     if unsupported:
@@ -51,7 +51,7 @@ def model(config: Mapping, naming: str, *, scan: bool = False, text_width: int =
     heads, channels, patch = config["num_attention_heads"], config["in_channels"], config["patch_size"]
     out = config.get("out_channels") or channels
     if out % channels:
-        raise ValueError(f"out_channels {out} is no multiple of in_channels {channels}: noise and its variance")
+        raise ValueError(f"out_channels {out} is no multiple of in_channels {channels}: use one or two times as many")
     network = networks.build(
         "dit",
         width=heads * config["attention_head_dim"],
@@ -79,7 +79,7 @@ def model(config: Mapping, naming: str, *, scan: bool = False, text_width: int =
 
 
 def _apply(network, params, hidden_states, timestep, class_labels):
-    """Takes latents (b, c, h, w) at timesteps (b,) with classes (b,) to noise and variance (b, 2 c, h, w)."""
+    """Maps latents (b, c, h, w) at timesteps (b,) with classes (b,) to noise and variance (b, 2 c, h, w)."""
     x = rearrange(hidden_states, "b c h w -> b 1 h w c")
     outputs = network.apply(
         params, x, (jnp.asarray(timestep, jnp.float32),), Condition(label=jnp.asarray(class_labels))

@@ -1,4 +1,4 @@
-"""Safetensors files, memory-mapped and written. Pickles are never read."""
+"""Reads safetensors files by memory-mapping, and writes them. Pickles are never read."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,19 +17,19 @@ class Files(Mapping):
     """The tensors of safetensors files, each read when it is used.
 
     Attributes:
-      shapes: of all tensors, without reading them.
+      shapes: shapes of all tensors, known without reading them.
     """
 
     def __init__(self, files: Sequence[Path]):
         self._files, self.shapes, broken = {}, {}, []
         for file in files:
             if not Path(file).exists():
-                broken.append(f"{file} is not there")
+                broken.append(f"{file} does not exist")
                 continue
             try:
                 opened = safe_open(file, framework="np")
             except (SafetensorError, OSError) as error:
-                broken.append(f"{file} is no whole safetensors file ({error})")
+                broken.append(f"{file} is not a complete safetensors file ({error})")
                 continue
             for name in opened.keys():
                 self._files[name], self.shapes[name] = opened, tuple(opened.get_slice(name).get_shape())
@@ -58,7 +58,7 @@ class Files(Mapping):
 def save(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file with the usual permissions; raises before writing if the disk has no room for it."""
     check_room(
-        file.parent, sum(a.nbytes for a in tensors.values()), f"the tensors of {file.name}", "or take another disk"
+        file.parent, sum(a.nbytes for a in tensors.values()), f"the tensors of {file.name}", "or use another disk"
     )
     save_file(dict(tensors), file, metadata=dict(format="pt"))
     mask = os.umask(0)

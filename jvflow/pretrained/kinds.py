@@ -1,4 +1,4 @@
-"""The kinds of public models that are known, each in a file of this package."""
+"""All known kinds of public models. Each kind has a file of this package."""
 
 from jvflow.pretrained import (
     clip_text,
@@ -46,7 +46,7 @@ CLASSES = {
 
 
 def find_kind(name: str) -> Kind:
-    """Returns the kind of a name; raises ValueError for an unknown one."""
+    """Returns the kind with this name; raises ValueError for an unknown name."""
     if name not in KINDS:
         raise ValueError(f"unknown kind {name!r}: use one of {', '.join(KINDS)}")
     return KINDS[name]

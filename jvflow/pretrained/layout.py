@@ -1,4 +1,4 @@
-"""How our parameters and the tensors of a public checkpoint correspond: a table, read both ways."""
+"""Tables of our parameters and the tensors of a public checkpoint, which convert in both directions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ class Entry(NamedTuple):
     """One of our arrays and the tensors that it is made of.
 
     Attributes:
-      path: of our array, such as "blocks/0/qkv/kernel".
-      names: of the tensors.
+      path: path of our array, such as "blocks/0/qkv/kernel".
+      names: names of the tensors.
       read: `tensors -> array`.
       write: `array -> tuple of tensors`.
     """
@@ -31,13 +31,13 @@ class Model(NamedTuple):
     """A public model of one config, under one naming of its tensors.
 
     Attributes:
-      network: ours, without parameters.
-      shapes: of its arrays, by path.
+      network: our network, without parameters.
+      shapes: shapes of its arrays, by path.
       layout: the entries of its arrays.
-      ignored: names of tensors that hold nothing learned.
+      ignored: names of tensors that hold no learned values.
       apply: `(params, **inputs)`, in the public model's own layout and argument names.
       field: `(params, x, s, condition)` in our layout, with s in the model's own time; None if the model is no field.
-      added: paths of arrays that no tensor holds, since our network adds them; initialized as in a new network.
+      added: paths of arrays that only our network has; they are initialized as in a new network.
     """
 
     network: Network
@@ -55,7 +55,7 @@ class Kind(NamedTuple):
     Attributes:
       model: `(config, naming) -> Model`.
       find_naming: `names of tensors -> naming`.
-      namings: of its tensors that are in use; the first is written by default.
+      namings: the namings in use for its tensors; the first is written by default.
       file: name of its safetensors file.
     """
 
@@ -85,7 +85,7 @@ def autoencoder_apply(encode: Callable, decode: Callable) -> Callable:
 
 
 def find_differences(config: Mapping, expected: Mapping) -> dict:
-    """Returns the entries of a public config that differ from the expected ones; an absent one does not."""
+    """Returns the entries of a public config that differ from the expected ones; absent entries count as equal."""
     return {key: config[key] for key, value in expected.items() if config.get(key, value) != value}
 
 
@@ -93,7 +93,7 @@ def find_differences(config: Mapping, expected: Mapping) -> dict:
 
 
 def same_entry(path: str, name: str) -> Entry:
-    """Returns the entry of an array that is the tensor."""
+    """Returns the entry of an array that equals its tensor."""
     return Entry(path, (name,), lambda a: a, lambda a: (a,))
 
 
@@ -117,8 +117,8 @@ def mirror(shapes: Mapping[str, Any], rename: Callable[[str], str] = str) -> lis
     """Returns the entries of a network whose layers have the public names.
 
     Args:
-      shapes: of our arrays, by path.
-      rename: `name that our path stands for -> public name`.
+      shapes: shapes of our arrays, by path.
+      rename: `name made from our path -> public name`.
     """
     return [_mirror(path, len(array.shape), rename) for path, array in shapes.items()]
 
@@ -133,7 +133,7 @@ def _mirror(path: str, axes: int, rename: Callable[[str], str]) -> Entry:
 
 
 def stack(layers: Sequence[Sequence[Entry]], rename: Callable[[str], str]) -> list[Entry]:
-    """Returns the entries of equal layers as arrays with a leading layer axis.
+    """Returns the entries of arrays that stack equal layers along a leading layer axis.
 
     Args:
       layers: the entries of each layer.
@@ -153,7 +153,7 @@ def _stack(entries: Sequence[Entry], rename: Callable[[str], str]) -> Entry:
 
 
 def mirror_stacked(shapes: Mapping[str, Any], prefix: str, depth: int) -> list[Entry]:
-    """Returns the entries of `mirror` for a network whose `depth` layers below `prefix` are stacked; 0 if none are."""
+    """Returns the entries of `mirror` for a network whose layers below `prefix` are stacked; `depth` 0 for none."""
     if not depth:
         return mirror(shapes)
     inside = {path: a for path, a in shapes.items() if path.startswith(prefix)}

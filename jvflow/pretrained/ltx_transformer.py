@@ -1,4 +1,4 @@
-"""The transformer of LTX-Video under its public names, those of the diffusers package."""
+"""The transformer of LTX-Video under the names of the diffusers package."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -68,7 +68,7 @@ def _apply(
     rope_interpolation_scale=None,
     video_coords=None,
 ):
-    """Takes tokens (b, n, c) in the order of frames, rows and columns, at timesteps (b,) or (b, n), to (b, n, c).
+    """Maps tokens (b, n, c) in the order of frames, rows and columns, at timesteps (b,) or (b, n), to (b, n, c).
 
     Positions are `video_coords` (b, 3, n) in seconds and pixels, or the indices of frames, rows and columns times
     `rope_interpolation_scale`.

@@ -1,4 +1,4 @@
-"""The autoencoder of LTX-Video under its public names, those of the diffusers package, of versions 0.9.0 and 0.9.5."""
+"""The autoencoder of LTX-Video 0.9.0 and 0.9.5 under the names of the diffusers package."""
 
 from collections.abc import Mapping
 from functools import partial

@@ -1,6 +1,6 @@
-"""Public models inside our networks: what training can start from, and what a run can be exported as (`jvflow.export`).
+"""Public models inside our networks: training can start from them, and a run can be exported as them.
 
-dit, ltx, wan    one folder, of the transformer
+dit, ltx, wan    one folder with the transformer
 unet             a folder for each velocity, as Bi-flow's authors released them: "VIDEO,NOISE"
 """
 
@@ -14,19 +14,19 @@ from jvflow import pretrained
 from jvflow.networks import Network
 
 KINDS = {"dit": "dit", "unet": "unet2d", "ltx": "ltx_transformer", "wan": "wan_transformer"}
-"""The kind of public model, see `jvflow.pretrained.KINDS`, of each network."""
+"""The kind of public model (see `jvflow.pretrained.KINDS`) for each network."""
 SCANNED = ("dit", "ltx", "wan")
 
 
 class Part(NamedTuple):
-    """A public model inside a network: the path of its parameters, and its folder below that of an export."""
+    """A public model inside a network: the path of its parameters, and its folder below the folder of an export."""
 
     path: tuple
     folder: str
 
 
 def folders(names: str) -> list[Path]:
-    """Returns the folders that `config.pretrained` names if all of them hold public models, else none."""
+    """Returns the folders that `config.pretrained` names if all of them hold public models, else an empty list."""
     found = [Path(name) for name in names.split(",")]
     return found if all(pretrained.is_public(folder) for folder in found) else []
 
@@ -35,7 +35,7 @@ def parts(config, network: Network) -> list[Part]:
     """Returns the public models inside the network of a config."""
     if config.network.name not in KINDS:
         raise ValueError(
-            f"there is no public model for the network {config.network.name}: there are those for {', '.join(KINDS)}"
+            f"there is no public model for the network {config.network.name}: use one of {', '.join(KINDS)}"
         )
     if config.network.name != "unet":
         return [Part((), "")]
@@ -43,12 +43,12 @@ def parts(config, network: Network) -> list[Part]:
 
 
 def load_params(config, network: Network, folders: Sequence[Path], text_width: int = 0) -> dict:
-    """Returns the parameters of the config's network from public folders, without those of a text encoder.
+    """Returns the parameters of the config's network from public folders, without a text encoder's.
 
     Parameters that the public models do not have are initialized as in a new network.
 
     Raises:
-      ValueError: for models of another kind, or for another number of them.
+      ValueError: if the folders hold models of another kind, or their number is wrong.
     """
     kind, wanted = KINDS.get(config.network.name), parts(config, network)
     kinds = {folder: pretrained.open_folder(folder)[0] for folder in folders}

@@ -1,4 +1,4 @@
-"""The U-Net of Stable Diffusion 1.x under its public names, those of the diffusers package."""
+"""The U-Net of Stable Diffusion 1.x under the names of the diffusers package."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -60,7 +60,7 @@ def model(config: Mapping, naming: str) -> Model:
     }
     if unsupported:
         raise ValueError(
-            f"a U-Net of Stable Diffusion 1.x has {EXPECTED | BLOCKS}, attends at the same levels both ways, "
+            f"a U-Net of Stable Diffusion 1.x has {EXPECTED | BLOCKS}, attends at the same levels down and up, "
             f"and has one number of heads; this config says {unsupported}"
         )
     sizes = UNetConfig(
@@ -82,7 +82,7 @@ def model(config: Mapping, naming: str) -> Model:
 
 
 def _apply(network: networks.Network, params, sample, timestep, encoder_hidden_states):
-    """Takes latents (b, c, h, w) at timesteps (b,) with text (b, n, d) to (b, c, h, w)."""
+    """Maps latents (b, c, h, w) at timesteps (b,) with text (b, n, d) to (b, c, h, w)."""
     x = rearrange(jnp.asarray(sample), "b c h w -> b h w c")
     time = jnp.broadcast_to(jnp.asarray(timestep, jnp.float32), len(x))
     return rearrange(network.apply(params, x, time, text=jnp.asarray(encoder_hidden_states)), "b h w c -> b c h w")

@@ -1,7 +1,7 @@
 """The autoencoder of Stable Diffusion under its public names.
 
-The naming "current" is that of the diffusers package, "first" that of SD v1.5's files, whose attention has query, key,
-value and proj_attn.
+The diffusers package uses the naming "current". SD v1.5's files use "first", which names the layers of attention query,
+key, value and proj_attn.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def model(config: Mapping, naming: str) -> Model:
     if unsupported:
         raise ValueError(f"an autoencoder of Stable Diffusion has {EXPECTED | kinds}, this config says {unsupported}")
     if config.get("use_quant_conv", True) != config.get("use_post_quant_conv", True):
-        raise ValueError("use_quant_conv and use_post_quant_conv differ: both 1 x 1 convolutions, or none")
+        raise ValueError("use_quant_conv and use_post_quant_conv differ: use both 1 x 1 convolutions, or none")
     sizes = KLConfig(
         channels=tuple(config["block_out_channels"]),
         blocks=config["layers_per_block"],

@@ -1,4 +1,4 @@
-"""The encoders of T5 v1.1 and UMT5 under their public names, those of the transformers package."""
+"""The encoders of T5 v1.1 and UMT5 under the names of the transformers package."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,7 +11,7 @@ from jvflow.pretrained.layout import Kind, Model, find_differences, mirror, netw
 
 EXPECTED = dict(feed_forward_proj="gated-gelu", dense_act_fn="gelu_new", is_gated_act=True, tie_word_embeddings=True)
 TIED = "encoder.embed_tokens.weight"
-"""A copy of the embedding."""
+"""A copy of the embedding, which is ignored."""
 
 
 def model(config: Mapping, naming: str) -> Model:
@@ -21,7 +21,7 @@ def model(config: Mapping, naming: str) -> Model:
     unsupported |= {"model_type": config["model_type"]} if config.get("model_type", "t5") not in ("t5", "umt5") else {}
     if unsupported:
         raise ValueError(
-            f"an encoder of T5 v1.1 or UMT5 has MLPs with gates of gelu_new and one embedding, "
+            f"an encoder of T5 v1.1 or UMT5 has MLPs gated by gelu_new and one embedding, "
             f"this config says {unsupported}"
         )
     sizes = T5Config(
@@ -42,7 +42,7 @@ def model(config: Mapping, naming: str) -> Model:
 
 
 def _apply(network: networks.Network, params, input_ids, attention_mask=None):
-    """Takes tokens (b, n) to embeddings (b, n, width)."""
+    """Maps tokens (b, n) to embeddings (b, n, width)."""
     mask = None if attention_mask is None else jnp.asarray(attention_mask, bool)
     return network.apply(params, jnp.asarray(input_ids), mask)
 

@@ -1,7 +1,7 @@
-"""The tiny autoencoders (`jvflow.networks.taesd`) under their public names, with encoder. and decoder. before them.
+"""The tiny autoencoders (`jvflow.networks.taesd`) under their public names, which begin with encoder. or decoder.
 
-The naming "diffusers" is that of AutoencoderTiny, under layers., "original" that of the authors' two files, whose
-decoder begins with a layer without tensors, so that all its numbers are one larger.
+AutoencoderTiny uses the naming "diffusers", with layers. next. The author's two files use "original": their decoder
+begins with a layer without tensors, so its layer numbers are larger by one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -72,7 +72,7 @@ def _decoder(blocks, width: int, latent: int) -> Iterator[tuple[int, str, tuple[
         last = level == len(blocks) - 1
         for i in range(count):
             yield from _block(number + i, width)
-        number += count + (not last)  # the upsampling has a number
+        number += count + (not last)  # the upsampling has a number too
         yield number, "weight", (3 if last else width, width, 3, 3)
         if last:
             yield number, "bias", (3,)

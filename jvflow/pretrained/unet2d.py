@@ -1,4 +1,4 @@
-"""The U-Net on images under its public names, those of the diffusers package, as the authors of Bi-flow released it."""
+"""The U-Net on images under the names of the diffusers package, as the authors of Bi-flow released it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -43,7 +43,7 @@ def model(config: Mapping, naming: str) -> Model:
         unsupported |= {key: config[key] for key in ("down_block_types", "up_block_types")}
     if unsupported:
         raise ValueError(
-            f"a U-Net of this kind has {EXPECTED} and blocks of {BLOCKS} that attend at the same levels both ways, "
+            f"a U-Net of this kind has {EXPECTED} and blocks of {BLOCKS} that attend at the same levels down and up, "
             f"this config says {unsupported}"
         )
     sizes = UNetConfig(
@@ -65,7 +65,7 @@ def model(config: Mapping, naming: str) -> Model:
 
 
 def _apply(network: networks.Network, params, sample, timestep, class_labels=None):
-    """Takes images (b, c, h, w) at timesteps (b,) and noise levels (b,), if the network takes some, to (b, c, h, w)."""
+    """Maps images (b, c, h, w) at timesteps (b,), and at noise levels (b,) if the network has them, to (b, c, h, w)."""
     x = rearrange(jnp.asarray(sample), "b c h w -> b h w c")
     per_image = lambda s: None if s is None else jnp.broadcast_to(jnp.asarray(s, jnp.float32), len(x))
     return rearrange(network.apply(params, x, per_image(timestep), per_image(class_labels)), "b h w c -> b c h w")

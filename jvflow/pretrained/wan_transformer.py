@@ -1,4 +1,4 @@
-"""The transformer of Wan 2.1, text to video, under its public names, those of the diffusers package."""
+"""The transformer of Wan 2.1, text to video, under the names of the diffusers package."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -49,7 +49,7 @@ def model(config: Mapping, naming: str, *, scan: bool = False, **options) -> Mod
 
 
 def _apply(network: networks.Network, params, hidden_states, timestep, encoder_hidden_states):
-    """Takes latents (b, c, f, h, w) at timesteps (b,), or (b, n) of each token, with text (b, m, d) to velocities."""
+    """Maps latents (b, c, f, h, w) at timesteps (b,), or (b, n) for each token, with text (b, m, d) to velocities."""
     x = rearrange(jnp.asarray(hidden_states), "b c f h w -> b f h w c")
     time = jnp.asarray(timestep, jnp.float32).reshape(len(x), -1)
     return rearrange(network.apply(params, x, time, jnp.asarray(encoder_hidden_states)), "b f h w c -> b c f h w")

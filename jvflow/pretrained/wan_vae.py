@@ -1,4 +1,4 @@
-"""The autoencoder of Wan 2.1 under its public names, those of the diffusers package."""
+"""The autoencoder of Wan 2.1 under the names of the diffusers package."""
 
 from collections.abc import Mapping
 from functools import partial

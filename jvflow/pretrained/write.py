@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 
 from jvflow.files import write_text
-from jvflow.parallel.constrain import LORA
+from jvflow.parallel.sharding import LORA
 from jvflow.pretrained.files import CONFIG, save
 from jvflow.pretrained.kinds import find_kind
 from jvflow.pretrained.layout import Entry, flatten_paths
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-"""The name in the diffusers package."""
+"""The file name in the diffusers package."""
 
 
 def export(
     kind: str, config: Mapping, params: Any, folder: str | Path, *, naming: str | None = None, **options
 ) -> None:
-    """Writes parameters into `folder` as the public hubs lay a model out: config.json and one safetensors file.
+    """Writes parameters into `folder` in the layout of the public hubs: config.json and one safetensors file.
 
     Args:
       kind, config, options: as in `import_checkpoint`.
-      params: of its network.
-      folder: is made.
-      naming: of the tensors, one of the kind's `namings`; the first of them when None.
+      params: parameters of its network.
+      folder: created if it does not exist.
+      naming: naming of the tensors, one of the kind's `namings`; None for the first.
     """
     known = find_kind(kind)
     if naming not in (None, *known.namings):
@@ -57,22 +57,21 @@ def export(
 def export_lora(kind: str, config: Mapping, params: Any, folder: str | Path, **options) -> Path:
     """Writes the low-rank matrices in `params` (`jvflow.training.lora`) into one file, as diffusers and peft read them.
 
-    The scale is in B: readers take alpha = rank, the default of diffusers. An array of ours that is made of several
-    tensors gives each of them the same A. Arguments are as in `export`.
+    B includes the scale: readers assume alpha = rank, the default of diffusers. If one of our arrays is made of several
+    tensors, all these tensors get the same A. Arguments are as in `export`.
 
     Returns:
       The safetensors file in `folder`.
 
     Raises:
-      ValueError: if `params` holds no low-rank matrices, or some of layers that the public model does not have.
+      ValueError: if `params` holds no low-rank matrices, or has some for layers that the public model lacks.
     """
     model = find_kind(kind).model(config, find_kind(kind).namings[0], **options)
     have, entries = flatten_paths(params), {entry.path: entry for entry in model.layout}
     layers = [path.rpartition("/")[0] for path in have if path.endswith(f"/{LORA[0]}")]
     if not layers:
         raise ValueError(
-            "these parameters hold no matrices of low rank: train with config.tune.rank above 0, "
-            "or export the whole model"
+            "these parameters hold no low-rank matrices: train with config.tune.rank above 0, or export the whole model"
         )
     lost = [layer for layer in layers if f"{layer}/kernel" not in entries]
     if lost:
@@ -95,10 +94,10 @@ def export_lora(kind: str, config: Mapping, params: Any, folder: str | Path, **o
 
 
 def _low_rank(entry: Entry, a: np.ndarray, b: np.ndarray) -> tuple[Sequence, Sequence]:
-    """Returns A (r, in) and B (out, r) of each tensor of an entry, from ours: (..., in, r) and (..., r, out)."""
+    """Returns A (r, in) and B (out, r) of each tensor of an entry from our (..., in, r) and (..., r, out)."""
     layers, rank, count = (len(a) if a.ndim == 3 else 1), a.shape[-1], len(entry.names)
     kernel = np.broadcast_to(np.float32(0), (*a.shape[:-1], b.shape[-1]))
-    if entry.write(kernel)[0].ndim == 4:  # a linear layer of patches: a convolution in the public model
+    if entry.write(kernel)[0].ndim == 4:  # a linear layer over patches is a convolution in the public model
         return entry.write(a), [b.T[:, :, None, None]]
     each = [a] if a.ndim == 2 else a
     return [each[i * layers // count].T for i in range(count)], [up.reshape(-1, rank) for up in entry.write(b)]

@@ -1,4 +1,4 @@
-"""Writes one HTML file with the measures and the videos of several methods; it loads nothing from elsewhere."""
+"""A report in one HTML file, with the measures and the videos of several methods. It loads no other file."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from jvflow.files import write_text
 from jvflow.metrics import DISTANCE_NAME
 
 LIMIT = 12_000_000
-"""Bytes of the whole file; GIFs drop frames to stay below."""
+"""Limit of the file size in bytes; GIFs drop frames to stay below it."""
 VIDEOS, COLUMNS, CELL = 8, 10, 96
 """Videos shown for each method, frames of each on a contact sheet, and the approximate width of a frame in pixels."""
 
@@ -28,7 +28,7 @@ MEASURES = {
     "motion_last_window": "motion, last window",
     "seconds_per_frame": "seconds per frame",
 }
-"""The measures that every method must report, with the heads of their columns."""
+"""The measures that every method must report, with their column heads."""
 
 CURVES = {
     "loss": ("Training loss", "step", "loss", "log"),
@@ -55,7 +55,7 @@ th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Results that a paper has published, shown next to those of the run.
+    """Results that a paper has published, shown next to the results of the run.
 
     Attributes:
       caption: names the paper and the table.
@@ -69,7 +69,7 @@ class PaperTable:
 
 
 def _number(value) -> str:
-    """Formats four significant digits; an en dash for what was not measured."""
+    """Formats a value with four significant digits, or as an en dash if it was not measured."""
     if value is None or value != value:
         return "–"
     if not isinstance(value, float | np.floating):
@@ -108,8 +108,8 @@ def _tile(frames: np.ndarray, columns: int) -> Image.Image:
 def _gif(video: np.ndarray, columns: int, fps: float | int, budget: int) -> tuple[bytes, int]:
     """Returns an animation of (n, f, h, w, 3) at true speed, and k: it shows every k-th frame to fit `budget` bytes.
 
-    GIF counts time in 1/100 s, so the times of frames are rounded, and not their durations. Browsers slow down frames
-    of less than 2/100 s, so k grows with high `fps`.
+    GIF counts time in 1/100 s. To keep the speed, the function rounds the start times of frames, not their durations.
+    Browsers slow down frames of less than 2/100 s, so k grows with high `fps`.
     """
     frames = video.shape[1]
     tiles = [_tile(video[:, i], columns) for i in range(frames)]
@@ -171,7 +171,7 @@ def write_pareto(path: str | os.PathLike, fronts: Mapping[str, Sequence[tuple]])
 def _check(methods: Mapping, curves: Mapping, videos: Mapping, sheets: Mapping, fps: float | int) -> None:
     for name, measured in methods.items():
         if missing := [key for key in MEASURES if key not in measured]:
-            raise ValueError(f"method {name!r} lacks {', '.join(missing)}: give None for what was not measured")
+            raise ValueError(f"method {name!r} lacks {', '.join(missing)}: give None for a measure without a value")
     if unknown := [name for name in curves if name not in methods]:
         raise ValueError(f"curves of {', '.join(unknown)} belong to no method: the methods are {', '.join(methods)}")
     expected = ["real", *methods]
@@ -209,12 +209,12 @@ def write(
       command: the command that made the numbers.
       methods: name -> the measures of `MEASURES`, None where not measured; further keys become further columns.
       controls: name -> distance of known videos, which bound the scale (real against real, frozen, noise).
-      protocol: how it was measured; names and values of a table.
+      protocol: the settings of the measurement, as names and values of a table.
       curves: method -> any of `loss` [(step, loss)], `distance` and `motion` [(frame, value)].
       videos: "real" and every method -> uint8 (n, f, h, w, 3), animated; the first 8 are shown.
       fps: frames per second of the videos.
-      sheets: as `videos`, for the contact sheets, such as longer streams. By default the videos.
-      paper_table: published results; None where there is nothing to compare.
+      sheets: videos for the contact sheets, such as longer streams, in the form of `videos`, which is the default.
+      paper_table: published results, or None.
     """
     sheets = videos if sheets is None else sheets
     _check(methods, curves, videos, sheets, fps)
@@ -258,8 +258,9 @@ def write(
             [[name, *(f"{fvd:g} / {steps:g}" for fvd, steps in row)] for name, row in paper_table.rows.items()],
         )
         note = """
-<p class="note">The two distances are different measures, of different features, videos and sizes: this run's distances
-and the paper's FVD are not comparable. Only the order of the methods and their steps may be read side by side.</p>"""
+<p class="note">Only the order of the methods is comparable between the two tables, not their numbers. This run's
+distance and the paper's FVD are different measures, of different features, videos and sizes. This run's NFE is a mean
+over samples under diffrax's controller; the paper's steps are torchode's count of the slowest of eight videos.</p>"""
     settings = _table("How it was measured.", ["setting", "value"], list(protocol.items()))
     bounds = _table(f"Controls: {DISTANCE_NAME} of known videos.", ["control", "distance"], list(controls.items()))
     page = f"""<!DOCTYPE html>

@@ -1,4 +1,4 @@
-"""Writes videos for people to look at: mp4 files, contact sheets, and the samples of a run with their record.
+"""Videos for people to look at: mp4 files, contact sheets, and the samples of a run with their record.
 
 Frames are uint8 (h, w, 3), RGB, with rows from the top, as in `jvflow.data.video`.
 """
@@ -21,13 +21,13 @@ from jvflow.parallel import processes
 
 
 class Writer:
-    """Writes an h264 mp4 frame by frame: `with Writer(path, fps) as writer: writer.append(frame)`.
+    """A writer of h264 mp4 files, frame by frame: `with Writer(path, fps) as writer: writer.append(frame)`.
 
     The file appears under its name when the block ends without an exception. Until then it is the hidden file
-    `.<name>.partial` next to it, which an exception removes. All frames have one size, `size` or that of the first.
-    Frames whose shorter side is below `min_side` are scaled up by an integer (nearest neighbour), because a small
-    4:2:0 picture has little colour left. A side that is odd after that gets one repeated row or column, because the
-    codec needs even sides.
+    `.<name>.partial` in the same folder, which an exception removes. All frames have one size, `size` or the size of
+    the first frame. Frames whose shorter side is below `min_side` are scaled up by an integer (nearest neighbour),
+    because 4:2:0 keeps little colour in a small picture. A side that is odd after that gets one repeated row or column,
+    because the codec needs even sides.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Writer:
         return self
 
     def append(self, frame: np.ndarray) -> None:
-        """Writes the next frame; raises ValueError if it is not uint8 RGB of the size of the others."""
+        """Writes the next frame; raises ValueError if it is not uint8 RGB of the size of the other frames."""
         if self._container is None:
             raise ValueError(f"{self._path} is not open: use `with Writer(...) as writer: ...`")
         frame = check_pixels(frame, (3,), "Writer.append")
@@ -135,12 +135,12 @@ def _magnify(frame: Frame, min_side: int, scale: int | None = None) -> UInt8[np.
 
 
 def write_record(out: str | os.PathLike, samples: list[dict], protocol: dict, sheet: np.ndarray) -> dict:
-    """Writes `sheet.png` and `samples.json` into the folder `out`, and returns the content of the latter.
+    """Writes `sheet.png` and `samples.json` into the folder `out`; returns the content of `samples.json`.
 
     Args:
       out: a folder that exists.
       samples: the record of each sample.
-      protocol: how all of them were made.
+      protocol: the settings with which all samples were made.
       sheet: see `sheet`.
     """
     record = dict(samples=samples, protocol=protocol)
@@ -160,7 +160,7 @@ def write_samples(
     seed: int,
     protocol: dict,
 ) -> dict:
-    """Writes whole videos into the folder `out`: an mp4 for each, `sheet.png` and `samples.json`, which it returns.
+    """Writes videos into the folder `out`: mp4 files, `sheet.png` and `samples.json`, whose content it returns.
 
     Every process calls this; the primary one writes.
     """

@@ -1,9 +1,9 @@
-"""Text encoders: captions to the tokens that a field is conditioned on.
+"""Text encoders: they map captions to the embeddings that a field is conditioned on.
 
-Strings end on the host: `tokenize` makes arrays of them while batches are read, `apply` embeds those inside a compiled
-step. The encoder "bytes" is here and needs no download. It is a small transformer that is trained with the network:
+Strings stay on the host: `tokenize` turns them into arrays while batches are read. `apply` embeds the arrays inside a
+compiled step. The encoder "bytes" is defined here and needs no download: a small transformer, trained with the network.
 
-    tokens = [embed(b_1) ... embed(b_g)] W + positions                  g bytes of UTF-8 are a token
+    tokens = [embed(b_1) ... embed(b_g)] W + positions                  g bytes of UTF-8 make a token
     tokens = tokens + attention(norm(tokens)),  tokens + mlp(norm(tokens))      depth times
 
 The pretrained encoders are in files of this package, imported when they are built.
@@ -23,7 +23,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jvflow.parallel.constrain import ROWS, constrain
+from jvflow.networks.layers import constrain
+from jvflow.parallel.sharding import ROWS
 from jvflow.pretrained import LazyParams
 
 LOG = logging.getLogger(__name__)
@@ -39,11 +40,11 @@ class TextEncoder:
     """An encoder of captions as functions.
 
     Attributes:
-      tokenize: `captions -> (tokens (b, n), mask (b, m))`, on the host. The mask says which of the m embeddings stand
-        for text; an empty caption has none.
+      tokenize: `captions -> (tokens (b, n), mask (b, m))`, on the host. The mask is True for the embeddings that stand
+        for text; it is all False for an empty caption.
       apply: `(params, tokens) -> (b, m, width)`.
-      width: of an embedding.
-      init: `key -> params` of an encoder that is trained with its network; None for a pretrained one.
+      width: width of an embedding.
+      init: `key -> params` of an encoder that is trained with the network; None for a pretrained one.
       lazy: the parameters of a pretrained encoder, read when `params` is first used, or None.
       compilable: whether `apply` can be compiled; if not, captions are embedded before training.
     """
@@ -65,8 +66,8 @@ def build(name: str, *, checkpoint: Sequence = (), abstract: bool = False, **opt
     """Returns the text encoder `name`: "bytes", a key of `ENCODERS`, or None for "none".
 
     Args:
-      checkpoint: of a pretrained encoder, the folders of its model and of its tokenizer.
-      abstract: without a checkpoint, "t5" has the shapes of the XXL encoder, and embeds nothing.
+      checkpoint: for a pretrained encoder, the folders of its model and of its tokenizer.
+      abstract: without a checkpoint, "t5" has the shapes of the XXL encoder but embeds no text.
       options: fields of `ByteConfig`, or options of a pretrained encoder.
     """
     if name == "none":
@@ -77,7 +78,7 @@ def build(name: str, *, checkpoint: Sequence = (), abstract: bool = False, **opt
     known = inspect.signature(module.build if module else ByteConfig).parameters
     unknown = sorted(options.keys() - known.keys())
     if unknown:
-        raise ValueError(f"the text encoder {name} has no {', '.join(unknown)}: take config.text.{unknown[0]} out")
+        raise ValueError(f"the text encoder {name} has no {', '.join(unknown)}: remove config.text.{unknown[0]}")
     if module is None:
         return byte_encoder(ByteConfig(**options))
     if abstract and not checkpoint and "abstract" in known:
@@ -87,12 +88,12 @@ def build(name: str, *, checkpoint: Sequence = (), abstract: bool = False, **opt
 
 @cache
 def warn_truncated(length: int, unit: str, advice: str = "") -> None:
-    """Logs once that captions are longer than what the encoder reads."""
+    """Logs once that captions are longer than the encoder reads."""
     LOG.warning("captions are cut to %d %s%s", length, unit, advice)
 
 
 NO_BYTE = 256
-"""The token after the last byte."""
+"""The token that fills a row after the last byte."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class ByteConfig:
     """The sizes of a `ByteTransformer`.
 
     Attributes:
-      length: how many bytes are read; longer captions are cut, which is logged once.
-      group: bytes of a token; divides `length`.
-      width, depth, heads: of the transformer.
+      length: how many bytes are read; longer captions are cut, with one warning.
+      group: bytes in a token; divides `length`.
+      width, depth, heads: sizes of the transformer.
     """
 
     length: int = 256
@@ -114,13 +115,13 @@ class ByteConfig:
     def __post_init__(self):
         if self.length < 1 or self.group < 1 or self.length % self.group:
             given = f"a text encoder reads length {self.length} bytes in groups of {self.group}"
-            raise ValueError(f"{given}: the group has to divide the length")
+            raise ValueError(f"{given}: the group must divide the length")
         if self.width % self.heads:
             raise ValueError(f"heads {self.heads} does not divide the width {self.width} of the text encoder")
 
 
 class ByteTransformer(nnx.Module):
-    """See the top of the file: `tokens (b, length) -> (b, length / group, width)`."""
+    """The encoder (see the top of the file), `tokens (b, length) -> (b, length / group, width)`."""
 
     def __init__(self, config: ByteConfig, *, rngs):
         d = config.width
@@ -132,18 +133,18 @@ class ByteTransformer(nnx.Module):
         self.norm = nnx.LayerNorm(d, rngs=rngs)
 
     def __call__(self, tokens):
-        table = constrain(self.embed.embedding[...], None, None)  # whole everywhere: its gradient is of a device's rows
+        table = constrain(self.embed.embedding[...], None, None)  # replicated: each device adds its own rows' gradient
         grouped = rearrange(_constrain_rows(table[tokens]), "b (n g) d -> b n (g d)", g=self.group)
         x = _constrain_rows(self.merge(grouped) + self.positions[...][None])
         mask = (tokens[:, :: self.group] != NO_BYTE)[:, None, None]
-        mask = mask | ~mask.any(-1, keepdims=True)  # an empty caption attends to no text, and is masked out later
+        mask = mask | ~mask.any(-1, keepdims=True)  # an empty caption attends to all here, and is masked out later
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
 
 
 def _constrain_rows(x):
-    """Keeps rows on their devices; the compiler alone would split widths, and sum all rows over all devices."""
+    """Keeps rows on their devices. Without it the compiler splits widths, and sums all rows over all devices."""
     return constrain(x, ROWS, None, None)
 
 
@@ -160,14 +161,14 @@ class _Block(nnx.Module):
 
 
 def byte_encoder(config: ByteConfig) -> TextEncoder:
-    """Returns the transformer of bytes as functions."""
+    """Returns the transformer over bytes as functions."""
 
     def tokenize(captions: Sequence[str]) -> Tokens:
         tokens = np.full((len(captions), config.length), NO_BYTE, np.int32)
         for row, caption in zip(tokens, captions):
             encoded = caption.encode()
             if len(encoded) > config.length:
-                warn_truncated(config.length, "bytes", ": a larger config.text.length reads them whole")
+                warn_truncated(config.length, "bytes", ": increase config.text.length to read them whole")
                 encoded = encoded[: config.length]
             row[: len(encoded)] = list(encoded)
         return tokens, tokens[:, :: config.group] != NO_BYTE

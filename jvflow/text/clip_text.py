@@ -1,9 +1,9 @@
-"""The text encoder of CLIP with a public checkpoint: what Stable Diffusion is conditioned on.
+"""The text encoder of CLIP with a public checkpoint, as Stable Diffusion uses it.
 
     tokens = start, pieces of words, end, end ...      byte pairs of the lower-cased caption, cut to the model's length
     embedded by `jvflow.networks.clip_text`            all tokens after its last norm
 
-The encoder is never trained, so a caption is embedded only once: `jvflow.data.latents` keeps embeddings with latents.
+The encoder is never trained, so each caption is embedded only once: `jvflow.data.latents` stores the embeddings.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,17 +20,17 @@ from jvflow.text import TextEncoder, Tokens, warn_truncated
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-"""Words, single digits and runs of signs, between which no byte pair is merged.
+"""Matches a word, a single digit or a run of signs; byte pairs are merged only inside one match.
 
 Radford et al., arXiv 2103.00020, and the authors' released tokenizer.
 """
 
 
 def build(*folders: str | Path) -> TextEncoder:
-    """Returns the encoder in two folders as the public hubs lay them out.
+    """Returns the encoder from two folders in the layout of the public hubs.
 
     Args:
-      folders: of the model, with config.json and safetensors, and of its tokenizer, with vocab.json and merges.txt.
+      folders: the model, with config.json and safetensors, and its tokenizer, with vocab.json and merges.txt.
     """
     if len(folders) != 2:
         raise ValueError(
@@ -47,18 +47,18 @@ def build(*folders: str | Path) -> TextEncoder:
 
 
 def make_tokenize(folder: str | Path, length: int, vocabulary: int | None = None) -> Callable[[Sequence[str]], Tokens]:
-    """Returns the `tokenize` of a `TextEncoder`; its mask has start, pieces and the first end of a caption.
+    """Returns the `tokenize` of a `TextEncoder`; its mask is True for start, pieces and the first end token.
 
     Args:
-      folder: with vocab.json and merges.txt.
-      length: of all rows; longer captions are cut before their end, which is logged once.
-      vocabulary: how many tokens the model knows.
+      folder: has vocab.json and merges.txt.
+      length: length of all rows; longer captions are cut before their end token, with one warning.
+      vocabulary: number of tokens in the model's vocabulary.
     """
     encode, start, end, largest = _load_tokenizer(folder)
     if vocabulary is not None and largest >= vocabulary:
         raise ValueError(
             f"the tokenizer in {folder} has tokens up to {largest}, the model knows {vocabulary}: "
-            "they are of two models"
+            "they come from different models"
         )
 
     def tokenize(captions: Sequence[str]) -> Tokens:
@@ -80,14 +80,14 @@ def _load_tokenizer(folder: str | Path):
     try:
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
     except ImportError as error:
-        raise ValueError("the tokens of CLIP are made by the package tokenizers: pip install 'jvflow[text]'") from error
+        raise ValueError("CLIP's tokenizer needs the package tokenizers: pip install 'jvflow[text]'") from error
     files = [Path(folder) / name for name in ("vocab.json", "merges.txt")]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ValueError(f"{folder} holds no {' and no '.join(missing)}: give the folder tokenizer of the model")
     try:
         model = models.BPE.from_file(*map(str, files), end_of_word_suffix="</w>", unk_token=END)
-    except Exception as error:  # the package has no type of its own
+    except Exception as error:  # the package raises a plain Exception
         raise ValueError(f"{folder} holds no byte pairs: {error}") from error
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
@@ -99,6 +99,6 @@ def _load_tokenizer(folder: str | Path):
     vocabulary = tokenizer.get_vocab()
     if START not in vocabulary or END not in vocabulary:
         raise ValueError(f"the vocabulary in {folder} lacks {START} or {END}: it is not CLIP's")
-    tokenizer.add_special_tokens([START, END])  # one token each in a caption too
+    tokenizer.add_special_tokens([START, END])  # so that a caption that contains them gets one token each
     encode = lambda caption: tokenizer.encode(caption, add_special_tokens=False).ids
     return encode, vocabulary[START], vocabulary[END], max(vocabulary.values())

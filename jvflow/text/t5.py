@@ -1,10 +1,10 @@
-"""The text encoders T5 v1.1 and UMT5 with public checkpoints: what LTX-Video and Wan are conditioned on.
+"""The text encoders T5 v1.1 and UMT5 with public checkpoints, as LTX-Video and Wan use them.
 
     tokens = pieces of the caption, end, padding ...      by sentencepiece, cut to `length`
-    embedded by `jvflow.networks.t5`                      no token sees padding
+    embedded by `jvflow.networks.t5`                      no token attends to padding
 
-An XXL encoder has 9 GiB in bfloat16. `ByLayer` takes the memory of one layer: it reads each, uses it on all rows and
-forgets it, so that a machine that cannot hold the model can make the embeddings that `jvflow.data.latents` keeps.
+An XXL encoder has 9 GiB in bfloat16. `ByLayer` needs the memory of one layer: it reads a layer, applies it to all rows
+and frees it. So a machine that cannot hold the model can compute the embeddings that `jvflow.data.latents` stores.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,15 +28,15 @@ EMBEDDING = "shared.weight"
 def build(
     *folders: str | Path, length: int = 128, dtype: str = "bfloat16", by_layer: bool = False, abstract: bool = False
 ) -> TextEncoder:
-    """Returns the encoder in two folders as the public hubs lay them out.
+    """Returns the encoder from two folders in the layout of the public hubs.
 
     Args:
-      folders: of the model, with config.json and safetensors, and of its tokenizer, with spiece.model.
-      length: tokens of a caption, its end included; 128 in LTX-Video, 512 in Wan.
-      dtype: of parameters and matrix products.
+      folders: the model, with config.json and safetensors, and its tokenizer, with spiece.model.
+      length: tokens in a caption, including its end token; 128 in LTX-Video, 512 in Wan.
+      dtype: dtype of parameters and matrix products.
       by_layer: read each layer when it is used. `apply` cannot be compiled then: captions are embedded before
         training.
-      abstract: without folders, the shapes of the XXL encoder, which embeds nothing.
+      abstract: without folders, return an encoder that has the shapes of XXL but embeds no text.
     """
     if abstract:
         return _abstract(length)
@@ -66,7 +66,7 @@ def _abstract(length: int) -> TextEncoder:
 
 
 class ByLayer:
-    """The `apply` of an encoder that reads one layer after the other: `(None, tokens (b, n)) -> (b, n, width)`."""
+    """The `apply` of an encoder that reads one layer at a time: `(None, tokens (b, n)) -> (b, n, width)`."""
 
     def __init__(self, folder: str | Path, dtype: str):
         kind, config, self._files = pretrained.open_folder(folder)
@@ -100,18 +100,16 @@ class ByLayer:
 
 
 def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], Tokens]:
-    """Returns the `tokenize` of a `TextEncoder`; its mask has the pieces and the end of a caption.
+    """Returns the `tokenize` of a `TextEncoder`; its mask is True for the pieces and the end token.
 
     Args:
-      folder: with spiece.model.
-      length: of all rows; longer captions are cut before their end, which is logged once.
+      folder: has spiece.model.
+      length: length of all rows; longer captions are cut before their end token, with one warning.
     """
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError as error:
-        raise ValueError(
-            "the tokens of T5 are made by the package sentencepiece: pip install 'jvflow[text]'"
-        ) from error
+        raise ValueError("T5's tokenizer needs the package sentencepiece: pip install 'jvflow[text]'") from error
     file = Path(folder) / "spiece.model"
     if not file.is_file():
         raise ValueError(f"{folder} holds no {file.name}: give the folder tokenizer of the model")
@@ -122,7 +120,7 @@ def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], 
     if (pieces.pad_id(), pieces.eos_id()) != (PADDING, END):
         raise ValueError(
             f"{file} has padding {pieces.pad_id()} and end {pieces.eos_id()}, T5 has {PADDING} and {END}: "
-            "it is of another model"
+            "it belongs to another model"
         )
 
     def tokenize(captions: Sequence[str]) -> Tokens:

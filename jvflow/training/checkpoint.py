@@ -1,8 +1,8 @@
-"""Checkpoints: the whole state and the data position, by orbax, with checksums.
+"""Checkpoints of the train state and the data position, written by orbax, with checksums.
 
-A save is complete when `save` returns, so a run that is killed at any moment loses at most the interval between two
-saves. `latest` does not find a save that was cut off. A checkpoint that was damaged later (orbax does not see a changed
-bit in its arrays) is skipped with a warning.
+A save is complete when `save` returns, so a killed run loses at most the steps since its last save. `latest` ignores an
+incomplete save. `restore` skips a damaged checkpoint with a warning: the checksums show changed bits in arrays, which
+orbax does not detect.
 """
 
 import json
@@ -20,14 +20,14 @@ from jvflow.parallel.checksums import field_checksums
 
 LOG = logging.getLogger(__name__)
 METADATA_BYTES = 2**20
-"""The most bytes that a checkpoint takes in addition to its arrays."""
+"""Upper bound on the bytes of a checkpoint in addition to its arrays."""
 
 
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own."""
 
     def __init__(self, directory, *, keep: int = 2):
-        """Opens (and makes) `directory`; the newest `keep` checkpoints stay."""
+        """Opens or creates `directory`; keeps the newest `keep` checkpoints."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
@@ -36,15 +36,15 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Returns the steps that can be restored."""
+        """Returns the steps of all complete checkpoints, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state, position: dict) -> None:
         """Writes the state and the data position of a step, and returns when the checkpoint is complete.
 
         Raises:
-          OSError: if it cannot be written, for example on a full disk. Its files are removed, and earlier checkpoints
-            stay.
+          OSError: if writing fails, for example on a full disk. Removes the incomplete files, and keeps earlier
+            checkpoints.
         """
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -57,14 +57,14 @@ class Checkpoints:
         try:
             self._manager.save(step, args=items)
             self._manager.wait_until_finished()
-        except Exception as error:  # an OSError, or tensorstore's error for one
+        except Exception as error:  # an OSError, or tensorstore's own error type for it
             raise self._not_saved(step, _reason(error)) from error
 
     def restore(self, abstract, step: int | None = None) -> tuple:
         """Restores the state and the data position of a step.
 
         Args:
-          abstract: a state of `jax.ShapeDtypeStruct`s, whose shardings say where the arrays go.
+          abstract: a state of `jax.ShapeDtypeStruct`s with the shardings of the restored arrays.
           step: which checkpoint; None takes the newest one that is not damaged.
         """
 
@@ -90,7 +90,7 @@ class Checkpoints:
         return self._newest(read, step)
 
     def restore_raw(self, step: int | None = None) -> dict:
-        """Restores the whole state of a step as nested dicts of NumPy arrays, whatever devices it was saved on."""
+        """Restores the whole state of a step as nested dicts of NumPy arrays, from a run on any devices."""
         step = self._find(step)
         tree = ocp.PyTreeCheckpointHandler().metadata(Path(self._manager.directory) / str(step) / "state").tree
         arguments = ocp.args.PyTreeRestore(
@@ -99,12 +99,12 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
 
     def forget_after(self, step: int) -> None:
-        """Removes the checkpoints after `step`: a run that went back to it writes them again."""
+        """Removes the checkpoints after `step`: a run that resumes there writes them again."""
         for later in (s for s in self.steps() if s > step):
             self._manager.delete(later)
 
     def _newest(self, read: Callable, step: int | None):
-        """Returns `read(step)`; if step is None, for the newest checkpoint that can be read."""
+        """Returns `read(step)`; None reads the newest checkpoint that is not damaged."""
         if step is not None:
             return read(self._find(step))
         self._find(None)
@@ -114,7 +114,7 @@ class Checkpoints:
             except Exception as error:  # orbax and tensorstore raise many types for damaged files
                 reason = _reason(error)
                 LOG.warning(
-                    "the checkpoint of step %d in %s is damaged (%s): trying the one before",
+                    "the checkpoint of step %d in %s is damaged (%s): trying the previous one",
                     candidate,
                     self._manager.directory,
                     reason,
@@ -124,7 +124,7 @@ class Checkpoints:
         )
 
     def _not_saved(self, step: int, reason: str) -> OSError:
-        """Removes what was written of a checkpoint, and returns the error to raise."""
+        """Removes the incomplete files of a checkpoint, and returns the error to raise."""
         directory = Path(self._manager.directory)
         whole = {str(step) for step in Checkpoints(directory).steps()}
         for path in directory.iterdir():
@@ -142,7 +142,7 @@ class Checkpoints:
         for name, found in restored.items():
             if found != saved[name]:
                 raise ValueError(
-                    f"the checksum of {name} at step {step} is {found:08x}, it was saved as {saved[name]:08x}"
+                    f"the checksum of {name} at step {step} is {found:08x}, but the checkpoint stores {saved[name]:08x}"
                 )
 
     def _find(self, step):
@@ -152,7 +152,7 @@ class Checkpoints:
         if step is None:
             return found[-1]
         if step not in found:
-            raise ValueError(f"no checkpoint of step {step} in {self._manager.directory}: there are {found}")
+            raise ValueError(f"no checkpoint of step {step} in {self._manager.directory}: use one of {found}")
         return step
 
     def close(self):
@@ -161,7 +161,7 @@ class Checkpoints:
 
 
 def abstract_like(state, sharding):
-    """Returns the shapes of a state with one sharding for all arrays, as `restore` takes them."""
+    """Returns the shapes of a state, with one sharding for all arrays, for `restore`."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
 
 

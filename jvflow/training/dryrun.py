@@ -1,11 +1,11 @@
-"""Compiles a config's train step and sampler for devices that this machine does not have, and reports what they need.
+"""Compiles a config's train step and sampler for devices that this machine does not have; reports memory and time.
 
-    memory       bytes of each device: arguments and outputs, and the temporaries of the compiled step
-    time         compute = operations / peak rate; collectives = bytes sent / rate of the chip's links
-    efficiency   at most compute / (compute + collectives), or compute / the larger one if both overlap
+    memory       bytes of each device: arguments, outputs and temporaries of the compiled program
+    time         compute = operations / peak rate; collectives = bytes sent / bandwidth of the chip's links
+    efficiency   at most compute / (compute + collectives), or compute / max(compute, collectives) if both overlap
 
-The TPU's own compiler compiles for a TPU slice. n GPUs are n simulated host devices: arrays and collectives are split
-as on GPUs, and memory is an estimate, since another compiler would schedule them.
+The TPU compiler compiles for a TPU slice. For n GPUs, the CPU compiler compiles for n simulated devices: arrays and
+collectives are split as on GPUs, but memory is an estimate, because the GPU compiler schedules differently.
 """
 
 import os
@@ -23,7 +23,7 @@ from jvflow.experiment import assemble
 from jvflow.networks import as_field
 from jvflow.parallel import hlo, sharding
 from jvflow.parallel import mesh as meshes
-from jvflow.parallel.constrain import DATA, FSDP, TENSOR
+from jvflow.parallel.sharding import DATA, FSDP, TENSOR
 from jvflow.training.sharded import check_mesh, compiled_step, init_and_abstract_state
 from jvflow.training.step import merge
 
@@ -45,11 +45,11 @@ CHIPS = {
     "h100": Chip(80e9, 989e12, 450e9),
     "h200": Chip(141e9, 989e12, 450e9),
 }
-"""From the makers' pages: cloud.google.com/tpu/docs (each chip's page), NVIDIA's data sheets (NVLink one way)."""
+"""Sources: cloud.google.com/tpu/docs (each chip's page) and NVIDIA's data sheets (NVLink in one direction)."""
 TPU_ENVIRONMENT = dict(
     TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
 )
-"""Keeps the TPU's library from looking for a TPU and locking it: there is none."""
+"""Environment variables that keep libtpu from searching for a TPU and locking it: this machine has none."""
 TPUS = ("v4", "v5e", "v5p", "v6e")
 
 
@@ -69,7 +69,7 @@ def parse(topology: str) -> tuple[str, int]:
 
 
 def devices(topology: str) -> list:
-    """Returns the devices to compile for; those of GPUs are simulated on the host, see `jvflow.cli.dryrun`."""
+    """Returns the devices to compile for; GPUs are simulated on the host, see `jvflow.cli.dryrun`."""
     chip, count = parse(topology)
     if chip in TPUS:
         os.environ.update(TPU_ENVIRONMENT | os.environ)
@@ -77,8 +77,8 @@ def devices(topology: str) -> list:
             return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
         except Exception as error:  # libtpu is not installed, or knows no such slice
             raise ValueError(
-                f"no slice {topology} to compile for ({str(error).partition(chr(10))[0][:200]}): "
-                "pip install 'jvflow[tpu]', and name a slice that exists"
+                f"cannot compile for the slice {topology} ({str(error).partition(chr(10))[0][:200]}): "
+                "pip install 'jvflow[tpu]', and use a slice that exists"
             ) from error
     if len(jax.devices()) < count:
         raise ValueError(
@@ -92,10 +92,10 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
     """Compiles a config's train step for a topology; returns the figures.
 
     Args:
-      config: an experiment's config. With a codec other than pixels the data set holds latents (`jvflow encode`).
+      config: an experiment's config. With a codec other than pixels, a batch holds latents (`jvflow encode`).
       topology: see `parse`.
       sampler: also compile the sampler.
-      largest: also find the largest batch that fits, which takes some more compilations.
+      largest: also find the largest batch size that fits, which takes some more compilations.
     """
     chip, count = parse(topology)
     mesh = meshes.make_mesh(config.run.mesh, devices(topology))
@@ -137,7 +137,7 @@ def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
     step = compiled_step(experiment, config, shardings)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # these devices do not exist
         figures = _compiled(step, (abstract, batch, key, encoder_params), mesh, chip)
-    itemsize = jnp.dtype(config.network.dtype).itemsize  # parameters travel in the dtype of the computation
+    itemsize = jnp.dtype(config.network.dtype).itemsize  # parameters are gathered in the dtype of the computation
     split = lambda part: sum(a.size * itemsize for a in jax.tree.leaves(part) if FSDP in a.sharding.spec)
     # gathered in the forward and the backward pass; gradients of trained parameters are scattered
     sharded = 3 * split(abstract.params) + 2 * split(abstract.frozen)
@@ -176,7 +176,7 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
 
 
 def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
-    """Compiles the sampler for one video on each part of the mesh that splits rows; returns its figures."""
+    """Compiles the sampler, with one video for each part of the mesh along `data` and `fsdp`; returns its figures."""
     count = mesh.shape[DATA] * mesh.shape[FSDP]
     rows, (key, encoder_params) = meshes.batched(mesh), _everywhere(experiment, mesh)
     frames = experiment.start_frames
@@ -235,7 +235,7 @@ def _compiled(function, args, mesh, chip: Chip) -> dict:
 
 
 def _largest(experiment, config, mesh, abstract, chip: Chip, train: dict) -> int:
-    """Returns the largest batch that fits.
+    """Returns the largest batch size that fits; 0 if none does.
 
     Temporaries grow in proportion to the batch, so two compilations give a guess, and a third one checks it.
     """
@@ -286,8 +286,8 @@ def table(found: dict) -> str:
         f"{found['objective']} on {found['topology']} ({mesh}), batch {found['batch']}, "
         f"{found['parameters']:,} parameters, "
         + f"{found['trained']:,} of them trained, " * (found["trained"] < found["parameters"])
-        + f"{found['copied_parameters']:,} of them on every device",
-        f"  state of a device   {state}",
+        + f"{found['copied_parameters']:,} of them copied to every device",
+        f"  state per device    {state}",
     ]
     for name in ("train", "sample"):
         part = found.get(name)
@@ -305,7 +305,7 @@ def table(found: dict) -> str:
         over = f", {part['bytes_over_minimum']:.2f} times the minimum" if "bytes_over_minimum" in part else ""
         lines.append(f"  {'':19} collectives {', '.join(kinds) or 'none'}{over}")
         lines.append(
-            f"  {'':19} {part['flops'] / 1e12:,.2f} TFLOP in {part['seconds']['compute'] * 1e3:,.1f} ms at most, "
+            f"  {'':19} {part['flops'] / 1e12:,.2f} TFLOP in {part['seconds']['compute'] * 1e3:,.1f} ms at least, "
             f"collectives {part['seconds']['collectives'] * 1e3:,.1f} ms: at best "
             f"{100 * part['efficiency_bound']['at_the_same_time']:.0f} % of the peak, "
             f"{100 * part['efficiency_bound']['one_after_the_other']:.0f} % without overlap"

@@ -1,10 +1,10 @@
-"""Fine-tuning: which parameters train, those of some layers or matrices of low rank for linear layers (LoRA).
+"""Fine-tuning: training of some layers only, or of low-rank matrices for linear layers (LoRA).
 
     y = x W + b + s (x A) B        A (in, r), B (r, out), s = alpha / r         (1)   arXiv 2106.09685, section 4.1
 
-A and B train and W stays; B begins at 0, so that the network begins unchanged. In a tree of parameters they are
-siblings of their kernel, `lora_a`, `lora_b` and `lora_scale`; a layer whose parameters hold them computes (1)
-(`networks.functional`). Scanned layers have their layer axis first in all of them.
+A and B train and W is frozen; B starts at 0, so that the network starts unchanged. The parameter tree holds `lora_a`,
+`lora_b` and `lora_scale` next to their kernel. A layer with these entries computes (1) (`networks.functional`). In
+scanned layers, the first axis of these arrays is the layer.
 """
 
 import math
@@ -17,18 +17,18 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from jvflow.parallel.constrain import LORA
+from jvflow.parallel.sharding import LORA
 
 A, B, SCALE = LORA
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Which parameters of a network train.
+    """The choice of the parameters that train.
 
     Attributes:
       layers: regular expressions, searched in the path of a layer such as "blocks/3/attn1/to_q"; () takes all layers,
-        with LoRA all linear layers whose kernel has a rank above `rank`.
+        or with LoRA all linear layers whose kernel is larger than `rank` in both axes.
       rank: r in (1); 0 trains the layers themselves.
       alpha: alpha in (1).
     """
@@ -76,7 +76,7 @@ class Tuning:
         return traverse_util.unflatten_dict(flat)
 
     def split(self, params: Any) -> tuple[Any, Any]:
-        """Splits the parameters that `add_lora` returned: (those that train, frozen ones)."""
+        """Splits the parameters that `add_lora` returned into (trained, frozen)."""
         if not (self.layers or self.rank):
             return params, {}
         flat = _flat(params)
@@ -87,7 +87,7 @@ class Tuning:
         return part(True), part(False)
 
     def add_and_split(self, key, params: Any) -> tuple[Any, Any]:
-        """Returns (parameters that train, frozen ones) from those that training starts from."""
+        """Applies `add_lora` and `split` to the initial parameters; returns (trained, frozen)."""
         return self.split(self.add_lora(key, params))
 
     def _chosen(self, flat: Mapping) -> list[tuple]:
@@ -103,7 +103,7 @@ class Tuning:
             some = ", ".join(names[:: max(len(names) // 8, 1)][:8])
             raise ValueError(
                 f"config.tune.layers: {', '.join(map(repr, lost))} matches none of the {len(names)} "
-                f"{'linear ' if self.rank else ''}layers, which are {some}, ..."
+                f"{'linear ' if self.rank else ''}layers, such as {some}"
             )
         if not self.layers:
             return [path for path in able if min(flat[path].shape[-2:] if self.rank else (1,)) > self.rank]
@@ -111,12 +111,12 @@ class Tuning:
 
 
 def is_linear(path: tuple, array) -> bool:
-    """Returns whether an array is the kernel of a linear layer, or of scanned ones."""
+    """Returns whether an array is the kernel of a linear layer, or of scanned linear layers."""
     return path[-1] == "kernel" and array.ndim in (2, 3)
 
 
 def merge_lora(params: Any) -> Any:
-    """Returns the parameters without A and B, with s A B added to each kernel: the same function."""
+    """Adds s A B to each kernel and removes A and B, which leaves the function of the network unchanged."""
 
     def one(flat, path):
         a, b, scale = (flat[(*path[:-1], name)] for name in LORA)

@@ -1,8 +1,9 @@
-"""Grams, an optimizer over optax.
+"""Grams, an optimizer in the form of optax.
 
-    m, v as Adam's;  p <- p - lr sqrt(1 - b2^t) / (1 - b1^t) sign(g) |m| / (sqrt(v) + eps)     (1)   arXiv 2412.17107
+    m, v as in Adam;  p <- p - lr sqrt(1 - b2^t) / (1 - b1^t) sign(g) |m| / (sqrt(v) + eps)     (1)   arXiv 2412.17107
 
-The direction is the gradient's, the size is Adam's. `eps` is added before the bias correction, unlike in optax's Adam.
+An update has the sign of the gradient and the size of Adam's update. `eps` is added before the bias correction, unlike
+in optax's Adam.
 """
 
 import jax
@@ -44,7 +45,7 @@ def grams(
 ) -> optax.GradientTransformation:
     """Returns Grams: the sign of the gradient with the size of Adam's momentum (Cao et al., arXiv 2412.17107).
 
-    Weight decay is decoupled and applied before the step, lr weight_decay p, so `update` needs the parameters.
+    Weight decay is decoupled: it subtracts lr weight_decay p, so `update` needs the parameters.
     """
     return optax.chain(
         scale_by_grams(b1, b2, eps),

@@ -1,4 +1,4 @@
-"""What the training loop compiles: the step and its state on a mesh of devices, and the loss of held-out clips."""
+"""The compiled parts of the training loop: the step and its state on a mesh of devices, and the validation loss."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from jvflow.training import step as steps
 from jvflow.training.step import State
 
 HELD_OUT = 2**31 - 1
-"""In place of a step, for the times and noise of held-out clips."""
+"""Replaces the step in the key of the validation loss, so that its times and noise never change."""
 
 
 def check_mesh(experiment: Experiment, mesh) -> None:
@@ -23,7 +23,7 @@ def check_mesh(experiment: Experiment, mesh) -> None:
 
 
 def init_and_abstract_state(experiment: Experiment, config, mesh) -> tuple[Callable, State]:
-    """Returns `(init, abstract)`: `init(key, params=None)` makes the first state, `abstract` its shapes, sharded."""
+    """Returns `(init, abstract)`: `init(key, params=None)` makes the first state, `abstract` its sharded shapes."""
     init = partial(
         steps.create,
         network=experiment.network,
@@ -37,7 +37,7 @@ def init_and_abstract_state(experiment: Experiment, config, mesh) -> tuple[Calla
 
 
 def compiled_step(experiment: Experiment, config, shardings: State) -> Callable:
-    """Returns `train_step` of a config as one program that consumes the state and keeps its shardings.
+    """Returns the compiled `train_step` of a config; it donates the state and keeps its shardings.
 
     Call it inside `jax.set_mesh`: the network reads the mesh.
     """
@@ -48,7 +48,7 @@ def compiled_step(experiment: Experiment, config, shardings: State) -> Callable:
 
 
 def held_out_loss(state: State, batch, key, encoder_params, *, experiment: Experiment, microbatches: int = 1) -> dict:
-    """Computes the loss of a batch, and that of the moving average if there is one, always at the same noise."""
+    """Computes the loss of the parameters, and of their moving average if there is one, always with the same noise."""
     key_examples, key_coupling = jax.random.split(jax.random.fold_in(key, HELD_OUT))
     mean_loss = steps.mean_loss_of(experiment, state.frozen, key_examples, encoder_params)
     loss = lambda params: steps.microbatch_mean(

@@ -7,8 +7,8 @@ from jvflow.data import latents
 
 
 def encode(config, directory: str | Path, load_model: Callable) -> tuple[dict, str]:
-    """Writes the latents of a config's data into `directory`; returns the manifest, and a note for `config.path`."""
+    """Writes the latents of a config's data into `directory`; returns the manifest and a note for the user."""
     del load_model
     manifest = latents.prepare(config, directory)
     change = latents.frame_difference(Path(directory), every=config.window.every)
-    return manifest, f"they change by {change:.3f} from a frame to the next: --config.path.velocity_scale takes it"
+    return manifest, f"latents change by {change:.3f} per frame: train with --config.path.velocity_scale={change:.3f}"

@@ -1,15 +1,15 @@
-"""How good clips of VLFM are: comparison with the clips that a run was trained on, at every frame and beyond their end.
+"""Evaluation of VLFM: compares generated clips with the clips of training, at every frame and beyond their end.
 
-Frame i of a data set's clip, of which every e-th was trained on at R frames per second, is at t = (1 + i / e) / R. So
-it is one of three things:
+Training uses every e-th frame of a data set's clip, at R frames per second. Frame i of this clip is at
+t = (1 + i / e) / R, and belongs to one of three parts:
 
-    frames      trained on
-    between     inside the clip, and never seen: what interpolation is measured on
-    beyond      after the clip's end T: what extrapolation is measured on
+    frames      used in training
+    between     inside the clip of training, but not used: measures interpolation
+    beyond      after the clip's end T: measures extrapolation
 
-Each is compared with the codec's round trip of the real frame (what a perfect flow would show) and with the real frame.
-Baselines that need no training are evaluated too: the decoded mean mu(t), a blend of the two neighbours, the last frame
-repeated; beyond the clip also the polynomial of order 2, a line.
+Each generated frame is compared with the real frame, and with the codec's round trip of the real frame, which is the
+result of a perfect flow. Baselines that need no training are evaluated too: the decoded mean mu(t), a blend of the two
+neighbours, the last frame repeated; beyond the clip also the polynomial of order 2, which is a line.
 """
 
 from pathlib import Path
@@ -39,21 +39,21 @@ def evaluate(run: Run, data: Path) -> dict:
       frames, between, beyond: PSNR in dB (peak 2; the mean over clips, squared errors averaged over frames) against the
         codec's round trip and against real video, for the generated clips and the baselines; for square
         frames also the VLFM paper's quantity, `metrics.psnr_side`. `beyond` has a row for each second after T.
-      text: how many generated clips are nearest to their own real clip, with and without guidance, and how many to the
-        other one when captions are swapped in pairs.
+      text: how many generated clips are nearest to their own real clip, with and without guidance; and, with captions
+        swapped in pairs, how many are nearest to the other clip of the pair.
     """
     settings, window = run.config.evaluate, run.experiment.window
     if window.anywhere:
         raise ValueError(
-            "clips are compared with those of training from their first frame: this run was trained anywhere in them "
-            "(config.window.anywhere)"
+            "the evaluation compares clips from their first frame, but this run was trained on windows anywhere in its "
+            "clips: train with config.window.anywhere=False"
         )
     real = pipeline.clips(data, settings.split, count=settings.clips)
     captions = pipeline.captions(data, settings.split, count=settings.clips)
     if len(real) < settings.clips:
         raise ValueError(
-            f"{settings.clips} clips are asked for, split {settings.split!r} of {data} has {len(real)}: "
-            f"evaluate clips={len(real)}"
+            f"config.evaluate.clips is {settings.clips}, split {settings.split!r} of {data} has {len(real)} clips: "
+            f"use config.evaluate.clips={len(real)} or fewer"
         )
     times = (1 + np.arange(real.shape[1]) / window.every) / run.experiment.sampler.path.position.sigma.frame_rate
     made, nfe, seconds = generate_videos(run, times, captions, seed=settings.seed, batch=settings.batch)
@@ -66,7 +66,7 @@ def evaluate(run: Run, data: Path) -> dict:
 
 
 def compare_with_real(run: Run, made: Videos, real: Videos) -> dict:
-    """Returns the tables of `evaluate`, for clips with a frame for each of the real ones."""
+    """Returns the tables of `evaluate`, for clips with one frame for each real frame."""
     window = run.experiment.window
     codec = run.experiment.codec
     latents = np.concatenate([np.asarray(codec.encode(codec.params, clip[None]).mean) for clip in real])
@@ -98,10 +98,10 @@ def compare_with_real(run: Run, made: Videos, real: Videos) -> dict:
 
 
 def _untrained_baselines(run: Run, latents: Float[np.ndarray, "b f h w c"]) -> dict:
-    """Returns latents at every frame of clips, made from the frames of training alone.
+    """Returns the baselines' latents at every frame of the clips, made from the frames of training alone.
 
-    They are the mean path, the polynomial of order 2, blends and repeats. Beyond the clip a polynomial grows without
-    end: it is cut at +-FAR, and at most a line can be expected to hold.
+    They are the mean path, the polynomial of order 2 (a line), blends and repeats. Beyond the clip a polynomial grows
+    without bound, so the latents are clipped at +-FAR.
     """
     window, position = run.experiment.window, run.experiment.sampler.path.position
     known = latents[:, : window.span : window.every]
@@ -140,7 +140,7 @@ def _errors(made: Videos, shown: Videos, real: Videos) -> dict:
 
 
 def text_figures(run: Run, real: Videos, captions: list[str]) -> dict:
-    """Counts the generated clips whose nearest real clip is that of their caption, at each guidance of the protocol."""
+    """Counts the generated clips whose nearest real clip has their caption, at each guidance of the protocol."""
     settings, window = run.config.evaluate, run.experiment.window
     times = run.experiment.sampler.read_times()
     real = real[:, : window.span : window.every]
@@ -163,7 +163,7 @@ def nearest(made: Videos, real: Videos) -> np.ndarray:
 
 
 def preview(run: Run, data: Path) -> Videos:
-    """Generates clips from the captions of training clips, each below the real one, for a sheet during training."""
+    """Generates clips from captions of training, each below the real clip, for a contact sheet during training."""
     window = run.experiment.window
     real = pipeline.clips(data, "train", count=4)[:, : window.span : window.every]
     captions = pipeline.captions(data, "train", count=4)

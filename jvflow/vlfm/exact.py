@@ -1,4 +1,4 @@
-"""The field that VLFM's objective has as its minimum, in closed form. The equations stand in `jvflow.vlfm.method`."""
+"""The field that minimises VLFM's objective, in closed form. The equations are in `jvflow.vlfm.method`."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from jvflow.vlfm.method import time_rate
 
 
 def exact_field(path: Path, clips: Float[Array, "i n h w c"]) -> Field:
-    """Returns the minimum of the objective over the given clips, equally likely: (3) for one, (4) for more.
+    """Returns the field that minimises the objective for equally likely clips: (3) for one, (4) for more.
 
-    Its outputs are F and the mean of the clips under p_i. It has no network and ignores its condition.
+    Its outputs are F and the mean of mu_i under p_i. It uses no network and ignores its condition.
     """
     return jax.tree_util.Partial(Bound(_exact, (path,)), clips)
 

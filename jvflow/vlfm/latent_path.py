@@ -1,16 +1,16 @@
-"""The latent path of VLFM: through the frames of a clip, as a continuous function of video time.
+"""The latent path of VLFM: a continuous function of video time through the frames of a clip.
 
     x(t)  = sigma(t) z + mu(t),    mu(t) = r(t) sum_k w_k(t / T) u_k               (1)   VLFM, eq. 3
 
-t is video time in seconds, T the length of a clip whose frame k of N is at k T / N, and w the weights of the frames
-in the clip's polynomial (`jvflow.vlfm.hippo`). With N / T = R frames per second, the noise level is
+t is video time in seconds. A clip has the length T, and frame k of N is at k T / N. w are the weights of the frames in
+the clip's polynomial (`jvflow.vlfm.hippo`). With N / T = R frames per second, the noise level is
 
     exponential     (1 - s0) exp(-alpha R t) + s0                                  (2)
     paper           (1 - s0) (sin^2(pi R t) + exp(-alpha t)) + s0                  (3)   VLFM, section 4.2
 
-With (3) a state between two frames is mostly noise, and sigma exceeds 1; (2) is the default. VLFM asserts mu(0) = 0,
-which is not true of a polynomial through the frames, and mu(0) is unknown when a clip is generated. So r rises
-smoothly from 0 to 1 until the first frame, and a path starts at x(0) = z.
+With (3) a state between two frames is mostly noise, and sigma exceeds 1; (2) is the default. VLFM asserts mu(0) = 0.
+A polynomial through the frames does not satisfy this, and mu(0) is unknown when a clip is generated. So r rises
+smoothly from 0 to 1 until the first frame, and every path starts at x(0) = z.
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class SigmaSchedule:
       frame_rate: R, frames per second.
       kind: "exponential" (2) or "paper" (3).
       sigma_min: s0, the level at the frames.
-      alpha: of (2) per frame: at 7 the level of the first frame exceeds `sigma_min` by less than a tenth; of (3)
-        per second: 10 in the paper.
+      alpha: rate of decay. In (2) per frame: with 7 the level at the first frame exceeds `sigma_min` of 0.01 by less
+        than a tenth. In (3) per second: 10 in the paper.
     """
 
     frame_rate: float
@@ -75,9 +75,9 @@ class LatentPosition:
 
     Attributes:
       frames: the number of frames, N.
-      order, rule: order and rule of the polynomial, see `jvflow.vlfm.hippo`.
+      order, rule: the polynomial's order and rule, see `jvflow.vlfm.hippo`.
       sigma: the noise level; its frame rate is the clip's.
-      ramp: whether the mean rises from 0 (r in (1)); without it mu(0) is the value of the polynomial.
+      ramp: True if the mean rises from 0 (r in (1)); otherwise r = 1, and mu(0) is the value of the polynomial.
       allow_divergence: allows a rule that diverges.
     """
 
@@ -97,7 +97,7 @@ class LatentPosition:
         return self.frames / self.sigma.frame_rate
 
     def mean(self, frames: Float[Array, "n ..."], t: Float[Array, ""]) -> Float[Array, "..."]:
-        """Returns mu (1) at t in seconds. Beyond the clip the polynomial is extrapolated, soon without meaning."""
+        """Returns mu (1) at t in seconds. Beyond the clip it extrapolates, which soon is meaningless."""
         if len(frames) != self.frames:
             raise ValueError(f"this path is for clips of {self.frames} frames, got {len(frames)}")
         t = jnp.asarray(t, frames.dtype)
@@ -121,7 +121,7 @@ def latent(frames: int, order: int, sigma: SigmaSchedule, rule: str = "first_ord
 
 @jax.custom_jvp
 def _weighted_sum(w: Float[Array, "n"], frames: Float[Array, "n ..."]) -> Float[Array, "..."]:
-    """Returns sum_k w_k u_k. Value and slope in w are one product of two rows, so that the frames are read once."""
+    """Returns sum_k w_k u_k. One product gives the value and the slope in w, so that the frames are read once."""
     return jnp.tensordot(w, frames, 1)
 
 

@@ -37,7 +37,7 @@ Videos = UInt8[np.ndarray, "b f h w c"]
 
 
 class Generated(NamedTuple):
-    """Generated latents (b, m, h, w, c), and the evaluations of the field that each clip took."""
+    """Generated latents (b, m, h, w, c), and the number of evaluations of the field for each clip."""
 
     frames: Frames
     nfe: Int[Array, "b"]
@@ -66,21 +66,21 @@ def sample_frames(
     """Generates clips at any times: one solve from noise at t = 0, with outputs at `times`.
 
     Args:
-      field: gets s = (t,); its first output is F.
-      key: of the noise z; row i draws from fold_in(key, i).
-      times: in seconds, at least 0, in order; 1/R apart for R frames per second. The solve ends at the last of them,
+      field: takes s = (t,); its first output is F.
+      key: random key of the noise z; row i draws from fold_in(key, i).
+      times: increasing times in seconds, at least 0; 1/R apart for R frames per second. The solve ends at the last one,
         which may lie beyond the clips of training (extrapolation).
-      shape: of the latents of a frame, (b, h, w, c).
-      condition: captions, given to the field at every evaluation.
-      guidance: of the captions, 1 for none; see `field.guide`.
+      shape: shape of the latents of one frame of all clips, (b, h, w, c).
+      condition: captions, passed to the field at every evaluation.
+      guidance: weight of the guidance by captions, 1 for none; see `field.guide`.
       solver: a `Solver`, or the keyword arguments of one.
       sigma: the noise level over time, for the read-out "noise".
-      readout: "noise" subtracts the noise (5), exact for the exact field of one clip; "mean" takes the second output of
-        the field at each time (7), with one more evaluation for each time; "none" takes the state.
-      start: x(0), (b, 1, h, w, c), in place of noise: z + mu(0) on a path without a ramp. The solve has its type.
+      readout: "noise" subtracts the noise (5), exact for the exact field of one clip; "mean" returns the second
+        output of the field at each time (7), with one more evaluation for each time; "none" returns the state.
+      start: x(0), (b, 1, h, w, c), in place of noise: z + mu(0) on a path without a ramp. The solve has its dtype.
 
     Returns:
-      Latents (b, m, h, w, c), and the evaluations of each clip with those of rejected steps and of the read-out.
+      Latents (b, m, h, w, c), and the evaluations for each clip, including rejected steps and the read-out.
 
     Raises:
       SolveError: if a sample does not reach the last time with finite values.
@@ -106,7 +106,7 @@ def sample_frames(
 def regress(
     field: Field, key: PRNGKey, times: Times, shape: Shape, condition: Condition | None = None, *, guidance: float = 1.0
 ) -> Generated:
-    """Evaluates a field of `direct_loss`, the paper's ablation, at each time from the same noise. See `generate`."""
+    """Evaluates a field of `direct_loss`, the paper's ablation, at each time from one noise. See `sample_frames`."""
     times = _check_times(times, jnp.float32)
     z = _noise(key, shape, times.dtype)
     states = jnp.broadcast_to(z, (len(times), *z.shape))
@@ -118,13 +118,13 @@ def _check_times(times, dtype) -> Array | np.ndarray:
     if not isinstance(times, Tracer):  # under jit the values are not known
         given = np.asarray(times)
         if given.ndim != 1 or not len(given) or not (np.diff(given) > 0).all() or given[0] < 0:
-            raise ValueError(f"times are seconds from 0 on, each after the one before, got {given.tolist()}")
+            raise ValueError(f"times must be seconds of at least 0, in increasing order, got {given.tolist()}")
         return given.astype(dtype)
     return jnp.asarray(times, dtype)
 
 
 def _noise(key, shape, dtype) -> Float[Array, "b 1 h w c"]:
-    """Draws z of each clip, from its own key."""
+    """Draws the noise z of each clip from its own key."""
     b, h, w, c = shape
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(b))
     return jax.vmap(lambda key: jax.random.normal(key, (1, h, w, c), dtype))(keys)
@@ -156,13 +156,13 @@ def _solve_to(field, x, times, condition, *, solver, end):
 
 @dataclass(frozen=True)
 class ClipSampler:
-    """How a run generates clips.
+    """The settings with which a run generates clips.
 
     Attributes:
-      path: of a clip.
-      shape: of the latents of a frame, (h, w, c).
+      path: the latent path of a clip.
+      shape: shape of the latents of a frame, (h, w, c).
       generate: `sample_frames`, or `regress` for the ablation.
-      options: of `generate`.
+      options: options of `generate`.
     """
 
     path: Path
@@ -171,7 +171,7 @@ class ClipSampler:
     options: dict
 
     def __call__(self, field: Field, key, times, count: int, condition=None, **options) -> Generated:
-        """Generates `count` clips at `times` in seconds; `options` replace those of the run."""
+        """Generates `count` clips at `times` in seconds; `options` replace the run's options."""
         return self.generate(field, key, times, (count, *self.shape), condition, **self.options | options)
 
     def read_times(
@@ -179,7 +179,7 @@ class ClipSampler:
     ) -> Float[np.ndarray, "m"]:
         """Returns times in seconds, 1 / fps apart: `length` of them, or as many as the clip has.
 
-        The first is that of the first frame, 1 / R: before it a path rises out of noise, and shows nothing.
+        The first time is 1 / R, the time of the first frame: before it the path is still mostly noise.
         """
         position, rate = self.path.position, self.path.position.sigma.frame_rate
         fps = rate if fps is None else fps
@@ -204,9 +204,9 @@ def generate_videos(
     Args:
       times: see `ClipSampler.read_times`.
       captions: one for each video; a run without a text encoder ignores their content.
-      seed: of the noise.
-      batch: videos at a time.
-      options: replace those of the run's `ClipSampler`, such as guidance.
+      seed: seed of the noise.
+      batch: number of videos at a time.
+      options: options that replace those in the run's `ClipSampler`, such as guidance.
 
     Returns:
       video uint8 (b, m, h, w, 3); evaluations of the network for each video (b,); seconds, compilation included.
@@ -230,7 +230,7 @@ def generate_videos(
 
 
 def sample(run: Run, out: str | FilePath, request: SampleRequest) -> dict:
-    """Writes a video for each caption, or `count` videos for the captions of training, in turn; returns the record."""
+    """Writes a video for each caption, by default `count` videos for captions of training; returns the record."""
     refuse(request, run.config.objective, "starts from noise and takes no first frame", "first_frame")
     sampler = run.experiment.sampler
     times = sampler.read_times(length=request.length, fps=request.fps, extrapolate=request.extrapolate)
@@ -247,7 +247,7 @@ def sample(run: Run, out: str | FilePath, request: SampleRequest) -> dict:
 
 
 def clip_protocol(run: Run) -> dict:
-    """Returns how the clips of a run are made: every record of the run carries it."""
+    """Returns the settings that determine the clips of a run; every record of the run contains them."""
     position, options = run.experiment.sampler.path.position, run.experiment.sampler.options
     rate, kind, sigma_min = position.sigma.frame_rate, position.sigma.kind, position.sigma.sigma_min
     protocol = dict(clip_frames=position.frames, frame_rate=rate, order=position.order, rule=position.rule)
@@ -258,6 +258,6 @@ def clip_protocol(run: Run) -> dict:
 
 
 def sampling_program(experiment: Experiment) -> Callable:
-    """Returns what a dry run compiles: whole clips."""
+    """Returns the program that a dry run compiles: it generates whole clips."""
     times = experiment.sampler.read_times()
     return lambda field, start, key, condition: experiment.sampler(field, key, times, len(start), condition)

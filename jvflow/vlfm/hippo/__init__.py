@@ -1,6 +1,6 @@
 """HiPPO-LegS: a polynomial in time that summarises a clip.
 
-legs           the equation and its rules; the polynomial of a clip as weights of its frames
+legs           the equation and its rules; the polynomial of a clip as a weighted sum of its frames
 coefficients   its coefficients, from whole clips or frame by frame
 order          how many coefficients a clip needs, by cross-validation
 """

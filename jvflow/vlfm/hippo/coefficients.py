@@ -1,4 +1,4 @@
-"""The coefficients of a clip by the recurrence (3) of `legs`, at once or frame by frame, and their polynomial."""
+"""The coefficients of a clip by the recurrence (3) of `legs`, for all frames or one by one, and their polynomial."""
 
 from dataclasses import dataclass, field
 
@@ -71,8 +71,8 @@ def reconstruct(
       H: from `project`, or `einsum` with a `kernel`.
       times: fractions of the clip, frame k of N at k/N. Times outside [0, 1] raise ValueError without
         `extrapolate`; traced times are not checked.
-      basis: "legs", (2); or "paper", the printed basis of VLFM, sqrt((2n + 1) / 2) P_n(t), which does not
-        belong to these A and B.
+      basis: "legs", (2); or "paper", the basis printed by VLFM, sqrt((2n + 1) / 2) P_n(t), which does not
+        match A and B.
     """
     check_times(times, extrapolate)
     xp, times = array_module(times)
@@ -109,8 +109,8 @@ def init(order: int, shape: tuple[int, ...], rule: str = "first_order_hold") -> 
 def update(state: State, frame: Float[Array | np.ndarray, "..."]) -> State:
     """Returns the state after one more frame, by (3).
 
-    The step is exact to float32. Under jit, where the count is not known, it is computed on the device in
-    float32: 64 frames at order 64 end within 2e-6 of the exact coefficients, 256 within 1e-5.
+    The step is exact to float32. Under jit, where the count is not known, the device computes it in float32:
+    64 frames at order 64 end within 2e-6 of the exact coefficients, 256 frames within 1e-5.
 
     Raises:
       ValueError: for a frame of another shape, or with values that are not finite (not checked under jit).

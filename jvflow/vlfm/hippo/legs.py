@@ -8,18 +8,18 @@ The frames of a clip are u_k = f(k), k = 1 .. N. Every rule steps from k - 1 to 
 
     c_k = E_k c_(k-1) + p_k u_(k-1) + q_k u_k                                                        (3)
 
-In log t (1) has constant coefficients, so a step is exact for a held input: with r = (k - 1) / k, E_k is
-exp(A log r), the projection of the old polynomial onto the longer interval,
+In log t, (1) has constant coefficients, so a step can be exact for an input that is constant or linear between frames.
+With r = (k - 1) / k, E_k is exp(A log r), the projection of the old polynomial onto the longer interval,
 
     E_k[n, m] = r int_0^1 phi_n(r y) phi_m(y) dy                                                 (4)
     p_k[n] = 1/k int_0^1 (1 - z) phi_n(r + z/k) dz,   q_k[n] = 1/k int_0^1 z phi_n(r + z/k) dz   (5)   first-order hold
     p_k = 0,                                          q_k[n] = 1/k int_0^1 phi_n(r + z/k) dz     (6)   zero-order hold
 
-by Gauss-Legendre quadrature, which is exact here. The other rules approximate (1):
+Gauss-Legendre quadrature computes these integrals, and is exact here. The other rules approximate (1):
 
-    forward_euler    c_k = (I - A/k) c_(k-1) + B/k u_k         the paper's, Definition D.3; diverges     (7)
+    forward_euler    c_k = (I - A/k) c_(k-1) + B/k u_k         the paper's rule, Definition D.3; diverges   (7)
     backward_euler   c_k = (I + A/k)^-1 (c_(k-1) + B/k u_k)                                              (8)
-    bilinear         c_k = (I + A/2k)^-1 ((I - A/2k) c_(k-1) + B/k u_k)    the public HiPPO code's       (9)
+    bilinear         c_k = (I + A/2k)^-1 ((I - A/2k) c_(k-1) + B/k u_k)    the rule of HiPPO's code      (9)
     least_squares    H = Phi^+ u with Phi[k, n] = phi_n(k/N), no recurrence   the paper's Lemma 5.2      (10)
 
 All rules are linear in the frames: H = K^T u with a kernel K (N, s), and the polynomial and its slope at
@@ -39,14 +39,14 @@ HOLDS = ("first_order_hold", "zero_order_hold")
 RECURRENCES = (*HOLDS, "forward_euler", "backward_euler", "bilinear")
 RULES = (*RECURRENCES, "least_squares")
 MAX_ORDER = 64
-"""The largest order that is tried."""
+"""The largest order that `default_order` and `select_order` return."""
 ORDER_PER_FRAME = 1.3
-"""The order over the number of frames at which a hold has the least error between the frames of most clips."""
+"""The ratio of order to frames at which a hold has the least error between the frames of most clips."""
 MAX_KERNEL_ENTRY = 1e3  # kernels have larger entries only where a rule diverges
 
 
 def default_order(frames: int) -> int:
-    """Returns 1.3 N, at most 64, see `ORDER_PER_FRAME`."""
+    """Returns the default order 1.3 N, at most 64, see `ORDER_PER_FRAME`."""
     return min(max(round(ORDER_PER_FRAME * frames), 1), MAX_ORDER)
 
 
@@ -105,7 +105,7 @@ def step(rule: str, k, order: int, xp) -> tuple:
 
 @lru_cache(maxsize=32)
 def clip_steps(frames: int, order: int, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns all steps of a clip in float64: E (N, s, s), p and q (N, s). Frame 0 is taken as frame 1."""
+    """Returns all steps of a clip in float64: E (N, s, s), p and q (N, s). Frame 1 serves as frame 0."""
     E, p, q = (np.stack(parts) for parts in zip(*(step(rule, k, order, np) for k in range(1, frames + 1))))
     q[0] += p[0]
     p[0] = 0
@@ -139,7 +139,7 @@ def kernel(
     check_order(order)
     check_rule(rule, RULES)
     if frames < 2:
-        raise ValueError(f"a clip has at least 2 frames, got {frames}: one frame tells no motion")
+        raise ValueError(f"a clip must have at least 2 frames, got {frames}: one frame shows no motion")
     K = _kernel(frames, order, rule)
     most = np.abs(K).max()
     if not most <= MAX_KERNEL_ENTRY and not allow_divergence:
@@ -170,12 +170,12 @@ def weights(
 ) -> tuple[Float[Array | np.ndarray, "m N"], Float[Array | np.ndarray, "m N"]]:
     """Returns the weights w(t) of the frames in the polynomial of a clip, and their slopes dw/dt per clip.
 
-    mu = w @ u and mu' = dw @ u need no coefficients, and cost the same at every order.
+    mu = w @ u and mu' = dw @ u need no coefficients, and their cost does not depend on the order.
 
     Args:
-      times: fractions of the clip, as in `reconstruct`. NumPy in gives float64 NumPy, JAX gives JAX.
+      times: fractions of the clip, as in `reconstruct`. NumPy times give float64 NumPy weights, JAX times JAX weights.
       frames, order, rule, extrapolate, allow_divergence: as in `kernel` and `reconstruct`.
-      orders: an order of its own for each time, at most `order`, so that the clips of a batch can have different
+      orders: a separate order for each time, at most `order`, so that the clips of a batch can have different
         orders under jit. (The first coefficients do not depend on the order, except for least_squares.)
     """
     check_times(times, extrapolate)
@@ -185,7 +185,7 @@ def weights(
     if orders is not None:
         if rule == "least_squares":
             raise ValueError(
-                "orders= needs a rule whose first coefficients do not depend on the order, and least_squares is none"
+                "least_squares cannot take orders=, because its first coefficients depend on the order: use a hold"
             )
         kept = xp.arange(order)[None] < xp.asarray(orders)[:, None]
         phi, slope = phi * kept, slope * kept
@@ -209,6 +209,6 @@ def check_times(times, extrapolate):
     low, high = float(np.min(times)), float(np.max(times))
     if not (0 <= low and high <= 1):
         raise ValueError(
-            f"times are fractions of the clip, in [0, 1], and span [{low:g}, {high:g}]: divide by its length, "
+            f"times must be fractions of the clip in [0, 1], and span [{low:g}, {high:g}]: divide by its length, "
             "or pass extrapolate=True"
         )

@@ -1,4 +1,4 @@
-"""How many coefficients a clip needs: the order with the least error between its frames, estimated from the frames."""
+"""The number of coefficients that a clip needs: the order with the least estimated error between its frames."""
 
 from functools import partial
 
@@ -25,8 +25,8 @@ def cross_validation(
 
     For the holds, half of the frames predict the other half, with half the order. For least_squares, all other frames
     predict frame k: the error is r_k / (1 - S_kk) with the smoother S and r = u - S u. For other rules, or with
-    `generalised`, the estimate is |r|^2 / N / (1 - tr S / N)^2 (Craven and Wahba 1979). It picks orders that are too
-    low for a hold, which has no more degrees of freedom than frames and follows the frames at every order.
+    `generalised`, the estimate is |r|^2 / N / (1 - tr S / N)^2 (Craven and Wahba 1979). For the holds this estimate
+    picks too low orders, because a hold has no more degrees of freedom than frames, and fits the frames at every order.
     """
     frames = len(u)
     flat = jnp.asarray(u).reshape(frames, -1)
@@ -42,7 +42,7 @@ def cross_validation(
 
 
 def _left_out_matrix(frames, order, rule, generalised):
-    """Returns the matrix that maps the frames to the errors at each of them when it is left out."""
+    """Returns the matrix that maps the frames to the error at each frame when this frame is left out."""
     S = weights(np.arange(1, frames + 1) / frames, frames, order, rule, allow_divergence=True)[0]
     with np.errstate(all="ignore"):
         return (np.eye(frames) - S) / (1 - (np.trace(S) / frames if generalised else np.diagonal(S)[:, None]))
@@ -68,13 +68,13 @@ def select_order(
 ) -> int:
     """Returns the order with the least error between frames by `cross_validation`, without training anything.
 
-    For the holds the error hardly changes once the order exceeds the number of frames. Of all orders within a tenth
-    of the least error, they get the one nearest to 1.3 N, where the error is least for most clips.
+    For the holds the error hardly changes once the order exceeds the number of frames. Among the orders whose error is
+    within a tenth of the least one, they get the order nearest to 1.3 N, where the error is least for most clips.
 
     Args:
       u: the frames of one clip, at least 3.
       rule: see `legs`.
-      orders: the candidates. When None all up to 64, and below N for rules that are not holds.
+      orders: the candidates; None means all up to 64, and below N for rules other than the holds.
     """
     check_finite(u)
     orders = _candidates(len(u), rule, orders)
@@ -85,7 +85,7 @@ def select_order(
 def select_orders(
     u: Float[Array, "b N ..."], rule: str = "first_order_hold", maximum: int = MAX_ORDER
 ) -> Int[Array, "b"]:
-    """Selects an order up to `maximum` for each clip of a batch, under jit, as `weights` takes them."""
+    """Selects an order up to `maximum` for each clip of a batch, under jit; `weights` takes them as `orders`."""
     orders = tuple(n for n in _candidates(u.shape[1], rule, None) if n <= maximum)
     return jnp.asarray(orders, jnp.int32)[jax.vmap(lambda clip: _best(clip, orders, rule))(u)]
 
@@ -101,11 +101,11 @@ def _best(u, orders, rule):
 
 def _candidates(frames, rule, orders):
     if frames < 3:
-        raise ValueError(f"an order is chosen by leaving frames out, which takes at least 3, got {frames}")
+        raise ValueError(f"choosing an order by leaving frames out needs at least 3 frames, got {frames}")
     most = MAX_ORDER if rule in HOLDS else min(frames - 1, MAX_ORDER)
     orders = tuple(range(1, most + 1)) if orders is None else tuple(orders)
     if not orders or min(orders) < 1 or (rule == "least_squares" and max(orders) >= frames):
         raise ValueError(
-            f"orders to choose from are 1 or more, and below {frames} frames for least_squares, got {orders}"
+            f"candidate orders must be 1 or more, and below {frames} frames for least_squares, got {orders}"
         )
     return orders
