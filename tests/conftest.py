@@ -1,4 +1,4 @@
-"""Settings of every test: reproducible, strict where the stack allows it, compiled fast and kept between runs."""
+"""Settings of all tests: strict JAX checks, fast compilation, a cache of programs, and a limit of memory."""
 
 import ctypes
 import gc
@@ -14,13 +14,13 @@ CACHE = ROOT / ".cache" / "xla"
 MOST_MEMORY = 3 * 2**30
 """Bytes that one process of the tests may take."""
 
-# in the environment, so that the processes that tests start compile and round as the tests do
+# set in the environment, so that processes that tests start compile and round as the tests do
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-# of machine code alone: programs are small, and compiling them takes most of the time
+# fewer optimizations of machine code: programs are small, and compiling them takes most of the time
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-# hundreds of small programs are the same in many tests
+# caches small programs too: many tests share hundreds of them
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402
@@ -31,30 +31,30 @@ jax.config.update("jax_debug_key_reuse", True)
 
 
 def pytest_collection_modifyitems(items):
-    """Puts slow tests first: none of them begins when the other processes have nothing left to do."""
+    """Puts slow tests first, so that none of them begins when the other processes have nothing left to do."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def bounded_memory():
-    """Frees the compiled programs of a file of tests when it ends; a later file finds them on disk."""
+    """Frees the compiled programs after each test file; later files load them from disk."""
     yield
     jax.clear_caches()
     gc.collect()
     if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what is freed otherwise
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise glibc keeps the freed memory
 
 
 def pytest_sessionfinish(session):
-    """Tells the main process how much memory this worker took."""
+    """Reports the peak memory of this worker to the main process."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["memory"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
-    """Notes a worker's memory in the main process."""
+    """Records a worker's peak memory in the main process."""
     del error
     node.config.stash.setdefault(MEMORY, []).append(getattr(node, "workeroutput", {}).get("memory", 0))
 
@@ -74,9 +74,9 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real clips and reference outputs beside the checkout."""
+    """Returns the folder of real clips and reference outputs next to the checkout."""
     if not SHARED.exists():
-        pytest.skip("needs the folder shared/ beside the checkout")
+        pytest.skip("needs the folder shared/ next to the checkout")
     return SHARED
 
 

@@ -1,4 +1,4 @@
-"""The sizes of the DiT paper, and how many parameters and floating-point operations a DiT has."""
+"""The sizes of the DiT paper, and counts of a DiT's parameters and floating-point operations."""
 
 import jax
 import numpy as np

@@ -50,7 +50,7 @@ def export_random(kind, config, folder, *, named=None, size=1.0, seed=0):
 
 
 def stable_diffusion(folder):
-    """Writes a very small whole model into a folder and returns it; 8 x 8 pixels become a latent of 2 x 2."""
+    """Writes a very small Stable Diffusion into a folder and returns the folder; 8 x 8 pixels become a 2 x 2 latent."""
     latent = dict(read_fixture(FIXTURES / "vae_three_levels.safetensors")[0])
     unet = dict(read_fixture(FIXTURES / "sd_unet_two_levels.safetensors")[0], cross_attention_dim=12)
     text = dict(read_fixture(FIXTURES / "clip_text_quick.safetensors")[0], vocab_size=700, max_position_embeddings=12)

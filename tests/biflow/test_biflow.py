@@ -20,7 +20,7 @@ def normal(seed, shape=SHAPE):
 
 
 def point_field(x0, x1):
-    """The exact field when each row has one x0 and one x1: v = x1 - x0, d = (x - x_t) / alpha."""
+    """Returns the exact field when each row has one x0 and one x1: v = x1 - x0, d = (x - x_t) / alpha."""
 
     def field(x, s, condition):
         t, alpha = (c.reshape(-1, 1, 1, 1, 1) for c in s)
@@ -30,7 +30,7 @@ def point_field(x0, x1):
 
 
 def gaussian_field(scale, slope, shift):
-    """The exact field for x0 ~ N(0, scale^2), x1 = slope x0 + shift, by conditional expectation."""
+    """Returns the exact field for x0 ~ N(0, scale^2), x1 = slope x0 + shift, by conditional expectation."""
 
     def field(x, s, condition):
         t, alpha = (c.reshape(-1, 1, 1, 1, 1) for c in s)
@@ -75,9 +75,9 @@ def test_correcting_removes_noise_and_plain_moves_without_any():
 
 @pytest.mark.parametrize("curve", [joint, backward, correcting])
 def test_curves_transport_gaussian_marginals(curve):
-    """Solving (4) along any curve carries the marginal of its start to that of its end (exact velocities).
+    """Solves (4) with exact velocities and compares the states at the end of the curve with their marginal.
 
-    The noised start has deviation sqrt(0.5^2 + 0.3^2); the map is linear, so two points determine it.
+    The noised start has deviation sqrt(0.5^2 + 0.3^2). The map is linear, so two points determine it.
     """
     scale, slope, shift, epsilon = 0.5, 0.8, 0.3, 0.3
     k = jnp.array(curve.start)
@@ -134,12 +134,12 @@ def test_condiff_gives_the_past_as_context_and_starts_from_noise():
 
 
 def velocities_of(objective, clean):
-    """The field that `clean`, a network of clean states, becomes."""
+    """Returns the velocity field of `clean`, a network that predicts clean states."""
     return lambda x, s, condition: OBJECTIVES[objective].clean_to_velocity(x, s, clean(x, s, condition))
 
 
 def test_clean_states_become_velocities():
-    """Exact clean states give exact velocities, from 0.05 on, and finite ones nearer to them (6)."""
+    """Checks (6): velocities are exact where its denominator is at least 0.05, and finite elsewhere."""
     x0, x1, noise = normal(0), normal(1), normal(2)
     t, level = jnp.array([0.0, 0.3, 0.8, 1.0]), jnp.array([0.05, 0.4, 1.0, 0.0])
     column = lambda c: c.reshape(-1, 1, 1, 1, 1)
@@ -157,7 +157,7 @@ def test_clean_states_become_velocities():
 
 @pytest.mark.parametrize("curve", [joint, correcting])
 def test_a_network_of_clean_states_takes_the_noise_out(curve):
-    """All but exp(-1) of the last 0.05, where (6) divides by no less."""
+    """Checks that noise of deviation 0.05 exp(-1) remains, because (6) divides by at least 0.05."""
     x0, x1 = normal(0), normal(1)
     clean = lambda x, s, condition: (x1 - x0, x0 + s[0].reshape(-1, 1, 1, 1, 1) * (x1 - x0))
     field, start, stop = velocities_of("biflow", clean), x0, x1 if curve is joint else x0
@@ -195,7 +195,7 @@ def test_an_example_does_not_depend_on_its_batch():
 
 
 def seen_by(name, frames, *, n=4, **options):
-    """What the field of an objective is given when `frames` frames of values 1, 2, ... are known."""
+    """Returns the inputs of an objective's field when `frames` frames with values 1, 2, ... are known."""
     seen = {}
 
     def field(x, s, condition):
@@ -232,7 +232,7 @@ def test_the_context_has_noise_of_its_own_at_uniform_levels():
     np.testing.assert_allclose(np.square(added).mean(), 0.25 / 3, rtol=0.08)
     of_x = np.asarray(seen["x"]).reshape(n, 2) - 2 - np.asarray(seen["s"][0])[:, None]
     assert np.abs(np.corrcoef(added.ravel(), of_x.ravel())[0, 1]) < 0.05
-    # one level for all of a row: its two values are large together
+    # both values of a row have the same noise level, so their magnitudes correlate
     assert np.corrcoef(*np.abs(added).T)[0, 1] > 0.15
 
 
@@ -240,7 +240,7 @@ def test_the_context_has_noise_of_its_own_at_uniform_levels():
 
 
 def drift(x, s, condition):
-    """A field that moves by 0.1 and takes noise for nothing."""
+    """Returns the velocity 0.1 along t and no noise velocity."""
     return 0.1 * jnp.ones_like(x), jnp.zeros_like(x)
 
 
@@ -298,7 +298,7 @@ def test_the_next_frame_is_under_way_before_the_last_is_taken():
 
 
 def test_condiff_streams_from_noise_given_the_last_frame():
-    # the field of a world in which the next frame is the last one plus 0.1
+    # the exact field of a world in which each frame is the previous one plus 0.1
     field = lambda x, s, c: ((c.context + 0.1 - x) / jnp.maximum(1 - s[0].reshape(-1, 1, 1, 1, 1), 1e-3),)
     frames = stream(
         field,
@@ -317,7 +317,7 @@ def test_condiff_streams_from_noise_given_the_last_frame():
 
 @pytest.mark.parametrize("source", ["frame", "noise"])
 def test_a_stream_keeps_its_context_and_goes_on_as_it_moved(source):
-    """The field of a world at constant speed: two frames determine the next, one does not."""
+    """Uses the exact field of a world at constant speed: two frames determine the next one, one frame does not."""
 
     def field(x, s, c):
         older, rest = c.context[..., :3], c.context[..., 3:]
@@ -337,9 +337,9 @@ def test_a_stream_keeps_its_context_and_goes_on_as_it_moved(source):
 
 
 def test_each_frame_gets_the_noise_that_its_own_corruption_asks_for():
-    """With the exact field of one x0 and one x1, (5) is the RMS of the error that was added to x0.
+    """Checks that (5) is the RMS of the error added to x0, with the exact field of one x0 and one x1.
 
-    After the start this field removes the level itself, so that the level shows in the frame.
+    After the start the noise velocity of this field is 1, so each frame shows its noise level.
     """
     x0, x1 = normal(0), normal(1)
     error = jnp.array([0.0, 0.02, 0.1, 0.4]).reshape(4, 1, 1, 1, 1) * normal(2)
@@ -383,12 +383,12 @@ def test_the_context_of_a_stream_gets_fresh_noise_of_its_level():
 
 
 def hard(x, s, condition):
-    """Moves by 0.1, and from a value of 0.25 on oscillates so fast that an adaptive solve needs many steps."""
+    """Returns the velocity 0.1; above a value of 0.25 it oscillates so fast that adaptive solves need many steps."""
     return 0.1 + jnp.where(x > 0.25, jnp.sin(1e4 * s[0]).reshape(-1, 1, 1, 1, 1), 0.0), jnp.zeros_like(x)
 
 
 def broken(x, s, condition):
-    """Moves by 0.1, and from a value of 0.25 on is not finite."""
+    """Returns the velocity 0.1; above a value of 0.25 it is NaN."""
     return jnp.where(x > 0.25, jnp.nan, 0.1), jnp.zeros_like(x)
 
 
@@ -404,7 +404,7 @@ def broken(x, s, condition):
     ],
 )
 def test_a_frame_whose_solve_failed_is_an_error(field, solver, message):
-    """It names the frame, the row, and the time that the solve reached; the frames before it come."""
+    """Checks that the error names the frame, the row and the time reached, and that earlier frames arrive."""
     start = jnp.zeros(SHAPE).at[2].set(0.1)
     frames = stream(field, start, jax.random.key(0), curve=plain, epsilon=0.0, solver=solver)
     np.testing.assert_allclose(next(frames)[0], start + 0.1, atol=1e-5)
@@ -421,8 +421,8 @@ def test_a_frame_whose_solve_failed_is_an_error(field, solver, message):
         (dict(context_noise=-0.1), "context_noise scales noise and must be 0 or more"),
         (dict(curve=backward, frames=jnp.zeros((4, 3, 2, 2, 3))), "the 2 frames before that are not known"),
         (dict(source="nowhere"), "'frame'"),
-        (dict(curve=backward, gain=1.0), "gain 1.0 chooses the noise of the curve `joint`"),
-        (dict(epsilon=0.0, gain=1.0), "up to epsilon 0.0: use that curve, and an epsilon above 0"),
+        (dict(curve=backward, gain=1.0), "gain 1.0 sets the noise of the curve `joint`"),
+        (dict(epsilon=0.0, gain=1.0), "up to epsilon 0.0: use this curve and an epsilon above 0"),
         (dict(source="noise"), "plain"),
         (dict(curve=joint, field=lambda x, s, c: (x,)), "1 velocities"),
         (dict(frames=jnp.zeros((2, 2))), r"\(b, n, h, w, c\)"),

@@ -1,4 +1,4 @@
-"""Comparison of runs: which evaluations there are, which are repeated, and which runs are not comparable."""
+"""Tests of `jvflow compare`: its evaluations, how it resumes, and the runs that it refuses to compare."""
 
 import json
 
@@ -27,7 +27,7 @@ def runs(tmp_path_factory):
     return [root / "flow", root / "biflow"]
 
 
-def test_all_ways_and_nothing_twice(runs, tmp_path, monkeypatch):
+def test_compare_evaluates_each_protocol_once(runs, tmp_path, monkeypatch):
     calls, stop_after = [], [4]
     real = compare.evaluate_streams
 
@@ -42,7 +42,7 @@ def test_all_ways_and_nothing_twice(runs, tmp_path, monkeypatch):
             distance_mean=2.0,
             motion_last_window=1.0,
         )
-        return real(run, *rest) if run.config.sample.steps else (figures, None)  # streams in earnest at equal budget
+        return real(run, *rest) if run.config.sample.steps else (figures, None)  # streams only at equal budget
 
     monkeypatch.setattr(compare, "evaluate_streams", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -71,9 +71,9 @@ def test_all_ways_and_nothing_twice(runs, tmp_path, monkeypatch):
     assert record == json.loads((tmp_path / "compare.json").read_text())
     assert (tmp_path / "pareto.png").stat().st_size > 5000
     commands.compare(runs, tmp_path, epsilons=(0.0, 0.1), gains=())
-    assert len(calls) == 9  # the new noise level alone
+    assert len(calls) == 9  # evaluates only the new noise level
     commands.compare(runs[1:], tmp_path, epsilons=(), overrides={"videos": 1})
-    assert len(calls) == 12  # another protocol
+    assert len(calls) == 12  # evaluates all again under another protocol
 
 
 def test_runs_of_other_data_do_not_compare(runs, tmp_path):
@@ -81,14 +81,14 @@ def test_runs_of_other_data_do_not_compare(runs, tmp_path):
     config.data.fps = 4.0
     train(config, tmp_path / "other")
     with pytest.raises(
-        ValueError, match=r"figures of .*flow and .*other do not compare: config.data.fps is 8.0 and 4.0"
+        ValueError, match=r"figures of .*flow and .*other are not comparable: config.data.fps is 8.0 and 4.0"
     ):
         commands.compare([runs[0], tmp_path / "other"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_backwards_is_compared_with_the_frames_before(runs, monkeypatch):
-    """A sampler that returns the true past has no error, and windows that run forward again."""
+    """Checks that a sampler of the true past has no frame error, and that its windows run forward in time."""
     run = load(runs[1], sampling={"curve": "backward"})
     data = run_dataset(run)
     reference = evaluate.Reference.from_dataset(run.config.evaluate, data)

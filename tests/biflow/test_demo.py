@@ -1,4 +1,4 @@
-"""The comparison of the three methods: one report, and nothing done twice."""
+"""Tests of `jvflow demo`: one report of three methods, and a restart that repeats no work."""
 
 import json
 
@@ -52,6 +52,6 @@ def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatc
         commands.demo(config, tmp_path / "out", command="two")
 
 
-def test_the_protocol_of_several_runs_says_where_they_differ():
+def test_the_protocol_of_several_runs_lists_the_settings_that_differ():
     protocols = dict(one=dict(epsilon=0.0, step=3), two=dict(epsilon=0.3, step=3, gain=1.0))
     assert demo._shared(protocols) == dict(epsilon=dict(one=0.0, two=0.3), step=3, gain=dict(one=None, two=1.0))

@@ -1,4 +1,4 @@
-"""From a run of Bi-flow to videos of streams, and to the figures of its evaluation."""
+"""Tests of `jvflow sample` and `jvflow evaluate` on runs of Bi-flow."""
 
 import itertools
 import json
@@ -33,12 +33,12 @@ def workdir(tmp_path_factory):
 
 
 def first_frames(run, count, path=None):
-    """The frames that `count` streams of a run start from."""
+    """Returns the frames that `count` streams of a run start from."""
     return pipeline.start_frames(run.config.data, lambda: run_dataset(run), count, run.experiment.start_frames, path)
 
 
 def next_frames(run, first, key, **options):
-    """The frame after `first` in each stream, with the streams split over the devices."""
+    """Returns the frame after `first` in each stream, with the streams split over the devices."""
     with jax.set_mesh(meshes.local_mesh()):
         return next(stream_frames(run, first, key, **options))[0]
 
@@ -56,7 +56,7 @@ def test_sample_writes_videos_a_sheet_and_a_record(workdir, tmp_path):
 
 
 def test_streams_are_split_over_the_devices_and_equal_those_of_one(workdir, monkeypatch):
-    """Each of four devices computes its row alone: no array on a device has all rows, and rows are equal anywhere."""
+    """Checks that each of four devices computes only its row, and that one device gives the same rows."""
     run = load(workdir)
     first = first_frames(run, 4)
     split = next_frames(run, first, jax.random.key(0))
@@ -93,7 +93,7 @@ def test_streams_start_at_held_out_frames_or_at_the_given_one(workdir, tmp_path)
     assert (first_frames(run, 1, tmp_path / "images") == 180).all()
 
 
-def test_a_seed_is_a_stream_and_average_and_parameters_differ(workdir):
+def test_the_seed_determines_the_stream_and_ema_differs_from_the_raw_parameters(workdir):
     take = lambda run, seed: next_frames(run, first_frames(run, 2), jax.random.key(seed))
     average, plain = load(workdir), load(workdir, ema=False)
     np.testing.assert_array_equal(take(average, 0), take(load(workdir, ema=True), 0))
@@ -133,7 +133,7 @@ def with_solver(run, solver):
 
 
 def test_a_failed_solve_leaves_no_video(workdir, tmp_path):
-    run = with_solver(load(workdir), Solver(max_steps=1))  # a first step is a tenth of the way
+    run = with_solver(load(workdir), Solver(max_steps=1))  # the first step only reaches t = 0.1
     request = SampleRequest(data=lambda: run_dataset(run), count=2, length=6)
     message = r"^frame 1 of the stream: .* max_steps was reached by row 0 at t = 0\.1 after 1 steps"
     with pytest.raises(SolveError, match=message):
@@ -144,7 +144,7 @@ def test_a_failed_solve_leaves_no_video(workdir, tmp_path):
 
 
 def test_a_stream_that_fails_late_leaves_no_video(workdir, tmp_path, monkeypatch):
-    """So many frames that part of the video is on disk by then."""
+    """Fails after so many frames that part of the video is already on disk."""
     run = with_solver(load(workdir), Solver("euler", steps=1))
     real, number = sample.next_frame, itertools.count(1)
 
@@ -196,7 +196,7 @@ def test_a_run_with_two_known_frames_starts_from_two(tmp_path):
     assert len([1 for _ in video.frames(tmp_path / "out" / "sample_000.mp4")]) == record["samples"][0]["frames"] == 12
     assert (record["protocol"]["past_frames"], record["protocol"]["context_noise"]) == (2, 0.1)
     figures = commands.evaluate(tmp_path / "run", overrides={"videos": 2, "frames": 80})
-    assert figures["truth"]["psnr"][1] < 60  # counted after the frames that were given
+    assert figures["truth"]["psnr"][1] < 60  # frame 1 is the first generated one, not a given one
     image = np.full((40, 60, 3), 200, np.uint8)
     videos.write_png(tmp_path / "first.png", image)
     with pytest.raises(
@@ -233,7 +233,7 @@ def test_controls_are_in_order(workdir, reference):
 
 
 def test_clips_of_one_window_give_the_controls_too(tmp_path):
-    """A folder's clips may be as short as a window: real against real then takes more of them."""
+    """Checks clips that have the length of a window: the real-against-real control then takes more clips."""
     config = debug_config(tmp_path)
     config.data.update(frames=32, clips=dict(train=16, test=8))
     config.evaluate.update(videos=2, dimensions=4)

@@ -1,4 +1,4 @@
-"""The commands: help, configs found from any folder, and mistakes that end with one line."""
+"""Tests of the `jvflow` commands: help, configs found from any folder, and errors in one line."""
 
 import ast
 import json
@@ -52,7 +52,7 @@ assert not loaded, loaded
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(COMMANDS[name]) and f"jvflow.cli.{name}:" in done.stdout
     assert ("--workdir" in done.stdout) != ("--config" in done.stdout) or name in ("train", "compare")
-    assert "--verbosity" not in done.stdout  # absl's own
+    assert "--verbosity" not in done.stdout  # a flag of absl itself
 
 
 def test_a_checkout_runs_the_same_command():
@@ -124,7 +124,7 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     done = jvflow("sample", f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}", cwd=tmp_path)
     assert done.returncode == 1
-    assert last_line(done).startswith("error: the config has no key 'prediction': give a config of your own")
+    assert last_line(done).startswith("error: the config has no key 'prediction': copy the missing keys")
     assert not (tmp_path / "out").exists()
 
 
@@ -159,5 +159,5 @@ def test_no_tensorflow_or_torch_is_imported():
 def test_a_full_disk_is_one_line_with_its_cure():
     done = run("-c", "from jvflow import cli; cli.run(lambda: open('/dev/full', 'w').write('x' * 99999))", cwd=ROOT)
     assert done.returncode == 1
-    cure = "make room and give the same command again, it continues after what is whole"
+    cure = "free some space and run the same command again; it continues after the complete files"
     assert last_line(done) == f"error: [Errno 28] No space left on device: {cure}"

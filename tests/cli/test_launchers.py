@@ -1,4 +1,4 @@
-"""The scripts that start jobs, with stand-ins for the commands of a scheduler."""
+"""Tests of the scripts that start jobs, with fake commands of the schedulers."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def run(command, **environment):
 
 
 def stand_ins(folder, **scripts):
-    """Writes commands into a folder, and returns an environment that finds them first."""
+    """Writes fake commands into a folder, and returns an environment that finds them first."""
     for name, text in scripts.items():
         (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (folder / name).chmod(0o755)
@@ -43,7 +43,7 @@ def test_scripts_pass_shellcheck_and_show_their_usage(script):
     assert shown.returncode == 2 and shown.stderr.startswith("usage: ")
 
 
-# what srun and gcloud do, on this machine: start what follows as two processes of one job
+# fake srun and gcloud: both start the given command on this machine, as two processes of one job
 SRUN = """
 [[ $1 == --kill-on-bad-exit=1 ]] && shift
 export SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=localhost
@@ -60,7 +60,7 @@ wait %1 && wait %2"""
 
 
 def worker(folder):
-    """A home folder of a TPU machine: the checkout in ~/jvflow, with an environment in .venv."""
+    """Makes the home folder of a TPU machine: the checkout in ~/jvflow, with an environment in .venv."""
     activate = folder / "jvflow" / ".venv" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
     activate.write_text(f"PATH={PYTHON}:$PATH")
@@ -79,7 +79,7 @@ def local_job(folder):
 
 
 def slurm_job(folder):
-    job = str(free_port())  # which also decides the coordinator's port
+    job = str(free_port())  # JAX derives the coordinator's port from it
     return ["slurm.sh"], stand_ins(folder, srun=SRUN) | dict(SLURM_JOB_ID=job, SLURM_RESTART_COUNT="20")
 
 
@@ -106,7 +106,7 @@ def test_each_launcher_trains_with_two_processes(tmp_path, job):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "on 2 devices, data 2" in done.stderr
-    assert len((tmp_path / "a run" / "metrics.jsonl").read_text().splitlines()) == 2  # one process writes
+    assert len((tmp_path / "a run" / "metrics.jsonl").read_text().splitlines()) == 2  # only one process writes
 
 
 SHOW = 'echo "$JVFLOW_PROCESS of $JVFLOW_PROCESSES at ${JVFLOW_COORDINATOR%:*}" "$@"'
@@ -167,7 +167,7 @@ def test_tpu_vm_starts_again_on_all_workers(tmp_path):
 
 
 def test_tpu_vm_stops_what_still_runs_on_the_other_workers(tmp_path):
-    """Worker 1 fails at once; worker 0 ignores that, and gets SIGTERM before the second start."""
+    """Checks that worker 0 gets SIGTERM before the second start, because it goes on after worker 1 fails."""
     for name in ("worker0", "worker1"):
         worker(tmp_path / name)
     gcloud = (
@@ -185,7 +185,7 @@ def test_tpu_vm_stops_what_still_runs_on_the_other_workers(tmp_path):
 
 
 def lost(given, kept, path="") -> list[str]:
-    """The paths of values in `given` that are not in `kept`."""
+    """Returns the paths of values in `given` that are not in `kept`."""
     if isinstance(given, dict):
         return [x for key in given for x in lost(given[key], (kept or {}).get(key), f"{path}.{key}")]
     if isinstance(given, list):
@@ -195,9 +195,9 @@ def lost(given, kept, path="") -> list[str]:
 
 
 def check_schema(job: dict) -> None:
-    """Raises ValueError for a JobSet whose fields or types its schemas do not have.
+    """Raises an error if a JobSet has fields or types that its schemas do not allow.
 
-    The models of JobSet know its own fields; Kubernetes' schema of a Job, without unknown fields, is that of its parts.
+    The models of JobSet check its own fields; Kubernetes' schema of a Job checks its parts and allows no unknown field.
     """
     if unknown := lost(job, JobsetV1alpha2JobSet.from_dict(job).to_dict()):
         raise ValueError(f"JobSet does not have {unknown}")
@@ -249,6 +249,6 @@ def test_the_numbers_of_the_jobset_belong_together():
     rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     assert spec["parallelism"] == spec["completions"] == rows * columns / chips
     assert container["resources"]["requests"] == container["resources"]["limits"]
-    assert pod["restartPolicy"] == "Never" and spec["backoffLimit"] == 0  # one failure restarts the set
+    assert pod["restartPolicy"] == "Never" and spec["backoffLimit"] == 0  # one failure restarts the whole JobSet
     assert dict(name="JVFLOW_DISTRIBUTED", value="1") in container["env"]
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}

@@ -22,7 +22,7 @@ def files():
 
     folder = SHARED / "data" / "weights"
     if not folder.exists():
-        pytest.skip("needs the folder shared/ beside the checkout")
+        pytest.skip("needs the folder shared/ next to the checkout")
     return [str(folder / f"taef2_{half}.safetensors") for half in HALVES]
 
 
@@ -49,7 +49,7 @@ def test_taef2_equals_the_original(shared, taef2):
 
 
 def test_real_frames_come_back(shared, taef2):
-    """The mean over the clips is above 30 dB; fine texture (grass, printed letters) reaches 25 dB."""
+    """Checks that the mean PSNR of the clips exceeds 30 dB; fine texture (grass, printed letters) reaches 25 dB."""
     clips = sorted(path for path in (shared / "data" / "clips").iterdir() if path.suffix in (".mp4", ".webm"))
     frames = [video.resize(next(video.frames(path))[1], (256, 256), "crop") for path in clips]
     signal = lambda clip: jnp.asarray(clip, jnp.float32) / 127.5 - 1
@@ -67,7 +67,7 @@ def test_scale_divides_the_latents_and_nothing_else(files, taef2):
     np.testing.assert_array_equal(scaled.decode(scaled.params, latents), taef2.decode(taef2.params, plain))
 
 
-# --- the rest of the family, from random tensors --------------------------------------------------
+# --- other autoencoders of the family, with random tensors ----------------------------------------
 
 
 def conv(n, m, size=3, bias=True):
@@ -137,8 +137,8 @@ def test_one_file_with_prefixes_and_two_files_are_the_same(tmp_path):
     np.testing.assert_array_equal(two.decode(two.params, latents), one.decode(one.params, latents))
 
 
-def test_layers_are_what_their_names_say():
-    """The decoder, layer by layer: clamp, convolution, relu, block with a skip, upsampling, ..."""
+def test_the_decoder_agrees_with_its_layers_one_by_one():
+    """Recomputes the decoder layer by layer: clamp, convolution, relu, block with a skip, upsampling, ..."""
     _, tensors = family()
     latents = np.random.default_rng(1).normal(0, 3, (3, 2, 4)).astype(np.float32)
     relu = lambda x: np.maximum(x, 0)
@@ -159,8 +159,8 @@ def test_layers_are_what_their_names_say():
     np.testing.assert_allclose(taesd.decode(tensors, latents[None])[0], reference(x, layer(9)), atol=1e-5)
 
 
-def test_a_convolution_before_a_left_out_number_halves_and_rectifies(tmp_path):
-    """TAESANA's encoder begins with two of them."""
+def test_a_convolution_before_a_skipped_layer_number_has_stride_two_and_a_relu(tmp_path):
+    """Covers TAESANA's encoder, which begins with two such convolutions."""
     tensors = {
         f"{i}.{name}": t
         for i, layer in {0: conv(3, 8), 2: conv(8, 8), 4: block(8, 8), 5: conv(8, 4)}.items()

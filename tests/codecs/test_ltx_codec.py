@@ -1,4 +1,4 @@
-"""LTX-Video's autoencoder as a codec: units of its checkpoint, pieces equal the whole, and memory stays bounded."""
+"""LTX-Video's autoencoder as a codec: units of its latents, videos in pieces and tiles, and bounded memory."""
 
 import json
 
@@ -18,7 +18,7 @@ FRAMES = (17, 161)  # benchmarks/video_vae.py measures lengths between these, at
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A fixture's autoencoder as the public hubs lay it out, with a factor, and mean and deviation of its channels."""
+    """Writes a fixture's autoencoder in the hubs' layout, with a scaling factor, and mean and deviation per channel."""
     config, tensors, _ = read_fixture(FIXTURES / "ltx_vae_095.safetensors")
     rng = np.random.default_rng(0)
     moments = dict(
@@ -41,7 +41,7 @@ def videos(codec, b: int, k: int, h: int = 3, w: int = 2, *, space: int = 8, fra
 @pytest.mark.parametrize("piece, last", [(1, (0, 9)), (2, (1, 8))])
 @pytest.mark.parametrize("name", ["ltx_vae_090", "ltx_vae_095"])
 def test_pieces_give_what_the_whole_gives(name, piece, last):
-    """In both versions, both ways, for less than a piece and for more frames than a network looks ahead."""
+    """Covers both versions, encoding and decoding, videos shorter than a piece and longer than the look-ahead."""
     config, tensors, _ = read_fixture(FIXTURES / f"{name}.safetensors")
     loaded = pretrained.import_checkpoint("ltx_vae", config, tensors)
     network, space, frames = networks.functional(LTXVAE, loaded.config), 8, 4
@@ -61,7 +61,7 @@ def test_pieces_give_what_the_whole_gives(name, piece, last):
 
 
 def test_latents_are_in_units_of_the_checkpoint(folder):
-    """Latents are (mean - m) factor / d, the posterior's deviation likewise; the decoder undoes it, at a time."""
+    """Checks that latents are (mean - m) factor / (scale d), that deviations scale alike, and decode inverts it."""
     config, tensors, _ = read_fixture(FIXTURES / "ltx_vae_095.safetensors")
     codec = codecs.build("ltx_vae", checkpoint=(folder,), scale=2.0, time=0.3)
     network = pretrained.load(folder, dtype=jnp.float32)
@@ -81,7 +81,7 @@ def test_latents_are_in_units_of_the_checkpoint(folder):
 
 
 def test_pieces_and_tiles_of_a_video(folder):
-    """Pieces give the same pixels; so do tiles if the video is no larger than one, else inside of each."""
+    """Checks that pieces keep the pixels; tiles keep them in a video of one tile, else away from the overlaps."""
     whole, pieces = (codecs.build("ltx_vae", checkpoint=(folder,), **options) for options in ({}, dict(piece=1)))
     tiles = codecs.build("ltx_vae", checkpoint=(folder,), piece=1, tile=64)
     video = videos(whole, 1, 2, 12, 4)
@@ -143,7 +143,7 @@ def test_bad_videos_and_folders(tmp_path):
     config, tensors, _ = read_fixture(FIXTURES / "ltx_vae_090.safetensors")
     with pytest.raises(ValueError, match="this decoder takes none, use 0"):
         codecs.build("ltx_vae", checkpoint=(write(tmp_path / "old", config, tensors),), time=0.1)
-    with pytest.raises(ValueError, match="the frames of this encoder see those after them: use 0"):
+    with pytest.raises(ValueError, match="this encoder's frames depend on later frames: use 0"):
         codecs.build(
             "ltx_vae", checkpoint=(write(tmp_path / "other", dict(config, encoder_causal=False), tensors),), piece=1
         )

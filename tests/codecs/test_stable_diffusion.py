@@ -1,4 +1,4 @@
-"""A whole public model as codec and text encoder: DDIM both ways, captions embedded once, large frames in tiles."""
+"""Stable Diffusion as codec and text encoder: DDIM and its inversion, stored caption embeddings, and tiles."""
 
 import json
 import sys
@@ -41,7 +41,7 @@ def build_ddim(model, **options):
 
 @pytest.mark.parametrize("options", [{}, dict(guidance=2.5, prompt="a photo of a cat", scale=2.0)])
 def test_latents_are_the_noise_that_samples_each_frame(model, video, options):
-    """Equals the parts of the model put together by hand."""
+    """Compares with DDIM inversion and sampling, composed by hand from the parts of the model."""
     codec = build_ddim(model, **options)
     found = codec.encode(codec.params, video)
     assert found.std is None and found.mean.shape == (2, *codec.latent_shape(video.shape[1:4])) == (2, 2, 2, 4, 4)
@@ -82,7 +82,7 @@ def test_latents_are_the_noise_that_samples_each_frame(model, video, options):
         ),
         (dict(steps=2000), "steps must be a whole number from 1 to the 1000"),
         (dict(tile=6), "config.codec.tile is 6: tiles are multiples of 16 pixels"),
-        (dict(eta=1.0), "the codec stable_diffusion_ddim has no eta: take config.codec.eta out"),
+        (dict(eta=1.0), "the codec stable_diffusion_ddim has no eta: remove config.codec.eta"),
     ],
 )
 def test_wrong_options_are_reported(model, change, message):
@@ -96,10 +96,10 @@ def test_parts_of_two_models_are_reported(model, tmp_path):
     (tmp_path / "text_encoder").unlink()
     config = json.loads((model / "text_encoder" / "config.json").read_text())
     export_random("clip_text", dict(config, hidden_size=6), tmp_path / "text_encoder")
-    with pytest.raises(ValueError, match="has width 6, its U-Net takes 12: they are of two models"):
+    with pytest.raises(ValueError, match="has width 6, its U-Net takes 12: they come from different models"):
         build_ddim(tmp_path)
     export_random("clip_text", dict(config, vocab_size=500), tmp_path / "text_encoder")
-    with pytest.raises(ValueError, match="has tokens up to 602, the model knows 500: they are of two models"):
+    with pytest.raises(ValueError, match="has tokens up to 602, the model knows 500: they come from different models"):
         build_ddim(tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_parts_of_two_models_are_reported(model, tmp_path):
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 23), (31, 17)])
 def test_tiles_fit_together(size):
-    """A function of single pixels gives the same in tiles, at both scales; another one differs only at their edges."""
+    """Checks that tiles keep a pixelwise function at both scales, and that tiles of other functions blend smoothly."""
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, *size, 3)), jnp.float32)
     up = lambda x: jnp.repeat(jnp.repeat(jnp.tanh(x), 2, axis=1), 2, axis=2)
     np.testing.assert_allclose(apply_tiled(up, images, 8, 2), up(images), atol=1e-5)
@@ -119,11 +119,11 @@ def test_tiles_fit_together(size):
     mean = lambda x: x - x.mean((1, 2), keepdims=True)
     ramp = 0 * images + jnp.arange(size[1], dtype=jnp.float32)[None, None, :, None]
     seams = np.abs(np.diff(np.asarray(apply_tiled(mean, ramp, 8, 1))[0, 0, :, 0]))
-    assert seams.max() < 1.1  # tiles that differ by 6 fade into each other over the two pixels they share
+    assert seams.max() < 1.1  # tiles that differ by 6 blend over the two pixels that they share
 
 
 def test_tiles_bound_the_memory(model):
-    """The decoder's temporary memory for an image 16 times as large grows far less than 16 times."""
+    """Compares the decoder's temporary memory for one image, whole and in tiles of a sixteenth of its area."""
 
     def temporary(side, tile):
         codec = codecs.build("stable_diffusion", checkpoint=(str(model / "vae"),), tile=tile)
@@ -145,9 +145,9 @@ def test_tokens_are_those_of_transformers():
 
 
 def test_captions_are_embedded_once(model, tmp_path):
-    """`latents.prepare` keeps the embeddings; training on them gives the losses of training on tokens.
+    """Checks that training on the embeddings that `latents.prepare` stores gives the losses of training on tokens.
 
-    Embeddings of another encoder are refused.
+    Training refuses embeddings of another encoder.
     """
     config = load_config("vlfm/procedural.py", "debug")
     config.text = dict(name="clip_text", checkpoint=(str(model / "text_encoder"), str(model / "tokenizer")))
@@ -176,7 +176,7 @@ def test_captions_are_embedded_once(model, tmp_path):
         str(model / "tokenizer"),
     )
     with pytest.raises(
-        ValueError, match="the captions in .* were embedded with .*: take that encoder, or encode into another folder"
+        ValueError, match="the captions in .* were embedded with .*: use that encoder, or encode into another folder"
     ):
         train.train(config, tmp_path / "refused")
     with pytest.raises(ValueError, match="there / here: text.weights: "):
@@ -198,7 +198,7 @@ def test_another_text_encoder(model, folders, message):
         text.build("clip_text", checkpoint=tuple(folder.format(model=model) for folder in folders))
 
 
-def test_the_package_of_tokens_is_named(model, monkeypatch):
+def test_a_missing_tokenizers_package_is_named(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ValueError, match=r"pip install 'jvflow\[text\]'"):
         text.build("clip_text", checkpoint=(model / "text_encoder", model / "tokenizer"))

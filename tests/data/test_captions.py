@@ -13,12 +13,12 @@ SHAPE = dict(frames=4, fps=10, size=(16, 16))
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Two videos, one of them in a folder below, and a text file next to each."""
+    """Writes two videos, one of them in a subfolder, and a text file next to each."""
     root = tmp_path_factory.mktemp("videos")
     for name in ("a.mp4", "deep/b c.mp4"):
         (root / name).parent.mkdir(exist_ok=True)
         write(root / name, np.zeros((4, 32, 32, 3), np.uint8), 10)
-        (root / name).with_suffix(".txt").write_text(f"beside {name}\n", "utf-8")
+        (root / name).with_suffix(".txt").write_text(f"next to {name}\n", "utf-8")
     return root
 
 
@@ -36,9 +36,9 @@ def test_a_table(videos, tmp_path, name, text):
     assert of(videos, tmp_path / name) == {"a.mp4": "a Würfel, red", "deep/b c.mp4": "two"}
 
 
-def test_the_table_goes_before_the_text_file_and_leaves_the_others(videos, tmp_path):
+def test_a_table_overrides_the_text_files_of_its_rows_alone(videos, tmp_path):
     (tmp_path / "t.csv").write_text("file_name,caption\na.mp4,\n")
-    assert of(videos, tmp_path / "t.csv") == {"a.mp4": "", "deep/b c.mp4": "beside deep/b c.mp4"}
+    assert of(videos, tmp_path / "t.csv") == {"a.mp4": "", "deep/b c.mp4": "next to deep/b c.mp4"}
 
 
 def test_a_table_in_the_folder_is_found(tmp_path):
@@ -72,7 +72,7 @@ def test_a_table_in_the_folder_is_found(tmp_path):
         (
             "t.csv",
             b"file_name,caption\nx/a.mp4,x\n",
-            "names 1 of 1 videos that are not in .*: x/a.mp4; file_name is the path below",
+            "names videos that are not in .* .1 of 1.: x/a.mp4; file_name is the path below",
         ),
         ("t.jsonl", b'{"file_name": "a.mp4", "caption": "x"}\n{"file_name": \n', "t.jsonl, line 2: is not JSON"),
         ("t.jsonl", b'["a.mp4", "x"]\n', "line 1: must be an object such as"),
@@ -85,7 +85,7 @@ def test_a_table_in_the_folder_is_found(tmp_path):
     ],
 )
 def test_wrong_tables(videos, tmp_path, name, content, message):
-    """Said before anything is decoded or written."""
+    """Checks that the error comes before anything is decoded or written."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         folder.build(videos, tmp_path / "set", captions=str(tmp_path / name), **SHAPE)
@@ -93,32 +93,32 @@ def test_wrong_tables(videos, tmp_path, name, content, message):
 
 
 def test_a_missing_table(videos):
-    with pytest.raises(ValueError, match="captions nowhere.csv are not a file"):
+    with pytest.raises(ValueError, match="captions nowhere.csv is not a file"):
         of(videos, "nowhere.csv")
 
 
-def test_a_build_says_who_is_not_there_and_begins_anew_with_other_captions(videos, tmp_path):
+def test_a_build_logs_missing_videos_and_starts_again_with_other_captions(videos, tmp_path):
     table, lines = tmp_path / "t.jsonl", []
     row = lambda name, text: json.dumps(dict(file_name=name, caption=text)) + "\n"
     table.write_text(row("a.mp4", "first") + row("gone.mp4", "lost"))
     build = lambda: folder.build(videos, tmp_path / "set", captions=str(table), log=lines.append, **SHAPE)
-    real, records.Build.write = records.Build.write, lambda *args, **options: 1 / 0  # stops when all is decoded
+    real, records.Build.write = records.Build.write, lambda *args, **options: 1 / 0  # stops after all is decoded
     try:
         with pytest.raises(ZeroDivisionError):
             build()
     finally:
         records.Build.write = real
-    assert lines[0].endswith(f"names 1 of 2 videos that are not in {videos}: gone.mp4")
+    assert lines[0].endswith(f"names videos that are not in {videos} (1 of 2): gone.mp4")
     table.write_text(row("a.mp4", "second"))
     build()
     stored = [record for split in ("train", "test") for record in pipeline.open_split(tmp_path / "set", split)]
     assert {record["source"]: record["caption"] for record in stored} == {
         "a.mp4": "second",
-        "deep/b c.mp4": "beside deep/b c.mp4",
+        "deep/b c.mp4": "next to deep/b c.mp4",
     }
 
 
-def test_text_beside_a_folder_of_images(tmp_path):
+def test_a_text_file_next_to_a_folder_of_images(tmp_path):
     images = tmp_path / "v1.2"
     images.mkdir()
     (tmp_path / "v1.2.txt").write_text("frames")

@@ -1,4 +1,4 @@
-"""Scene cuts: found where they are, not found where there are none, and never inside a clip."""
+"""Scene cuts: all are found, nothing else is taken for one, and no clip contains one."""
 
 import av
 import numpy as np
@@ -9,7 +9,7 @@ from jvflow.report import videos
 
 
 def moving(count, color, speed, seed=0):
-    """Smooth random texture of one colour that moves to the left by `speed` pixels a frame."""
+    """Returns frames of a smooth random texture of one colour that moves left by `speed` pixels per frame."""
     rng = np.random.default_rng(seed)
     columns = np.arange(64)[None] + speed * np.arange(count)[:, None]
     wave = sum(np.sin(2 * np.pi * f * columns / 64 + rng.uniform(0, 6)) for f in (1, 2, 3)) / 3
@@ -18,7 +18,7 @@ def moving(count, color, speed, seed=0):
 
 
 def write_film(path, rate):
-    """Three shots: 11, 7 and 12 frames. Returns when the second and the third begin."""
+    """Writes three shots of 11, 7 and 12 frames, and returns the times at which the second and third begin."""
     shots = [moving(11, (1, 0.2, 0.2), 1), moving(7, (0.2, 1, 0.3), 2, 1), moving(12, (0.2, 0.3, 1), 3, 2)]
     videos.write(path.with_suffix(".mp4"), np.concatenate(shots), rate)
     if path.suffix == ".mkv":
@@ -32,7 +32,7 @@ def write_film(path, rate):
     return 11 / rate, 18 / rate
 
 
-def test_shots_begin_where_they_do(tmp_path):
+def test_cuts_are_found_at_their_times(tmp_path):
     expected = write_film(tmp_path / "film.mp4", 10)
     assert cuts.find(tmp_path / "film.mp4") == pytest.approx(expected)
 
@@ -56,7 +56,7 @@ def test_motion_and_fades_are_no_cuts(tmp_path):
     ],
 )
 def test_no_clip_crosses_a_cut(tmp_path, name, rate, fps):
-    """Each clip shows one colour, although an mkv rounds its times; little is given up around a cut."""
+    """Checks that each clip shows one colour, although mkv rounds times, and that cuts cost few clips."""
     begins = write_film(tmp_path / name, rate)
     entries = []
     clips = list(folder.clips(tmp_path, frames=2, stride=1, fps=fps, size=(16, 16), report=entries.append))
@@ -70,7 +70,7 @@ def test_no_clip_crosses_a_cut(tmp_path, name, rate, fps):
 
 
 def test_a_flash_and_a_thing_that_moves_fast_are_no_cuts(tmp_path):
-    """A third of the picture lit for a while, a block that crosses it in five frames: most blocks have their match."""
+    """Covers a flash over a third of the picture and a fast object: most blocks still match the frame before."""
     still = np.repeat(moving(1, (0.6, 0.8, 1), 0), 24, axis=0)
     flash = still.copy()
     flash[10:13, :, :24] = 255
@@ -95,6 +95,6 @@ def test_a_flash_and_a_thing_that_moves_fast_are_no_cuts(tmp_path):
     ],
 )  # fmt: skip
 def test_cuts_of_real_videos(shared, name, fps, marked):
-    """The first frames of shots, marked by eye: all found within one frame, and nothing else."""
+    """Checks that the cuts are those marked by eye, each within one frame."""
     found = [fps * time for time in cuts.find(shared / "data" / "clips" / name)]
     assert found == pytest.approx(marked, abs=1.01)

@@ -1,6 +1,6 @@
-"""Data sets and their keys: other content has another key and is refused, the same content elsewhere has the same key.
+"""Keys of data sets: equal content has an equal key in any place, other content has another key and is refused.
 
-Also the report on a build, room on the disk, and frame rates.
+Also tests the report of a build, the check of free disk space, and frame rates.
 """
 
 import errno
@@ -23,7 +23,7 @@ from jvflow.data.dataset_key import FileHashes, dataset_key
 
 @pytest.fixture
 def videos(tmp_path):
-    """Two videos, one with a caption, and images."""
+    """Writes two videos, one of them with a caption, and a folder of images."""
     write(tmp_path / "videos" / "a.mp4", 9)
     write(tmp_path / "videos" / "deep" / "b.mp4", 8, first=10)
     (tmp_path / "videos" / "a.txt").write_text("grey")
@@ -108,7 +108,7 @@ def test_other_content_is_another_key(videos, tmp_path, change):
 
 
 def test_the_same_content_is_the_same_key(videos, tmp_path):
-    """The same after touching and moving it, with other files next to it, other pieces and other threads."""
+    """Checks that the key ignores time stamps, the place, other files next to the videos, pieces and threads."""
     before = key_of(config_of(videos), tmp_path)
     os.utime(videos / "a.mp4", (0, 0))
     (videos / "notes.md").write_text("no video")
@@ -142,7 +142,7 @@ def test_a_file_is_read_once(tmp_path, monkeypatch):
         file.write_text(file.name)
     first = [FileHashes(known)([file]) for file in files]
     assert first == [hashlib.sha256(name.encode()).hexdigest() for name in "ab"] and read == ["a", "b"]
-    known.write_text(known.read_text() + f'["{tmp_path / "a"}", [1')  # an interruption
+    known.write_text(known.read_text() + f'["{tmp_path / "a"}", [1')  # an interrupted write leaves half a line
     assert [FileHashes(known)([file]) for file in files] == first and read == ["a", "b"]
     files[0].write_text("c")
     assert FileHashes(known)(files[:1]) == hashlib.sha256(b"c").hexdigest() and read == ["a", "b", "a"]
@@ -195,7 +195,7 @@ def test_clips_of_another_fit_are_not_trained_on(videos, tmp_path):
     config = config_of(tmp_path / "set", fit="squeeze")
     with pytest.raises(
         ValueError,
-        match='have fit crop, and config.data.fit is squeeze: use --config.data.fit="crop", or make them anew',
+        match='have fit crop, and config.data.fit is squeeze: use --config.data.fit="crop", or build them again',
     ):
         dataset.prepare(config.data, tmp_path)
 
@@ -222,7 +222,7 @@ def test_the_report(videos, tmp_path):
 
 @pytest.mark.parametrize("dtype", latents.DTYPES)
 def test_types_on_disk(tmp_path, dtype):
-    """Latents are rounded there and float32 again where they are read; training needs no codec for that."""
+    """Checks that latents are rounded to the type on disk and read as float32, without the codec."""
     config = debug_config(tmp_path)
     config.data.update(frames=4, clips=dict(train=4, test=1), dtype=dtype)
     latents.prepare(config, tmp_path / "set")
@@ -259,7 +259,7 @@ def test_types_that_do_not_fit(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(
         ValueError,
-        match="text_embedding of a.mp4 holds values up to 1e[+]05, more than float16 can: "
+        match="text_embedding of a.mp4 holds values up to 1e[+]05, more than float16 can hold: "
         "use --config.data.dtype=bfloat16",
     ):
         latents._rounded("text_embedding", np.array([1e5, 0], np.float32), np.float16, "a.mp4")
@@ -269,7 +269,7 @@ def test_types_that_do_not_fit(tmp_path):
 
 
 def test_too_little_disk_raises_before_anything_is_written(videos, tmp_path, monkeypatch):
-    """From a folder both the clips and their latents are checked, from a built data set the latents."""
+    """Checks the space for clips alone and with latents; a built data set needs space only for the latter."""
     config, free = config_of(videos), 40_000
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free))
     clip, latent = 4 * 16 * 16 * 3, 4 * 16 * 16 * 3 * 4
@@ -281,7 +281,7 @@ def test_too_little_disk_raises_before_anything_is_written(videos, tmp_path, mon
         free = 2 * 6 * clip - 1
         with pytest.raises(
             ValueError,
-            match=r"6 clips .* take up to 0.\d MiB, and 0.0 MiB are free where .*: make room, take another disk",
+            match=r"6 clips .* take up to 0.\d MiB, and 0.0 MiB are free where .*: make room, use another disk",
         ):
             make()
         assert {path for path in set(tmp_path.rglob("*")) - there if path.suffix != ".jsonl"} <= {
@@ -334,7 +334,7 @@ def test_a_disk_that_fills_up_raises_os_error_and_the_build_continues(tmp_path, 
 
 
 def test_videos_slower_than_clips_are_refused_by_name(videos, tmp_path):
-    """Refuses those that are long enough for a clip; a rate that is a little lower (23.976 for 24) is accepted."""
+    """Checks that only videos long enough for a clip are refused; slightly lower rates (23.976 for 24) are accepted."""
     write(videos / "short.mp4", 1)
     refused = (
         r"3 videos in .* fewer frames per second than config.data.fps=12.0, .*: a.mp4 10, deep/b.mp4 10, "

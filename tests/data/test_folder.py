@@ -1,4 +1,4 @@
-"""A folder of videos as clips: their frames, their splits, and the report on the rest."""
+"""A folder of videos as clips: their frames, their splits, and the report on dropped files and frames."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SHAPE = {"frames": 4, "fps": 10, "size": (16, 16)}
 
 
 def write(path, count, first=0):
-    """A video at 10 fps whose frame k is grey with level 10 (first + k)."""
+    """Writes a video at 10 fps whose frame k is grey with level 10 (first + k)."""
     levels = np.uint8(10 * (first + np.arange(count)))
     path.parent.mkdir(parents=True, exist_ok=True)
     videos.write(path, np.broadcast_to(levels[:, None, None, None], (count, 32, 48, 3)), 10)
@@ -24,7 +24,7 @@ def numbers(video):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """Two good videos, a short one, a corrupt one, a caption, and files that are no videos."""
+    """Writes two good videos, a short one, a corrupt one, a caption, and files that are no videos."""
     root = tmp_path_factory.mktemp("mixed")
     write(root / "b.mp4", 10)
     write(root / "a" / "deep.mp4", 8, first=10)
@@ -74,7 +74,7 @@ def test_stride(tmp_path, stride, starts, dropped):
 
 
 def test_rate_and_fit(tmp_path):
-    """Stripes at both sides are cut away by "crop" and kept by "squeeze"."""
+    """Checks the rate, and that "crop" cuts the stripes at both sides away and "squeeze" keeps them."""
     source = np.zeros((8, 32, 64, 3), np.uint8) + np.uint8(10 * np.arange(8))[:, None, None, None]
     source[:, :, :8] = source[:, :, -8:] = 250
     videos.write(tmp_path / "a.mp4", source, 10)
@@ -152,7 +152,7 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match=r"none of the 1 videos in .* decodes: .*x\.mp4"):
         folder.build(inside, out, **SHAPE)
     write(inside / "a.mp4", 3)
-    cure = r"4 frames at 10 fps, the longest video 3 \(0\.30 s\): use smaller frames or higher fps"
+    cure = r"4 frames at 10 fps, the longest video has 3 \(0\.30 s\): use fewer frames or a higher fps"
     with pytest.raises(ValueError, match=cure):
         folder.build(inside, out, **SHAPE)
     with pytest.raises(ValueError, match="frames and stride must be at least 1, not 4 and 0"):
@@ -187,10 +187,10 @@ def write_images(path, count, names="frame_{}.png"):
 
 
 def test_folders_of_images(tmp_path):
-    """Twelve images at 20 fps read at 10: every other one, in the order of their numbers."""
+    """Reads twelve images at 20 fps with 10 fps: every other image, in the order of their numbers."""
     write_images(tmp_path / "deep" / "walk", 12)
     write(tmp_path / "a.mp4", 4)
-    videos.write_png(tmp_path / "poster.png", np.zeros((32, 48, 3), np.uint8))  # beside a video: no video
+    videos.write_png(tmp_path / "poster.png", np.zeros((32, 48, 3), np.uint8))  # a single image is no video
     (tmp_path / "deep" / "walk" / ".hidden.png").write_bytes(b"")
     entries = []
     clips = list(folder.clips(tmp_path, **SHAPE, image_fps=20, report=entries.append))

@@ -1,4 +1,4 @@
-"""Latents on disk: they are those of the codec, never another codec's, and train as the video does."""
+"""Latents on disk: they equal the codec's latents, are refused for another codec, and train as the video does."""
 
 import subprocess
 import sys
@@ -17,10 +17,10 @@ from jvflow.training.loop import train
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Two clips through the real tiny autoencoder."""
+    """Returns a config of eight small clips and the real tiny autoencoder."""
     folder = SHARED / "data" / "weights"
     if not folder.exists():
-        pytest.skip("needs the folder shared/ beside the checkout")
+        pytest.skip("needs the folder shared/ next to the checkout")
     config = debug_config(tmp_path_factory.mktemp("pixels"), steps=2)
     config.data.update(size=(16, 16), frames=4, clips=dict(train=6, test=2))
     config.codec.update(
@@ -53,7 +53,7 @@ def test_clips_keep_everything_and_gain_latents(config, encoded):
 
 
 def test_no_encoder_stays_in_memory_during_training(config, encoded, tmp_path, monkeypatch):
-    """On latents only a sheet reads the codec, and releases it; on video the step holds it."""
+    """Checks that training on latents loads the codec only for sheets and frees it; training on video keeps it."""
     asked, get = [], LazyParams.get
     monkeypatch.setattr(LazyParams, "get", lambda lazy: asked.append(lazy) or get(lazy))
     config = config.copy_and_resolve_references()
@@ -80,7 +80,7 @@ def test_training_on_latents_is_training_on_the_video(config, encoded, tmp_path)
         np.testing.assert_allclose(a, b, atol=1e-5)
     built = lambda run: dataset.prepare(run.config.data, run.workdir)
     starts = [pipeline.start_frames(run.config.data, lambda run=run: built(run), 2, 1) for run in runs]
-    np.testing.assert_array_equal(*starts)  # streams start from the video
+    np.testing.assert_array_equal(*starts)  # both runs start streams from video frames
     batch = next(pipeline.batches(encoded, windows=[pipeline.Window(2)], batch_size=2, seed=0, threads=0, latents=True))
     assert batch.video is None and batch.latent_mean.shape[:3] == (2, 2, 2)
 
@@ -99,7 +99,7 @@ def test_encoding_again_does_nothing_and_another_codec_is_refused(config, encode
     with pytest.raises(
         ValueError,
         match=r"were made with .*'scale': 0.8.* config.codec is .*'scale': 0.5.*: "
-        "take that codec, or encode into another folder",
+        "use that codec, or encode into another folder",
     ):
         train(other, tmp_path / "run")
     config = config.copy_and_resolve_references()

@@ -1,4 +1,4 @@
-"""Batches and windows: functions of seed and step, the same for any number of processes; where samples start."""
+"""Batches and windows, which depend on seed and step but not on the number of processes; start frames of samples."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_a_small_data_set_is_decoded_once_and_a_large_one_is_not_kept(data, monk
     assert len(reads) >= 80
 
 
-def test_what_was_built_is_found_again_and_other_settings_are_another_set(tmp_path):
+def test_a_built_data_set_is_reused_and_other_settings_build_another(tmp_path):
     config = debug_config(tmp_path)
     built = dataset.prepare(config.data, tmp_path)
     stamp = (built / "manifest.json").stat().st_mtime_ns
@@ -73,7 +73,7 @@ def test_what_was_built_is_found_again_and_other_settings_are_another_set(tmp_pa
     assert (built / "manifest.json").stat().st_mtime_ns == stamp
     config.data.fps = 4.0
     assert dataset.prepare(config.data, tmp_path) != built
-    config.data.update(path=str(built), fps=8.0)  # a data set that is there already
+    config.data.update(path=str(built), fps=8.0)  # the path of a finished data set
     assert dataset.prepare(config.data, tmp_path) == built
 
 
@@ -128,7 +128,7 @@ def test_samples_start_from_held_out_clips_or_from_a_file(data, tmp_path):
 def test_wrong_windows():
     with pytest.raises(ValueError, match="at least 1 frame, .* got frames 0, every 1"):
         pipeline.Window(0)
-    with pytest.raises(ValueError, match="two chunks of 4 frames one after the other, got frames 4, every 1"):
+    with pytest.raises(ValueError, match="two consecutive chunks of 4 frames, got frames 4, every 1"):
         pipeline.Window(4, chunk=4, inverted=True)
-    with pytest.raises(ValueError, match="encoded chunks has whole ones of 4 frames, got frames 6, every 1"):
+    with pytest.raises(ValueError, match="encoded chunks needs whole chunks of 4 frames, got frames 6, every 1"):
         pipeline.Window(6, chunk=4, encoded=1)

@@ -1,4 +1,4 @@
-"""Procedural scenes: functions of (seed, time, size), smooth in time, with the motion that they claim."""
+"""Procedural scenes: functions of (seed, time, size), smooth in time, with the documented motion."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ MINUTE = np.arange(0, 60, 1 / 64)
 
 
 def difference(a, b):
-    """Mean absolute difference in grey levels, over all but the first axis."""
+    """Returns the mean absolute difference in grey levels, over all but the first axis."""
     return np.abs(a.astype(float) - b).reshape(len(a), -1).mean(1)
 
 
@@ -50,7 +50,7 @@ def test_change_is_linear_in_a_small_time(kind, size):
 
 
 @KINDS
-def test_the_middle_lies_between(kind):
+def test_a_frame_half_a_step_later_lies_between_its_neighbours(kind):
     times, dt = np.linspace(0, 20, 100), 1 / 16
     scene = procedural.scene(kind, 1)
     before, middle, after = (scene.render(times + k * dt, 32) for k in (0, 0.5, 1))
@@ -63,7 +63,7 @@ def test_the_middle_lies_between(kind):
 
 @KINDS
 def test_no_jumps(kind):
-    """Over 20 s no step of 1/64 s changes a frame by much more than the others do."""
+    """Checks over 20 s that no step of 1/64 s changes a frame by much more than the median step."""
     times = np.arange(0, 20, 1 / 64)
     for seed in range(3):
         frames = procedural.scene(kind, seed).render(times, 32)
@@ -73,7 +73,7 @@ def test_no_jumps(kind):
 
 @KINDS
 def test_edges_are_soft(kind):
-    """No pixel of a 32 x 32 frame changes by more than a quarter of the range in 1/256 s."""
+    """Checks that no pixel of a 32 x 32 frame changes by more than a quarter of the range in 1/256 s."""
     times = np.linspace(0, 20, 300)
     for seed in range(3):
         scene = procedural.scene(kind, seed)
@@ -89,7 +89,7 @@ def test_larger_pictures_show_the_same(kind):
 
 
 def on_flat_ground(seed, **change):
-    """A comet scene without its stripes."""
+    """Returns a comet scene without its stripes."""
     scene = procedural.scene("comets", seed)
     world = dataclasses.replace(scene.world, bright=scene.world.dark, **change)
     return dataclasses.replace(scene, world=world)
@@ -97,7 +97,7 @@ def on_flat_ground(seed, **change):
 
 @pytest.mark.parametrize("shape", ["disc", "square", "triangle"])
 def test_a_comet_shows_its_heading(shape):
-    """Right of the middle it flies down; the picture upside down, in which it would fly up, is another."""
+    """Checks that a comet right of the middle flies down, and that its picture is not symmetric up and down."""
     red = on_flat_ground(0).world.colours[:1]
     scene = on_flat_ground(0, shapes=(shape,), colours=red, angle=np.array([0.0]))
     (frame,) = scene.render([0.0], 32).astype(int)
@@ -111,7 +111,7 @@ def test_a_comet_shows_its_heading(shape):
 
 
 def test_comets_turn_clockwise_at_their_rate():
-    """A quarter of a turn later the picture is turned by a quarter, to the right."""
+    """Checks that a quarter of a turn rotates the picture by 90 degrees to the right."""
     for seed in range(4):
         scene = on_flat_ground(seed)
         quarter = np.pi / 2 / scene.world.RATE
@@ -128,7 +128,7 @@ def test_comets_are_opposite_one_another():
 
 
 def test_stripes_show_their_drift():
-    """Along the drift, to the left, brightness rises steeply and falls slowly."""
+    """Checks that brightness rises steeply and falls slowly along the drift, which goes left."""
     for seed in range(6):
         scene = procedural.scene("comets", seed)
         world = dataclasses.replace(scene.world, shapes=())
@@ -150,18 +150,18 @@ def test_bouncing_is_elastic(extent):
         energy = np.sum(velocity**2, (1, 2))
         np.testing.assert_allclose(energy, energy[0], rtol=1e-9)
         assert np.all(position >= world.RADIUS - 1e-9) and np.all(position <= extent - np.float64(world.RADIUS) + 1e-9)
-        np.testing.assert_allclose(position.min((0, 1)), world.RADIUS, atol=0.02)  # they do reach the edges
+        np.testing.assert_allclose(position.min((0, 1)), world.RADIUS, atol=0.02)  # the discs reach the edges
         np.testing.assert_allclose(position.max((0, 1)), np.array(extent) - world.RADIUS, atol=0.02)
         apart = np.linalg.norm(position[:, :, None] - position[:, None], axis=-1)
         one, two = np.triu_indices(position.shape[1], 1)
         assert apart[:, one, two].min() >= 2 * world.RADIUS - 1e-9
-        assert apart[:, one, two].min() < 2 * world.RADIUS + 0.01  # they do meet
+        assert apart[:, one, two].min() < 2 * world.RADIUS + 0.01  # the discs touch
         moved = np.diff(position, axis=0) * 64
-        assert np.sqrt(np.sum(moved**2, -1)).max() <= np.sqrt(energy[0]) + 1e-9  # nobody jumps
+        assert np.sqrt(np.sum(moved**2, -1)).max() <= np.sqrt(energy[0]) + 1e-9  # no disc jumps
 
 
 def test_bouncing_conserves_momentum_between_walls():
-    """A change of velocity is either one sign flip of one disc at an edge, or leaves the total momentum."""
+    """Checks that each change of velocity is a sign flip of one disc at an edge, or keeps the total momentum."""
     world = procedural.scene("bouncing", 1).world
     position, velocity = world.motion(np.arange(0, 60, 1 / 2048), np.ones(2))
     (when,) = np.nonzero(np.any(np.diff(velocity, axis=0), (1, 2)))
@@ -190,7 +190,7 @@ def test_walk_keeps_off_the_walls_and_turns_smoothly():
         assert np.all(np.abs(speed - world.SPEED) < 2e-4 * world.SPEED)
         turned = np.angle(np.exp(1j * np.diff(heading)))
         assert np.abs(turned).max() <= 2 * world.SPEED / 64 + 1e-9 and np.abs(turned).max() > 0
-        middle = np.exp(1j * (heading[:-1] + turned / 2))  # always forward
+        middle = np.exp(1j * (heading[:-1] + turned / 2))  # the camera always moves forward
         np.testing.assert_allclose(steps, world.SPEED / 64 * np.stack([middle.real, middle.imag], 1), atol=1e-4)
         cells = world.walls.shape[2]
         for axis in (0, 1):
@@ -201,7 +201,7 @@ def test_walk_keeps_off_the_walls_and_turns_smoothly():
             assert not np.any(near & world.walls[axis, line, beside])
 
 
-def test_walk_is_a_loop_along_the_right_hand():
+def test_walk_follows_the_right_hand_wall_in_a_loop():
     world = procedural.scene("maze", 0).world
     length = np.sum(np.where(world.turn == 0, 1, np.pi / 4))
     times = np.array([0.3, 7.7])
@@ -241,7 +241,7 @@ def test_maze_has_a_way_to_everywhere_and_no_dead_end():
 
 
 def test_rays_end_at_the_nearest_wall():
-    """Against a march in steps of 0.002 cells."""
+    """Compares with marching along each ray in steps of 0.002 cells."""
     world = procedural.scene("maze", 0).world
     position = world.camera(np.array([2.2]))[0]
     angle = np.linspace(0.01, 2 * np.pi, 40)
@@ -260,14 +260,14 @@ def test_rays_end_at_the_nearest_wall():
 
 
 def where_red(frame):
-    """Of the red body: the sine and the cosine of its angle about the middle, y down."""
+    """Returns the sine and cosine of the red body's angle around the middle, with y pointing down."""
     red, green, blue = np.moveaxis(frame.astype(int), -1, 0)
     y, x = np.nonzero((red > 215) & (green < 60) & (blue < 60))
     place = np.array([y.mean(), x.mean()]) - (len(frame) - 1) / 2
     return place / np.linalg.norm(place)
 
 
-def test_captions_say_what_is_there():
+def test_captions_describe_the_scene():
     for seed in range(20):
         comets = procedural.scene("comets", seed)
         assert comets.caption.startswith("a red square and a green triangle circle clockwise, the square at the ")
@@ -282,7 +282,7 @@ def test_captions_say_what_is_there():
     assert "brick walls" in procedural.scene("maze", 0).caption
 
 
-def test_mistakes_are_said():
+def test_mistakes_raise_value_error():
     with pytest.raises(ValueError, match="unknown kind 'clouds': use one of maze, comets, bouncing"):
         procedural.scene("clouds", 0)
     scene = procedural.scene("comets", 0)

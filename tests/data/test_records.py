@@ -73,7 +73,7 @@ def test_same_clips_give_the_same_bytes_in_every_process(tmp_path):
         "clips = [Clip(np.full((2, 4, 4, 3), i, np.uint8), 8.0, i, 'ü' * 200, 'b') for i in range(9)]\n"
         "write(sys.argv[1], {'train': clips}, settings={})\n"
     )
-    for seed in ("1", "2", "3"):  # of Python's hashes, which order the map in a tf.train.Example
+    for seed in ("1", "2", "3"):  # Python's hash seed changes the order of the map in a tf.train.Example
         subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / seed)],
             cwd=ROOT,
@@ -91,7 +91,7 @@ def test_moves_with_its_folder(tmp_path):
 
 
 def test_writing_streams(tmp_path):
-    """No clip is drawn while an earlier one but the last is alive."""
+    """Checks that writing holds only a few clips in memory at once."""
     alive, most = set(), 0
 
     class Counted(np.ndarray):
@@ -119,7 +119,7 @@ def test_writing_streams(tmp_path):
 
 def test_grain_reads_at_random_with_threads_and_in_workers(tmp_path):
     records.write(tmp_path / "a", {"train": clips(0, 12)}, settings={})
-    source = copy.copy(pipeline.open_split(tmp_path / "a", "train"))  # as a worker process gets it: by __reduce__
+    source = copy.copy(pipeline.open_split(tmp_path / "a", "train"))  # by __reduce__, as worker processes do
     data = grain.MapDataset.source(source).map(lambda record: record["source"])
     assert [data[i] for i in (7, 3, 11)] == ["ü/7.mp4", "ü/3.mp4", "ü/11.mp4"]
     options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
@@ -149,7 +149,7 @@ def test_an_interrupted_build_continues_after_its_last_shard(tmp_path, monkeypat
     stop = None
     made.clear()
     build("a")
-    assert made == [0, 6, 7]  # the first one decides the columns
+    assert made == [0, 6, 7]  # the first clip determines the columns
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "whole"]
 
@@ -213,7 +213,7 @@ def test_errors(tmp_path):
         write(train=[clip(0, (4, 6, 8))])
     with pytest.raises(ValueError, match="split 'a/b' must consist of letters"):
         write(train=[clip(0)], **{"a/b": []})
-    with pytest.raises(ValueError, match="settings must fit JSON"):
+    with pytest.raises(ValueError, match="settings must be valid JSON"):
         records.write(tmp_path / "a", {"train": [clip(0)]}, settings={"x": np.zeros(1)})
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="is not a data set: it has no dataset_info.json"):

@@ -44,13 +44,13 @@ def test_the_pairs_of_a_small_batch_are_the_optimal_ones():
     np.testing.assert_allclose(transport.pairwise_costs(past, future), cost, rtol=1e-5)
     (x0, label), x1 = jax.jit(coupling.minibatch_ot)((past, jnp.arange(16)), future, jax.random.key(1))
     np.testing.assert_array_equal(x1, future)
-    np.testing.assert_array_equal(x0, past[label])  # a tree stays together
+    np.testing.assert_array_equal(x0, past[label])  # the label moves with its row
     plan = coupling.ot_plan(cost)
     np.testing.assert_array_equal(plan.argmax(0), label)
     assert np.trace(cost[:, :]) / 16 > (plan * cost).sum()
 
 
-def test_context_beside_the_last_frames_is_not_in_the_cost():
+def test_older_context_frames_are_not_in_the_cost():
     past, future = clouds(8)
     older = 100 * jax.random.normal(jax.random.key(5), past.shape)
     longer, _ = coupling.minibatch_ot(jnp.concatenate([older, past], axis=1), future, jax.random.key(1))
@@ -59,7 +59,7 @@ def test_context_beside_the_last_frames_is_not_in_the_cost():
 
 
 def test_a_large_batch_is_coupled_by_sinkhorn():
-    """The drawn pairs cost little more than the optimal ones, and much less than any others."""
+    """Checks that the drawn pairs cost more than the optimal ones, but less than half of the mean cost."""
     n = coupling.MAX_EXACT_ROWS + 32
     past, future = clouds(n, shape=(1, 1, 1, 2))
     cost = transport.pairwise_costs(past, future)
@@ -71,8 +71,8 @@ def test_a_large_batch_is_coupled_by_sinkhorn():
 
 
 @pytest.mark.parametrize("n", [16, 80])
-def test_the_batch_is_the_global_one(n):
-    """Rows on four devices are joined as on one: also with rows of other devices."""
+def test_rows_of_all_devices_are_paired(n):
+    """Checks that four devices give the pairs of one device, and that some pairs cross devices."""
     past, future = clouds(n)
     one, _ = jax.jit(coupling.minibatch_ot)(past, future, jax.random.key(1))
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -101,7 +101,7 @@ for n in (16, 80):
 """
 
 
-def test_the_batch_is_that_of_all_processes():
+def test_rows_of_all_processes_are_paired():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -133,7 +133,7 @@ def test_a_plan_is_the_best_permutation(seed):
 
 
 def test_a_plan_is_the_solution_of_the_linear_programme():
-    """Independent of permutations: no plan with these marginals is cheaper."""
+    """Compares with all plans that have these marginals, not only with permutations."""
     n, rng = 7, np.random.default_rng(0)
     cost, mask = rng.uniform(size=(n, n)), ~np.eye(n, dtype=bool)
     rows = np.concatenate([np.kron(np.eye(n), np.ones(n)), np.kron(np.ones(n), np.eye(n))])
@@ -143,8 +143,8 @@ def test_a_plan_is_the_solution_of_the_linear_programme():
     assert (plan * cost).sum() == pytest.approx(expected) and not plan[~mask].any()
 
 
-def test_a_mask_that_allows_no_plan_names_its_rows_and_a_penalty_is_a_price():
-    """Chunks of one video, each with the later ones alone: the last has no partner (FlowFrames, figure 2b)."""
+def test_a_mask_without_a_plan_raises_and_a_penalty_gives_one():
+    """Allows each chunk of a video only later chunks, so that the last one has no partner (FlowFrames, figure 2b)."""
     cost, later = np.random.default_rng(0).uniform(size=(4, 4)), np.triu(np.ones((4, 4), bool), 1)
     with pytest.raises(ValueError, match=r"rows \[3\] are left without a column of their own.*penalty="):
         coupling.ot_plan(cost, later)
@@ -152,7 +152,7 @@ def test_a_mask_that_allows_no_plan_names_its_rows_and_a_penalty_is_a_price():
     assert priced.sum() == 1 and (priced[later].sum(), priced[3, 0]) == (
         0.75,
         0.25,
-    )  # the next chunk, whatever the costs are
+    )  # each chunk gets the next one, whatever the costs
     np.testing.assert_array_equal(coupling.ot_plan(cost, later, penalty=0.0), coupling.ot_plan(cost))
 
 

@@ -19,13 +19,13 @@ with safe_open(FILE, "np") as opened:
 
 
 def model(x, t):
-    """The formula of the fixture."""
+    """Computes the closed-form model of the fixture."""
     return jnp.tanh(x @ TENSORS["matrix"]) * (0.5 + t[:, None] / 1000)
 
 
 @pytest.mark.parametrize("name", list(META["configs"]))
-def test_both_ways_are_those_of_diffusers(name):
-    """Several betas, predictions and spacings, and clipping."""
+def test_sampling_and_inversion_agree_with_diffusers(name):
+    """Covers several betas, predictions and spacings, and clipping."""
     schedule, steps = Schedule.from_config(META["configs"][name]), META["steps"]
     sampled = ddim.sample(model, TENSORS["start"], schedule, steps=steps)
     np.testing.assert_allclose(
@@ -44,7 +44,7 @@ def test_the_default_is_stable_diffusions():
 
 
 def test_inverted_and_sampled_comes_back_with_first_order():
-    """Of Gaussian data, whose noise is known: the error of the way there and back falls as 1 / steps."""
+    """Checks on Gaussian data, whose noise is known, that the error of inversion and sampling falls as 1 / steps."""
     schedule, size = Schedule(), 0.7
     alphas = jnp.asarray(schedule.alphas())
 
@@ -61,7 +61,7 @@ def test_inverted_and_sampled_comes_back_with_first_order():
 
 
 def test_one_program_for_all_steps():
-    """It does not grow with their number."""
+    """Checks that the program does not grow with the number of steps."""
     text = lambda steps: (
         jax.jit(lambda x: ddim.sample(model, x, Schedule(), steps=steps)).lower(jnp.zeros((2, 8))).as_text()
     )
@@ -74,7 +74,7 @@ def test_one_program_for_all_steps():
         (lambda: Schedule(beta_schedule="cosine"), "unknown 'cosine' in a diffusion schedule: use one of linear"),
         (lambda: Schedule(prediction_type="flow"), "unknown 'flow'.*v_prediction"),
         (lambda: Schedule(timestep_spacing="even"), "unknown 'even'.*trailing"),
-        (lambda: Schedule().timesteps(0), "from 1 to the 1000 of training, got 0"),
+        (lambda: Schedule().timesteps(0), "from 1 to 1000, the timesteps of training, got 0"),
         (lambda: Schedule().timesteps(1001), "got 1001"),
         (
             lambda: ddim.invert(
@@ -93,7 +93,7 @@ def test_mistakes(call, message):
 @pytest.mark.parametrize("prediction", ddim.PREDICTION_TYPES)
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
 def test_a_diffusion_model_is_a_flow(prediction, betas):
-    """The exact model of Gaussian data is the exact velocity field and takes noise to data."""
+    """Checks that the exact model of Gaussian data becomes the exact velocity field and takes noise to data."""
     schedule, size = Schedule(beta_schedule=betas, prediction_type=prediction), 0.7
     alphas = jnp.asarray(schedule.alphas())
 

@@ -44,7 +44,7 @@ def test_velocities_are_numerical_derivatives(path, ends):
 
 
 def test_velocities_of_a_curved_path():
-    # x = x0 cos(s) + x1 sin(s): nothing in Path knows about straight lines
+    # x = x0 cos(s) + x1 sin(s): Path does not assume straight lines
     circle = Path(lambda e, s: e.x0 * jnp.cos(s[0]) + e.x1 * jnp.sin(s[0]), coordinates=1)
     x0, x1 = jnp.ones((2, 3)), 2 * jnp.ones((2, 3))
     s = jnp.array([0.3, 1.1])
@@ -52,8 +52,8 @@ def test_velocities_of_a_curved_path():
     np.testing.assert_allclose(v, np.broadcast_to((-np.sin(s) + 2 * np.cos(s))[:, None], (2, 3)), atol=1e-6)
 
 
-def test_the_curved_path_goes_through_its_frames_as_they_go(ends):
-    """Through each knot; along a straight line and, away from the ends, along a parabola without an error; smoothly."""
+def test_the_curved_path_passes_through_its_frames_smoothly(ends):
+    """Checks knots and smoothness, and that lines and, away from the ends, parabolas are reproduced without error."""
     for i in range(3):
         x, _ = CURVED(ends, coordinates(0, ((i + 1) / 4, 0.0)))
         np.testing.assert_allclose(x, ends.between[:, i], atol=1e-6)

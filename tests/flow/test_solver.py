@@ -12,7 +12,7 @@ ADAPTIVE = [m for m in METHODS if m not in FIXED_ONLY]
 
 
 def oscillator(t, x):
-    """x'' = -(1 + t) x as a system: smooth, and explicit in t."""
+    """Returns the velocity of x'' = -(1 + t) x as a first-order system: smooth, and explicit in t."""
     return jnp.stack([x[:, 1], -(1 + t) * x[:, 0]], axis=1)
 
 
@@ -30,8 +30,8 @@ def counted(field):
 @pytest.mark.parametrize("per_sample", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 def test_nfe_is_what_a_callback_counts(method, per_sample, interval):
-    """Every method, fixed and adaptive, both directions, per sample and per batch."""
-    # stiff enough that the first step is rejected: a first-same-as-last method must not start anew
+    """Covers every method, fixed and adaptive, both directions, per sample and per batch."""
+    # stiff enough that the first step is rejected: a first-same-as-last method then reuses its first evaluation
     stiff = lambda t, x: -60.0 * x * jnp.cos(3 * t)[:, None]
     for options in [dict(steps=5)] + ([dict(rtol=1e-3, atol=1e-3)] if method in ADAPTIVE else []):
         field, calls = counted(stiff)
@@ -43,7 +43,7 @@ def test_nfe_is_what_a_callback_counts(method, per_sample, interval):
 
 @pytest.mark.parametrize("method", ["heun", "bosh3"])
 def test_nfe_of_each_sample_in_a_batch(method):
-    """Each sample's NFE is what it costs alone; the batch runs the network as often as its slowest sample."""
+    """Checks that each sample's NFE is its NFE alone; the batch runs the network as often as its slowest sample."""
     # the rate is part of the state, so that one field serves the batch and each sample alone
     carried = lambda t, x: jnp.concatenate([-x[:, 1:] * x[:, :1], jnp.zeros_like(x[:, 1:])], axis=1)
     x = jnp.array([[1.0, 1.0], [1.0, 40.0], [1.0, 5.0]])
@@ -99,14 +99,14 @@ def test_forwards_then_backwards_returns(method):
 
 
 def test_gaussian_flow():
-    """Noise to N(0, s^2): the exact field takes x to s x (MATH: Gaussian data)."""
+    """Checks that the exact field from noise to N(0, s^2) takes x to s x."""
     scale = 0.4
     field = lambda t, x: ((t * scale**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * scale**2))[:, None] * x
     x = jax.random.normal(jax.random.key(0), (8, 3))
     np.testing.assert_allclose(solve(field, x, rtol=1e-6, atol=1e-6).x, scale * x, atol=1e-4)
 
 
-def test_times_are_read_along_the_way_without_cost():
+def test_states_at_given_times_need_no_extra_evaluations():
     with jax.enable_x64(True):
         x = jnp.array([[1.0, 0.3], [0.2, 1.0]])
         for interval, times in (((0.0, 1.0), [0.0, 0.3, 0.55, 1.0]), ((1.0, 0.0), [0.9, 0.1])):
@@ -135,7 +135,7 @@ def test_failure_is_reported_per_sample():
     assert not bool(solve(oscillator, jnp.ones((1, 2)), rtol=1e-6, atol=1e-6, max_steps=3).ok[0])
 
 
-# the rate of a sample is its second entry: no change, a slow one, and one that needs many steps
+# the second entry of a sample is its rate: zero, slow, and so fast that the solve needs many steps
 RATES = jnp.array([[1.0, 0.0], [1.0, 1.0], [1.0, 400.0]])
 
 
@@ -152,7 +152,7 @@ def test_a_solve_that_hits_max_steps_is_an_error_that_names_rows_and_times(inter
     np.testing.assert_array_equal(solution.t_end[:2], end)
     stopped = float(solution.t_end[2])
     assert 0 < abs(stopped - start) < 0.3
-    # the state is that of the time: the decay from the start to t_end
+    # the state is the solution at t_end: it decays from the start until then
     np.testing.assert_allclose(solution.x[2, 0], np.exp(-400 * (stopped - start)), rtol=0.02, atol=2e-3)
     message = (
         rf"^frame 3: the solve failed for 1 of 3 samples\. max_steps .* row 2 at t = {stopped:.4g} after 60 steps: "
@@ -184,7 +184,7 @@ def test_a_result_that_is_not_finite_is_an_error_that_names_its_rows(per_sample,
 
 
 def test_an_adaptive_solve_stops_where_its_field_is_not_finite():
-    """It rejects each step beyond, until it hits max_steps."""
+    """Checks that it rejects each step beyond this point until it reaches max_steps."""
     blows_up = lambda t, x: jnp.where(x > 5, jnp.nan, x)
     adaptive = solve(blows_up, jnp.array([[0.1], [4.9]]), max_steps=50)
     assert adaptive.ok.tolist() == [True, False]
@@ -211,7 +211,7 @@ def test_a_solve_without_failures_is_silent(solver):
 
 
 def test_failures_are_not_checked_under_jit():
-    """The values are not known there; `ok` leaves the program and is checked outside."""
+    """Checks that `ok`, whose value is unknown inside the program, is returned and checked outside."""
 
     @jax.jit
     def compiled(x):
@@ -226,7 +226,7 @@ def test_failures_are_not_checked_under_jit():
 
 
 def test_a_field_may_close_over_what_differs_between_samples():
-    """The field always sees the whole batch, also when each sample has steps of its own."""
+    """Checks that the field gets the whole batch, also when each sample has its own steps."""
     rates = jnp.array([1.0, 5.0, 20.0])
     field = lambda t, x: -rates[:, None] * x
     exact = jnp.exp(-rates)[:, None] * jnp.ones((3, 2))

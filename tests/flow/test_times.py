@@ -24,28 +24,28 @@ def test_uniform():
 
 
 @pytest.mark.parametrize("mean, std", [(0.0, 1.0), (1.5, 0.7)])
-def test_logit_normal_is_of_sigma(mean, std):
+def test_logit_normal_is_the_distribution_of_sigma(mean, std):
     expected = logistic.cdf(norm.ppf(LEVELS, mean, std))
     np.testing.assert_allclose(quantiles(TimeDensity("logit_normal", mean, std)), expected, atol=0.01)
 
 
 def test_the_mean_of_ltx_follows_the_tokens():
     assert times.logit_mean_for(1024) == pytest.approx(0.95) and times.logit_mean_for(4096) == pytest.approx(2.05)
-    assert times.logit_mean_for(64) == pytest.approx(0.95 - 1.1 * 960 / 3072)  # the line goes on below
+    assert times.logit_mean_for(64) == pytest.approx(0.95 - 1.1 * 960 / 3072)  # extrapolates below 1,024 tokens
     median = lambda tokens: quantiles(TimeDensity("logit_normal", None), tokens)[2]
     for tokens in (64, 1024, 4096):
         assert median(tokens) == pytest.approx(logistic.cdf(times.logit_mean_for(tokens)), abs=0.01)
 
 
-def test_the_two_shifts_are_one_for_logit_normal_times():
-    """logit_mean m is the warp by exp(m); for uniform times they are two things."""
+def test_both_shifts_are_equal_for_logit_normal_times():
+    """Checks that logit_mean m equals the warp by exp(m), and the formula of the warp for uniform times."""
     shifted, warped = TimeDensity("logit_normal", 0.8), TimeDensity("logit_normal", 0.0, warp=float(np.exp(0.8)))
     np.testing.assert_allclose(drawn(shifted), drawn(warped), atol=1e-5)
     np.testing.assert_allclose(quantiles(TimeDensity(warp=3.0)), 3 * LEVELS / (1 + 2 * LEVELS), atol=0.01)
 
 
 def test_grids_are_those_of_public_samplers(shared):
-    """Static and exponential shifts and LTX's terminal, against the flow-match Euler scheduler of diffusers."""
+    """Compares static and exponential shifts and LTX's terminal with diffusers' flow-match Euler scheduler."""
     for name, given in json.loads((shared / "golden" / "flowmatch_euler_sigmas.json").read_text())["schedules"].items():
         factor = np.exp(given["set"]["mu"]) if given["set"] else given["kw"]["shift"]
         made = times.grid(len(given["sigmas"]) - 1, factor, given["kw"].get("shift_terminal"))
@@ -53,12 +53,12 @@ def test_grids_are_those_of_public_samplers(shared):
 
 
 def test_linear_then_quadratic():
-    """Four equal steps, then four that grow by the same each time, from the slope of the first ones to 1."""
+    """Checks four equal steps, then four steps up to 1, each longer than the one before by the same amount."""
     made = times.linear_quadratic(8, 0.025)
     assert made[:5] == pytest.approx([0, 0.00625, 0.0125, 0.01875, 0.025]) and made[-1] == 1
     steps = np.diff(made)
     assert np.allclose(steps[:4], 0.00625) and (np.diff(steps[4:]) > 0).all() and np.allclose(np.diff(steps[4:], 2), 0)
-    assert np.diff(steps)[3] == pytest.approx(np.diff(steps)[4] / 2)  # the same slope where they meet
+    assert np.diff(steps)[3] == pytest.approx(np.diff(steps)[4] / 2)  # the slopes agree where the parts meet
 
 
 def test_grids():

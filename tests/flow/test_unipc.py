@@ -1,4 +1,4 @@
-"""UniPC takes the steps of the public scheduler, with its order of convergence, one evaluation each."""
+"""UniPC: agreement with diffusers' scheduler, order of convergence, and one evaluation per step."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def field(t, x):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_loop_is_that_of_diffusers(name):
+def test_sampling_agrees_with_diffusers(name):
     shift, order, steps = SETTINGS[name]
     expected = load_file(FILE)
     times = unipc.grid(steps, shift)
@@ -36,7 +36,7 @@ def test_the_loop_is_that_of_diffusers(name):
 
 
 def test_a_straight_flow_is_solved_in_one_step():
-    """All ends are one: any grid gets there."""
+    """Checks that any grid reaches the end, because every state predicts the same end."""
     end = jax.random.normal(jax.random.key(0), (2, 3, 4))
     straight = lambda t, x: (end - x) / (1 - t)[:, None, None]
     for steps in (1, 4):
@@ -45,7 +45,7 @@ def test_a_straight_flow_is_solved_in_one_step():
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_it_converges_with_its_order(order):
-    """On dx/dt = -x between two finite lambdas, in float64. Order 3 ends with a step of order 1, which leaves 2."""
+    """Solves dx/dt = -x between two finite lambdas, in float64. The last step has order 1: order 3 converges as 2."""
 
     def error(steps: int) -> float:
         times = 1 / (1 + np.exp(-np.linspace(-1.5, 1.5, steps + 1)))
@@ -71,7 +71,7 @@ def test_it_converges_with_its_order(order):
         (lambda: unipc.grid(4, -1.0), "above 0, got -1.0"),
         (
             lambda: UniPC(unipc.grid(4))(field, jnp.ones((1, 1, 1)), 1.0, 0.0),
-            "got 1.0 to 0.0: use rf_solver for the way back",
+            "got 1.0 to 0.0: use rf_solver for other intervals",
         ),
     ],
 )

@@ -28,7 +28,7 @@ def chunks(n=4, seed=0, shape=SHAPE):
 
 
 def to(target):
-    """The field whose trajectories run straight to `target` from anywhere."""
+    """Returns the field whose trajectories run straight to `target` from anywhere."""
     return jax.tree_util.Partial(
         lambda target, x, s, condition=None: ((target - x) / jnp.maximum(1 - _column(s[0], x), 1e-6),), target
     )
@@ -39,7 +39,7 @@ def _column(t, x):
 
 
 def gaussian(mean=0.7, std=0.5):
-    """The exact field from N(0, 1) to N(mean, std^2), each number apart: its trajectories are curved."""
+    """Returns the exact field from N(0, 1) to N(mean, std^2), elementwise; its trajectories are curved."""
 
     def field(x, s, condition=None):
         t = _column(s[0], x)
@@ -64,7 +64,7 @@ def test_the_exact_field_has_no_loss_and_another_its_squared_error():
 
 
 def _second_half(target):
-    """A field of both chunks that is exact for the second; its velocity of the first must not count."""
+    """Returns a field that is exact for the second chunk; the loss must ignore its velocity of the first chunk."""
 
     def field(x, s, condition=None):
         n = x.shape[1] // 2
@@ -94,7 +94,7 @@ def test_the_conventional_field_gets_clean_frames_at_one_and_noise():
 def test_chunks_of_other_shapes_are_an_error():
     for loss in (flowframes.loss, flowframes.conventional_loss):
         with pytest.raises(
-            ValueError, match=r"the observed chunk is \(4, 2, 4, 4, 3\), the next one \(4, 4, 4, 4, 3\)"
+            ValueError, match=r"the observed chunk has shape \(4, 2, 4, 4, 3\), the next one \(4, 4, 4, 4, 3\)"
         ):
             loss(to(chunks()), chunks(), chunks(shape=(4, 4, 4, 3)), keys())
 
@@ -110,13 +110,13 @@ def test_rf_solver_is_its_formula():
         v = field(t, expected)
         slope = (field(t + d / 2, expected + d / 2 * v) - v) / (
             d / 2
-        )  # RF-Solver: a Taylor step with this for the derivative
+        )  # RF-Solver: a Taylor step with this slope as the derivative
         expected = expected + d * v + d**2 / 2 * slope
     np.testing.assert_allclose(solve(field, x, method="rf_solver", steps=5).x, expected, rtol=2e-6, atol=1e-6)
 
 
 def test_inverting_and_back_on_a_known_field():
-    """A sample of N(0.7, 0.5^2) goes to the noise it came from; by RF-Solver it comes back, by Euler it does not."""
+    """Checks that a sample of N(0.7, 0.5^2) maps to its noise; RF-Solver maps it back accurately, Euler does not."""
     x1 = 0.7 + 0.5 * chunks(seed=4)
     exact = (x1 - 0.7) / 0.5
     fine = invert(gaussian(), x1, steps=400)
@@ -152,7 +152,7 @@ def test_target_inversion_is_added_by_a_coin_for_each_example():
     np.testing.assert_allclose(add(keys(1000), rho=1.0), 0.3)
     np.testing.assert_array_equal(add(keys(1000), rho=0.0), 0)
     one = jnp.broadcast_to(jax.random.key(3), (1000,))
-    assert len(np.unique(add(one))) == 1  # one coin for the micro-batch
+    assert len(np.unique(add(one))) == 1  # one coin for the microbatch
     usable = jnp.arange(1000) % 2 == 0
     np.testing.assert_array_equal(add(keys(1000), rho=1.0, usable=usable)[:, 0, 0, 0, 0] > 0, usable)
 
@@ -164,7 +164,7 @@ def test_rho_is_a_probability(rho):
 
 
 def test_without_a_deviation_there_is_nothing_to_add():
-    with pytest.raises(ValueError, match="this codec has no sigma_0: give its size with config.inversion.std"):
+    with pytest.raises(ValueError, match="this codec has no sigma_0: set sigma_0 with config.inversion.std"):
         flowframes.with_inversion(chunks(), None, chunks(), keys())
 
 
@@ -181,15 +181,15 @@ def test_chunks_are_fed_back_and_counted():
         )
     made = sample.predict_chunks(further, observed, None, solver=sample.make_solver("euler", 5), chunks=3)
     assert made.nfe.tolist() == [15] * 4
-    longer = chunks(shape=(10, 4, 4, 3))  # any length is predicted at once
+    longer = chunks(shape=(10, 4, 4, 3))  # predicts a chunk of any length
     np.testing.assert_allclose(sample.predict(further, longer), longer + 1, rtol=1e-5, atol=1e-5)
 
 
 def test_a_chunk_whose_solve_failed_is_an_error():
-    """It names the chunk, the row, and the time that the solve reached."""
+    """Checks that the error names the chunk, the row, and the time that the solve reached."""
 
     def predict(rows, beyond, solver):
-        """Moves by 1; what is above 2.3 moves by `beyond(t)` more."""
+        """Predicts with velocity 1, plus `beyond(t)` where values exceed 2.3."""
         field = lambda x, s, condition=None: (1 + jnp.where(x > 2.3, beyond(_column(s[0], x)), 0.0),)
         observed = jnp.zeros((4, *SHAPE)).at[3].set(0.9)[:rows]
         return sample.predict(field, observed, solver=solver, chunks=2)
@@ -212,7 +212,7 @@ def test_steps_are_those_of_euler():
 
 
 def test_guidance_leaves_the_condition_out():
-    """v = text for the whole condition and 0 without it: guidance w moves by w text."""
+    """Uses v = text with the condition and v = 0 without it, so that guidance w moves by w text."""
     field = jax.tree_util.Partial(lambda x, s, condition=None: (jnp.ones_like(x) * condition.text.mean(),))
     condition = Condition(text=jnp.ones((4, 3, 2)), text_mask=jnp.ones((4, 3), bool))
     for weight in (1.0, 3.5):
@@ -220,7 +220,7 @@ def test_guidance_leaves_the_condition_out():
         np.testing.assert_allclose(future - chunks(), weight, rtol=1e-5)
 
 
-def test_a_prediction_from_noise_is_of_its_row_alone():
+def test_a_prediction_from_noise_depends_on_its_row_alone():
     options = dict(source="noise", context=True, solver=sample.make_solver("euler", 4))
     field = jax.tree_util.Partial(lambda x, s, condition=None: (x.mean(1, keepdims=True) - x,))
     many = sample.predict_chunks(field, chunks(), jax.random.key(1), **options).frames

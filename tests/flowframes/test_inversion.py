@@ -1,4 +1,4 @@
-"""Inversions on disk: through the model that the manifest names, and trained on with that model alone."""
+"""Inversions on disk: the manifest names their model, and training on them starts from no other model."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def quiet(name, folder, **data):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A text-to-video run of four steps that move its parameters, and the inversions through it."""
+    """Trains a text-to-video model for four steps with a high learning rate, and inverts chunks through it."""
     folder = tmp_path_factory.mktemp("flowframes")
     config = quiet("pretrain", folder)
     config.optimizer.learning_rate = 0.02
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 def tuned(folder, path=None):
-    """Target inversion from the run of `folder`, on the data of `path`, the inverted set when None."""
+    """Returns a config of target inversion from the run in `folder`, on the data in `path` or the inverted set."""
     config = quiet("procedural", folder, path=str(folder / "set") if path is None else path)
     config.pretrained = str(folder / "pretrained")
     config.chunk.frames = (4, 8)
@@ -64,7 +64,7 @@ def test_every_chunk_has_its_inversion_and_its_error(folder):
             )
             np.testing.assert_allclose(column[length : 2 * length], made.latents[0], atol=1e-5)
             np.testing.assert_allclose(clip[f"inverted_{length}_error"][1], made.error[0], atol=1e-5)
-            assert not column[:length].any() and np.isinf(clip[f"inverted_{length}_error"][0])  # never a target
+            assert not column[:length].any() and np.isinf(clip[f"inverted_{length}_error"][0])  # it is never a target
     assert not any(clip["inverted_4"].any() for clip in pipeline.open_split(folder / "set", "test"))
     settings = records.manifest(folder / "set")["settings"]["inversion"]
     assert settings == dict(
@@ -114,7 +114,7 @@ def test_training_starts_from_the_pretrained_parameters_and_uses_the_inversions(
 
 
 def loss_of(folder, path, **changes):
-    """The first loss, with inversion in every example."""
+    """Returns the first loss, with inversion in every example."""
     config = tuned(folder)
     config.inversion.update(dict(dict(rho=1.0), **changes))
     config.train.steps = 1
@@ -130,7 +130,7 @@ def test_a_run_that_was_begun_does_not_need_its_pretrained_model_any_more(folder
     shutil.rmtree(tmp_path / "model")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     assert train(config, tmp_path / "run").losses() == whole
-    with pytest.raises(ValueError, match="holds neither a run nor a public model"):
+    with pytest.raises(ValueError, match="there is no run and no public model"):
         train(config, tmp_path / "new")
 
 
@@ -156,7 +156,7 @@ def test_a_finished_set_is_left_alone_and_another_models_is_refused(folder, tmp_
     config.pretrained = str(tmp_path / "other")
     with pytest.raises(
         ValueError,
-        match="was inverted through a model with parameters .* config.pretrained=.* has .*: invert with that model",
+        match="was inverted with a model .* checksum .* config.pretrained=.* has .*: invert with config.pretrained",
     ):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -175,8 +175,8 @@ def change(config, **changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(inversion__steps=25), "are not those of config.inversion and config.chunk: steps 10 there and 25 here"),
-        (dict(chunk__frames=(2, 4)), "no chunks of 2 frames there"),
+        (dict(inversion__steps=25), "do not match config.inversion and config.chunk: steps is 10, not 25: change"),
+        (dict(chunk__frames=(2, 4)), "there are no chunks of 2 frames"),
         (dict(chunk__frames=(32,)), "data.frames is 32, this experiment needs 64"),
         (dict(chunk__frames=()), "config.chunk.frames lists lengths of chunks"),
         (dict(chunk__frames=(3,)), "does not divide video"),
@@ -186,10 +186,9 @@ def change(config, **changes):
         (dict(data__fps=4.0), "have fps 8.0, and config.data.fps is 4.0"),
         (
             dict(network__width=48),
-            "the network of config.pretrained=.* is not that of this config, .* parameters differ: "
-            ".* there and .* here",
+            "the network of config.pretrained=.* differs from this config's in .* parameters: .* there and .* here",
         ),
-        (dict(pretrained="nowhere"), "nowhere, which holds neither a run nor a public model"),
+        (dict(pretrained="nowhere"), "nowhere, where there is no run and no public model"),
         (dict(data__path="procedural:comets"), "has no inverted targets, .* make them once with `jvflow encode`"),
         (dict(times__name="beta"), "unknown times"),
     ],
@@ -225,7 +224,7 @@ def test_only_a_text_to_video_run_inverts(folder, tmp_path):
     train(config, tmp_path / "run")
     config = tuned(folder, path=str(folder / "set-latents"))
     config.pretrained = str(tmp_path / "run")
-    with pytest.raises(ValueError, match="is a run of 'flowframes': chunks are inverted through a 'text_to_video' run"):
+    with pytest.raises(ValueError, match="is a run of 'flowframes': inversion needs a 'text_to_video' run"):
         inversion.prepare(config, tmp_path / "set", load_model)
     with pytest.raises(ValueError, match="has inversions already"):
         inversion.prepare(tuned(folder), tmp_path / "set", load_model)

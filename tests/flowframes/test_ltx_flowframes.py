@@ -1,5 +1,5 @@
-"""FlowFrames on a very small LTX-Video: all commands, chunks that are each encoded by themselves, the rate of a video,
-and a start from public parameters."""
+"""FlowFrames on a very small LTX-Video: all commands, chunks that are encoded one by one, the frame rate of a video,
+and training that starts from public parameters."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from jvflow.flowframes import inversion
 from jvflow.load import load, load_model, load_pretrained
 from jvflow.networks import as_field
 from jvflow.parallel.checksums import tree_checksum
-from jvflow.parallel.constrain import AXES
+from jvflow.parallel.sharding import AXES
 from jvflow.training.loop import train
 from jvflow.training.step import create, train_step
 
@@ -43,11 +43,11 @@ def tiny(folder, objective="flowframes", **change):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Encoded, pretrained, inverted, and fine-tuned."""
+    """Encodes, pretrains, inverts and fine-tunes, each in a subfolder."""
     folder = tmp_path_factory.mktemp("ltx")
     config = tiny(folder, "text_to_video")
     latents.prepare(config, folder / "latents")
-    config.data.path, config.chunk.frames = str(folder / "latents"), (9,)  # of both lengths, one is trained on
+    config.data.path, config.chunk.frames = str(folder / "latents"), (9,)  # trains on one of both lengths
     train(config, folder / "pretrained")
     config = tiny(folder, pretrained=str(folder / "pretrained"))
     config.chunk.frames = (9,)
@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
 
 
 def test_chunks_are_encoded_each_by_itself(folder):
-    """For both lengths; the frames after the last whole chunk of a clip are not encoded."""
+    """Checks both lengths; the frames after the last whole chunk of a clip are not encoded."""
     codec = codecs.build("ltx_vae", tiny=True)
     clip = pipeline.open_split(folder / "latents", "train")[1]
     assert clip["video"].shape == (34, 64, 64, 3) and "latent_mean" not in clip
@@ -72,8 +72,8 @@ def test_chunks_are_encoded_each_by_itself(folder):
             np.testing.assert_allclose(std[i * each : (i + 1) * each], found.std[0], atol=1e-4)
 
 
-def test_windows_are_of_chunks(folder):
-    """Two chunks one after the other, from any chunk on, with the inversion of the second."""
+def test_windows_hold_two_consecutive_chunks(folder):
+    """Checks that a window starts at any chunk and also holds the inversion of its second chunk."""
     clips = pipeline.open_split(folder / "inverted", "train")
     windows = [Window(18, chunk=9, encoded=2, inverted=True)]
     batch = next(pipeline.batches(folder / "inverted", windows=windows, batch_size=8, seed=0, threads=0, latents=True))
@@ -95,11 +95,11 @@ def test_windows_are_of_chunks(folder):
             and batch.inverted[row].any()
         )
         assert clip["inverted_9_error"][number + 1] == batch.inverted_error[row]
-    assert starts == {0, 1}  # of three chunks
+    assert starts == {0, 1}  # a clip has three chunks
 
 
 def test_it_is_trained_on_latents_as_on_video(folder):
-    """A step that encodes the chunks itself gets the same latents."""
+    """Checks that a step that encodes the chunks itself gets the same latents."""
     config = tiny(folder, "conventional", pretrained="")
     experiment = assemble(config)
     video = pipeline.open_split(folder / "latents", "train")[0]["video"][None, :18]
@@ -118,7 +118,7 @@ def test_it_is_trained_on_latents_as_on_video(folder):
 
 
 def test_the_rate_of_a_video_reaches_the_network(folder):
-    """From the batch in training, from the config in sampling. Another rate gives another velocity, none an error."""
+    """Checks that the config gives the frame rate, that another rate changes the velocity, and that none raises."""
     tuned = load(folder / "tuned")
     field = as_field(tuned.experiment.network, tuned.params)
     condition = tuned.experiment.caption_condition(tuned.params, ["a comet"], tuned.config.data.fps)
@@ -138,7 +138,7 @@ def test_the_rate_of_a_video_reaches_the_network(folder):
 
 
 def test_the_rate_of_a_batch_is_trained_on(folder):
-    """The same step with another rate has another loss."""
+    """Checks that the same step with another frame rate has another loss."""
     config = tiny(folder, "text_to_video")
     experiment = assemble(config)
     batch = next(
@@ -162,7 +162,7 @@ def test_the_rate_of_a_batch_is_trained_on(folder):
 
 
 def test_samples_and_figures(folder):
-    """Whole chunks give as many frames of video as asked for. Figures are finite, and guidance is not in the NFE."""
+    """Checks the number of frames, which need not fill whole chunks, finite figures, and an NFE without guidance."""
     found = sample(folder / "tuned", folder / "future", count=2, length=20, observed=9)
     assert [s["frames"] for s in found["samples"]] == [20, 20]
     figures = evaluate(folder / "tuned")["frames_9"]
@@ -170,7 +170,7 @@ def test_samples_and_figures(folder):
 
 
 def test_training_starts_from_a_public_transformer(folder, tmp_path):
-    """Its folder is `config.pretrained`, for inversion and for training; layers are stacked where they are scanned."""
+    """Uses the folder of a public model as `config.pretrained`; loading stacks the layers that are scanned."""
     config = tiny(folder, pretrained=str(tmp_path / "transformer"))
     config.text = dict(name="t5", checkpoint=(), length=16, dtype="float32", by_layer=False)
     config.chunk.frames = (17,)
@@ -202,7 +202,7 @@ def test_training_starts_from_a_public_transformer(folder, tmp_path):
     np.testing.assert_allclose(clip["inverted_17"][3:6], made.latents[0], atol=1e-4)
 
     def refuse(params, tokens):
-        raise AssertionError("the captions were embedded with the latents")
+        raise AssertionError("captions are embedded again, but the data set holds their embeddings")
 
     silent = replace(found.experiment, text=replace(found.experiment.text, apply=refuse))
     inversion.invert_dataset(
@@ -219,7 +219,7 @@ def test_training_starts_from_a_public_transformer(folder, tmp_path):
 
 
 def with_t5(config, folder):
-    """The config with a very small T5."""
+    """Returns the config with a very small T5."""
     from public_models import FIXTURES
 
     t5 = dict(
@@ -265,12 +265,14 @@ def test_configs_that_do_not_fit(tmp_path, change, message):
 def test_other_papers_take_single_frames():
     config = load_config("biflow/procedural.py", "debug")
     config.codec = dict(name="ltx_vae", checkpoint=(), tiny=True)
-    with pytest.raises(ValueError, match="takes 8 frames as one, biflow is about single frames: use a codec of images"):
+    with pytest.raises(
+        ValueError, match="encodes 8 frames into one latent frame, but biflow needs a latent for each frame"
+    ):
         assemble(config)
 
 
-def test_how_it_is_encoded_is_no_part_of_what_is():
-    """In pieces or whole, with another time of the decoder: the same latents. In tiles they are others."""
+def test_the_fingerprint_depends_on_tiles_but_not_on_pieces_or_the_decoder_time():
+    """Checks that only tiles change the fingerprint, because pieces and the time of the decoder keep the latents."""
     known = latents.model_fingerprint("ltx_vae", piece=1, tile=0, time=0.0)
     assert (
         known
@@ -284,7 +286,7 @@ def test_latents_of_other_lengths(folder):
     config.data.path = str(folder / "latents")
     config.chunk.frames = (9, 25)
     with pytest.raises(
-        ValueError, match=r"are of chunks of \[9, 17\] frames, config.chunk.frames=\[9, 25\] needs \[25\] too"
+        ValueError, match=r"have chunks of \[9, 17\] frames, config.chunk.frames=\[9, 25\] needs \[25\] too"
     ):
         config.data.frames = 50
         latents.check_latents(
@@ -300,7 +302,7 @@ def test_latents_of_other_lengths(folder):
     assert not (folder / "none").exists() and not (folder / "others").exists()
 
 
-def test_a_mesh_that_does_not_split_it():
+def test_a_mesh_that_does_not_divide_heads_or_tokens_raises():
     network = networks.build("ltx", channels=16, text_width=8, depth=1, heads=2, head=12)
     mesh = lambda *, sequence=1, tensor=1: Mesh(np.full((1, 1, sequence, tensor), jax.devices()[0]), AXES)
     networks.check_mesh(network, (2, 2, 2, 16), mesh(tensor=2, sequence=8))
@@ -315,8 +317,8 @@ def test_a_mesh_that_does_not_split_it():
         networks.build("ltx", channels=16, text_width=8, coordinates=2, velocities=2)
 
 
-def test_a_table_of_the_paper():
-    """Table 3 of the paper, and shapes without weights."""
+def test_the_config_has_the_sizes_of_the_paper():
+    """Checks table 3 of the paper, and the shapes of models whose checkpoints are absent."""
     config = load_config("flowframes/ltx_2b.py")
     experiment = assemble(config, abstract=True)
     assert (

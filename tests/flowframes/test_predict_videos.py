@@ -1,4 +1,4 @@
-"""From a run of FlowFrames to chunks, samples and figures."""
+"""Tests of `jvflow sample` and `jvflow evaluate` on runs of FlowFrames."""
 
 from dataclasses import replace
 from functools import cache
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The run of each objective, trained when it is asked for."""
+    """Returns a function that trains a run of an objective when it is first called with it."""
     folder = tmp_path_factory.mktemp("runs")
 
     @cache
@@ -76,7 +76,7 @@ def test_mistakes_of_a_sample(trained, tmp_path, options, message):
 
 def test_a_failed_solve_leaves_no_video(trained, tmp_path):
     run = load(trained())
-    solver = Solver(max_steps=1)  # a first step is a tenth of the way
+    solver = Solver(max_steps=1)  # the first step only reaches t = 0.1
     run = replace(run, experiment=replace(run.experiment, sampler=replace(run.experiment.sampler, solver=solver)))
     request = SampleRequest(data=lambda: run_dataset(run), count=2)
     with pytest.raises(
@@ -88,7 +88,7 @@ def test_a_failed_solve_leaves_no_video(trained, tmp_path):
         run.experiment.method.preview(run, run_dataset(run))
 
 
-def test_pairs_are_what_follows():
+def test_pairs_hold_observed_frames_and_the_frames_after_them():
     real = np.arange(2 * 20, dtype=np.uint8).reshape(2, 20, 1, 1, 1)
     observed, future, clip = pairs(real, 4, 8, 3)
     assert observed.shape[:2] == (6, 4) and future.shape[:2] == (6, 8) and clip.tolist() == [0, 1] * 3

@@ -29,7 +29,7 @@ def tiny(folder, objective="flowframes", **change):
     return config
 
 
-def test_the_whole_way(tmp_path):
+def test_all_commands_from_encoding_to_evaluation(tmp_path):
     config = tiny(tmp_path, "text_to_video")
     latents.prepare(config, tmp_path / "latents")
     config.data.path = str(tmp_path / "latents")
@@ -46,7 +46,7 @@ def test_the_whole_way(tmp_path):
     assert figures["nfe_5"]["nfe"] == 5 and np.isfinite(list(figures["nfe_5"].values())).all()
 
 
-def test_a_table_of_the_paper():
+def test_the_config_has_the_sizes_of_the_paper():
     config = load_config("flowframes/wan_1p3b.py")
     experiment = assemble(config, abstract=True)
     assert (

@@ -1,4 +1,4 @@
-"""Metrics against closed forms and second derivations, and which damage the features must notice."""
+"""Metrics, compared with closed forms and second derivations, and the damage that features must detect."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_psnr_side_is_the_printed_formula():
 
 
 def ssim_by_loops(x, y, peak):
-    """Wang et al. (2004), pixel by pixel, for one image with one channel and values in [0, peak]."""
+    """Computes SSIM (Wang et al., 2004) pixel by pixel, for one image with one channel and values in [0, peak]."""
     offset = np.arange(11) - 5
     weight = np.exp(-(offset[:, None] ** 2 + offset[None] ** 2) / (2 * 1.5**2))
     weight /= weight.sum()
@@ -153,7 +153,7 @@ def test_motion_of_a_known_video():
 
 
 def blobs(seed, count, length=8, size=16):
-    """Windows of one soft coloured blob that crosses the frame at constant speed."""
+    """Returns windows of one soft coloured blob that crosses the frame at constant speed."""
     rng = np.random.default_rng(seed)
     place = (
         rng.uniform(size / 4, 3 * size / 4, (count, 1, 2))
@@ -218,9 +218,9 @@ def test_fit_depends_on_the_real_windows_alone(fitted):
     assert again.scale == fitted.scale
 
 
-@pytest.mark.parametrize("n", [14, 120])  # fewer and more windows than numbers per group, 96, 32 and 16
-def test_features_are_the_described_numbers(n):
-    """Equations (1) to (3) and a plain SVD of each group; here the grid does not divide the frame."""
+@pytest.mark.parametrize("n", [14, 120])  # fewer and more windows than a group has values: 96, 32 and 16
+def test_features_agree_with_their_equations(n):
+    """Computes equations (1) to (3) and a plain SVD of each group; here the grid does not divide the frame."""
     x = blobs(5, n, length=2, size=6)
     fit = metrics.fit_window_pca(x, dimensions=6, grid=4)
     cells = np.array([[2, 1, 0, 0, 0, 0], [0, 1, 2, 0, 0, 0], [0, 0, 0, 2, 1, 0], [0, 0, 0, 0, 1, 2]]) / 3
@@ -236,7 +236,7 @@ def test_features_are_the_described_numbers(n):
 
 
 def test_a_change_of_level_is_inside_the_subspace(fitted):
-    """The means of groups (2) and (3), which vanish in flat or frozen video, lie in the span of their directions."""
+    """Checks that the span of the directions contains the means of groups (2) and (3), 0 in flat or frozen video."""
     energy = slice(8 * 4 * 4 * 3, None)
     mean, directions = fitted.mean[energy], fitted.basis[energy, 5:]
     directions = directions / np.linalg.norm(directions, axis=0)

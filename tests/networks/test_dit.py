@@ -45,7 +45,7 @@ def test_parameter_counts_of_the_presets(name, expected):
         assert parameter_count(config, (1, 32, 32)) == 675_129_632
 
 
-def test_count_is_what_init_makes():
+def test_the_parameter_count_agrees_with_init():
     for options in ({}, dict(scan=True), dict(text_width=5, labels=3, coordinates=2, velocities=2, local=True)):
         network = build(**(TINY | options))
         made = sum(a.size for a in jax.tree.leaves(network.init(jax.random.key(0))))
@@ -77,7 +77,7 @@ def test_every_coordinate_and_every_input_channel_matters():
 
 
 def test_each_frame_may_have_a_time_of_its_own():
-    """Equal times act as one; another time of a frame changes it most; a patch over frames takes its first frame's."""
+    """Checks that equal times act like one, a time changes its frame most, and patches use their first frame's time."""
     x, (t,) = inputs((2, 4, 8, 8, 3))
     f = field(local=True)
     whole, each = f(x, (t,), None)[0], jnp.broadcast_to(t[:, None], (2, 4))
@@ -92,7 +92,7 @@ def test_each_frame_may_have_a_time_of_its_own():
 
 @pytest.mark.parametrize("query_block", [3, 4, 8])
 def test_attention_in_blocks_is_attention(query_block):
-    """Values and gradients agree, also if the last block is not full; 8 tokens are a single block of 8."""
+    """Checks values and gradients, also if the last block is not full; all 8 tokens fit into one block of 8."""
     x, s = inputs((2, 2, 8, 8, 3))
     whole, blocks = build(**TINY), build(**TINY, attention=query_block)
     params = random_params(whole)
@@ -130,7 +130,7 @@ def test_examples_do_not_mix_and_tokens_do():
 
 
 def test_patches_return_to_their_place():
-    """New blocks are the identity: with a nonzero output layer a pixel changes its own patch and no other."""
+    """Checks with new blocks, which are the identity, that a pixel changes its own patch and no other."""
     network = build(**TINY)
     params = network.init(jax.random.key(0))
     params["patch_out"]["kernel"] = jax.random.normal(jax.random.key(1), params["patch_out"]["kernel"].shape)
@@ -209,7 +209,7 @@ def test_per_token_times_agree_with_one_time():
 
 
 def test_position_table_is_the_public_one():
-    """The table has sines, then cosines; columns, then rows, as a public DiT has it."""
+    """Checks that the table has sines before cosines and columns before rows, as the public DiT has."""
     table = position_table((1, 2, 3), 8)
     omega = np.array([1.0, 0.01])
     for row in range(2):

@@ -1,4 +1,4 @@
-"""The transformer of LTX-Video gives what diffusers gives, and is a field in our layout and time."""
+"""The transformer of LTX-Video: it agrees with diffusers, and is a field in our layout and time."""
 
 import json
 
@@ -25,7 +25,7 @@ def run_fixture(network, io, shape):
 @pytest.mark.parametrize("options", [{}, dict(scan=True, remat="full", attention=5)])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_transformer_gives_what_diffusers_gives(name, options):
-    """With one timestep and one per token, positions by scale and given, widths that rotations fill and do not."""
+    """Covers one timestep or one per token, scaled or given positions, and widths that rotations fill or not."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     assert_same(
         *run_fixture(pretrained.import_checkpoint("ltx_transformer", config, tensors, **options), io, config["shape"])
@@ -45,7 +45,7 @@ def test_full_size_transformer_has_the_public_tensors(shared, scan):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_it_is_a_field_in_our_time(causal):
-    """The field is data - noise at t = 1 - timestep / 1000, for one t, one per frame, or one per token."""
+    """Checks that the field is data - noise at t = 1 - timestep / 1000, for one t, one per frame, or one per token."""
     config, tensors, io = read_fixture(FIXTURES / "ltx_padded.safetensors")
     network = pretrained.import_checkpoint("ltx_transformer", config, tensors, causal=causal)
     (f, h, w), c = config["shape"], config["in_channels"]
@@ -114,9 +114,9 @@ def test_captions_and_rates_are_asked_for():
     ],
 )
 def test_frequencies_are_rounded_as_torch_rounds_them(width, frequencies):
-    """10000^torch.linspace(0, 1, n) pi / 2 in float32, to the last bit.
+    """Compares with 10000^torch.linspace(0, 1, n) pi / 2 in float32, to the last bit.
 
-    An angle in the thousands turns one rounding into an error of 1e-3.
+    For angles in the thousands, one rounding becomes an error of 1e-3.
     """
     cosine, sine = ltx.rotary_embedding(jnp.ones((1, 1, 3)), width)
     expected = np.repeat(np.asarray(frequencies), 3)

@@ -1,4 +1,4 @@
-"""The autoencoder of LTX-Video gives what diffusers gives."""
+"""The autoencoder of LTX-Video: it agrees with diffusers."""
 
 import json
 
@@ -14,7 +14,7 @@ NAMES = ("ltx_vae_090", "ltx_vae_095")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_autoencoder_gives_what_diffusers_gives(name):
-    """Both ways; downsampling by strides and by folding, channels that change, with and without a time."""
+    """Covers encoding and decoding, strided and folded downsampling, channels that change, with and without a time."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("ltx_vae", config, tensors)
     apply = jax.jit(network.apply, static_argnames="method")
@@ -30,7 +30,7 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
     model = pretrained.KINDS["ltx_vae"].model(manifest["config"], "diffusers")
     pretrained.check_tensors("ltx_vae", model, {name: tuple(shape) for name, shape in manifest["tensors"].items()})
     assert len(model.layout) == len(manifest["tensors"]) == 226
-    buffers = sum(model.shapes[name].size for name in ("latents_mean", "latents_std"))  # listed but not counted
+    buffers = sum(model.shapes[name].size for name in ("latents_mean", "latents_std"))  # not in the manifest's count
     assert sum(a.size for a in model.shapes.values()) - buffers == manifest["parameters"]
 
 

@@ -1,4 +1,4 @@
-"""The U-Net as Bi-flow's network: one for each velocity."""
+"""The U-Net as Bi-flow's network, with one U-Net for each velocity."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ SMALL = dict(width=8, levels=(1, 2), attends=(False, True), groups=4, head=4, ch
 
 
 def random_params(network, seed=0):
-    """Returns random parameters; compiling `init` would take longer than all else here."""
+    """Returns random parameters without compiling `init`, which would take longer than these tests."""
     rng = np.random.default_rng(seed)
     draw = lambda a: jnp.asarray(rng.normal(size=a.shape) / np.sqrt(max(np.prod(a.shape[:-1]), 4)), jnp.float32)
     return jax.tree.map(draw, jax.eval_shape(network.init, jax.random.key(0)))
@@ -72,7 +72,7 @@ def test_context_text_and_both_coordinates_are_seen():
 
 
 def test_remat_gives_the_same_gradient():
-    """With remat the gradient is the same, at the cost of more operations."""
+    """Checks that remat keeps the gradient and costs more operations."""
     network = {remat: networks.build("unet", **SMALL, remat=remat) for remat in ("none", "full")}
     params, x = random_params(network["none"]), frames(size=16, count=8)
 
@@ -89,7 +89,7 @@ def test_remat_gives_the_same_gradient():
 
 
 def test_the_networks_of_biflows_authors_are_its_field():
-    """Two public networks, imported, stream as the field of BI-FLOW; and are what `network.name="unet"` builds."""
+    """Checks that two imported networks stream as BI-FLOW's field, and agree with the network named "unet"."""
     config, tensors, io = read_fixture(FIXTURES / "unet_biflow.safetensors")
     video = pretrained.import_checkpoint("unet2d", config, tensors)
     noise = pretrained.import_checkpoint("unet2d", config, {name: 0.9 * a for name, a in tensors.items()})
@@ -151,7 +151,7 @@ def test_autoencoders_are_no_field():
         ),
     ],
 )
-def test_what_does_not_fit_is_said(call, message):
+def test_unsupported_shapes_and_options_raise(call, message):
     with pytest.raises(ValueError, match=message):
         call(networks.build("unet", **SMALL))
 
@@ -167,7 +167,7 @@ def test_only_rows_and_parameters_are_split():
 
 
 def test_layers_get_the_keys_of_nnx():
-    """One after the other, and those of layers that are made at once."""
+    """Compares the keys of layers that are made one after the other, and of layers that are made together."""
     ours, theirs = Keys(jax.random.key(3)), nnx.Rngs(params=jax.random.key(3))
     same = lambda a, b: np.testing.assert_array_equal(jax.random.key_data(a), jax.random.key_data(b))
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The transformer of Wan 2.1 gives what diffusers gives, and is a field in our layout and time."""
+"""The transformer of Wan 2.1: it agrees with diffusers, and is a field in our layout and time."""
 
 import json
 
@@ -21,7 +21,7 @@ def run_fixture(network, io):
 @pytest.mark.parametrize("options", [{}, dict(scan=True, remat="full", attention=5)])
 @pytest.mark.parametrize("name", ["wan_plain", "wan_tokens", "wan_nine", "wan_seventeen"])
 def test_the_transformer_gives_what_diffusers_gives(name, options):
-    """With one timestep and one per token, 1 to 17 frames, heads divisible by six or not, text after a norm or not."""
+    """Covers one timestep or one per token, 1 to 17 frames, head widths divisible by 6 or not, and optional norms."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     assert_same(*run_fixture(pretrained.import_checkpoint("wan_transformer", config, tensors, **options), io))
 
@@ -38,7 +38,7 @@ def test_full_size_transformer_has_the_public_tensors(shared, scan):
 
 
 def test_it_is_a_field_in_our_time():
-    """The field is data - noise at t = 1 - timestep / 1000, for one t or one per frame; masked text counts as 0."""
+    """Checks that the field is data - noise at t = 1 - timestep / 1000, one per video or frame; masked text is 0."""
     config, tensors, io = read_fixture(FIXTURES / "wan_plain.safetensors")
     network = pretrained.import_checkpoint("wan_transformer", config, tensors)
     x, t = np.moveaxis(np.tile(io["hidden_states"], (1, 1, 3, 1, 1)), 1, -1), 1 - io["timestep"] / 1000

@@ -1,4 +1,4 @@
-"""The autoencoder of Wan 2.1 gives what diffusers gives, whole and in pieces."""
+"""The autoencoder of Wan 2.1: it agrees with diffusers, whole and in pieces."""
 
 import json
 
@@ -20,7 +20,7 @@ NAMES = ("wan_vae_one", "wan_vae_five", "wan_vae_nine", "wan_vae_seventeen")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_autoencoder_gives_what_diffusers_gives(name):
-    """Both ways, for 1 to 17 frames, which the package takes in pieces; with and without levels that halve frames."""
+    """Covers encoding and decoding of 1 to 17 frames, which diffusers takes in pieces, and levels that halve frames."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("wan_vae", config, tensors)
     apply = jax.jit(network.apply, static_argnames="method")
@@ -67,7 +67,7 @@ def test_another_autoencoder(change):
 
 
 def test_latents_are_in_units_of_the_config(tmp_path):
-    """The config holds mean and deviation of the channels; pieces of one latent frame agree with the whole."""
+    """Checks the config's mean and deviation of the channels, and that pieces of one latent frame give the whole."""
     config, tensors, io = read_fixture(FIXTURES / "wan_vae_five.safetensors")
     rng = np.random.default_rng(0)
     m, d = rng.normal(size=3), rng.uniform(0.5, 2, 3)

@@ -1,4 +1,4 @@
-"""Collectives and operations of programs, counted against closed forms."""
+"""Counts of collectives and operations in programs, compared with closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def split(*sizes):
 
 
 def test_bytes_of_gathering_and_of_reducing():
-    """With 64 x 8 floats on 4 devices, each sends 3/4 of 2048 bytes for a gather, twice 3/4 of 8 floats for a sum."""
+    """Checks 64 x 8 floats on 4 devices: each sends 3/4 of 2048 bytes for a gather, twice 3/4 of 8 floats for a sum."""
     gathered = hlo.by_kind(hlo.collectives(compiled(lambda a: a, split(64, 8)), 4))
     assert gathered == {"all-gather": dict(bytes=0.75 * 2048, count=1)}
     summed = hlo.by_kind(hlo.collectives(compiled(lambda a: a.sum(0), split(64, 8)), 4))
@@ -74,7 +74,7 @@ def test_every_form_that_xla_writes(line, expected):
     assert (one.kind, one.bytes, one.group) == expected
 
 
-def test_a_loop_that_looks_at_data_counts_once():
+def test_a_loop_whose_length_depends_on_data_counts_once():
     def loop(a):
         go = lambda carry: (carry[0] < 50) & (carry[1].sum() < 100)
         return jax.lax.while_loop(go, lambda carry: (carry[0] + 1, carry[1] + a.sum(0)), (0, jnp.ones(8)))[1]

@@ -1,4 +1,4 @@
-"""Meshes: which sizes work, which rows a process reads, and that a mesh of eight devices trains as one device does."""
+"""Meshes: valid sizes, the rows that a process reads, and equal training on one device and on eight."""
 
 import subprocess
 import sys
@@ -13,13 +13,12 @@ from jax import P
 from jvflow.data.pipeline import Batch
 from jvflow.experiment import assemble
 from jvflow.parallel import mesh as meshes
-from jvflow.parallel.constrain import split_microbatches
 from jvflow.training.sharded import check_mesh, init_and_abstract_state
-from jvflow.training.step import train_step
+from jvflow.training.step import split_microbatches, train_step
 
 
 def test_eight_devices_equal_one_in_microbatches_with_split_tokens():
-    """Compares losses of AdamW and parameters of SGD; .ci/run has all meshes and papers."""
+    """Compares losses of AdamW and parameters of SGD; .ci/run checks all meshes and papers."""
     command = [sys.executable, "tests/slow/equal_meshes.py", "biflow", "--steps=3", "--meshes=microbatches"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -63,7 +62,7 @@ def test_rows_are_those_that_the_devices_of_this_process_hold():
     assert [np.asarray(s.data).tolist() for s in batch.addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
-def test_what_was_split_is_whole_on_every_device_of_this_process():
+def test_split_arrays_are_gathered_on_every_device_of_this_process():
     mesh = meshes.make_mesh(dict(fsdp=4))
     tree = jax.device_put(
         {"a": np.arange(8.0), "b": np.ones(3)}, {"a": jax.NamedSharding(mesh, P("fsdp")), "b": meshes.replicated(mesh)}
@@ -92,7 +91,7 @@ def test_wrong_batches(size, sizes, microbatches, message):
         meshes.check_batch(size, meshes.make_mesh(sizes), microbatches)
 
 
-def test_heads_and_tokens_that_do_not_divide_name_what_does():
+def test_heads_and_tokens_that_do_not_divide_raise_with_sizes_that_do():
     config = load_config("biflow/procedural.py", "debug")
     config.network.update(width=96, heads=3)
     with pytest.raises(

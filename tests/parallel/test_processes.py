@@ -1,4 +1,4 @@
-"""Work that several processes share: each item is made once, in order, and errors reach all of them."""
+"""Work that several processes share: each item is made once, in order, and errors reach all processes."""
 
 import os
 import socket
@@ -99,9 +99,9 @@ def test_work_is_divided_and_collected_in_order():
     assert first[5] == f"gathered [0, 1] {[[[0, 10, 20, 30, 40], whole], [[1, 11, 21, 31, 41], whole]]}"
     assert (second[5], third[5]) == ("gathered [2, 3] []", "gathered [4, 4] []")
     assert first[6] == "gathered ZeroDivisionError division by zero"
-    assert second[6] == third[6] == "gathered ValueError the primary process failed: its own error gives the reason"
+    assert second[6] == third[6] == "gathered ValueError the primary process failed: see its error message"
     assert first[3] == "primary ZeroDivisionError division by zero"
-    assert second[3] == third[3] == "primary ValueError the primary process failed: its own error gives the reason"
+    assert second[3] == third[3] == "primary ValueError the primary process failed: see its error message"
 
 
 def test_one_process_calls_its_argument():
@@ -120,7 +120,7 @@ def test_packed_items_are_unpacked_unchanged():
     assert back["caption"] == "ä b" and back["source"] == "" and isinstance(back["caption"], str)
     assert back["fps"] == np.float32(12.5) and back["fps"].dtype == np.float32 and np.ndim(back["fps"]) == 0
     np.testing.assert_array_equal(back["latent_mean"], item["latent_mean"])
-    with pytest.raises(ValueError):  # no pickle: neither way
+    with pytest.raises(ValueError):  # neither packing nor unpacking uses pickle
         processes._unpack(processes._pack(dict(a=np.array([object()], object))))
 
 
@@ -131,7 +131,7 @@ def test_packed_items_are_unpacked_unchanged():
         (dict(JVFLOW_COORDINATOR="localhost", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="1"), "give HOST:PORT"),
         (
             dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="2"),
-            "number of this one from 0 on",
+            "number of this process, counted from 0",
         ),
         (
             dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="two", JVFLOW_PROCESS="0"),
@@ -139,9 +139,9 @@ def test_packed_items_are_unpacked_unchanged():
         ),
         (
             dict(JVFLOW_COORDINATOR="localhost:1", JVFLOW_PROCESSES="2", JVFLOW_PROCESS="1", JVFLOW_TIMEOUT="1"),
-            "localhost:1 does not answer within 1 s.*process 0 running",
+            "localhost:1 does not answer within 1 s.*process 0 runs",
         ),
-        (dict(JVFLOW_DISTRIBUTED="1"), "JVFLOW_DISTRIBUTED=1 asks a scheduler"),
+        (dict(JVFLOW_DISTRIBUTED="1"), "JVFLOW_DISTRIBUTED=1 needs a scheduler"),
     ],
 )
 def test_wrong_settings_of_a_job(monkeypatch, settings, message):

@@ -1,4 +1,4 @@
-"""How the train state is split: by rules, with a reason for each array, and no activation is left whole."""
+"""Sharding: rules split the train state with a reason for each array, and every activation is split."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_the_state_is_split_by_rules_and_every_decision_has_a_reason():
         "free": shape(64, 512),
     }
     found = {d.path: d for d in sharding.decide(tree, RULES, mesh)}
-    assert found["blocks/qkv/kernel"].spec == P(None, "fsdp", "tensor")  # of scanned layers: the last axes
+    assert found["blocks/qkv/kernel"].spec == P(None, "fsdp", "tensor")  # scanned layers: rules split the last axes
     assert found["blocks/proj/kernel"].spec == P("tensor", "fsdp")
     assert found["blocks/qkv/bias"].spec == P() and "fewer than" in found["blocks/qkv/bias"].why
     assert found["odd/kernel"].spec == P() and "divides no axis" in found["odd/kernel"].why
@@ -46,7 +46,7 @@ def test_average_and_optimizer_are_split_as_the_parameters(monkeypatch):
 
 
 def test_no_activation_of_the_whole_batch_is_on_one_device():
-    """With 24 rows on 4 devices, no array of a device has 24 rows and all tokens, or 24 rows and the full width."""
+    """Checks 24 rows on 4 devices: no array of a device has 24 rows and all tokens, or 24 rows and the full width."""
     config = load_config("biflow/procedural.py", "debug")
     config.network.update(width=64, depth=2, heads=2)
     config.train.batch_size = 24
@@ -59,5 +59,5 @@ def test_no_activation_of_the_whole_batch_is_on_one_device():
         text = step.lower(abstract, batch, jax.random.key(0), None).compile().as_text()
     seen = hlo.shapes(text)
     tokens = 16
-    assert any(s[0] == 6 and tokens in s[1:] for s in seen if len(s) > 2), "the batch is split"
+    assert any(s[0] == 6 and tokens in s[1:] for s in seen if len(s) > 2), "no activation has the 6 rows of one device"
     assert not [s for s in seen if len(s) > 2 and s[0] == 24 and (tokens in s[1:] or 64 in s[1:])]

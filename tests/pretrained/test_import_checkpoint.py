@@ -25,7 +25,7 @@ def dit():
 
 
 def write_folder(path, config, tensors, files: int = 1, named: str = "DiTTransformer2DModel"):
-    """Writes a model as the hubs lay it out."""
+    """Writes a model in the folder layout of the public hubs."""
     path.mkdir()
     (path / "config.json").write_text(json.dumps(dict(config, _class_name=named)))
     parts = [{name: tensors[name] for name in sorted(tensors)[i::files]} for i in range(files)]
@@ -55,7 +55,7 @@ def test_a_folder_in_one_file_or_in_many_comes_back_from_an_export(dit, tmp_path
     assert json.loads((tmp_path / "again" / "config.json").read_text()) == config
 
 
-def test_parameters_are_cast_and_split_on_the_way_in(dit, tmp_path, monkeypatch):
+def test_loading_casts_and_splits_parameters(dit, tmp_path, monkeypatch):
     config, tensors, io = dit
     monkeypatch.setattr(sharding, "MIN_ELEMENTS", 2**8)
     half = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
@@ -70,9 +70,9 @@ def test_parameters_are_cast_and_split_on_the_way_in(dit, tmp_path, monkeypatch)
 
 
 def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
-    """The codec gives the model's own latents, scaled, frame by frame, also a few frames at a time.
+    """Checks that the codec scales the model's latents of each frame, also when it takes a few frames at a time.
 
-    Its fingerprint depends on its files.
+    The fingerprint of the codec depends on its files.
     """
     config, tensors, _ = read_fixture(FIXTURES / "vae_plain.safetensors")
     path = write_folder(tmp_path / "vae", config | dict(scaling_factor=0.5), tensors, named="AutoencoderKL")
@@ -108,7 +108,7 @@ def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "given, message", [((), "takes one folder as config.codec.checkpoint"), (("{dit}",), "holds no autoencoder")]
 )
-def test_a_codec_of_something_else(dit, tmp_path, given, message):
+def test_folders_without_an_autoencoder_raise(dit, tmp_path, given, message):
     config, tensors, _ = dit
     path = write_folder(tmp_path / "dit", config, tensors)
     with pytest.raises(ValueError, match=message):
@@ -172,7 +172,7 @@ def test_folders_that_hold_no_model(dit, tmp_path):
     cut = write_folder(tmp_path / "cut", config, tensors)
     whole = (cut / SINGLE).read_bytes()
     (cut / SINGLE).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="is no whole safetensors file"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file"):
         pretrained.load(cut)
     pickled = write_folder(tmp_path / "pickled", config, tensors)
     (pickled / SINGLE).rename(pickled / "diffusion_pytorch_model.bin")
@@ -180,18 +180,18 @@ def test_folders_that_hold_no_model(dit, tmp_path):
         pretrained.load(pickled)
     (pickled / "diffusion_pytorch_model.bin").rename(pickled / SINGLE)
     (pickled / SINGLE).write_bytes(b"\x80\x04\x95 a pickle under another name")
-    with pytest.raises(ValueError, match="is no whole safetensors file .*pickled files .* are never read"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file .*pickled files .* are never read"):
         pretrained.load(pickled)
     other = write_folder(tmp_path / "other", config, tensors)
     (other / "config.json").write_text(json.dumps(dict(config, _class_name="UNet3D")))
     with pytest.raises(
         ValueError,
-        match="is of UNet3D: known are DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, "
+        match="describes UNet3D: use one of DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, "
         "LTXVideoTransformer3DModel, AutoencoderKLLTXVideo, WanTransformer3DModel, AutoencoderKLWan, "
         "UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel",
     ):
         pretrained.load(other)
     missing = write_folder(tmp_path / "missing", config, tensors, files=2)
     next(missing.glob("*00001-of*")).unlink()
-    with pytest.raises(ValueError, match="00001-of-00002.safetensors is not there"):
+    with pytest.raises(ValueError, match="00001-of-00002.safetensors does not exist"):
         pretrained.load(missing)

@@ -1,4 +1,4 @@
-"""Our models with public tensors give what the packages that published them give."""
+"""Our models with public tensors: they agree with the packages that published them."""
 
 import json
 
@@ -70,7 +70,7 @@ def original(tensors, hidden, timestep, labels, heads):
 
 
 def test_dit_as_its_authors_name_it(tmp_path):
-    """One embedding for all blocks, q, k and v in one tensor, other frequencies: agrees with the formulas."""
+    """Compares one embedding for all blocks, q, k and v in one tensor, and other frequencies with the formulas."""
     from jvflow.networks.layers import position_table
 
     config, _, io = read_fixture(FIXTURES / "dit_two_layers.safetensors")
@@ -109,7 +109,7 @@ def test_a_dit_with_captions_is_the_public_one_until_it_is_trained(scan, tmp_pat
 
 
 def test_full_size_dit_has_the_public_tensors(shared):
-    """Names and shapes agree one to one, and the counts of both namings."""
+    """Checks names and shapes one to one, and the parameter counts of both namings."""
     manifest = json.loads((shared / "golden" / "manifests" / "dit_xl_2_256.json").read_text())
     config, shapes = manifest["config"], {name: tuple(shape) for name, shape in manifest["tensors"].items()}
     model = pretrained.KINDS["dit"].model(config, "diffusers")
@@ -189,7 +189,7 @@ def test_another_autoencoder(change, message):
 
 @pytest.mark.parametrize("name", ["taesd_three_levels", "taesd_two_levels"])
 def test_the_tiny_autoencoder_gives_what_diffusers_gives(name, tmp_path):
-    """Both ways, from diffusers' names and the authors'; the codec of the family reads the same tensors."""
+    """Covers encoding and decoding, diffusers' and the authors' names, and the codec that reads the same tensors."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("taesd", config, tensors)
     pretrained.export("taesd", config, network.params, tmp_path, naming="original")
@@ -209,7 +209,7 @@ def test_the_tiny_autoencoder_gives_what_diffusers_gives(name, tmp_path):
 
 
 def test_full_size_tiny_autoencoder_has_the_public_tensors():
-    """It has the size of diffusers' AutoencoderTiny(); a missing last layer is reported."""
+    """Checks the size of diffusers' AutoencoderTiny(), and that a missing last layer raises."""
     model = pretrained.KINDS["taesd"].model({}, "diffusers")
     assert sum(a.size for a in model.shapes.values()) == 2_445_063 and len(model.layout) == 134
     shapes = {entry.names[0]: model.shapes[entry.path].shape for entry in model.layout}
@@ -318,9 +318,9 @@ def test_another_clip_and_texts_that_it_does_not_take():
 
 
 def test_a_published_picture(shared):
-    """DiT, DDIM and the decoder together give the numbers that diffusers publishes for its DiT pipeline.
+    """Checks that DiT, DDIM and the decoder reproduce the pixels that diffusers publishes for its DiT pipeline.
 
-    Two steps, class 1, guidance 4.
+    The pipeline takes two steps with class 1 and guidance 4.
     """
     config, tensors, io = read_fixture(shared / "golden" / "dit_pipeline_dummy.safetensors")
     part = lambda name: {

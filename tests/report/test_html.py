@@ -1,4 +1,4 @@
-"""The report is one well-formed file that loads nothing, and shows every number and video that it was given."""
+"""The report: one well-formed file that loads no other file and shows every number and video of its arguments."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ PAPER_TABLE = report.PaperTable(
 
 
 class Page(HTMLParser):
-    """Collects tags and text, and insists that every tag is closed in order."""
+    """A parser that collects tags and text, and asserts that every tag is closed in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 
 def duration(gif):
-    """Milliseconds of one round."""
+    """Returns the duration of one loop in milliseconds."""
     total = 0
     for i in range(gif.n_frames):
         gif.seek(i)
@@ -56,7 +56,7 @@ def duration(gif):
 
 
 def discs(count=5, frames=24, size=16, seed=0):
-    """uint8 videos of a disc that crosses the frame."""
+    """Returns uint8 videos of a disc that crosses the frame."""
     rng = np.random.default_rng(seed)
     place = rng.uniform(0, size, (count, 1, 2)) + rng.normal(0, 1, (count, 1, 2)) * np.arange(frames)[:, None]
     y, x = np.mgrid[:size, :size]
@@ -193,7 +193,7 @@ def test_animations_drop_frames_to_stay_small():
         gif.seek(i)
         bright.append(np.asarray(gif.convert("RGB"))[:64, :64].mean() > 125)
     assert bright == [k >= 30 for k in range(0, 40, every)]
-    assert report._gif(noise, 2, 100.0, 10**9)[1] == 2  # a browser slows frames below 1/50 s
+    assert report._gif(noise, 2, 100.0, 10**9)[1] == 2  # browsers slow down frames shorter than 1/50 s
 
 
 def test_frames_are_shown_at_one_size(tmp_path):

@@ -1,4 +1,4 @@
-"""Files that people look at: what a writer leaves behind, how a sheet is laid out, what the record of samples holds."""
+"""Videos, sheets and records of samples: the files of a writer, the layout of a sheet, the entries of a record."""
 
 import json
 from fractions import Fraction
@@ -11,7 +11,7 @@ from jvflow.report import videos
 
 
 def grey(levels, size=(32, 48)):
-    """A video whose frame k has the level levels[k] everywhere."""
+    """Returns a video whose frame k has the level levels[k] everywhere."""
     return np.stack([np.full((*size, 3), level, np.uint8) for level in levels])
 
 
@@ -41,7 +41,7 @@ def test_ntsc_rate_is_exact(tmp_path):
 
 @pytest.mark.parametrize("appended", [0, 80])
 def test_writer_leaves_nothing_after_an_exception(tmp_path, appended):
-    """80 frames are more than the encoder holds back, so a part of the file is there."""
+    """Covers 80 frames, more than the encoder buffers, so that a part of the file is written."""
     with pytest.raises(KeyError):
         with videos.Writer(tmp_path / "a.mp4", 10) as writer:
             for _ in range(appended):

@@ -1,9 +1,9 @@
-"""Trains an experiment for a few steps on one device and on meshes of eight, and prints how far they are apart.
+"""Trains an experiment for a few steps on one device and on meshes of eight, and prints the largest differences.
 
     python tests/slow/equal_meshes.py biflow|vlfm|flowframes|conventional|ltx|wan [--steps=20] [--meshes=fsdp,all]
 
-The devices are simulated. Losses are those of AdamW, parameters those of SGD, because AdamW moves parameters without a
-gradient by rounding errors.
+The devices are simulated. Compares the losses of AdamW and the parameters of SGD, because AdamW turns rounding errors
+into steps of parameters that have no gradient.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of conftest
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of conftest
 
 import jax
 import numpy as np
@@ -39,14 +39,14 @@ MESHES = {
     "data": dict(data=8),
     "fsdp": dict(fsdp=8),
     "tensor": dict(data=4, tensor=2),
-    "sequence": dict(sequence=8),  # and 6 heads
+    "sequence": dict(sequence=8),  # does not divide the 6 heads
     "all": dict(fsdp=2, sequence=2, tensor=2),
     "microbatches": dict(data=2, fsdp=2, sequence=2),
 }
 
 
 def experiment_of(paper: str, folder):
-    """A config whose arrays are large enough to be split, and small enough for many steps."""
+    """Returns a config whose arrays are large enough to be split, and small enough for many steps."""
     config = load_config(FILES[paper], "debug")
     config.data.cache = str(folder)
     if paper in ("ltx", "wan"):  # Wan's 12 heads; 48 tokens, which eight devices divide
@@ -70,7 +70,7 @@ def experiment_of(paper: str, folder):
 
 
 def trained(config, mesh, batches, optimizer=None, start=None):
-    """Losses and last parameters; the parameters begin at `start`."""
+    """Trains from the parameters `start`; returns the losses, the last parameters and the number of split arrays."""
     experiment = assemble(config)
     if optimizer:
         experiment = experiment.__class__(**dict(vars(experiment), optimizer=optimizer))
@@ -108,7 +108,7 @@ def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
         batches = [next(stream) for _ in range(steps)]
     first = jax.jit(experiment.network.init)(jax.random.key(0))
     leaves, tree = jax.tree.flatten(first)
-    noise = np.random.default_rng(0)  # adaLN-zero starts as the zero field, of which nothing could differ
+    noise = np.random.default_rng(0)  # adaLN-zero starts as the zero field, which hides differences
     start = jax.tree.unflatten(
         tree, [np.asarray(leaf) + 0.05 * noise.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
     )
@@ -134,4 +134,4 @@ if __name__ == "__main__":
     found = main(sys.argv[1], int(options.get("steps", 20)), options.get("meshes", ",".join(MESHES)).split(","))
     print(sys.argv[1], json.dumps(found, indent=1))
     far = {name: of for name, of in found.items() if name in MESHES and max(of["loss"], of["params"]) > 1e-5}
-    sys.exit(f"further than 1e-5 from one device: {far}" if far else 0)
+    sys.exit(f"differences from one device above 1e-5: {far}" if far else 0)

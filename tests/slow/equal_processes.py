@@ -1,11 +1,11 @@
-"""Compares what one process and several processes make of the same work.
+"""Compares the results of one process and of several processes for the same commands.
 
     python tests/slow/equal_processes.py
 
 Encodes, inverts, evaluates, samples and streams with one process and with two: the files must be equal, byte for byte.
-Trains VLFM and FlowFrames with one, two and four processes, and FlowFrames with two on the inversions of one and the
-other way round: the losses must agree. (`kill_processes.py` compares those of Bi-flow, with kills.) Takes a few
-minutes, so pytest does not collect it.
+Trains VLFM and FlowFrames with one, two and four processes, FlowFrames also with two processes on inversions of one and
+with one process on inversions of two: the losses must agree. (`kill_processes.py` compares losses of Bi-flow, with
+kills.) Takes a few minutes, so pytest does not collect it.
 """
 
 import filecmp
@@ -38,7 +38,7 @@ def launch(count: int, name: str, *arguments: str) -> None:
 
 
 def differing(one: Path, two: Path) -> list[str]:
-    """Files that are not in both folders, or not the same."""
+    """Returns the files that are not in both folders, or not the same."""
     names = {str(p.relative_to(folder)) for folder in (one, two) for p in folder.rglob("*") if p.is_file()}
     return sorted(
         name
@@ -103,7 +103,7 @@ def main():
             )
         wrong = [
             name for name in differing(folder / "1", folder / "2") if not name.endswith("samples.json")
-        ]  # which tell seconds
+        ]  # these hold run times
         apart = {
             "vlfm/procedural": losses_apart("vlfm/procedural", folder, data),
             "flowframes/procedural": losses_apart(
@@ -118,10 +118,10 @@ def main():
             f"--config.data.path={folder / str(made) / 'inverted'}",
         )
         alone, crossed = on(1, 1), (on(1, 2), on(2, 1))
-        apart["made by one and used by two, and the other way"] = max(
+        apart["inversions of one used by two, and of two used by one"] = max(
             float(abs(of / alone - 1).max()) for of in crossed
         )
-        print(f"losses of one, two and four processes are apart by {apart}")
+        print(f"largest relative differences of the losses between numbers of processes: {apart}")
         files = sum(1 for p in (folder / "1").rglob("*") if p.is_file())
         print(
             f"{files} files of latents, inversions, metrics and videos; differing with two processes: {wrong or 'none'}"

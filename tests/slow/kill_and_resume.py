@@ -1,4 +1,4 @@
-"""Kills a run with SIGKILL at random moments of it, restarts it each time, and compares with an uninterrupted run.
+"""Kills a run with SIGKILL at random moments, restarts it each time, and compares with an uninterrupted run.
 
     python tests/slow/kill_and_resume.py --kills 10
 
@@ -27,7 +27,7 @@ STEPS, EVERY = 3000, 50
 
 
 def command(workdir: Path, data: Path, last: int, every: int) -> list[str]:
-    """Training to step `last`, with metrics of each step and a checkpoint at every so many."""
+    """Returns the command that trains to step `last`, with metrics of each step and a checkpoint each `every` steps."""
     return [
         sys.executable,
         "-m",
@@ -55,7 +55,7 @@ def start(workdir: Path, data: Path) -> subprocess.Popen:
 
 
 def steps(workdir: Path) -> list[int]:
-    """Steps in metrics.jsonl; a line that is still being written is left out."""
+    """Returns the steps in metrics.jsonl, without a line that is still being written."""
     file = workdir / "metrics.jsonl"
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return [json.loads(line)["step"] for line in lines]
@@ -79,17 +79,17 @@ def main():
         whole, killed, data = (Path(folder) / name for name in ("whole", "killed", "data"))
         assert start(whole, data).wait() == 0
         clock = time.time()
-        assert start(whole, data).wait() == 0  # nothing left to do: what starting costs
+        assert start(whole, data).wait() == 0  # the run is complete: measures the time to start
         startup = time.time() - clock
         worst, reached = 0, 0
         for number, target in enumerate(sorted(rng.sample(range(int(0.9 * STEPS)), kills)), start=1):
             process = start(killed, data)
-            if target <= reached:  # two close moments: the second one while the run starts
+            if target <= reached:  # the last kill came later than this step: kills the run while it starts
                 time.sleep(rng.uniform(0.2, startup))
             while max(steps(killed), default=0) < target and process.poll() is None:
                 time.sleep(rng.uniform(0.0, 0.1))
             if process.poll() is not None:
-                sys.exit(f"the run ended before kill {number} with {process.returncode}: make it longer")
+                sys.exit(f"the run ended before kill {number} with {process.returncode}: increase STEPS")
             process.send_signal(signal.SIGKILL)
             process.wait()
             reached = max(steps(killed), default=0)

@@ -2,10 +2,10 @@
 
     python tests/slow/kill_build.py --kills 10                    clips of a folder of videos
     python tests/slow/kill_build.py --kills 10 --of inversions    latents inverted through a text-to-video model
-    python tests/slow/kill_build.py --kills 10 --of latents       latents, encoded by two processes that die in turn
+    python tests/slow/kill_build.py --kills 10 --of latents       latents, encoded by two processes, killed one by one
 
-Passes if the finished data set is, byte for byte, that of an uninterrupted build by one process. Uses the real clips
-next to the checkout, or ten clips that it makes. Takes a minute, so pytest does not collect it.
+Passes if the finished data set equals, byte for byte, the data set of an uninterrupted build by one process. Uses the
+real clips next to the checkout, or renders ten clips. Takes a minute, so pytest does not collect it.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def made(folder: Path) -> Path:
 
 
 def model_and_latents(folder: Path) -> Path:
-    """A text-to-video model after twenty steps, and latents of other clips."""
+    """Trains a text-to-video model for a few steps, and encodes clips into latents; returns the folder."""
     command = lambda *flags: subprocess.run(
         [sys.executable, "-m", *flags, "--config.data.clips.train=24"],
         cwd=ROOT,
@@ -132,7 +132,7 @@ def main():
             while not records.is_dataset(directory):
                 job = start(build, source, directory, PROCESSES[build])
                 partial = directory.with_name(f".{directory.name}.partial")
-                while not ended(job) and len(list(partial.rglob("*"))) < 3:  # what loads first is not what is tested
+                while not ended(job) and len(list(partial.rglob("*"))) < 3:  # kills during imports test nothing
                     time.sleep(0.05)
                 until = time.time() + rng.uniform(0.1, 0.25 * took) if done < kills else math.inf
                 while not ended(job) and time.time() < until:
@@ -150,7 +150,7 @@ def main():
             equal = equal and contents(directory) == contents(folder / "whole")
             builds += 1
         clean = not list(folder.glob(".killed_*"))
-        print(f"{done} kills in {builds} builds; byte-equal: {equal}; nothing left beside them: {clean}")
+        print(f"{done} kills in {builds} builds; byte-equal: {equal}; no other files left: {clean}")
         sys.exit(0 if equal and clean and most > 2 else 1)
 
 

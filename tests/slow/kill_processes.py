@@ -2,13 +2,13 @@
 
     python tests/slow/kill_processes.py --kills 10
 
-Half of the moments are random, the other half is when a checkpoint is written. Passes if
+Half of the kills come at random moments, the other half while a checkpoint is written. Passes if
 
   * every kill ends the whole job within 30 seconds, without a launcher that watches it;
-  * the next number of processes finds and reads the newest complete checkpoint;
+  * the next job, with another number of processes, finds and reads the newest complete checkpoint;
   * no kill costs more than `checkpoint_every` steps;
-  * SIGTERM to one process saves, and ends all of them with 143;
-  * losses and parameters are those of the uninterrupted process, up to the order of sums.
+  * SIGTERM to one process saves a checkpoint, and ends all processes with exit status 143;
+  * losses and parameters equal the uninterrupted run's, up to the order of sums.
 
 Takes a few minutes, so pytest does not collect it.
 """
@@ -52,14 +52,14 @@ def start(count: int, workdir: Path, data: Path, last: int) -> list[subprocess.P
 
 
 def ends(job: list[subprocess.Popen], within: float) -> list[int]:
-    """Returns the exit codes of a job, which must end in time."""
+    """Returns the exit codes of a job; exits with an error if it does not end `within` seconds."""
     deadline = time.time() + within
     try:
         return [process.wait(max(deadline - time.time(), 0.1)) for process in job]
     except subprocess.TimeoutExpired:
         for process in job:
             process.kill()
-        sys.exit(f"a process still ran {within} s after another one was gone")
+        sys.exit(f"a process still ran {within} s after another one ended")
 
 
 def losses(workdir: Path) -> np.ndarray:
@@ -83,14 +83,14 @@ def main():
             target = max(steps(killed), default=0) + rng.randint(4, 24)
             target = (
                 target if number % 2 else EVERY * (target // EVERY + 1)
-            )  # its step is written first, then its checkpoint
+            )  # metrics of a step come before its checkpoint
             count = counts[(number - 1) % 3]
-            asked = number % 3 == 0  # the four processes are asked to stop, through one of them
+            asked = number % 3 == 0  # SIGTERM to one of four processes stops all of them
             job, begun = start(count, killed, data, steps_in_all), time.time()
             while max(steps(killed), default=0) < target:
                 if any(process.poll() is not None for process in job) or time.time() - begun > 300:
                     codes = [process.poll() for process in job]
-                    sys.exit(f"the job ended before kill {number}, or never came to step {target}: {codes}")
+                    sys.exit(f"the job ended before kill {number}, or never reached step {target}: {codes}")
                 time.sleep(0.01)
             time.sleep(rng.uniform(0.0, 0.2))
             clock = time.time()
@@ -99,7 +99,7 @@ def main():
             codes = ends(job, 2 * WITHIN if asked else WITHIN)
             slowest = max(slowest, 0 if asked else time.time() - clock)
             if asked and codes != [143] * count:
-                sys.exit(f"asked to stop, the job ended with {codes}")
+                sys.exit(f"after SIGTERM the job ended with {codes}, not 143")
             saved = max((int(p.name) for p in (killed / "checkpoints").iterdir() if p.name.isdigit()), default=0)
             torn += any(not p.name.isdigit() for p in (killed / "checkpoints").iterdir())
             reached = max(steps(killed), default=0)
@@ -121,7 +121,7 @@ def main():
         print(
             f"losses within {apart:.1e}, parameters within {far:.1e}; "
             f"most steps recomputed: {worst} (checkpoint_every {EVERY}); "
-            f"each step once: {once}; slowest end {slowest:.1f} s; kills that left half a checkpoint: {torn}"
+            f"each step once: {once}; slowest end {slowest:.1f} s; kills that left an incomplete checkpoint: {torn}"
         )
         sys.exit(0 if apart < 1e-3 and once and worst <= EVERY and slowest <= WITHIN else 1)
 

@@ -1,4 +1,4 @@
-"""Runs one of the slower checks and records how it ended in benchmarks/results/checks.json.
+"""Runs one of the slower checks and records its outcome in benchmarks/results/checks.json.
 
 python tests/slow/record.py NAME COMMAND ...
 """

@@ -1,4 +1,4 @@
-"""Removes each paper in turn from a copy of the project, and checks that the rest goes on working.
+"""Removes each paper in turn from a copy of the project, and checks that the rest still works.
 
     python tests/slow/remove_papers.py [--papers=vlfm] [--whole]
 

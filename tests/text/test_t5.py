@@ -1,4 +1,4 @@
-"""The encoders of T5 and UMT5 give what transformers gives, and embed captions, whole or layer by layer."""
+"""The encoders of T5 and UMT5: they agree with transformers, and embed captions whole or layer by layer."""
 
 import json
 
@@ -22,7 +22,7 @@ def embedded(network, io):
 
 @pytest.mark.parametrize("name", ["t5_shared", "t5_masked", "umt5_own"])
 def test_the_encoder_gives_what_transformers_gives(name):
-    """With one bias for all layers or one each, distances beyond the last bucket, with a mask or without."""
+    """Covers one bias for all layers or one per layer, distances beyond the last bucket, with and without a mask."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("t5_encoder", config, tensors)
     assert_same(embedded(network, io), io["last_hidden_state"])
@@ -42,7 +42,7 @@ def test_bfloat16_keeps_residuals_in_float32():
 
 @pytest.mark.parametrize("name", ["t5_v1_1_xxl_encoder", "umt5_xxl_encoder"])
 def test_full_size_encoders_have_the_public_tensors(shared, name):
-    """The manifest lists the embedding twice and counts it once."""
+    """Checks names and counts; the manifest lists the embedding twice and counts it once."""
     manifest = json.loads((shared / "golden" / "manifests" / f"{name}.json").read_text())
     model = pretrained.KINDS["t5_encoder"].model(manifest["config"], "transformers")
     names = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
@@ -52,7 +52,7 @@ def test_full_size_encoders_have_the_public_tensors(shared, name):
 
 
 def test_buckets_grow_with_the_distance():
-    """Each side has 4 of 8 buckets; 2 of them are single distances, the last one holds all larger ones."""
+    """Checks 4 of 8 buckets on each side: 2 hold a single distance, the last one holds all larger distances."""
     assert distance_buckets(16, 8, 10)[0].tolist() == [0, 5, 6, 6, 6, *[7] * 11]
     assert distance_buckets(16, 8, 10)[15, ::-1].tolist() == [0, 1, 2, 2, 2, *[3] * 11]
 
@@ -89,7 +89,7 @@ def test_tokens_are_those_of_transformers():
     assert not mask[:2].any() and (mask[2:] == (tokens[2:] != 0)).all() and mask[-1].all()
 
 
-def test_layer_by_layer_is_the_whole_in_the_memory_of_one(model, monkeypatch):
+def test_embedding_layer_by_layer_is_equal_and_holds_two_layers_at_most(model, monkeypatch):
     whole = text.build("t5", checkpoint=(model, TOKENIZER), length=11, dtype="float32")
     streamed = text.build("t5", checkpoint=(model, TOKENIZER), length=11, dtype="float32", by_layer=True)
     assert (
@@ -98,7 +98,7 @@ def test_layer_by_layer_is_the_whole_in_the_memory_of_one(model, monkeypatch):
     tokens, mask = whole.tokenize(CAPTIONS)
     expected = whole.apply(whole.params, tokens)
     longer = whole.apply(whole.params, np.pad(tokens, ((0, 0), (0, 3))))
-    np.testing.assert_allclose(longer[:, :11][mask], expected[mask], atol=1e-5)  # no token sees padding
+    np.testing.assert_allclose(longer[:, :11][mask], expected[mask], atol=1e-5)  # no token attends to padding
     sizes, read_layer = [], t5.ByLayer._read
     before = {id(a) for a in jax.live_arrays()}
 
@@ -113,7 +113,7 @@ def test_layer_by_layer_is_the_whole_in_the_memory_of_one(model, monkeypatch):
         sum(a.size for a in jax.tree.leaves(layer) if a.ndim == 2)
         for layer in whole.params["encoder"]["block"].values()
     ]
-    # the next layer is read while the last one still has a name
+    # the next layer is read while a variable still holds the last one
     assert max(sizes) <= 2 * max(layers) and len(sizes) == len(layers) + 1
 
 
@@ -123,7 +123,7 @@ def test_captions_are_embedded_before_training(model, tmp_path):
     config.run.update(progress=False)
     config.train.update(steps=1, batch_size=4)
     with pytest.raises(
-        ValueError, match="config.text.by_layer embeds captions before training: make the data set with `jvflow encode`"
+        ValueError, match="config.text.by_layer needs captions that are embedded before training: make the data set"
     ):
         train.train(config, tmp_path / "refused")
     latents.prepare(config, tmp_path / "latents")

@@ -44,7 +44,7 @@ def test_an_embedding_depends_on_its_caption_alone_and_on_the_order_of_its_lette
     )  # the first token attends to a later letter
 
 
-def test_what_comes_after_a_caption_is_not_attended_to(encoder):
+def test_padding_after_a_caption_is_not_attended_to(encoder):
     params = encoder.init(jax.random.key(0))
     tokens, mask = encoder.tokenize(["two discs"[:8]])
     other = jax.tree.map(jnp.array, params)
@@ -106,7 +106,7 @@ def test_a_trained_encoder_gets_gradients_and_a_pretrained_one_is_given(monkeypa
     "call, message",
     [
         (lambda: text.build("words"), "unknown text encoder 'words': use 'bytes', 'clip_text', 't5' or 'none'"),
-        (lambda: text.build("bytes", length=30, group=4), "the group has to divide the length"),
+        (lambda: text.build("bytes", length=30, group=4), "the group must divide the length"),
         (lambda: text.build("bytes", width=30, heads=4), "heads 4 does not divide the width 30"),
         (lambda: pipeline.Window(0), "at least 1 frame"),
     ],

@@ -1,4 +1,4 @@
-"""Checkpoints: nothing damaged is ever restored; the one before is, and it is said."""
+"""Checkpoints: a damaged one is never restored; a warning names it and the one before it is restored."""
 
 import logging
 import shutil
@@ -19,7 +19,7 @@ from jvflow.parallel.checksums import field_checksums
 from jvflow.training.checkpoint import Checkpoints, abstract_like
 from jvflow.training.loop import train
 
-# a read that orbax gives up leaves coroutines behind
+# a read that orbax aborts leaves coroutines behind
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 STATE = {"params": {"a": jnp.arange(4096.0).reshape(64, 64) ** 0.5}, "step": jnp.int32(7)}
 
@@ -38,7 +38,7 @@ def damages():
 
 
 def test_whatever_file_is_damaged_a_whole_state_comes_back(tmp_path, caplog):
-    """Each file of the newest checkpoint, in four ways: the state is the saved one, of this step or the one before."""
+    """Damages each file of the newest checkpoint in four ways; the state of this step or the one before comes back."""
     checkpoints = Checkpoints(tmp_path)
     older = jax.tree.map(lambda a: a + 1, STATE)
     checkpoints.save(1, older, {"next_index": 1})
@@ -114,17 +114,17 @@ def test_a_run_goes_back_to_the_whole_checkpoint_and_ends_the_same(tmp_path, cap
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MiB."""
+    """Mounts a file system of 4 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", disk], capture_output=True).returncode:
-        pytest.skip("a small file system can be mounted by root alone")
+        pytest.skip("only root can mount a small file system")
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
 
 
 def fill(disk, left):
-    """Leaves so many bytes free."""
+    """Fills a disk until `left` bytes are free."""
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - left))
 
 
@@ -133,7 +133,7 @@ BIG = {"params": {"a": jax.random.normal(jax.random.key(0), (256, 256))}, "step"
 
 @pytest.mark.parametrize("left", [0, 20_000, 150_000, 280_000, None])
 def test_a_full_disk_leaves_the_last_checkpoint(small_disk, monkeypatch, left):
-    """Known before anything is written, and where it is not (another user fills the disk), met half way."""
+    """Covers an error before anything is written, and an error while writing, when another user fills the disk."""
     checkpoints = Checkpoints(small_disk / "run")
     checkpoints.save(1, BIG, {"next_index": 1})
     fill(small_disk, left or 100_000)

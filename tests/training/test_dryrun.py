@@ -1,4 +1,4 @@
-"""The dry run: its figures add up, and what it plans is what training does."""
+"""The dry run: its figures add up, and its plan agrees with training."""
 
 import importlib.util
 import json
@@ -39,7 +39,7 @@ def test_the_report_adds_up(gpus, monkeypatch):
     assert found["parameters"] == sum(a.size for a in jax.tree.leaves(params))
     assert found["mesh"] == dict(data=2, fsdp=2) and found["memory_is"] == "an estimate"
     whole = sum(a.size * 4 for a in jax.tree.leaves(params))
-    assert whole / 2 < found["state_bytes"]["params"] < whole  # split in two but for the small ones
+    assert whole / 2 < found["state_bytes"]["params"] < whole  # split in two, except for small arrays
     assert found["state_bytes"]["opt_state"] == pytest.approx(2 * found["state_bytes"]["params"], rel=0.01)
     train = found["train"]
     assert train["fits"] and train["peak_bytes"] == sum(train["bytes"].values())
@@ -50,10 +50,10 @@ def test_the_report_adds_up(gpus, monkeypatch):
 
 
 @pytest.mark.parametrize("paper", ["biflow", "vlfm", "flowframes"])
-def test_only_weights_travel(paper):
-    """With all devices on fsdp parameters are gathered twice and gradients scattered once.
+def test_devices_only_exchange_parameters_and_gradients(paper):
+    """Checks with all devices on fsdp that parameters are gathered twice and gradients scattered once.
 
-    No rows of any layer travel, those of the text encoder included.
+    No layer sends rows of its activations to other devices, the text encoder included.
     """
     config = config_of(paper)
     config.run.mesh.update(data=1, fsdp=4)
@@ -64,7 +64,7 @@ def test_only_weights_travel(paper):
     assert 0.8 < train["bytes_over_minimum"] < 1.45
 
 
-def test_only_weights_of_u_nets_travel():
+def test_u_nets_only_exchange_parameters_and_gradients():
     config = load_config("biflow/unet.py", "debug")
     config.network.update(width=dict(biflow=64), groups=8, dtype="float32")
     config.train.batch_size = 16
@@ -73,8 +73,8 @@ def test_only_weights_of_u_nets_travel():
     assert 0.8 < train["bytes_over_minimum"] < 1.45
 
 
-def test_only_weights_of_ltx_travel():
-    """Of a config whose codec and text encoder are not there; for each of two microbatches anew."""
+def test_ltx_only_exchanges_parameters_and_gradients():
+    """Uses a config whose codec and text encoder are absent; each of two microbatches gathers parameters anew."""
     config = load_config("flowframes/ltx_2b.py")
     config.network.update(depth=2, heads=4, dtype="float32")
     config.train.batch_size = 32
@@ -89,10 +89,10 @@ def test_only_weights_of_ltx_travel():
 
 
 def test_bytes_of_collectives_do_not_rise(gpus):
-    """The least: parameters gathered twice, gradients scattered once. Small arrays and sums over `data` add to it."""
+    """Compares with the least: two gathers and one scatter. Small arrays and sums over `data` add to it."""
     train = gpus[1]["train"]
     split = gpus[1]["parameters"] - gpus[1]["copied_parameters"]
-    assert train["minimum_bytes"] == 3 * 4 * split / 2  # float32, on two devices half of it travels each time
+    assert train["minimum_bytes"] == 3 * 4 * split / 2  # float32; two devices exchange half each time
     assert 1 < train["bytes_over_minimum"] < 2.6
 
 
@@ -102,7 +102,7 @@ def test_operations_are_those_of_the_network(gpus):
     assert found["train"]["flops"] == pytest.approx(3 * config.train.batch_size / 4 * forward, rel=0.05)
 
 
-def test_the_table_says_what_fits(gpus):
+def test_the_table_shows_whether_training_fits(gpus):
     text = dryrun.table(gpus[1])
     assert (
         "biflow on h100:4 (data 2, fsdp 2), batch 8" in text
@@ -111,7 +111,7 @@ def test_the_table_says_what_fits(gpus):
     )
 
 
-def test_what_is_too_large_does_not_fit_and_the_largest_batch_does(gpus, monkeypatch):
+def test_too_large_a_batch_does_not_fit_and_the_largest_batch_does(gpus, monkeypatch):
     config, small = gpus[0].copy_and_resolve_references(), gpus[1]["train"]["peak_bytes"]
     config.train.batch_size = 256
     monkeypatch.setitem(dryrun.CHIPS, "h100", dryrun.CHIPS["h100"]._replace(memory=2.5 * small))
@@ -148,7 +148,7 @@ def test_wrong_topologies(topology):
         dryrun.report(config_of("biflow"), topology)
 
 
-def test_a_mesh_or_batch_that_does_not_fit_is_said_before_compiling():
+def test_a_wrong_mesh_or_number_of_devices_raises_before_compiling():
     config = config_of("biflow")
     config.run.mesh.fsdp = 3
     with pytest.raises(ValueError, match="does not multiply to the 4 devices"):
@@ -158,7 +158,7 @@ def test_a_mesh_or_batch_that_does_not_fit_is_said_before_compiling():
 
 
 def test_batches_have_the_shapes_of_training(tmp_path):
-    """The dry run's batch against one from the pipeline."""
+    """Compares the dry run's batch with a batch of the pipeline."""
     for paper in ("biflow", "vlfm", "flowframes"):
         config = config_of(paper)
         config.data.cache = str(tmp_path)

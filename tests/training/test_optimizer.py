@@ -1,4 +1,4 @@
-"""Optimizers: Grams against the trajectories of its authors' code."""
+"""Optimizers: Grams follows the trajectories of its authors' code."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_grams_goes_where_the_authors_code_goes(shared, case):
 
 
 def test_grams_turns_with_the_gradient_at_once():
-    """Adam's momentum still points the old way; the step of Grams does not."""
+    """Checks that the step of Grams has the new sign of the gradient, while Adam's momentum keeps the old sign."""
     gradients = np.array([[1.0], [1.0], [1.0], [-1.0]])
     sign = lambda update: np.sign(np.diff(trajectory(update, np.zeros(1, np.float32), gradients), axis=0))[-1]
     assert sign(optimizer.grams(0.1)) == 1 and sign(optax.adam(0.1)) == -1

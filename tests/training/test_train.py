@@ -1,4 +1,4 @@
-"""The training loop and its step: resumed equals uninterrupted, several devices equal one, mistakes begin nothing."""
+"""The training loop and its step: resuming, several devices, signals, and errors before a run begins."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 
 def final(workdir):
-    """The arrays of the last checkpoint, on the host."""
+    """Returns the arrays of the last checkpoint, on the host."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = checkpoints.restore_raw()
     return jax.tree.map(np.asarray, state)
@@ -67,7 +67,7 @@ def test_loss_falls_and_every_step_is_written_once(tmp_path):
 
 
 def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, monkeypatch):
-    """A run that loses everything after its first checkpoint ends bit-equal."""
+    """Checks that a run that loses all steps after its first checkpoint ends bit-equal."""
     config = debug_config(uninterrupted.parent)
     save = Checkpoints.save
 
@@ -80,7 +80,7 @@ def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run")
     monkeypatch.setattr(Checkpoints, "save", save)
-    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:  # steps that were run but not saved, and a torn line
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:  # steps without a checkpoint, and an incomplete line
         file.write('{"step": 11, "loss": 9.0}\n{"step": 12, "lo')
     train(config, tmp_path / "run")
     assert equal(final(tmp_path / "run"), final(uninterrupted))
@@ -89,7 +89,7 @@ def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, monkeypatch):
 
 
 def test_a_run_continues_on_another_mesh(tmp_path, uninterrupted, monkeypatch):
-    """Split over four devices, killed after a checkpoint, continued with rows and heads split: the same losses."""
+    """Trains with fsdp on four devices, stops after a checkpoint, and continues with data and tensor: equal losses."""
     monkeypatch.setattr(sharding, "MIN_ELEMENTS", 2**8)
     config = debug_config(uninterrupted.parent)
     config.run.update(sample_every=10, sample_frames=3)
@@ -133,7 +133,7 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path):
     file = tmp_path / "run" / "metrics.jsonl"
     deadline = time.time() + 120
     while not (file.exists() and len(file.read_text().splitlines()) > 20):
-        assert process.poll() is None and time.time() < deadline, "never trained"
+        assert process.poll() is None and time.time() < deadline, "training ended or did not start"
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
@@ -144,7 +144,7 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path):
 
 @pytest.mark.parametrize("moment", ["add", "flush"])
 def test_a_signal_at_any_moment_of_a_step_saves(tmp_path, monkeypatch, moment):
-    """SIGTERM before and after the step asks whether to stop: either way nothing is lost."""
+    """Sends SIGTERM before and after the loop checks for a stop: no step is lost in either case."""
     config = debug_config(tmp_path, steps=20)
     config.run.update(log_every=1, checkpoint_every=1000)
     call, calls = getattr(loop.Metrics, moment), []
@@ -189,7 +189,7 @@ def test_only_run_may_differ_on_resume(uninterrupted):
     ],
 )
 def test_a_mistake_in_the_data_begins_nothing(tmp_path, change, message):
-    """The corrected command is not refused as another config."""
+    """Checks that no workdir is left, which would refuse the corrected command as another config."""
     config = debug_config(tmp_path / "cache")
     config.data.update(change)
     with pytest.raises(ValueError, match=message):
@@ -198,15 +198,14 @@ def test_a_mistake_in_the_data_begins_nothing(tmp_path, change, message):
 
 
 def test_a_run_goes_on_with_the_data_that_it_began_with(uninterrupted, tmp_path):
-    """A folder whose files changed is another data set, whatever its path is."""
+    """Checks that a run is refused when the files of its data set have changed, although the path is equal."""
     shutil.copytree(uninterrupted, tmp_path / "run")
     noted = json.loads((tmp_path / "run" / "data.json").read_text())["key"]
     assert len(noted) == 12
     (tmp_path / "run" / "data.json").write_text('{"key": "another"}')
     config = debug_config(uninterrupted.parent)
     message = (
-        f"was trained on data with key another, and the data of config.data now has {noted}: "
-        "files or captions have changed"
+        f"was trained on data with key another, but config.data now has key {noted}: files or captions have changed"
     )
     with pytest.raises(ValueError, match=message):
         train(config, tmp_path / "run")
@@ -273,7 +272,7 @@ def test_frozen_parameters_are_merged_and_not_trained():
 
 @pytest.mark.parametrize("objective", ["flow", "biflow", "condiff"])
 def test_train_step_flops_within_three_percent_of_the_analytic_count(objective):
-    """A step is three forward passes of matrix products: one forward, two backward."""
+    """Counts a step as three forward passes of matrix products: one forward, two backward."""
     config = debug_config(None)
     config.objective = objective
     config.network.update(width=384, depth=4, heads=6, patch=(1, 2, 2))

@@ -1,4 +1,4 @@
-"""LoRA for any linear layer, and layers chosen by rule. Frozen parameters stay, are not saved, and are checked."""
+"""LoRA for any linear layer, and training of chosen layers. Frozen parameters stay, are not saved, and are checked."""
 
 import json
 import shutil
@@ -14,7 +14,6 @@ from safetensors.numpy import load_file
 
 from jvflow import networks, pretrained
 from jvflow.experiment import assemble
-from jvflow.export import export
 from jvflow.flow.field import Condition
 from jvflow.load import load, load_pretrained
 from jvflow.parallel import mesh as meshes
@@ -23,6 +22,7 @@ from jvflow.parallel.checksums import tree_checksum
 from jvflow.pretrained import flatten_paths, public
 from jvflow.training import lora
 from jvflow.training.checkpoint import Checkpoints
+from jvflow.training.export import export
 from jvflow.training.loop import train
 from jvflow.training.lora import Tuning
 from jvflow.training.step import create, merge
@@ -43,7 +43,7 @@ CASES = {
 
 
 def drawn(tree, size=0.1):
-    """Arrays of the shapes of a tree."""
+    """Returns random arrays with the shapes of a tree."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: (size * rng.standard_normal(a.shape)).astype(np.float32), tree)
 
@@ -55,7 +55,7 @@ def built(case):
 
 
 def said(network, params):
-    """All that a network says of one input."""
+    """Returns all velocities of a network for one input."""
     frames = 1 if network.config.__class__.__name__ == "UNetFieldConfig" else 2
     x = jnp.asarray(drawn(jax.ShapeDtypeStruct((2, frames, 4, 4, 4), np.float32), 1.0))
     text = Condition(
@@ -70,8 +70,8 @@ def said(network, params):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_low_rank_is_what_it_adds_to_the_kernels(case):
-    """Equation (1): it begins as nothing, and beside the kernels it says what they say with it added to them."""
+def test_lora_agrees_with_the_merged_kernels(case):
+    """Checks equation (1): new LoRA matrices change nothing, and trained ones give the output of merged kernels."""
     network, params, layers = built(case)
     tuned = Tuning(layers, rank=3, alpha=6.0)
     started = tuned.add_lora(jax.random.key(1), params)
@@ -115,7 +115,7 @@ def test_rules_choose_layers():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (dict(layers=("qkw", "qkv"), rank=2), r"'qkw' matches none of the \d+ linear layers, which are blocks/0/"),
+        (dict(layers=("qkw", "qkv"), rank=2), r"'qkw' matches none of the \d+ linear layers, such as blocks/0/"),
         (dict(layers=("blocks/7",)), r"'blocks/7' matches none of the \d+ layers"),
         (
             dict(layers=("qkv",), rank=17),
@@ -134,7 +134,7 @@ def test_rules_that_do_not_fit(settings, message):
 
 
 def test_low_rank_is_split_as_its_kernel(monkeypatch):
-    """Along the axis that it shares with the kernel, on a mesh of rows, hidden layers and heads."""
+    """Checks that LoRA matrices are split along the axes that they share with their kernel, over fsdp and tensor."""
     monkeypatch.setattr(sharding, "MIN_ELEMENTS", 2)
     network, params, _ = built("scanned")
     tuned = Tuning(("attn1", "time_proj"), rank=4)
@@ -160,7 +160,7 @@ def test_low_rank_is_split_as_its_kernel(monkeypatch):
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):
-    """What training starts from."""
+    """Trains the run that fine-tuning starts from."""
     folder = tmp_path_factory.mktemp("before")
     train(debug_config(folder, steps=2), folder / "run")
     return folder / "run"
@@ -183,7 +183,7 @@ def tuned(before, tmp_path_factory):
 
 
 def test_frozen_parameters_stay_and_are_not_saved(before, tuned):
-    """Bit for bit those of the model before; checkpoints and the optimizer hold matrices of low rank alone."""
+    """Checks that frozen parameters stay bit-equal, and that checkpoints and the optimizer hold LoRA matrices alone."""
     was, now = load(before).params, load(tuned, ema=False).params
     assert all(
         np.array_equal(a, b) for a, b in zip(jax.tree.leaves(was), jax.tree.leaves(lora.remove_lora(now)), strict=True)
@@ -210,7 +210,7 @@ def test_it_continues_exactly(before, tuned, tmp_path, monkeypatch):
 
     config = tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out"))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "validation.jsonl").write_text('{"step": 0, "loss": 9.0}\n')  # of an attempt that saved nothing
+    (tmp_path / "run" / "validation.jsonl").write_text('{"step": 0, "loss": 9.0}\n')  # of a run without a checkpoint
     monkeypatch.setattr(Checkpoints, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run")
@@ -223,7 +223,7 @@ def test_it_continues_exactly(before, tuned, tmp_path, monkeypatch):
 
 
 def test_another_model_under_the_same_name(before, tuned, tmp_path):
-    """What is frozen has to be what it was: in sampling and on resume."""
+    """Checks that sampling and resuming refuse frozen parameters that have changed."""
     moved = tmp_path / "moved"
     shutil.copytree(tuned, moved)
     config = tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out"))
@@ -252,19 +252,17 @@ def test_layers_by_rule_train_and_others_do_not(before, tmp_path):
     config.run.validate_every = 1
     train(config, tmp_path / "still")
     said = {json.loads(line)["loss"] for line in (tmp_path / "still" / "validation.jsonl").read_text().splitlines()}
-    assert len(said) == 1  # the same clips, times and noise each time
+    assert len(said) == 1  # every validation uses the same clips, times and noise
     config.tune.layers = ("patch_uot",)
     with pytest.raises(ValueError, match="'patch_uot' matches none of"):
         train(config, tmp_path / "none")
     config.pretrained = f"{before},{tmp_path / 'nowhere'}"
     with pytest.raises(
-        ValueError, match="config.pretrained names .*nowhere, which holds neither a run nor a public model"
+        ValueError, match="config.pretrained names .*nowhere, where there is no run and no public model"
     ):
         train(config, tmp_path / "none")
     config.pretrained = ""
-    with pytest.raises(
-        ValueError, match="leaves parameters as they are, and without config.pretrained they would be random"
-    ):
+    with pytest.raises(ValueError, match="freezes parameters, which would stay random without config.pretrained"):
         train(config, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -282,9 +280,9 @@ PUBLIC = {
 
 @pytest.mark.parametrize("case", PUBLIC)
 def test_matrices_are_exported_under_public_names(case, tmp_path):
-    """Each public tensor with B A added is that of the merged model.
+    """Checks that each public tensor plus B A equals the tensor of the merged model.
 
-    Names are those of diffusers, for scanned layers and fused ones.
+    The names are diffusers' names, for scanned layers and fused ones.
     """
     name, kind, scan, layers = PUBLIC[case]
     config, tensors, _ = read_fixture(FIXTURES / f"{name}.safetensors")
@@ -312,12 +310,12 @@ def test_matrices_are_exported_under_public_names(case, tmp_path):
             assert np.abs(expected - tensor).max() > 1e-2
         if key in added:
             np.testing.assert_allclose(added[key], expected, atol=1e-6)
-    with pytest.raises(ValueError, match="hold no matrices of low rank: train with config.tune.rank above 0"):
+    with pytest.raises(ValueError, match="hold no low-rank matrices: train with config.tune.rank above 0"):
         pretrained.export_lora(kind, config, params, tmp_path / "none", **options)
 
 
 def as_trained(config, folder):
-    """A run whose matrices of low rank are drawn, in place of those that training makes."""
+    """Writes a run with random LoRA matrices, instead of training them."""
     experiment = assemble(config)
     start = load_pretrained(config, experiment).params
     network, optimizer, tuning = experiment.network, experiment.optimizer, experiment.tuning
@@ -329,7 +327,7 @@ def as_trained(config, folder):
 
 
 def test_from_a_public_model_and_back(tmp_path):
-    """Both U-Nets of Bi-flow from their folders, trained a little, and written as two again."""
+    """Imports both U-Nets of Bi-flow from folders, adds random LoRA matrices, and exports two models again."""
     plain = read_fixture(FIXTURES / "unet_biflow.safetensors")[0]
     folders = [
         export_random("unet2d", plain, tmp_path / name, seed=number) for number, name in enumerate(("video", "noise"))
@@ -373,7 +371,7 @@ def test_from_a_public_model_and_back(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_runs_that_no_public_model_is_of(before, tmp_path):
+def test_runs_without_a_matching_public_model_are_not_exported(before, tmp_path):
     message = "holds 1 public models, and the config.json of 0 is known: give --like=FOLDER"
     with pytest.raises(ValueError, match=message):
         export(before, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""A VLFM run from config to clips: sampling at any rate, and what the clips are compared with."""
+"""VLFM runs from config to clips: sampling at any frame rate, evaluation, and baselines."""
 
 import dataclasses
 import json
@@ -55,7 +55,7 @@ def data(trained):
 
 @pytest.fixture(scope="module")
 def exact(trained, data):
-    """The run with the exact field of its clips, each of which its own caption chooses, in place of a network."""
+    """Returns the run with an exact field instead of a network; a caption selects the field of its own clip."""
     captions, real = pipeline.captions(data, "train"), pipeline.clips(data, "train")
     sampler, window = trained.experiment.sampler, trained.experiment.window
     path = sampler.path
@@ -76,7 +76,7 @@ def exact(trained, data):
 
 
 def test_the_exact_field_of_a_run_gives_the_mean_path(exact, data):
-    """From config to decoded frames: a perfect network would be as good as mu, at frames and between."""
+    """Checks from config to decoded frames that a perfect network is as good as mu, at frames and between them."""
     figures = commands.evaluate_run(exact, data)
     for part in ("frames", "between"):
         table = figures[part]
@@ -91,7 +91,7 @@ def test_an_untrained_run_is_not_taken_for_a_good_one(trained, data):
     figures = commands.evaluate_run(trained, data)
     assert figures["frames"]["generated"]["against_codec"] < 25
     assert figures["text"]["nearest_guidance_1"] < 4
-    assert set(figures["beyond"]) == {"second_1"}  # 24 frames of data at 48 a second, 11 of them inside
+    assert set(figures["beyond"]) == {"second_1"}  # data has 24 frames at 48 fps, 11 of them inside the clip
 
 
 def test_baselines_without_training_are_their_formulas(trained):
@@ -148,7 +148,7 @@ def test_a_first_frame_and_times_after_the_clip_are_refused(workdir, tmp_path):
 
 @pytest.fixture
 def failing(trained, monkeypatch):
-    """The run with a solver that may take too few steps."""
+    """Returns the run with a solver whose max_steps is too small."""
     sampler = trained.experiment.sampler
     options = sampler.options | dict(solver=Solver(rtol=1e-4, atol=1e-4, max_steps=40))
     experiment = dataclasses.replace(trained.experiment, sampler=dataclasses.replace(sampler, options=options))
@@ -185,8 +185,8 @@ def test_the_ablation_trains_and_is_read_without_a_solve(tmp_path):
     "change, message",
     [
         (dict(prediction="noise"), "unknown prediction 'noise': use one of scaled_velocity, clean, velocity"),
-        (dict(prediction="scaled_velocity"), "reads what prediction 'clean' returns"),
-        (dict(path=dict(velocity_scale=0.0)), "in units of config.path.velocity_scale"),
+        (dict(prediction="scaled_velocity"), "needs prediction 'clean', and the prediction is 'scaled_velocity'"),
+        (dict(path=dict(velocity_scale=0.0)), "needs config.path.velocity_scale above 0, got 0.0"),
         (dict(path=dict(rule="forward_euler", order=8)), "diverges at order 8"),
         (dict(optimizer=dict(name="sgd")), "unknown optimizer 'sgd': use one of adamw, grams"),
         (dict(window=dict(frames=0)), "at least 1 frame"),

@@ -1,4 +1,4 @@
-"""HiPPO-LegS: closed forms, three derivations of one projection, and what the paper's rule does."""
+"""HiPPO-LegS: closed forms, three derivations of one projection, and the divergence of the paper's rule."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def walk(frames, shape=(3,), seed=0):
 
 
 def sines(frames, seed=0, count=12):
-    """Sums of sines with up to two cycles per clip, (frames, count)."""
+    """Returns sums of sines with up to two cycles per clip, (frames, count)."""
     rng, t = np.random.default_rng(seed), np.arange(1, frames + 1)[:, None] / frames
     return sum(
         rng.normal(size=count) * np.sin(2 * np.pi * rng.uniform(0, 2, count) * t + rng.uniform(0, 7, count))
@@ -28,7 +28,7 @@ def sines(frames, seed=0, count=12):
 
 
 def held(u, order, linear=True):
-    """The exact projection of the frames as a function of time: piecewise linear, or constant up to each frame."""
+    """Returns the exact projection of the frames, which are linear in time between frames or constant up to each."""
     x, w = legendre.leggauss(order + 2)
     z, frames, H = (x + 1) / 2, len(u), 0
     for k in range(frames):
@@ -50,12 +50,12 @@ def test_transitions_equal_the_public_code(shared):
     for name in golden:
         if name.startswith("hippo_legs_A"):
             A, B = hippo.transitions(int(name.split("_")[-1]))
-            np.testing.assert_allclose(A, -golden[name], atol=1e-12)  # it stores -A
+            np.testing.assert_allclose(A, -golden[name], atol=1e-12)  # the public code stores -A
             np.testing.assert_allclose(B, golden[name.replace("_A_", "_B_")], atol=1e-12)
 
 
 def test_the_coefficients_of_a_parabola_solve_the_equation():
-    """t c' = -A c + B f for f(x) = x^2, whose coefficients on [0, t] are t^2 times those on [0, 1]."""
+    """Checks t c' = -A c + B f for f(x) = x^2: its coefficients on [0, t] are t^2 times the coefficients on [0, 1]."""
     A, B = hippo.transitions(6)
     x, w = legendre.leggauss(8)
     y = (x + 1) / 2
@@ -66,7 +66,7 @@ def test_the_coefficients_of_a_parabola_solve_the_equation():
 @pytest.mark.parametrize("rule, linear", [("first_order_hold", True), ("zero_order_hold", False)])
 @pytest.mark.parametrize("frames", [2, 24, 64])
 def test_holds_are_exact(rule, linear, frames):
-    """In float64 to rounding; the scan and the updates in float32 within 2e-6, for orders up to 64."""
+    """Checks the kernel in float64 to rounding, and the scan in float32 within 2e-6, for orders up to 64."""
     u = walk(frames)
     for order in ORDERS:
         exact = held(u, order, linear)
@@ -75,14 +75,14 @@ def test_holds_are_exact(rule, linear, frames):
 
 
 def test_a_step_is_the_exponential_of_the_equation():
-    """E_k = exp(A log((k - 1) / k)), by the series of scipy."""
+    """Compares E_k = exp(A log((k - 1) / k)) with scipy's matrix exponential."""
     from scipy.linalg import expm
 
     for k, order in ((2, 8), (7, 16), (200, 12)):
         E, p, q = step("first_order_hold", k, order, np)
         A, B = hippo.transitions(order)
         np.testing.assert_allclose(E, expm(A * np.log((k - 1) / k)), atol=1e-9)
-        np.testing.assert_allclose(p + q, np.eye(order)[0] - E[:, 0], atol=1e-12)  # a constant stays one
+        np.testing.assert_allclose(p + q, np.eye(order)[0] - E[:, 0], atol=1e-12)  # a constant stays constant
 
 
 # --- three derivations ----------------------------------------------------------------------------
@@ -128,11 +128,11 @@ def test_any_trailing_shape_and_double_precision():
         np.testing.assert_allclose(H, np.einsum("n...,ns->s...", u, hippo.kernel(9, 5)), atol=1e-14)
 
 
-# --- what the rules do ----------------------------------------------------------------------------
+# --- properties of the rules ----------------------------------------------------------------------
 
 
 def test_repeating_each_frame_leaves_the_coefficients_of_the_zero_order_hold():
-    """Lemma 5.4: exact for the zero-order hold, and for no other rule."""
+    """Checks lemma 5.4, which is exact for the zero-order hold and for no other rule."""
     u = walk(16)
     again = np.repeat(u, 3, 0)
     change = lambda rule: np.abs(hippo.kernel(48, 10, rule).T @ again - hippo.kernel(16, 10, rule).T @ u).max()
@@ -164,7 +164,7 @@ def test_forward_euler_is_the_recurrence_of_the_paper_and_diverges():
 
 
 def test_errors_at_the_frames():
-    """Each rule on sums of sines: the first-order hold, then bilinear, then what is of first order."""
+    """Ranks the rules on sums of sines: least squares, first-order hold, bilinear, zero-order hold, forward Euler."""
     t = np.arange(1, 25) / 24
     error = {
         rule: relative(hippo.reconstruct(hippo.kernel(24, 16, rule).T @ sines(24), t), sines(24))
@@ -229,7 +229,7 @@ def test_noise_takes_few_coefficients_and_motion_takes_many():
     assert hippo.select_order(noise) <= 8
     assert hippo.select_order(cubic + 0.02 * noise, "least_squares") == 4
     assert hippo.select_order(cubic + noise) <= 13
-    assert hippo.select_order(cubic, orders=(1, 2, 3, 31)) == 31  # as good as any, and the likely one
+    assert hippo.select_order(cubic, orders=(1, 2, 3, 31)) == 31  # of the orders within tolerance, nearest to 1.3 N
     assert hippo.select_order(wave) >= 20
     batch = jnp.asarray(np.stack([noise, wave]), jnp.float32)
     assert hippo.select_orders(batch).tolist() == [hippo.select_order(clip) for clip in batch]
@@ -240,7 +240,7 @@ def test_noise_takes_few_coefficients_and_motion_takes_many():
 
 @pytest.mark.parametrize("kind", ["comets", "bouncing", "maze"])
 def test_the_selected_order_is_near_the_best_between_frames(kind):
-    """Within half a decibel of the best order on frames that nobody saw."""
+    """Checks that it is within half a decibel of the best order on held-out frames."""
     clip = procedural.scene(kind, 3).render(np.arange(41) / 16.0, (24, 24)).reshape(41, -1) / 127.5 - 1
     known, between = clip[::2], clip[1::2]
     at = (np.arange(1, 21) + 0.5) / 21
@@ -255,7 +255,7 @@ def test_clips_of_a_batch_keep_orders_of_their_own():
     for i, order in enumerate(keep):
         one = hippo.weights(times[i : i + 1], 24, int(order))
         np.testing.assert_allclose((w[i], dw[i]), (one[0][0], one[1][0]), atol=1e-12)
-    with pytest.raises(ValueError, match="least_squares is none"):
+    with pytest.raises(ValueError, match="least_squares cannot take orders="):
         hippo.weights(times, 24, 10, "least_squares", orders=keep)
 
 
@@ -276,7 +276,7 @@ def test_clips_of_a_batch_keep_orders_of_their_own():
             r"frames \[5\] hold values that are not finite",
         ),
         (lambda: hippo.select_order(np.full((8, 2), np.inf)), "not finite"),
-        (lambda: hippo.select_order(np.zeros((2, 2))), "at least 3, got 2"),
+        (lambda: hippo.select_order(np.zeros((2, 2))), "at least 3 frames, got 2"),
         (lambda: hippo.select_order(np.zeros((8, 2)), "least_squares", (8,)), "below 8 frames"),
         (lambda: hippo.reconstruct(np.ones((3, 2)), np.array([0.5, 1.2])), r"span \[0.5, 1.2\].*extrapolate=True"),
         (lambda: hippo.weights(np.array([-0.1]), 8, 4), "extrapolate=True"),

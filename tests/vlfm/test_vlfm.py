@@ -42,7 +42,7 @@ def test_schedules_are_their_formulas():
     for sigma in SCHEDULES.values():
         assert float(sigma(jnp.float32(0))) == 1.0
     assert float(SCHEDULES["exponential"](jnp.float32(1 / RATE))) < 1.1 * s0
-    assert float(SCHEDULES["paper"](jnp.float32(1.5 / RATE))) > 0.9  # between two frames: noise
+    assert float(SCHEDULES["paper"](jnp.float32(1.5 / RATE))) > 0.9  # between two frames the path is noise
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -67,7 +67,7 @@ def test_the_mean_is_the_polynomial_after_a_ramp_from_nothing():
     np.testing.assert_array_equal(position.mean(clip, jnp.float32(0)), 0)
     bare = path(ramp=False).position.mean(clip, jnp.float32(0))
     np.testing.assert_allclose(bare, hippo.reconstruct(H, np.zeros(1))[0].reshape(SHAPE), atol=1e-5)
-    assert float(abs(bare).max()) > 0.3  # what the paper asserts to be 0
+    assert float(abs(bare).max()) > 0.3  # the paper asserts that it is 0
 
 
 # --- Theorem 4.1 ----------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ def test_the_mean_is_the_polynomial_after_a_ramp_from_nothing():
 )
 @pytest.mark.parametrize("ramp", [True, False])
 def test_integrating_the_exact_field_follows_the_path(kind, tolerance, error, ramp):
-    """From z + mu(0), at every output time sigma(t) z + mu(t), to the tolerance. (By the paper's schedule sigma
-    grows a hundredfold between frames, and so does what the solve got wrong.)"""
+    """Checks that the solve from z + mu(0) gives sigma(t) z + mu(t) at every output time, to the tolerance. (With the
+    paper's schedule sigma grows a hundredfold between frames, and the error of the solve grows with it.)"""
     with jax.enable_x64(True):
         clip, p = jnp.asarray(np.asarray(clips()), jnp.float64), path(kind, ramp=ramp)
         z = jax.random.normal(jax.random.key(1), (4, 1, *SHAPE), jnp.float64)
@@ -114,7 +114,7 @@ def test_without_its_noise_a_read_out_is_the_mean():
 
 
 def test_a_start_without_the_mean_leaves_it_out():
-    """On a path without a ramp, from x(0) = z the read-out is off by sigma(t) mu(0)."""
+    """Checks on a path without a ramp that the read-out from x(0) = z is off by sigma(t) mu(0)."""
     clip, p = clips(), path(ramp=False)
     times = np.array([0.03, 0.08])
     out = generate(exact_field(p, clip), jax.random.key(5), times, (1, *SHAPE), sigma=p.position.sigma, solver=ACCURATE)
@@ -124,7 +124,7 @@ def test_a_start_without_the_mean_leaves_it_out():
 
 
 def test_the_field_of_several_clips_is_their_weighted_mean():
-    """Where one clip is much nearer it is that clip's; far from all, between them, it is their average."""
+    """Checks that it is the field of one clip near that clip, and the average of the fields far from all clips."""
     p, several = path(), clips(3)
     t = jnp.array([0.5])
     near = p.position.mean(several[1], t[0])[None, None] + 0.01
@@ -136,7 +136,7 @@ def test_the_field_of_several_clips_is_their_weighted_mean():
     distance = np.sum((np.asarray(x) - mu) ** 2, (1, 2, 3))
     likely = np.exp(-(distance - distance.min()) / (2 * sigma**2))
     likely /= likely.sum()
-    assert 0.02 < likely.min() and likely.max() < 0.95  # the weights are told apart here
+    assert 0.02 < likely.min() and likely.max() < 0.95  # all clips have weight here
     np.testing.assert_allclose(
         exact_field(p, several)(x[None, None], (t,))[1][0, 0], np.tensordot(likely, mu, 1), atol=1e-4
     )
@@ -150,7 +150,7 @@ def test_the_field_of_several_clips_is_their_weighted_mean():
         0,
         1,
         2,
-    }  # every sample is a clip, and each clip comes
+    }  # every sample is a clip, and each clip occurs
 
 
 # --- the objective --------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def losses(field, count=64, frames=None, **options):
 
 
 def test_the_exact_field_is_the_minimum():
-    """Its loss is 0 for one clip; for several nothing lies below, and any change of it is worse."""
+    """Checks that its loss is 0 for one clip, and that for several clips any change of the field raises the loss."""
     p = path()
     assert losses(exact_field(p, clips())).shape == (64,)
     assert float(losses(exact_field(p, clips()), velocity_scale=5.0, mean_weight=1.0).max()) < 1e-4
@@ -197,7 +197,7 @@ def test_times_are_drawn_over_the_clip_or_near_its_start():
 
 
 def test_a_mean_makes_a_field():
-    """(7) of the true mean and slope is the exact field; `velocity_scale` is a unit and nothing else."""
+    """Checks that (7) turns the true mean and slope into the exact field; `velocity_scale` is only a unit."""
     p, clip = path(), clips()
 
     def network(x, s, condition):
@@ -220,7 +220,7 @@ def test_the_ablation_regresses_the_latent():
 
 
 def test_a_network_of_unit_size_makes_a_field():
-    """(6): what the network sees and returns is of about unit size at every time, and the field is c(t) times it."""
+    """Checks (6): inputs and outputs of the network have about unit size, and the field is c(t) times the output."""
     p, sigma, slope = path(), SCHEDULES["exponential"], 5.0
     seen = []
 
@@ -239,7 +239,7 @@ def test_a_network_of_unit_size_makes_a_field():
 
 
 def test_value_and_slope_read_the_frames_once():
-    """One product, of both rows of weights with the frames: memory bandwidth is the limit of mu."""
+    """Checks that one product with the frames gives both, because memory bandwidth limits mu."""
     p, clip = path(), LatentEnds(clips(2)[:, :, None], jnp.zeros((2, 1, *SHAPE)))
     lines = str(jax.make_jaxpr(lambda clip, t: p(clip, (t,)))(clip, jnp.array([0.3, 0.8]))).splitlines()
     size = ",".join(map(str, SHAPE))
@@ -281,7 +281,7 @@ def test_the_cost_of_a_clip_counts_its_solve_and_its_read_outs():
 
 
 def test_one_solve_at_any_frame_rate():
-    """The same times give the same latents, whatever else is asked for, and row i whatever the batch."""
+    """Checks that latents at a time do not depend on the other times, and that rows do not depend on the batch."""
     p, several = path(), clips(3)
     run = lambda times, b=2: np.asarray(
         generate(
@@ -299,7 +299,7 @@ def test_one_solve_at_any_frame_rate():
 
 
 def test_a_failed_solve_names_the_row_and_the_time():
-    """Row 1 needs more steps than the solver may take; row 2 is not finite; row 0 is as it should be."""
+    """Uses three rows: row 0 is solved, row 1 needs more steps than the solver may take, row 2 is not finite."""
     rates = jnp.array([1.0, 1e5, 0.0])
 
     def pulled(x, s, c):
@@ -338,9 +338,9 @@ def test_guidance_goes_beyond_the_condition():
     [
         (
             lambda f: generate(f, jax.random.key(0), [0.5, 0.2], (1, *SHAPE), readout="none"),
-            "each after the one before",
+            "in increasing order",
         ),
-        (lambda f: generate(f, jax.random.key(0), [-0.5], (1, *SHAPE), readout="none"), "seconds from 0 on"),
+        (lambda f: generate(f, jax.random.key(0), [-0.5], (1, *SHAPE), readout="none"), "seconds of at least 0"),
         (lambda f: generate(f, jax.random.key(0), [0.5], (1, *SHAPE)), "needs sigma"),
         (
             lambda f: generate(
@@ -349,7 +349,10 @@ def test_guidance_goes_beyond_the_condition():
             "needs z, and only x\\(0\\) is given",
         ),
         (lambda f: generate(f, jax.random.key(0), [0.5], (1, *SHAPE), readout="mu"), "unknown readout 'mu'"),
-        (lambda f: losses(lambda x, s, c: f(x, s, c)[:1], mean_weight=1.0), "it has 1: use `mean_to_velocity`"),
+        (
+            lambda f: losses(lambda x, s, c: f(x, s, c)[:1], mean_weight=1.0),
+            "has 1 output: use `mean_to_velocity`",
+        ),
         (lambda f: losses(f, frames=clips()[:, :5]), "clips of 12 frames, got 5"),
         (lambda f: SigmaSchedule(0.0), "frame_rate 0.0"),
         (lambda f: SigmaSchedule(8.0, kind="cosine"), "unknown schedule 'cosine'"),
