@@ -30,26 +30,30 @@ APART += ("jvflow/cli/", "jvflow/commands.py", "jvflow/files.py")
 def entered(function) -> list[str]:
     """Returns the project files whose functions run while `function()` runs, in the order of their first call.
 
-    What the report calls belongs to the report.
+    Leaves out the files that only the report calls.
     """
-    found, inside_report = {}, 0
+    found, done = {}, set()
+    report = str(ROOT / "jvflow" / "report")
 
     def record(frame, event, argument):
-        nonlocal inside_report
         name = frame.f_code.co_filename
-        if not name.startswith(str(ROOT)) or event not in ("call", "return"):
+        if name in done or frame.f_code.co_name == "<module>":
             return
-        file = str(Path(name).relative_to(ROOT))
-        if file.startswith("jvflow/report/"):
-            inside_report += 1 if event == "call" else -1
-        elif event == "call" and not inside_report and frame.f_code.co_name != "<module>":
-            found.setdefault(file)
+        if not name.startswith(str(ROOT)):
+            done.add(name)
+            return
+        caller = frame
+        while caller := caller.f_back:
+            if caller.f_code.co_filename.startswith(report):
+                return
+        done.add(name)
+        found.setdefault(str(Path(name).relative_to(ROOT)))
 
-    sys.setprofile(record)
+    sys.settrace(record)  # with no local trace function, only the beginning of a call costs time
     try:
         function()
     finally:
-        sys.setprofile(None)
+        sys.settrace(None)
     return [file for file in found if not file.startswith((*APART, "tests/", ".venv/"))]
 
 
