@@ -41,15 +41,6 @@ def common(method: str, objective: str, mode: str, *, seed: int = 0) -> ConfigDi
     return config
 
 
-def run_every(config: ConfigDict, *, log: int, checkpoint: int, sample: int, validate: int, **settings) -> None:
-    """Sets after how many steps a run writes losses, a checkpoint, a sheet of samples, and the held-out loss.
-
-    `settings` are further entries of `config.run`.
-    """
-    config.run.update(log_every=log, checkpoint_every=checkpoint, sample_every=sample, validate_every=validate)
-    config.run.update(settings)
-
-
 def dit(**settings) -> dict:
     """Returns `config.network` of a DiT in float32 that a laptop trains: layers by name, and convolutions of tokens."""
     return dict(name="dit", mlp_ratio=4.0, dtype="float32", scan=False, local=True) | settings
@@ -64,7 +55,7 @@ def adaptive_heun() -> dict:
 def shorten(config: ConfigDict) -> None:
     """Sets the few steps and small batches of a debug mode."""
     config.train.update(steps=20, batch_size=4)
-    run_every(config, log=5, checkpoint=10, sample=0, validate=0)
+    config.run.update(log_every=5, checkpoint_every=10, sample_every=0, validate_every=0)
 
 
 def derive(file: str, base: str, mode: str) -> ConfigDict:

@@ -34,7 +34,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.sample = dict(curve="joint", epsilon=0.2, gain=0.0, context_noise=0.0, **defaults.adaptive_heun())
     config.evaluate = dict(videos=16, frames=192, batch=16, seed=0, window=32, stride=16, pooled=4)
     config.evaluate.update(features="window_pca", dimensions=32, real_clips=256)
-    defaults.run_every(config, log=25, checkpoint=500, sample=0, validate=500, sample_frames=32)
+    config.run.update(log_every=25, checkpoint_every=500, sample_every=0, validate_every=500, sample_frames=32)
     if mode == "debug":
         defaults.shorten(config)
         config.data.clips = dict(train=8, test=8)

@@ -35,7 +35,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.sample = dict(curve="joint", epsilon=0.1, gain=0.0, context_noise=0.0, **defaults.adaptive_heun())
     config.evaluate = dict(videos=128, frames=512, batch=8, seed=0, window=32, stride=16, pooled=4)
     config.evaluate.update(features="window_pca", dimensions=64, real_clips=1024)
-    defaults.run_every(config, log=100, checkpoint=5000, sample=5000, validate=5000, sample_frames=64)
+    config.run.update(log_every=100, checkpoint_every=5000, sample_every=5000, validate_every=5000, sample_frames=64)
     if mode == "debug":
         defaults.shorten(config)
         config.data.update(path="procedural:comets", size=(16, 16), clips=dict(train=8, test=4), threads=1)

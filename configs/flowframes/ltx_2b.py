@@ -62,7 +62,8 @@ def get_config(mode: str = "") -> ConfigDict:
     config.sample = dict(method="euler", steps=5, warp=1.0, guidance=3.5)
     config.evaluate = dict(clips=2000, starts=1, batch=4, seed=0, frames=(17,), chunks=1, steps=(5, 10))
     config.evaluate.update(window=16, features="window_pca", dimensions=32, real_clips=2000)
-    defaults.run_every(config, log=10, checkpoint=100, sample=100, validate=100, microbatches=8, remat="full")
+    config.run.update(log_every=10, checkpoint_every=100, sample_every=100, validate_every=100)
+    config.run.update(microbatches=8, remat="full")
     if mode == "debug":
         defaults.shorten(config)
         config.codec.update(piece=1, tiny=True)

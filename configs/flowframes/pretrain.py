@@ -33,7 +33,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.sample = dict(method="euler", steps=40, warp=1.0, guidance=1.0)
     config.evaluate = dict(clips=128, starts=4, batch=128, seed=0, frames=(8,), chunks=1, steps=(5, 10, 40))
     config.evaluate.update(window=8, features="window_pca", dimensions=24, real_clips=256)
-    defaults.run_every(config, log=25, checkpoint=1000, sample=2000, validate=2000)
+    config.run.update(log_every=25, checkpoint_every=1000, sample_every=2000, validate_every=2000)
     if mode == "debug":
         defaults.shorten(config)
         config.data.update(frames=32, clips=dict(train=8, test=4))

@@ -41,7 +41,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # sampling and evaluation
     config.sample = dict(guidance=4.0, readout="mean", **defaults.adaptive_heun())
     config.evaluate = dict(split="train", clips=64, batch=16, seed=0, text_guidance=(1.0, 4.0))
-    defaults.run_every(config, log=100, checkpoint=5000, sample=5000, validate=5000, remat="full")
+    config.run.update(log_every=100, checkpoint_every=5000, sample_every=5000, validate_every=5000, remat="full")
     if mode == "debug":
         defaults.shorten(config)
         config.codec = dict(name="pixels", checkpoint=(), scale=1.0)

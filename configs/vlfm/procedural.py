@@ -35,7 +35,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # sampling and evaluation
     config.sample = dict(guidance=1.0, readout="mean", **defaults.adaptive_heun())
     config.evaluate = dict(split="train", clips=16, batch=16, seed=0, text_guidance=(1.0, 2.0, 4.0))
-    defaults.run_every(config, log=25, checkpoint=500, sample=1000, validate=1000)
+    config.run.update(log_every=25, checkpoint_every=500, sample_every=1000, validate_every=1000)
     if mode == "debug":
         defaults.shorten(config)
         config.data.update(frames=24, size=(16, 16), clips=dict(train=4, test=1))

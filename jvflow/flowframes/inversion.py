@@ -91,23 +91,6 @@ def invert(
 # --- data sets ------------------------------------------------------------------------------------
 
 
-def is_used(config) -> bool:
-    """Returns whether training adds inverted targets (algorithm 1); raises ValueError for a rho outside [0, 1]."""
-    if config.objective != "flowframes":
-        return False
-    rho = config.inversion.rho
-    if not 0 <= rho <= 1:
-        raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {rho}")
-    return rho > 0
-
-
-def encode(config, directory: str | Path, load_model: Callable) -> tuple[dict, str]:
-    """Writes the latents of a config's data, with inversions if `config.inversion.rho` is above 0; see `prepare`."""
-    if not is_used(config):
-        return latents.prepare(config, directory), ""
-    return prepare(config, directory, load_model), "the chunks of every length are inverted too"
-
-
 def prepare(config, directory: str | Path, load_model: Callable) -> dict:
     """Writes the latents of a config's data with the inversions of their chunks; returns the manifest.
 

@@ -46,6 +46,7 @@ from jvflow.assembly import (
     split_each,
     unchanged,
 )
+from jvflow.data import latents as data_latents
 from jvflow.data.pipeline import Window
 from jvflow.flow.field import Condition, Field, expand_like
 from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
@@ -168,7 +169,7 @@ OBJECTIVES = {
 def assemble(config, codec, encoder) -> dict:
     """Returns the fields of an `Experiment` that this paper determines."""
     objective, follows = OBJECTIVES[config.objective], config.objective != "text_to_video"
-    inverted = inversion.is_used(config)
+    inverted = uses_inversion(config)
     if inverted:
         _check_inversion(config.inversion, codec)
     lengths = tuple(config.chunk.frames)
@@ -204,6 +205,16 @@ def assemble(config, codec, encoder) -> dict:
         start_frames=max(lengths),
         chunks=1 + follows,
     )
+
+
+def uses_inversion(config) -> bool:
+    """Returns True if training adds inverted targets (algorithm 1); raises ValueError for a rho outside [0, 1]."""
+    if config.objective != "flowframes":
+        return False
+    rho = config.inversion.rho
+    if not 0 <= rho <= 1:
+        raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {rho}")
+    return rho > 0
 
 
 def _check_inversion(settings, codec) -> None:
@@ -251,8 +262,15 @@ def _pretrained_config(config):
     return config
 
 
+def _encode(config, directory, load_model: Callable) -> tuple[dict, str]:
+    """Writes the latents of a config's data, with inverted chunks if the config uses them."""
+    if not uses_inversion(config):
+        return data_latents.prepare(config, directory), ""
+    return inversion.prepare(config, directory, load_model), "the chunks of every length are inverted too"
+
+
 def _unread(config) -> tuple[str, ...]:
-    follows, inverts = config.objective != "text_to_video", inversion.is_used(config)
+    follows, inverts = config.objective != "text_to_video", uses_inversion(config)
     settings = ("coin", "std", "max_error", *inversion.OPTIONS)
     keys = ("inversion",) if config.objective != "flowframes" else tuple(f"inversion.{key}" for key in settings)
     captions = () if "text" in config and config.text.name != "none" else ("caption_dropout",)
@@ -269,7 +287,7 @@ METHOD = Method(
     evaluate=evaluate,
     sampling_program=sampling_program,
     video_codecs=True,
-    encode=inversion.encode,
+    encode=_encode,
     check_data=inversion.check_data,
     unread=_unread,
     pretrained_config=_pretrained_config,

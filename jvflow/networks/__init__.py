@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 
 from jvflow.flow.field import Field
 from jvflow.networks.lora import add_lora
-from jvflow.parallel.sharding import FSDP, LORA, SEQUENCE, TENSOR, Rules
+from jvflow.parallel.sharding import LORA, Rules
 
 NETWORKS = {"dit": "dit", "unet": "unet_field", "ltx": "ltx", "wan": "wan"}
 """The module below this package that builds each network."""
@@ -126,22 +126,3 @@ class Keys:
     def split(self, count: int) -> nnx.Rngs:
         """Returns the keys for `count` layers that `nnx.vmap` makes."""
         return nnx.Rngs(params=jax.random.split(self.params(), count))
-
-
-def check_split(heads: int, tokens: int, video: tuple, mesh) -> None:
-    """Raises ValueError if a mesh cannot split the heads, or the tokens of a video (frames, height, width)."""
-    tensor, sequence = mesh.shape[TENSOR], mesh.shape[SEQUENCE]
-    works = lambda n, size: max(k for k in range(1, size + 1) if n % k == 0 and size % k == 0)
-    if heads % tensor:
-        size = works(heads, tensor)
-        raise ValueError(
-            f"config.run.mesh.tensor={tensor} does not divide the {heads} heads: use "
-            f"--config.run.mesh.tensor={size} --config.run.mesh.sequence={tensor // size * sequence}, "
-            "which splits the tokens"
-        )
-    if tokens % sequence:
-        size = works(tokens, sequence)
-        raise ValueError(
-            f"config.run.mesh.sequence={sequence} does not divide the {tokens} tokens of a video {tuple(video)}: "
-            f"use --config.run.mesh.sequence={size} --config.run.mesh.fsdp={sequence // size * mesh.shape[FSDP]}"
-        )

@@ -18,7 +18,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from jvflow.networks import Network, check_split, functional
+from jvflow.networks import Network, functional
 from jvflow.networks.layers import (
     Conditioning,
     apply_gate,
@@ -33,6 +33,7 @@ from jvflow.networks.layers import (
     normalize,
     position_table,
 )
+from jvflow.parallel.mesh import check_split
 from jvflow.parallel.sharding import FSDP, ROWS, SEQUENCE, TENSOR
 
 RULES = (

@@ -8,8 +8,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jvflow.networks import check_split
 from jvflow.networks.layers import attention, check_remat, constrain, constrain_qkv
+from jvflow.parallel.mesh import check_split
 from jvflow.parallel.sharding import FSDP, ROWS, SEQUENCE, TENSOR
 
 VIDEO_RULES = (

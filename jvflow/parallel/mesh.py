@@ -114,6 +114,25 @@ def check_batch(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
         )
 
 
+def check_split(heads: int, tokens: int, video: tuple, mesh) -> None:
+    """Raises ValueError if a mesh cannot split the heads, or the tokens of a video (frames, height, width)."""
+    tensor, sequence = mesh.shape[TENSOR], mesh.shape[SEQUENCE]
+    works = lambda n, size: max(k for k in range(1, size + 1) if n % k == 0 and size % k == 0)
+    if heads % tensor:
+        size = works(heads, tensor)
+        raise ValueError(
+            f"config.run.mesh.tensor={tensor} does not divide the {heads} heads: use "
+            f"--config.run.mesh.tensor={size} --config.run.mesh.sequence={tensor // size * sequence}, "
+            "which splits the tokens"
+        )
+    if tokens % sequence:
+        size = works(tokens, sequence)
+        raise ValueError(
+            f"config.run.mesh.sequence={sequence} does not divide the {tokens} tokens of a video {tuple(video)}: "
+            f"use --config.run.mesh.sequence={size} --config.run.mesh.fsdp={sequence // size * mesh.shape[FSDP]}"
+        )
+
+
 def local_rows(batch_size: int, mesh: Mesh) -> list[int]:
     """Returns the rows of the global batch on this process's devices; other processes may read some of them too."""
     slices = batched(mesh).addressable_devices_indices_map((batch_size,)).values()
