@@ -1,10 +1,10 @@
-"""Compares trained Bi-flow runs of one data set: cost against quality.
+"""Compares the cost and quality of Bi-flow runs on one data set.
 
     jvflow compare --workdirs=out/demo/flow,out/demo/biflow,out/demo/condiff --out=DIR
 
-Evaluates each run at equal solver accuracy and at 20 network evaluations per frame, and BI-FLOW also at several noise
-levels and backwards in time. NFE is the number of network evaluations per frame, averaged over videos. The paper
-reports a number that is not comparable: torchode's count for the slowest of eight videos. Run the same command again to
+Evaluates each run at one solver tolerance and at 20 network evaluations per frame; BI-FLOW also at several noise levels
+and backwards in time. NFE is the number of network evaluations per frame, averaged over videos. The paper's NFE is not
+comparable: it counts the slowest of eight videos (by the solver torchode). Run the same command again to
 continue after an interruption.
 """
 
@@ -20,7 +20,7 @@ EPSILON = flags.DEFINE_list("epsilon", ["0", "0.1", "0.2", "0.3"], "Noise levels
 GAIN = flags.DEFINE_list(
     "gain",
     ["1", "2"],
-    "Gains (config.sample.gain) of BI-FLOW with a noise level for each frame, up to the largest --epsilon.",
+    "BI-FLOW: values of config.sample.gain, which adapts the noise level to each frame, up to the largest --epsilon.",
 )
 PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE sets config.evaluate.NAME")
 

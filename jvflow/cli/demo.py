@@ -1,10 +1,10 @@
-"""Trains Bi-flow's three methods on procedural video and compares their videos in a report.
+"""Trains Bi-flow's three methods on synthetic video and compares their videos in a report.
 
     jvflow demo --out=out/demo
 
 Trains FLOW, BI-FLOW and CONDIFF into out/demo/flow, out/demo/biflow and out/demo/condiff. Writes out/demo/report.html,
-which shows their videos, and out/demo/metrics.json. Takes about 8 minutes on a laptop. Run the same command again to
-continue after an interruption.
+which shows their videos, and out/demo/metrics.json. Takes about 8 minutes on two CPU cores. Run the same command again
+to continue after an interruption.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     jvflow dryrun --config=configs/biflow/paper.py --topology=v5e:4x4 [--out=FILE.json]
 
-Prints the memory per device and the shortest possible times of computation and communication, for the train step and
-for the sampler.
+Prints the memory per device and lower bounds on the times of computation and communication, for the train step and the
+sampler.
 """
 
 import json
@@ -12,13 +12,15 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py or FILE.py:MODE.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Required. The experiment: FILE.py or FILE.py:debug.", lock_config=True
+)
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "A TPU slice such as v5e:4x4, v5p:4x4x4 or v6e:8x8; or GPUs such as h100:8.", required=True
 )
-OUT = flags.DEFINE_string("out", None, "JSON file for the same figures.")
+OUT = flags.DEFINE_string("out", None, "JSON file for these numbers.")
 SAMPLER = flags.DEFINE_boolean("sampler", True, "Also compile the sampler.")
-LARGEST = flags.DEFINE_boolean("largest", True, "Also find the largest batch size that fits, with more compilations.")
+LARGEST = flags.DEFINE_boolean("largest", True, "Also find the largest batch size that fits (compiles more).")
 flags.mark_flag_as_required("config")
 
 

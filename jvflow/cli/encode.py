@@ -1,20 +1,20 @@
-"""Encodes a data set into latents once, for training on the latents.
+"""Encodes a data set into latents, to train on them.
 
     jvflow encode --config=configs/biflow/video_folder.py --out=DIR ...
 
-Train on the result with --config.data.path=DIR. With a pretrained text encoder the result also holds the embeddings of
-the captions, and with target inversion (config.inversion.rho above 0) the inverted chunks. You can stop the command at
-any time; run it again to continue.
+Train on the result with --config.data.path=DIR. The result also holds caption embeddings if the text encoder is
+pretrained, and inverted chunks if FlowFrames uses target inversion (config.inversion.rho above 0). You can stop the
+command at any time; run it again to continue.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment, whose data and models to use: FILE.py or FILE.py:MODE.", lock_config=True
+    "config", None, "Required. The experiment with the data and models: FILE.py or FILE.py:debug.", lock_config=True
 )
 OUT = flags.DEFINE_string(
-    "out", None, "Folder for the latents. Clips cut from videos go to the folder DIR-clips.", required=True
+    "out", None, "Folder for the latents. The clips that jvflow cuts from videos go to DIR-clips.", required=True
 )
 flags.mark_flag_as_required("config")
 

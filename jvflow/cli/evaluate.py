@@ -2,8 +2,8 @@
 
     jvflow evaluate --workdir=DIR --out=FILE.json [--protocol=videos=64]
 
-Writes all metrics, their curves over time and the protocol to FILE.json. Prints the metrics that are single numbers.
---protocol can set the entries of the section `evaluate` in DIR/config.json.
+Writes the metrics, their curves over time and the settings to FILE.json. Prints the metrics that are single numbers.
+--protocol overrides entries of `evaluate` in DIR/config.json, and --sample entries of `sample`.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Exports a trained run in diffusers' format, so that other packages can load it.
 
-    jvflow export --workdir=DIR --out=DIR            the whole model, with LoRA matrices merged into their layers
-    jvflow export --workdir=DIR --out=DIR --lora     only the LoRA matrices, under diffusers' names
+    jvflow export --workdir=DIR --out=OUT            the whole model, with LoRA matrices merged into their layers
+    jvflow export --workdir=DIR --out=OUT --lora     only the LoRA matrices, under diffusers' names
 
 Prints the files that it writes.
 """
@@ -10,13 +10,13 @@ from absl import flags
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
 OUT = flags.DEFINE_string(
-    "out", None, "New folder for config.json and safetensors, or for pytorch_lora_weights.safetensors.", required=True
+    "out", None, "New folder for config.json and safetensors, or (--lora) for the file of LoRA matrices.", required=True
 )
 LORA = flags.DEFINE_bool("lora", False, "Export only the LoRA matrices.")
 LIKE = flags.DEFINE_list(
     "like",
     None,
-    "Folders of public models with the network of the run; default: the models that training started from.",
+    "Folders of public models with the architecture of the run; default: those that training started from.",
 )
 STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")
 EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; default: if the run has one.")

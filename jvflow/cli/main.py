@@ -12,11 +12,11 @@ COMMANDS = {
     "train": "Trains a model, or continues a run.",
     "sample": "Samples videos from a trained run.",
     "evaluate": "Computes the metrics of a trained run.",
-    "encode": "Encodes a data set into latents once, for training on the latents.",
-    "compare": "Compares trained Bi-flow runs of one data set: cost against quality.",
+    "encode": "Encodes a data set into latents, to train on them.",
+    "compare": "Compares the cost and quality of Bi-flow runs on one data set.",
     "export": "Exports a trained run in diffusers' format, so that other packages can load it.",
     "dryrun": "Compiles a config for accelerators that this machine does not have.",
-    "demo": "Trains Bi-flow's three methods on procedural video and compares their videos in a report.",
+    "demo": "Trains Bi-flow's three methods on synthetic video and compares their videos in a report.",
 }
 
 

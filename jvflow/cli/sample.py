@@ -4,8 +4,8 @@
     jvflow sample --workdir=DIR --out=OUT --caption="..." [--fps=48] [--sample=guidance=2.0]   VLFM: clips
     jvflow sample --workdir=DIR --out=OUT --first_frame=VIDEO [--frames=32] [--observed=16]    FlowFrames: chunks
 
-Writes OUT/sample_000.mp4 and so on, OUT/sheet.png with some frames of each video, and OUT/samples.json. NFE is the
-number of network evaluations per frame. A flag whose text names a method is for that method only.
+Writes OUT/sample_000.mp4 and so on, OUT/sheet.png with some frames of each video, and OUT/samples.json, which has the
+NFE of each video: the number of network evaluations per frame. Flags marked with a method are for it only.
 """
 
 from absl import flags
@@ -17,15 +17,17 @@ OUT = flags.DEFINE_string("out", None, "Folder for the mp4 files, sheet.png and 
 FRAMES = flags.DEFINE_integer(
     "frames",
     None,
-    "Frames of each video, the given ones included. Default: 64 (Bi-flow), the length of a training clip (VLFM), the "
-    "observed and the next chunk (FlowFrames).",
+    "Length of each video, with the frames that it starts from. Default: 64 (Bi-flow), the length of a training clip "
+    "(VLFM), two chunks (FlowFrames).",
 )
 OBSERVED = flags.DEFINE_integer(
     "observed",
     None,
-    "FlowFrames: frames of the observed chunk and of each predicted chunk; default: the longest chunk of training.",
+    "FlowFrames: frames of a chunk, observed or predicted; default: the longest chunk in training.",
 )
-COUNT = flags.DEFINE_integer("count", 4, "Number of videos; with --caption, there is one video for each caption.")
+COUNT = flags.DEFINE_integer(
+    "count", 4, "Number of videos; ignored with --caption, which makes one video for each caption."
+)
 SEED = flags.DEFINE_integer("seed", 0, "Random seed of the noise.")
 STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")
 EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; default: if the run has one.")
@@ -36,7 +38,9 @@ SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE sets config.sample.
 CAPTION = flags.DEFINE_multi_string(
     "caption", [], "VLFM, FlowFrames: caption of a video; default: captions of the data"
 )
-FPS = flags.DEFINE_float("fps", None, "VLFM: frames per second of the videos; default: the rate of training.")
+FPS = flags.DEFINE_float(
+    "fps", None, "VLFM: frames per second of the videos; default: the rate of the training videos."
+)
 EXTRAPOLATE = flags.DEFINE_bool(
     "extrapolate", False, "VLFM: allow videos longer than the training clips; they quickly become meaningless."
 )
