@@ -9,8 +9,8 @@ r"""Clips from captions, from the public DiT-XL/2: it learns a clip's latent pat
 DIT is the folder of DiT-XL-2-256 in the public hubs' layout: transformer and vae. The network is that model, layer for
 layer: its classes stay but none is given, its noise and variance outputs become mean and slope, and its times are
 spread over the clip. An encoder that is trained as well embeds the captions; the layers that attend to them start at
-zero. --config.text.name=none leaves both out, and the trained part can then be exported (`launch.export`) for owners of
-the public model. Nothing of this size has been run.
+zero. --config.text.name=none leaves both out; `launch.export` can then export the trained part for owners of the public
+model. Cost: unknown; no run of this size was made. Expect: no figure is on record.
 """
 
 from ml_collections import ConfigDict

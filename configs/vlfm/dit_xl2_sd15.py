@@ -11,8 +11,8 @@ r"""The paper's setting: DiT-XL/2 on frames inverted by DDIM through Stable Diff
 SD15 is the folder of the model in the public hubs' layout: vae, unet, text_encoder, tokenizer and scheduler. FOLDER
 holds videos with captions. Encoding evaluates the U-Net `codec.steps` times per frame, once: latents and embedded
 captions are stored with the clips, and training runs neither model. What the paper does not state is as in paper.py;
-the steps and the guidance of DDIM are ours: 50 and none. Nothing of this size has been run: its shapes are checked, and
-its parts with small models.
+the steps and the guidance of DDIM are ours: 50 and none. Cost: unknown; no run of this size was made: its shapes are
+checked, and its parts with small models. Expect: the paper's table 1.
 """
 
 from ml_collections import ConfigDict
