@@ -84,7 +84,7 @@ def unread(data) -> tuple[str, ...]:
     """Returns the keys of `config.data` that its kind of data does not read."""
     cutting = ("stride", "test_fraction", "captions")
     if data.path.startswith(PROCEDURAL):
-        return ("fit", *cutting)
+        return cutting
     return ("clips", *cutting) if is_built(data.path) else ("clips",)
 
 

@@ -105,7 +105,7 @@ def test_the_seed_determines_the_stream_and_ema_differs_from_the_raw_parameters(
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(step=7), r"no checkpoint of step 7 .* there are \[10, 20\]"),
+        (dict(step=7), r"no checkpoint of step 7 .* use one of \[10, 20\]"),
         (dict(count=99), "--count=8"),
         (dict(count=0), "count must be at least 1"),
         (dict(length=0), "frames must be at least 1"),

@@ -80,7 +80,7 @@ def test_latents_are_the_noise_that_samples_each_frame(model, video, options):
             dict(checkpoint=()),
             "takes the folder of a whole model as config.codec.checkpoint, with scheduler/scheduler_config.json in it",
         ),
-        (dict(steps=2000), "steps must be a whole number from 1 to the 1000"),
+        (dict(steps=2000), "steps must be a whole number from 1 to 1000"),
         (dict(tile=6), "config.codec.tile is 6: tiles are multiples of 16 pixels"),
         (dict(eta=1.0), "the codec stable_diffusion_ddim has no eta: remove config.codec.eta"),
     ],

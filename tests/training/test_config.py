@@ -168,8 +168,8 @@ def test_every_key_is_read(tmp_path, monkeypatch, file):
     # as many frames as elsewhere: compiled once
     commands.sample(tmp_path / "run", tmp_path / "out", count=4, length=FRAMES[file])
     read = reads.paths(config.objective)
-    # read when a sample starts from a folder of images
-    read |= {"data.image_fps"}
+    # read when a sample starts from given images
+    read |= {"data.image_fps", "data.fit"}
     assert sorted(set(leaves(saved(tmp_path / "run"))) - read) == []
 
 
@@ -206,7 +206,7 @@ def test_a_record_has_only_keys_that_its_objective_reads(file, objective, monkey
             "flow",
             ["loss_weights.biflow", "network.scales.biflow", "alpha_max", "sample.epsilon"],
         ),
-        ("biflow/procedural.py", "biflow", ["loss_weights.flow", "network.scales.condiff", "data.fit", "tune.alpha"]),
+        ("biflow/procedural.py", "biflow", ["loss_weights.flow", "network.scales.condiff", "data.stride", "tune.alpha"]),
         ("vlfm/procedural.py", "direct", ["path.sigma", "times.start", "prediction", "mean_weight", "sample.rtol"]),
         ("flowframes/procedural.py", "text_to_video", ["inversion.rho", "coupling"]),
         ("flowframes/procedural.py", "conventional", ["inversion.rho"]),
