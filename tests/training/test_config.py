@@ -206,7 +206,7 @@ def test_a_record_has_only_keys_that_its_objective_reads(file, objective, monkey
             "flow",
             ["loss_weights.biflow", "network.scales.biflow", "alpha_max", "sample.epsilon"],
         ),
-        ("biflow/procedural.py", "biflow", ["loss_weights.flow", "network.scales.condiff", "data.stride", "tune.alpha"]),
+        ("biflow/procedural.py", "biflow", ["loss_weights.flow", "network.scales.condiff", "tune.alpha"]),
         ("vlfm/procedural.py", "direct", ["path.sigma", "times.start", "prediction", "mean_weight", "sample.rtol"]),
         ("flowframes/procedural.py", "text_to_video", ["inversion.rho", "coupling"]),
         ("flowframes/procedural.py", "conventional", ["inversion.rho"]),
