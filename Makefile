@@ -15,6 +15,10 @@ test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# the tests that `make test` leaves out: whole commands, and large backbones
+test-integration: $(VENV)/installed-test
+	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
+
 CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-python
 
 check-all: $(CHECKS)
@@ -51,7 +55,7 @@ PYTHONS ?= python3.12 python3.13
 check-python:
 	for python in $(PYTHONS); do \
 		$$python -m venv out/$$python && out/$$python/bin/pip install --quiet --editable '.[test]' && \
-		$(RECORD) tests_$$python out/$$python/bin/python -m pytest -n 2 --dist loadfile || exit 1; \
+		$(RECORD) tests_$$python out/$$python/bin/python -m pytest -m '' -n 2 --dist loadfile || exit 1; \
 	done
 
 $(VENV)/bin/python:
@@ -65,4 +69,4 @@ $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-.PHONY: demo test check-all $(CHECKS)
+.PHONY: demo test test-integration check-all $(CHECKS)

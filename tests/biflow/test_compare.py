@@ -13,7 +13,7 @@ from jvflow.data import pipeline
 from jvflow.load import load, run_dataset
 from jvflow.training.loop import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from jvflow.biflow import demo
 from jvflow.load import load, run_dataset
 from jvflow.training.loop import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 
 def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatch):

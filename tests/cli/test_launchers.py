@@ -90,6 +90,7 @@ def tpu_vm_job(folder):
     return ["tpu_vm.sh", "pod", "zone-a"], stand_ins(folder, gcloud=gcloud) | dict(RESTARTS="0")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("job", [local_job, slurm_job, tpu_vm_job])
 def test_each_launcher_trains_with_two_processes(tmp_path, job):
     (script, *arguments), environment = job(tmp_path)

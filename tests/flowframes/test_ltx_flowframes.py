@@ -26,7 +26,7 @@ from jvflow.parallel.sharding import AXES
 from jvflow.training.loop import train
 from jvflow.training.step import create, train_step
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 
 def tiny(folder, objective="flowframes", **change):

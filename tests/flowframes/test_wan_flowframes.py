@@ -13,7 +13,7 @@ from jvflow.flowframes import inversion
 from jvflow.load import load_model
 from jvflow.training.loop import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 
 def tiny(folder, objective="flowframes", **change):

@@ -141,6 +141,7 @@ def test_reads_are_told_apart_by_their_whole_path(monkeypatch):
 FRAMES = {"biflow/procedural.py": 2, "vlfm/procedural.py": None, "flowframes/procedural.py": None}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("file", FRAMES)
 def test_every_key_is_read(tmp_path, monkeypatch, file):
     """Encoding, training, sampling and evaluating read every key of the config, or the key should not be there."""

@@ -64,6 +64,7 @@ def test_devices_only_exchange_parameters_and_gradients(paper):
     assert 0.8 < train["bytes_over_minimum"] < 1.45
 
 
+@pytest.mark.integration
 def test_u_nets_only_exchange_parameters_and_gradients():
     config = load_config("biflow/unet.py", "debug")
     config.network.update(width=dict(biflow=64), groups=8, dtype="float32")
