@@ -8,9 +8,9 @@ r"""FlowFrames on procedural video, 16 x 16: the observed chunk of 8 frames flow
     python -m launch.sample   --workdir=out/flowframes --out=out/flowframes/future --frames=32
 
 Cost: 4 minutes of training on two CPU cores, after half an hour for pretrain.py. Expect, in 5 evaluations, distance
-0.12 and 39.0 dB to the true future (the observed chunk again: 0.61 and 11.8 dB). --config.inversion.rho=0.0 is the paper's algorithm 3, which needs no launch.encode: 0.085
-and 39.4 dB. Algorithm 2 adds --config.coupling=independent. --config.objective=conventional is the design that the
-paper compares with.
+0.12 and 39.0 dB to the true future (the observed chunk again: 0.61 and 11.8 dB). --config.inversion.rho=0.0 is the
+paper's algorithm 3, which needs no launch.encode: 0.085 and 39.4 dB. Algorithm 2 adds --config.coupling=independent.
+--config.objective=conventional is the design that the paper compares with.
 """
 
 from ml_collections import ConfigDict
