@@ -89,6 +89,13 @@ def debug_config(folder, *, steps: int = 20):
     return config
 
 
+def config_flag(name: str, mode: str = "") -> str:
+    """Returns `--config=FILE:MODE` for a command; skips the test if the paper of the config was removed."""
+    if not (ROOT / "configs" / name).exists():
+        pytest.skip(f"needs configs/{name}")
+    return f"--config=configs/{name}" + (f":{mode}" if mode else "")
+
+
 def load_config(name: str, mode: str = ""):
     """Returns the config of a file below `configs/`; skips the test if its paper was removed."""
     file = ROOT / "configs" / name

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from absl import flags
-from conftest import ROOT, load_config
+from conftest import ROOT, config_flag, load_config
 
 from jvflow import cli
 from jvflow.cli.main import COMMANDS
@@ -83,12 +83,12 @@ def test_an_unknown_command_is_one_line(name, hint):
     ],
 )
 def test_a_mistake_in_the_flags_is_one_line(mistake, message):
-    done = jvflow("train", "--config=configs/biflow/procedural.py", *mistake)
+    done = jvflow("train", config_flag("biflow/procedural.py"), *mistake)
     assert done.returncode == 1 and done.stderr == message + "\n"
 
 
 def test_configs_are_found_from_any_folder_and_a_mistake_is_one_line(tmp_path):
-    config = "--config=configs/biflow/procedural.py:debug"
+    config = config_flag("biflow/procedural.py", "debug")
     done = jvflow("train", config, "--config.objective=flwo", "--workdir=run", cwd=tmp_path)
     assert done.returncode == 1
     assert last_line(done).startswith("error: unknown objective 'flwo': use one of ")
@@ -112,7 +112,7 @@ def test_a_config_is_looked_up_in_the_working_directory_then_the_checkout_then_t
 
 
 def test_an_unknown_config_key_is_an_error_with_the_nearest_key(tmp_path):
-    config = "--config=configs/biflow/procedural.py"
+    config = config_flag("biflow/procedural.py")
     done = jvflow("train", config, "--config.optimizer.learning_rat=1", "--workdir=run", cwd=tmp_path)
     assert done.returncode == 1
     assert last_line(done).startswith("error: the config has no key 'learning_rat'") and "learning_rate" in done.stderr

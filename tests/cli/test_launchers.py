@@ -12,7 +12,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, config_flag
 from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 
 LAUNCH = ROOT / "launch"
@@ -97,7 +97,7 @@ def test_each_launcher_trains_with_two_processes(tmp_path, job):
     done = run(
         [
             *(str(LAUNCH / script), *arguments, "python", "-m", "launch.train"),
-            *("--config=configs/biflow/procedural.py:debug", f"--workdir={tmp_path / 'a run'}"),
+            *(config_flag("biflow/procedural.py", "debug"), f"--workdir={tmp_path / 'a run'}"),
             *(f"--config.data.cache={tmp_path / 'data'}", "--config.train.steps=2", "--config.run.log_every=1"),
             *("--config.run.progress=False", "--config.run.tensorboard=False"),
         ],

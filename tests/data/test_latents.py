@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, SHARED, debug_config
+from conftest import ROOT, SHARED, config_flag, debug_config
 
 from jvflow import codecs
 from jvflow.data import dataset, latents, pipeline, records
@@ -130,7 +130,7 @@ def test_the_command(tmp_path):
         sys.executable,
         "-m",
         "launch.encode",
-        "--config=configs/biflow/procedural.py:debug",
+        config_flag("biflow/procedural.py", "debug"),
         f"--out={tmp_path / 'set'}",
         "--config.data.frames=4",
     ]

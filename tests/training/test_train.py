@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import CACHE, ROOT, debug_config
+from conftest import CACHE, ROOT, config_flag, debug_config
 from dit_sizes import forward_flops
 
 from jvflow.data.pipeline import Batch
@@ -123,7 +123,7 @@ def launch(config_flags, workdir):
 
 def test_sigterm_saves_and_the_same_command_continues(tmp_path):
     flags = [
-        "--config=configs/biflow/procedural.py:debug",
+        config_flag("biflow/procedural.py", "debug"),
         "--config.train.steps=4000",
         "--config.run.checkpoint_every=4000",
         f"--config.data.cache={tmp_path / 'data'}",
