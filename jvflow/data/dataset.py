@@ -45,6 +45,10 @@ def prepare(data, workdir, frames: int = 1) -> Path:
             f"the clips in {directory} have {have} frames, this experiment needs {frames}: "
             f"build them with config.data.{entry}={frames} or more"
         )
+    made = records.manifest(directory)["settings"]
+    made = made.get("of", made)  # latents keep the settings of their clips
+    if made.get("kind") == "folder" and made["version"] < folder.SPLIT_BY_VIDEO:
+        _warn_once(directory, "clips of one video may be in both splits, so figures are flattered: build it again")
     for note in records.report(directory).get("notes", ()):
         _warn_once(directory, note)
     return directory

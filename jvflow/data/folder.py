@@ -28,6 +28,8 @@ from jvflow.files import check_room, write_text
 LOG = logging.getLogger(__name__)
 VERSION = 4
 """Increased when the same files and settings give other clips than before."""
+SPLIT_BY_VIDEO = 4
+"""The first version that keeps all clips of a video in one split."""
 MIN_RATE = 0.99
 """Smallest ratio of a video's frame rate to its clips' (23.976 to 24 is enough). Below, clips would repeat frames."""
 

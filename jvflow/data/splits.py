@@ -15,7 +15,7 @@ NAMES = dict(train="train", test="test", val="val", validation="val")
 
 
 def given(names: Sequence[str], column: Mapping[str, str | None]) -> dict[str, str]:
-    """Returns the splits that the layout or the table gives, {video: split}; {} if all are to be drawn.
+    """Returns the splits that the layout or the table gives, {video: split}; others are drawn, or in "train".
 
     Args:
       names: paths of the videos below their folder.
@@ -40,10 +40,8 @@ def given(names: Sequence[str], column: Mapping[str, str | None]) -> dict[str, s
             f"{len(outside)} videos are outside of the folders {', '.join(sorted(set(map(_first, layout))))}: "
             f"{some(outside)}: move them there, remove them, or name their splits in the column 'split' of metadata.csv"
         )
-    if set(splits.values()) - {"train"}:
-        splits |= {name: "train" for name in outside}
-        if "train" not in splits.values():
-            raise ValueError(f"no video is in the split 'train', all are in {', '.join(sorted(set(splits.values())))}")
+    if not outside and "train" not in splits.values():
+        raise ValueError(f"no video is in the split 'train', all are in {', '.join(sorted(set(splits.values())))}")
     return splits
 
 
@@ -82,8 +80,8 @@ def draw(
 ) -> dict[str, str]:
     """Returns the split of every video, the same on every machine.
 
-    Without a video that is held out by `splits`, holds out `test_fraction` of the groups, rounded: at least one (none
-    if `test_fraction` is 0), and never all.
+    If `splits` hold a video out, all others are in "train". Otherwise holds out `test_fraction` of the groups, rounded:
+    at least one (none if `test_fraction` is 0), and never all.
 
     Args:
       groups: the names of the videos that have clips; copies of one video are in one group.

@@ -205,18 +205,18 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     if not follows:
         refuse(request, objective, "starts from noise and takes no first frame", "first_frame")
     given = request.observed or run.experiment.start_frames
-    captions, have = list(request.captions), run.config.data.frames
-    if request.first_frame is None and given > have:
-        raise ValueError(
-            f"a chunk of {given} frames is longer than the held-out clips, {have} frames: "
-            "use a shorter one, or give a video"
-        )
+    captions = list(request.captions)
     length = request.length or given * (1 + follows)
     need = length - given if follows else length
     if need < 1:
         raise ValueError(f"frames is {length}, and {given} of them are observed: use --frames={2 * given} or more")
     wanted, split = len(captions) or request.count, "" if request.first_frame else pipeline.held_out(request.data())
     observed = pipeline.start_frames(run.config.data, request.data, wanted, given, request.first_frame)
+    if (have := observed.shape[1]) < given:
+        raise ValueError(
+            f"a chunk of {given} frames is longer than the held-out clips, {have} frames: "
+            "use a shorter one, or give a video"
+        )
     if not captions:
         count = len(observed)
         captions = [""] * count if request.first_frame else pipeline.captions(request.data(), split, count=count)
