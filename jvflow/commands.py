@@ -1,6 +1,8 @@
 """The commands of every paper: each loads a run or a config, and calls the paper's method."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -18,7 +20,7 @@ def sample(
     workdir,
     out,
     *,
-    count: int = 4,
+    count: int | None = None,
     length: int | None = None,
     seed: int = 0,
     step: int | None = None,
@@ -40,12 +42,12 @@ def sample(
     Returns:
       The content of `samples.json`.
     """
-    for name, value in dict(count=count, frames=1 if length is None else length).items():
-        if value < 1:
+    for name, value in dict(count=count, frames=length).items():
+        if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     run = loading.load(workdir, step=step, ema=ema, sampling=sampling)
     request = SampleRequest(
-        data=lambda: loading.run_dataset(run),
+        data=cache(lambda: loading.run_dataset(run)),
         count=count,
         length=length,
         seed=seed,
@@ -108,4 +110,4 @@ def load_with_data(workdir, sampling=None, overrides=None, **options) -> tuple[R
     """Returns a run with other entries of `config.sample` and `config.evaluate`, and the folder of its data set."""
     run = loading.load(workdir, sampling=sampling, **options)
     override(run.config, "evaluate", overrides or {})
-    return run, loading.run_dataset(run)
+    return replace(run, asked=tuple(overrides or ())), loading.run_dataset(run)

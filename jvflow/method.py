@@ -71,7 +71,7 @@ class SampleRequest(NamedTuple):
 
     Attributes:
       data: a function that returns the folder of the run's data set, and builds the data set if it is absent.
-      count: number of videos.
+      count: number of videos; None for as many as there are clips to start from, at most 4.
       length: frames of each video.
       seed: the random seed of all noise.
       first_frame: the path of an image, a video or a folder of images to start from.
@@ -82,7 +82,7 @@ class SampleRequest(NamedTuple):
     """
 
     data: Callable
-    count: int = 4
+    count: int | None = None
     length: int | None = None
     seed: int = 0
     first_frame: Any = None

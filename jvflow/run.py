@@ -1,10 +1,12 @@
 """A trained run: its config, functions and parameters."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jvflow.assembly import Experiment
+from jvflow.data.pipeline import warn_once
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Run:
       workdir: the folder of the run.
       step: the training step of the parameters.
       protocol: entries of every record of the run: objective, step, checksum of the parameters, data.
+      asked: names of the entries of `config.evaluate` that the command sets; evaluations do not adapt them.
     """
 
     config: Any
@@ -26,6 +29,7 @@ class Run:
     workdir: Path
     step: int
     protocol: dict = field(default_factory=dict)
+    asked: Collection[str] = ()
 
 
 def scalars(record: dict) -> dict:
@@ -34,3 +38,26 @@ def scalars(record: dict) -> dict:
         key: scalars(value) if isinstance(value, dict) else value for key, value in record.items() if key != "protocol"
     }
     return {key: value for key, value in found.items() if isinstance(value, float | int | dict)}
+
+
+def lowered(settings, data: Path, asked: Collection[str], **most) -> tuple[Any, dict]:
+    """Lowers entries of `config.evaluate` to what a data set allows, with a warning, except those in `asked`.
+
+    Args:
+      settings: `config.evaluate`.
+      data: the folder of the data set.
+      asked: names of entries to keep.
+      most: the largest value of each entry.
+
+    Returns:
+      The settings, and {name: [value in the config, value here]} of the lowered ones.
+    """
+    changed = {name: [settings[name], value] for name, value in most.items() if settings[name] > value}
+    changed = {name: pair for name, pair in changed.items() if name not in asked}
+    if not changed:
+        return settings, {}
+    settings = settings.copy_and_resolve_references()
+    settings.update({name: value for name, (_, value) in changed.items()})
+    entries = ", ".join(f"{name}={value} (not {before})" for name, (before, value) in changed.items())
+    warn_once("warning: %s is small, so the evaluation uses %s: its figures are rough", data, entries)
+    return settings, changed

@@ -4,7 +4,8 @@
     python -m launch.sample --workdir=out/folder --out=out/folder/stream --frames=256
 
 Cost: half an hour on two CPU cores, six steps a second. Expect motion of about the real amount and soft detail: no
-figure is on record. FOLDER is cut into clips of 32 frames; a fifth of them is held out for validation.
+figure is on record. FOLDER is cut into clips of 32 frames, or fewer if videos are shorter; a fifth of the videos
+is held out.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +18,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config = defaults.common("biflow", "biflow", mode)  # or objective "flow", "condiff"
     # data
     config.data.update(frames=32, fps=12.0, size=(32, 32), stride=32, fit="squeeze")
+    config.data.min_frames = 6  # clips are shortened to this many frames at most, so that short videos give clips
     config.coupling = "consecutive"
     # network and objective
     config.network = defaults.dit(width=128, depth=4, heads=4, patch=(1, 4, 4), time_scale=1000.0)

@@ -67,7 +67,7 @@ def compare(
     for objective, kind, path, sampling in _evaluations(configs, epsilons, gains):
         run, data = load(path, sampling, overrides or {})
         if reference is None:
-            reference = Reference.from_dataset(run.config.evaluate, data)
+            reference = Reference.from_dataset(run.config.evaluate, data, run.asked)
             record["controls"] = controls(reference, data)
         named = _as_read(dict(method=objective, kind=kind, protocol=describe(run, reference)))
         done = next((r for r in before if all(r[key] == value for key, value in named.items())), None)

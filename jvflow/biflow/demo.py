@@ -105,7 +105,7 @@ def side_by_side(
         controls=baselines,
         protocol=_shared(record["protocol"]) | dict(size_of_network=sizes),
         curves=curves,
-        videos={"real": pipeline.clips(data, "test", count=8)} | {titles[n]: v[:8] for n, v in videos.items()},
+        videos={"real": pipeline.clips(data, reference.split, count=8)} | {titles[n]: v[:8] for n, v in videos.items()},
         fps=float(first.config.data.fps),
         paper_table=paper_table,
     )

@@ -6,8 +6,8 @@ videos and named in the protocol. Distances are comparable only under one protoc
 
 import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from jaxtyping import Float, UInt8
 
 from jvflow import metrics
 from jvflow.biflow.sample import backward, correcting, stream_frames, stream_protocol
-from jvflow.data import pipeline
+from jvflow.data import pipeline, records
 from jvflow.metrics import flatten_windows, to_unit_range
 from jvflow.parallel import processes
-from jvflow.run import Run
+from jvflow.run import Run, lowered
 
 Videos = UInt8[np.ndarray, "b f h w c"]
 
@@ -35,27 +35,44 @@ class Reference:
       feature_map: maps windows to features; fitted to training clips.
       features: features of the windows of held-out clips, (n, d).
       motion: mean absolute frame difference of held-out clips.
-      settings: `config.evaluate`.
+      settings: `config.evaluate`, as `fit_settings` adapts it.
+      split: the split of the held-out clips; "train" if the data set has none.
+      adapted: {name: [value in the config, value in `settings`]} of the adapted entries.
     """
 
     feature_map: Callable
     features: Float[np.ndarray, "n d"]
     motion: float
     settings: Any
+    split: str = "test"
+    adapted: dict = field(default_factory=dict)
 
     @classmethod
-    def from_dataset(cls, settings, data: Path) -> "Reference":
-        """Fits the feature map to a data set; raises ValueError if its clips are too short or too few."""
+    def from_dataset(cls, settings, data: Path, asked: Collection[str] = ()) -> "Reference":
+        """Fits the feature map to a data set.
+
+        Args:
+          settings: `config.evaluate`; a small data set lowers its entries.
+          data: the folder of the data set.
+          asked: names of the entries that stay as they are.
+
+        Raises:
+          ValueError: if the clips are too short or too few.
+        """
         _check_length(settings, settings.frames)
+        settings, adapted = fit_settings(settings, data, asked)
+        split = pipeline.held_out(data)
         train = to_unit_range(pipeline.clips(data, "train", count=settings.real_clips))
-        test = to_unit_range(pipeline.clips(data, "test"))
-        if len(test) < 2:
-            raise ValueError(f"{data} has {len(test)} held-out clips, a distance needs at least 2")
-        fit = metrics.feature_map(settings.features)
+        test = to_unit_range(pipeline.clips(data, split))
         flat = lambda video: flatten_windows(metrics.windows(video, settings.window, settings.stride))
-        feature_map = fit(flat(train), dimensions=settings.dimensions)
+        if len(flat(test)) < 2:
+            raise ValueError(
+                f"split {split!r} of {data} has one window of {settings.window} frames, a distance needs at least 2: "
+                "use shorter windows (config.evaluate.window) or more videos"
+            )
+        feature_map = metrics.feature_map(settings.features)(flat(train), dimensions=settings.dimensions)
         motion = metrics.motion(test, settings.window, settings.stride).mean()
-        return cls(feature_map, feature_map(flat(test)), float(motion), settings)
+        return cls(feature_map, feature_map(flat(test)), float(motion), settings, split, adapted)
 
     def drift(self, video: Videos, *, reverse: bool = False) -> dict:
         """Computes distance and motion over time: per window, pooled over the first and the last windows, and the mean.
@@ -85,6 +102,34 @@ class Reference:
         )
 
 
+def fit_settings(settings, data: Path, asked: Collection[str] = ()) -> tuple[Any, dict]:
+    """Lowers entries of `config.evaluate` until a small data set suffices for a distance; see `lowered`.
+
+    Windows become shorter and closer to each other until there are 5 in training and 2 in held-out clips; then there
+    are two dimensions less than training windows, and as many videos as held-out clips.
+    """
+    made = records.manifest(data)
+    frames, held = made["shape"][0], made["splits"][pipeline.held_out(data)]
+    train = min(made["splits"]["train"], settings.real_clips)
+    count = lambda clips, window, stride: clips * ((frames - window) // stride + 1)
+    sizes = [
+        (window, stride)
+        for window in ([settings.window] if "window" in asked else _halves(min(settings.window, frames), 2))
+        for stride in (
+            [settings.stride] if "stride" in asked else _halves(max(settings.stride * window // settings.window, 1), 1)
+        )
+    ]
+    enough = (size for size in sizes if count(train, *size) >= 5 and count(held, *size) >= 2)
+    window, stride = next(enough, sizes[-1])
+    dimensions = max(count(train, window, stride) - 2, 3)
+    return lowered(settings, data, asked, window=window, stride=stride, dimensions=dimensions, videos=held)
+
+
+def _halves(number: int, least: int) -> list[int]:
+    """Returns a number, its half, a quarter and so on, down to `least`."""
+    return [number] + (_halves(max(number // 2, least), least) if number > least else [])
+
+
 def _span(settings) -> int:
     """Returns the number of frames that the pooled windows cover."""
     return settings.window + (settings.pooled - 1) * settings.stride
@@ -109,7 +154,7 @@ def controls(reference: Reference, data: Path) -> dict:
     cut = lambda clips: metrics.windows(to_unit_range(clips), settings.window, settings.stride)
     each = cut(pipeline.clips(data, "train", count=1, frames=need)).shape[1]
     real = flatten_windows(cut(pipeline.clips(data, "train", count=-(-count // each), frames=need)))[:count]
-    first = pipeline.clips(data, "test", count=settings.videos, frames=1)
+    first = pipeline.clips(data, reference.split, count=settings.videos, frames=1)
     shape = (len(first), need, *first.shape[2:])
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     videos = dict(frozen=np.repeat(first, need, axis=1), noise=noise)
@@ -161,8 +206,14 @@ def frame_errors(video: Videos, real: UInt8[np.ndarray, "b n h w c"], given: int
 
 def evaluate(run: Run, data: Path) -> dict:
     """Evaluates a run as its config sets; returns the record: figures, curves over time, controls and protocol."""
-    reference = Reference.from_dataset(run.config.evaluate, data)
+    reference = Reference.from_dataset(run.config.evaluate, data, run.asked)
     baselines = controls(reference, data)
+    if baselines["real_vs_real"] >= baselines["frozen"]:
+        pipeline.warn_once(
+            "warning: the distance cannot rank streams here: real video is at %.3g, a frozen frame at %.3g: use more "
+            "held-out videos",
+            *(baselines[name] for name in ("real_vs_real", "frozen")),
+        )
     return dict(evaluate_streams(run, reference, data)[0], controls=baselines, protocol=describe(run, reference))
 
 
@@ -172,10 +223,10 @@ def evaluate_streams(run: Run, reference: Reference, data: Path) -> tuple[dict, 
     Streams start from the first frames of held-out clips, or from the last ones on the curve `backward`.
     """
     settings, curve, given = reference.settings, run.experiment.sampler.curve, run.experiment.start_frames
-    real = pipeline.clips(data, "test", count=settings.videos)
+    real = pipeline.clips(data, reference.split, count=settings.videos)
     if len(real) < settings.videos:
         raise ValueError(
-            f"{settings.videos} videos need as many held-out clips, {data} has {len(real)}: "
+            f"{settings.videos} videos need as many clips, split {reference.split!r} of {data} has {len(real)}: "
             f"use config.evaluate.videos={len(real)} or fewer"
         )
     real = real[:, ::-1] if curve is backward else real
@@ -198,6 +249,8 @@ def describe(run: Run, reference: Reference) -> dict:
         distance=metrics.DISTANCE_NAME,
         reference_windows=len(reference.features),
         real_motion=reference.motion,
+        split=reference.split,
+        adapted=reference.adapted,
         seconds="wall time over frames times streams, without compilation",
         **reference.settings.to_dict(),
     )
@@ -205,7 +258,7 @@ def describe(run: Run, reference: Reference) -> dict:
 
 def preview(run: Run, data: Path) -> Videos:
     """Samples streams from the first frames of held-out clips, for a contact sheet during training."""
-    first = pipeline.clips(data, "test", count=4, frames=run.experiment.start_frames)
+    first = pipeline.clips(data, pipeline.held_out(data), count=4, frames=run.experiment.start_frames)
     stream = stream_frames(run, first, jax.random.key(run.config.seed))
     frames = [frame for frame, _ in itertools.islice(stream, run.config.run.sample_frames)]
     return np.concatenate([first, *frames], axis=1)

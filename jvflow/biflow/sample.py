@@ -222,20 +222,22 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     objective = run.config.objective
     refuse(request, objective, "makes no chunks", "observed")
     refuse(request, objective, "streams after given frames at the rate of its data", "captions", "fps", "extrapolate")
-    count, length, given = request.count, request.length or 64, run.experiment.start_frames
+    length, given = request.length or 64, run.experiment.start_frames
     if length < given:
         raise ValueError(
             f"frames is {length}, and a stream of this run starts from {given} frames: use --frames={given} or more"
         )
-    first = pipeline.start_frames(run.config.data, request.data, count, given, request.first_frame)
-    rows, record = processes.local_rows(count), {}
+    first = pipeline.start_frames(run.config.data, request.data, request.count, given, request.first_frame)
+    count, record = len(first), {}
+    rows = processes.local_rows(count)
     stream = stream_frames(run, first[rows], jax.random.key(request.seed), rows=rows)
-    write = lambda frames: record.update(_write_stream(run, Path(out), first, frames, length, request))
+    source = str(request.first_frame or f"split {pipeline.held_out(request.data())}")
+    write = lambda frames: record.update(_write_stream(run, Path(out), first, frames, length, request.seed, source))
     processes.gather_stream(stream, count, write)
     return record
 
 
-def _write_stream(run: Run, out: Path, first, stream: Iterator[tuple], length: int, request: SampleRequest) -> dict:
+def _write_stream(run: Run, out: Path, first, stream: Iterator[tuple], length: int, seed: int, source: str) -> dict:
     count, given = first.shape[:2]
     fps = float(run.config.data.fps)
     out.mkdir(parents=True, exist_ok=True)
@@ -253,10 +255,10 @@ def _write_stream(run: Run, out: Path, first, stream: Iterator[tuple], length: i
             kept += [batch] if number in shown else []
         seconds = perf_counter() - clock
     steps = max(length - given, 1)
-    each = dict(frames=length, fps=fps, seconds_per_frame=seconds / steps, seed=request.seed)
+    each = dict(frames=length, fps=fps, seconds_per_frame=seconds / steps, seed=seed)
     samples = [dict(each, file=file.name, nfe_per_frame=float(n / steps)) for file, n in zip(files, nfe)]
     protocol = stream_protocol(run) | dict(
-        first_frame=str(request.first_frame) if request.first_frame else "held-out clips",
+        first_frame=source,
         seconds="wall time of a frame of all streams together, compilation and writing included",
     )
     sheet = videos.sheet(np.concatenate(kept, axis=1), columns=len(shown))

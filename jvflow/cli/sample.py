@@ -26,7 +26,10 @@ OBSERVED = flags.DEFINE_integer(
     "FlowFrames: frames of a chunk, observed or predicted; default: the longest chunk in training.",
 )
 COUNT = flags.DEFINE_integer(
-    "count", 4, "Number of videos; ignored with --caption, which makes one video for each caption."
+    "count",
+    None,
+    "Number of videos; default: 4, or fewer if there are fewer held-out clips to start from. Ignored with --caption, "
+    "which makes one video for each caption.",
 )
 SEED = flags.DEFINE_integer("seed", 0, "Random seed of the noise.")
 STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")

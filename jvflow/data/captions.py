@@ -1,9 +1,9 @@
-"""Captions of videos: from one table, or from a text file next to each video.
+"""Captions and splits of videos: from one table, or from a text file next to each video.
 
 A table is a csv file with a header, or a jsonl file with one object per line. Each row has `file_name`, the path of the
-video below the folder, and `caption` or `text`; other columns are ignored. The table is the file that the config
-names, or `metadata.csv` or `metadata.jsonl` in the folder. A video without a row takes the caption from `name.txt`
-next to `name.mp4`; without that file its caption is empty.
+video below the folder, and `caption` or `text`, or `split` (`jvflow.data.splits`), or both; other columns are ignored.
+The table is the file that the config names, or `metadata.csv` or `metadata.jsonl` in the folder. A video without a
+caption there takes it from `name.txt` next to `name.mp4`; without that file its caption is empty.
 """
 
 import csv
@@ -12,9 +12,19 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+from jvflow.data.splits import NAMES
 
 TABLES = ("metadata.csv", "metadata.jsonl")
-NAME, CAPTION = "file_name", ("caption", "text")
+NAME, CAPTION, SPLIT = "file_name", ("caption", "text"), "split"
+
+
+class Row(NamedTuple):
+    """The entries of a video in a table; None where the table has none."""
+
+    caption: str | None
+    split: str | None
 
 
 def find_table(folder: str | os.PathLike, path: str = "") -> Path | None:
@@ -31,12 +41,12 @@ def find_table(folder: str | os.PathLike, path: str = "") -> Path | None:
     return found[0] if found else None
 
 
-def read_table(file: Path) -> dict[str, str]:
-    """Reads a table and returns {file name: caption}.
+def read_table(file: Path) -> dict[str, Row]:
+    """Reads a table and returns {file name: row}.
 
     Raises:
       ValueError: for a file that is neither csv nor jsonl, or not UTF-8, for a row that cannot be read, for missing
-        columns, and for a video that is named twice. The message gives the line and the cure.
+        columns, for an unknown split, and for a video that is named twice. The message gives the line and the cure.
     """
     if file.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"{file} is neither csv nor jsonl: write captions in one of these formats")
@@ -44,26 +54,35 @@ def read_table(file: Path) -> dict[str, str]:
         text = file.read_text("utf-8-sig")  # drops the byte order mark that spreadsheets write
     except UnicodeDecodeError as error:
         raise _not_utf8(file, error) from error
-    captions, lines = {}, {}
-    for line, row in (_csv_rows if file.suffix.lower() == ".csv" else _jsonl_rows)(file, text):
-        column = next((name for name in CAPTION if name in row), None)
-        if NAME not in row or column is None:
-            has = ", ".join(map(repr, row)) or "none"
-            raise ValueError(
-                f"{file}, line {line}: needs the columns '{NAME}' and '{CAPTION[0]}' (or '{CAPTION[1]}'), has {has}"
-            )
-        name, caption = row[NAME], row[column]
-        if not isinstance(name, str) or not isinstance(caption, str):
-            raise ValueError(
-                f"{file}, line {line}: '{NAME}' and '{column}' must be text, they are {name!r} and {caption!r}"
-            )
-        name = Path(name).as_posix()
-        if name in captions:
+    rows, lines = {}, {}
+    for line, entries in (_csv_rows if file.suffix.lower() == ".csv" else _jsonl_rows)(file, text):
+        name, row = _row(f"{file}, line {line}", entries)
+        if name in rows:
             raise ValueError(f"{file} names {name} in line {lines[name]} and in line {line}: keep one of them")
-        captions[name], lines[name] = caption.strip(), line
-    if not captions:
+        rows[name], lines[name] = row, line
+    if not rows:
         raise ValueError(f"{file} has no row: remove it, or give each video a line")
-    return captions
+    return rows
+
+
+def _row(where: str, entries: dict) -> tuple[str, Row]:
+    """Returns the name of a video and its row."""
+    column = next((name for name in CAPTION if name in entries), None)
+    if NAME not in entries or (column is None and SPLIT not in entries):
+        has = ", ".join(map(repr, entries)) or "none"
+        raise ValueError(
+            f"{where}: needs the columns '{NAME}' and '{CAPTION[0]}' (or '{CAPTION[1]}', or '{SPLIT}'), has {has}"
+        )
+    for name in (NAME, column, SPLIT):
+        if not isinstance(entries.get(name, ""), str):
+            raise ValueError(
+                f"{where}: '{NAME}', '{column or CAPTION[0]}' and '{SPLIT}' must be text, '{name}' is {entries[name]!r}"
+            )
+    split = entries.get(SPLIT, "").strip().lower()
+    if split and split not in NAMES:
+        raise ValueError(f"{where}: '{SPLIT}' is {split!r}: write {', '.join(NAMES)}, or nothing")
+    caption = None if column is None else entries[column].strip()
+    return Path(entries[NAME]).as_posix(), Row(caption, NAMES.get(split))
 
 
 def read_text_file(path: Path) -> str:

@@ -13,50 +13,108 @@ Matching cancels the motion of objects and of the camera, the median ignores a c
 and the comparison with neighbouring frames ignores shaking, flicker and fades.
 """
 
+import math
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float
 from numpy.lib.stride_tricks import sliding_window_view
 
-from jvflow.data import video
+from jvflow.data import copies, video
 
 THRESHOLD, RATIO = 0.055, 2.0
 THUMBNAIL = (16, 32)
 BLOCK, REACH = 4, (3, 5)  # pixels of a thumbnail
 
 
-def find(path: str | os.PathLike | video.ImageFolder) -> list[float]:
-    """Returns the start of each shot after the first (2), in seconds since the first frame.
+class Scan(NamedTuple):
+    """The cuts and the length of a video, and what identifies its copies.
 
-    A file that does not decode to its end is searched as far as it decodes.
+    Attributes:
+      starts: start of each shot after the first (2), in seconds since the first frame.
+      last: time of the last frame; -1 if there is none.
+      signature: see `jvflow.data.copies`.
     """
-    times, changes, before = [], [], None
+
+    starts: list[float]
+    last: float
+    signature: copies.Signature | None
+
+    def lengths(self, fps: float | int) -> list[int]:
+        """Returns the number of frames of each shot at a constant rate, without those that `shots` numbers None."""
+        begin = [math.ceil(start * fps - 1e-6) for start in (0.0, *self.starts)]
+        end = [math.ceil(start * fps - 1 / 8 - 1e-6) for start in self.starts]
+        end.append(math.floor(self.last * fps + 1e-6) + 1)
+        return [max(b - a, 0) for a, b in zip(begin, end)] if self.last >= 0 else []
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the scan as arrays, which `from_arrays` reads."""
+        signature = self.signature or copies.Signature(0.0, 0.0, np.zeros((0, 1, 1)))
+        named = signature._asdict() | dict(starts=self.starts, last=self.last)
+        return {name: np.asarray(value) for name, value in named.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays) -> "Scan":
+        """Returns the scan from its arrays."""
+        signature = copies.Signature(float(arrays["seconds"]), float(arrays["step"]), arrays["cells"])
+        return cls(arrays["starts"].tolist(), float(arrays["last"]), signature if len(signature.cells) else None)
+
+
+def scan(path: str | os.PathLike | video.ImageFolder) -> Scan:
+    """Looks through a video once. A file that does not decode to its end is searched as far as it decodes."""
+    times, changes, before, last, recorder = [], [], None, -1.0, copies.Recorder()
     try:
         for time, frame in video.frames(path):
             thumbnail = video.resize(frame, THUMBNAIL, "squeeze")
+            recorder.add(time, thumbnail)
             if before is not None:
                 times.append(time)
                 changes.append(_change(before, thumbnail))
-            before = thumbnail
+            before, last = thumbnail, time
     except ValueError:
         pass  # the caller that decodes the frames gets this error
-    return [times[k] for k in range(len(changes)) if _is_cut(changes, k)]
+    starts = [times[k] for k in range(len(changes)) if _is_cut(changes, k)]
+    return Scan(starts, last, recorder.finish())
 
 
-def shots(path: str | os.PathLike | video.ImageFolder, fps: float | int) -> Iterator[tuple[int | None, video.Frame]]:
+def scan_once(file: Path, path: str | os.PathLike | video.ImageFolder) -> Scan:
+    """Returns the scan of a video, from `file`.npz if an interrupted build has written it."""
+    kept, partial = file.with_suffix(".npz"), file.with_suffix(".partial")
+    if not kept.is_file():
+        with partial.open("wb") as opened:
+            np.savez(opened, **scan(path).arrays())
+        partial.replace(kept)
+    with np.load(kept) as arrays:
+        return Scan.from_arrays(arrays)
+
+
+def find(path: str | os.PathLike | video.ImageFolder) -> list[float]:
+    """Returns the start of each shot after the first (2), see `scan`."""
+    return scan(path).starts
+
+
+def shots(
+    path: str | os.PathLike | video.ImageFolder, fps: float | int, starts: Sequence[float] | None = None
+) -> Iterator[tuple[int | None, video.Frame]]:
     """Yields the frames of a file at a constant rate, each with the number of its shot, from 0.
 
     The number is None where a cut follows within an eighth of a period: `video.frames` accepts a frame that is late by
     that much, so the frame may belong to either shot.
 
+    Args:
+      path: the video.
+      fps: frames per second.
+      starts: the starts of its shots if they are known, see `find`.
+
     Raises:
       ValueError: if the file does not decode.
     """
-    starts = find(path)
+    starts = find(path) if starts is None else starts
     for time, frame in video.frames(path, fps=fps):
         shot = bisect_right(starts, time)
         yield shot if shot == bisect_right(starts, time + 1 / (8 * fps)) else None, frame

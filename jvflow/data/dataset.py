@@ -5,7 +5,9 @@
 determines their content: the key changes when a video changes, but not when it moves.
 """
 
+import logging
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,15 @@ from jvflow.data import folder, procedural, records
 from jvflow.data.dataset_key import FileHashes, dataset_key
 from jvflow.files import check_room
 
+LOG = logging.getLogger(__name__)
 PROCEDURAL = "procedural:"
 TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
 
 
 def prepare(data, workdir, frames: int = 1) -> Path:
     """Returns the folder of the data set; builds it if it does not exist.
+
+    Logs the warnings of its report, once in a process.
 
     Args:
       data: `config.data`.
@@ -35,11 +40,23 @@ def prepare(data, workdir, frames: int = 1) -> Path:
     directory = _build_once(data, workdir)
     have = records.manifest(directory)["shape"][0]
     if have < frames:
+        entry = "min_frames" if have < data.frames and not is_built(data.path) else "frames"
         raise ValueError(
             f"the clips in {directory} have {have} frames, this experiment needs {frames}: "
-            f"build them with config.data.frames={frames} or more"
+            f"build them with config.data.{entry}={frames} or more"
         )
+    made = records.manifest(directory)["settings"]
+    made = made.get("of", made)  # latents keep the settings of their clips
+    if made.get("kind") == "folder" and made["version"] < folder.SPLIT_BY_VIDEO:
+        _warn_once(directory, "clips of one video may be in both splits, so figures are flattered: build it again")
+    for note in records.report(directory).get("notes", ()):
+        _warn_once(directory, note)
     return directory
+
+
+@cache
+def _warn_once(directory: Path, note: str) -> None:
+    LOG.warning("warning: %s: %s", directory, note)
 
 
 def _build_once(data, workdir) -> Path:
@@ -82,7 +99,7 @@ def settings(data, workdir) -> dict:
 
 def unread(data) -> tuple[str, ...]:
     """Returns the keys of `config.data` that its kind of data does not read."""
-    cutting = ("stride", "test_fraction", "captions")
+    cutting = ("stride", "min_frames", "test_fraction", "captions")
     if data.path.startswith(PROCEDURAL):
         return cutting
     return ("clips", *cutting) if is_built(data.path) else ("clips",)
@@ -116,6 +133,7 @@ def _cut_options(data) -> dict:
         size=tuple(data.size),
         fit=data.fit,
         stride=data.stride,
+        min_frames=data.min_frames,
         image_fps=data.image_fps,
     )
 

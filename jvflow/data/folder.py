@@ -2,69 +2,36 @@
 
 A video is a file, or a folder of images. Each is decoded, resampled to a constant rate, resized, and cut: clip c of a
 shot is its frames [c stride, c stride + frames), so no clip crosses a cut between shots (`jvflow.data.cuts`). The
-frames left over at the end of a shot are dropped, and counted in the report.
+frames left over at the end of a shot are dropped, and counted in the report. All clips of a video are in one split
+(`jvflow.data.splits`).
 """
 
-import hashlib
 import json
 import logging
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from jvflow.data import captions as texts
-from jvflow.data import cuts, records, video
+from jvflow.data import clip_length, copies, cuts, records, splits, video
+from jvflow.data.clip_length import Cutting
 from jvflow.data.dataset_key import FileHashes
 from jvflow.data.records import Clip
 from jvflow.files import check_room, write_text
 
 LOG = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 """Increased when the same files and settings give other clips than before."""
+SPLIT_BY_VIDEO = 4
+"""The first version that keeps all clips of a video in one split."""
 MIN_RATE = 0.99
 """Smallest ratio of a video's frame rate to its clips' (23.976 to 24 is enough). Below, clips would repeat frames."""
-
-
-@dataclass(frozen=True)
-class Cutting:
-    """How videos become clips.
-
-    Attributes:
-      frames: frames in a clip.
-      fps: frames per second in a clip; `video.frames` resamples to it.
-      size: (height, width).
-      fit: "crop" or "squeeze", see `video.resize`.
-      stride: frames from the start of one clip to the start of the next; `frames` by default, without overlap.
-      image_fps: frames per second of folders of images; 0 skips them.
-    """
-
-    frames: int
-    fps: float | int
-    size: tuple[int, ...]
-    fit: str = "crop"
-    stride: int | None = None
-    image_fps: float | int = 0.0
-
-    def __post_init__(self):
-        if self.stride is None:
-            object.__setattr__(self, "stride", self.frames)
-        if self.frames < 1 or self.stride < 1:
-            raise ValueError(f"frames and stride must be at least 1, not {self.frames} and {self.stride}")
-        video.exact_rate(self.fps)  # raises for a wrong rate; the last line for a wrong size or fit
-        if self.image_fps:
-            video.exact_rate(self.image_fps)
-        video.resize(np.zeros((1, 1, 3), np.uint8), self.size, self.fit)
-
-    @property
-    def bytes(self) -> int:
-        """Size of a clip in bytes."""
-        return self.frames * math.prod(self.size) * 3
 
 
 def find_videos(folder: str | os.PathLike) -> list[Path]:
@@ -103,7 +70,7 @@ def clips(
     """
     cutting = Cutting(**cutting)
     folder, found = Path(folder), find_videos(folder)
-    table = _captions(folder, found, captions, LOG.info)
+    table = _table(folder, found, captions, LOG.info)
     items = (item for path in found for item in _cut_video(folder, path, table, cutting))
     return _split_reports(items, report or (lambda entry: None))
 
@@ -116,8 +83,8 @@ def _split_reports(items: Iterator[Clip | dict], report: Callable[[dict], None])
             yield item
 
 
-def _captions(folder: Path, found: list[Path], path: str, log: Callable[[str], None]) -> dict[str, str]:
-    """Returns {name of a video: caption} from the table of captions; empty without a table."""
+def _table(folder: Path, found: list[Path], path: str, log: Callable[[str], None]) -> dict[str, texts.Row]:
+    """Returns {name of a video: row} from the table of captions; empty without a table."""
     file = texts.find_table(folder, path)
     if file is None:
         return {}
@@ -136,13 +103,15 @@ def _name(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _cut_video(folder: Path, path: Path, table: dict, cutting: Cutting) -> Iterator[Clip | dict]:
-    """Yields the clips of one video, then its report."""
+def _cut_video(
+    folder: Path, path: Path, table: dict, cutting: Cutting, starts: Sequence[float] | None = None
+) -> Iterator[Clip | dict]:
+    """Yields the clips of one video, then its report; `starts` are those of its shots if they are known."""
     name = _name(folder, path)
     size = sum(file.stat().st_size for file in _files(path))
     entry = dict(file=name, bytes=size, frames=0, shots=0, clips=0, dropped=0, error=None)
     try:
-        yield from _cut(path, entry, _caption(path, name, table), cutting)
+        yield from _cut(path, entry, _caption(path, name, table), cutting, starts)
     except ValueError as reason:
         entry["error"] = str(reason)
     yield entry
@@ -153,17 +122,21 @@ def _files(path: Path) -> list[Path]:
     return video.ImageFolder(path, 0.0).files() if path.is_dir() else [path]
 
 
-def _caption(path: Path, name: str, table: dict[str, str]) -> str:
-    return table[name] if name in table else texts.read_text_file(path)
+def _source(path: Path, cutting: Cutting) -> Path | video.ImageFolder:
+    return video.ImageFolder(path, cutting.image_fps) if path.is_dir() else path
 
 
-def _cut(path: Path, entry: dict, caption: str, cutting: Cutting) -> Iterator[Clip]:
+def _caption(path: Path, name: str, table: dict[str, texts.Row]) -> str:
+    caption = table[name].caption if name in table else None
+    return texts.read_text_file(path) if caption is None else caption
+
+
+def _cut(path: Path, entry: dict, caption: str, cutting: Cutting, starts: Sequence[float] | None) -> Iterator[Clip]:
     """Yields the clips of one video, and counts frames, shots and clips in `entry`."""
     frames, fps, stride = cutting.frames, cutting.fps, cutting.stride
-    source = video.ImageFolder(path, cutting.image_fps) if path.is_dir() else path
     current, length = None, 0  # the shot, and how many frames of it were read
     window = deque(maxlen=frames)
-    for number, (shot, frame) in enumerate(cuts.shots(source, fps)):
+    for number, (shot, frame) in enumerate(cuts.shots(_source(path, cutting), fps, starts)):
         entry["frames"] += 1
         entry["dropped"] += 1
         length = length + 1 if shot == current else 1
@@ -189,16 +162,23 @@ def settings(
 ) -> dict:
     """Returns everything that determines the clips that `build` makes of a folder. Arguments as for `build`.
 
-    It includes the content of the videos and their captions, but not the path of the folder.
+    It includes the content of the videos, their captions and the splits that layout or table give, but not the path of
+    the folder.
+
+    Raises:
+      ValueError: if the given splits contradict each other, see `jvflow.data.splits`.
     """
     folder, found, hashes = Path(folder), find_videos(folder), hashes or FileHashes()
-    table = _captions(folder, found, captions, lambda line: None)
+    table = _table(folder, found, captions, lambda line: None)
     cutting = asdict(Cutting(**cutting))
+    given = _given(folder, found, table)
     sources = {}
     for path in found:
         name = _name(folder, path)
         with suppress(ValueError):  # `_cut_video` reports a caption that cannot be read
             sources[name] = dict(sha256=hashes(_files(path)), caption=_caption(path, name, table))
+            sources[name] |= dict(split=given[name]) if name in given else {}
+    splits.check_copies(_copies(sources, {}), given)
     return dict(
         kind="folder",
         version=VERSION,
@@ -209,13 +189,28 @@ def settings(
     )
 
 
+def _given(folder: Path, found: list[Path], table: dict[str, texts.Row]) -> dict[str, str]:
+    return splits.given([_name(folder, path) for path in found], {name: row.split for name, row in table.items()})
+
+
+def _copies(sources: Mapping[str, dict], scans: Mapping[str, cuts.Scan]) -> list[list[str]]:
+    """Groups videos that are copies, from `settings` and the scans that are known."""
+    signatures = [scans[name].signature if name in scans else None for name in sources]
+    return copies.group(list(sources), [source["sha256"] for source in sources.values()], signatures)
+
+
 def max_clips(folder: str | os.PathLike, **cutting) -> int:
     """Returns an upper bound on the number of clips of a folder, from the lengths that its videos declare.
 
     Raises:
       ValueError: if a video that is long enough for a clip has fewer frames per second than the clips (`MIN_RATE`).
     """
-    cutting, count, slow = Cutting(**cutting), 0, []
+    return _declared(Path(folder), Cutting(**cutting))[0]
+
+
+def _declared(folder: Path, cutting: Cutting) -> tuple[int, Cutting]:
+    """Returns the number of clips and the cutting that suit the lengths that the videos declare; see `max_clips`."""
+    lengths, rates, slow = [], [], []
     for path in find_videos(folder):
         images = path.is_dir()
         try:
@@ -225,19 +220,19 @@ def max_clips(folder: str | os.PathLike, **cutting) -> int:
                 rate, seconds = video.declared_fps_and_seconds(path)
         except ValueError:  # `clips` reports files that do not decode
             continue
-        frames = math.ceil(seconds * cutting.fps)
-        if frames >= cutting.frames:
-            count += (frames - cutting.frames) // cutting.stride + 1
-            if rate < MIN_RATE * cutting.fps:
-                slow.append((rate, f"{_name(Path(folder), path)} {rate:.4g}" + " (config.data.image_fps)" * images))
+        lengths.append(math.ceil(seconds * cutting.fps))
+        rates.append((rate, f"{_name(folder, path)} {rate:.4g}" + " (config.data.image_fps)" * images))
+    cutting = clip_length.fit(cutting, lengths)
+    slow = [
+        rate for rate, frames in zip(rates, lengths) if frames >= cutting.frames and rate[0] < MIN_RATE * cutting.fps
+    ]
     if slow:
-        more = [f"and {len(slow) - 5} more"] * (len(slow) > 5)
         raise ValueError(
             f"{len(slow)} videos in {folder} have fewer frames per second than config.data.fps={cutting.fps}, "
-            f"so clips would repeat frames: {', '.join([name for _, name in sorted(slow)[:5]] + more)}: "
+            f"so clips would repeat frames: {splits.some([name for _, name in sorted(slow)])}: "
             f"use --config.data.fps={min(slow)[0]:.4g}, or remove them from the folder"
         )
-    return count
+    return sum(map(cutting.clips, lengths)), cutting
 
 
 def build(
@@ -253,9 +248,9 @@ def build(
 ) -> dict:
     """Builds a data set in `directory` from the videos of a folder; returns its manifest.
 
-    The test split has the clips whose hash of (seed, file, start) is smallest: `test_fraction` of all clips, rounded,
-    but at least one clip (none if `test_fraction` is 0) and never all of them. Clips are drawn one by one, so both
-    splits may hold clips of one file, and clips that share frames where `stride < frames`.
+    All clips of a video, and of its copies, are in one split; see `jvflow.data.splits`. The report of each video names
+    its split, and the video that it is a copy of. `notes` in the report holds the warnings: shortened clips, videos
+    without clips, and a data set without held-out clips.
 
     Decoded clips are kept next to `directory`, not in memory: the disk must hold them twice. An interrupted build
     continues after the last video that it decoded, and gives the same bytes; it starts again if a file or a caption has
@@ -265,36 +260,42 @@ def build(
       folder, captions, **cutting: as for `clips`.
       directory: must not exist, or be empty.
       test_fraction: in [0, 1).
-      seed: determines which clips are in the test split.
+      seed: determines which videos are in the test split.
       hashes: the known hashes of files; new ones are added.
       log: called with a line for each video.
     """
     if not 0 <= test_fraction < 1:
         raise ValueError(f"test_fraction must be at least 0 and below 1, not {test_fraction}")
     records.check_free(directory)
-    count = max_clips(folder, **cutting)
-    wanted = settings(folder, captions=captions, test_fraction=test_fraction, seed=seed, hashes=hashes, **cutting)
-    cutting = Cutting(**cutting)
-    folder, found = Path(folder), find_videos(folder)
+    asked, folder, found = Cutting(**cutting), Path(folder), find_videos(folder)
+    count, cutting = _declared(folder, asked)
+    wanted = settings(folder, captions=captions, test_fraction=test_fraction, seed=seed, hashes=hashes, **asdict(asked))
     need = 2 * count * cutting.bytes - records.bytes_written(directory)
     pixels = f"{cutting.frames} x {' x '.join(map(str, cutting.size))}"
     check_room(directory, need, f"{count} clips of {pixels}, twice while they are cut,")
-    table = _captions(folder, found, captions, log)
+    table = _table(folder, found, captions, log)
     unfinished = records.Build(directory, wanted)
     decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
     try:
+        names = [_name(folder, path) for path in found]
+        scans = [cuts.scan_once(decoded[number], _source(path, asked)) for number, path in enumerate(found)]
+        longest = {name: max(scan.lengths(asked.fps), default=0) for name, scan in zip(names, scans)}
+        longest = {name: frames for name, frames in longest.items() if frames}
+        cutting = clip_length.fit(asked, list(longest.values()))
+        groups = _copies(wanted["sources"], dict(zip(names, scans)))
+        given = splits.spread(groups, _given(folder, found, table))
         entries, kept = [], []  # kept: for each clip the number of its video, its place there, source, start, caption
         for number, path in enumerate(found):
-            entry, cut = _decode_once(decoded[number], folder, path, table, cutting)
+            entry, cut = _decode_once(decoded[number], folder, path, table, cutting, scans[number].starts)
             end = f"; stopped: {entry['error']}" if entry["error"] else ""
             counts = f"{entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped"
             log(f"{entry['file']}: {counts}{end}")
             entries.append(entry)
-            kept += [(number, place, *names) for place, names in enumerate(cut)]
+            kept += [(number, place, *named) for place, named in enumerate(cut)]
         if not kept:
             _raise_no_clip(folder, entries, cutting)
-        test = set(_draw_test([(name, start) for _, _, name, start, _ in kept], test_fraction, seed))
-        train = [i for i in range(len(kept)) if i not in test]
+        chosen = splits.assign(entries, groups, given, test_fraction=test_fraction, seed=seed)
+        notes = clip_length.notes(asked, cutting, longest) + splits.notes(entries)
         shape = (cutting.frames, *cutting.size, 3)
 
         def read(number, place, name, start, caption) -> Clip:
@@ -302,20 +303,25 @@ def build(
             pixels = np.fromfile(file, np.uint8, cutting.bytes, offset=place * cutting.bytes)
             return Clip(pixels.reshape(shape), cutting.fps, start, caption, name)
 
-        def lazy(chosen: list[int]) -> records.LazyClips:
-            return records.LazyClips(len(chosen), lambda i: read(*kept[chosen[i]]))
+        def lazy(split: str) -> records.LazyClips:
+            clips = [clip for clip in kept if chosen[clip[2]] == split]
+            return records.LazyClips(len(clips), lambda i: read(*clips[i]))
 
-        splits = {"train": lazy(train), "test": lazy(sorted(test))}
-        unfinished.write(splits, settings=wanted, report=lambda sums: dict(folder=str(folder), files=entries))
+        report = dict(folder=str(folder), files=entries, notes=notes)
+        order = {split: lazy(split) for split in ("train", "val", "test")}
+        unfinished.write(order, settings=wanted, report=lambda sums: report)
     except ValueError:
         unfinished.remove()
         raise
-    manifest = records.manifest(directory)
-    log(f"{directory}: " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
+    manifest, videos = records.manifest(directory), Counter(chosen.values())
+    counts = [f"{number} clips of {videos[split]} videos in {split}" for split, number in manifest["splits"].items()]
+    log(f"{directory}: {', '.join(counts)}")
     return manifest
 
 
-def _decode_once(file: Path, folder: Path, path: Path, table: dict, cutting: Cutting) -> tuple[dict, list]:
+def _decode_once(
+    file: Path, folder: Path, path: Path, table: dict, cutting: Cutting, starts: Sequence[float]
+) -> tuple[dict, list]:
     """Returns the report of one video, and (source, start, caption) of each clip; writes the pixels to `file`.clips.
 
     The report is written last: if it is there, an interrupted build has decoded this video.
@@ -324,7 +330,7 @@ def _decode_once(file: Path, folder: Path, path: Path, table: dict, cutting: Cut
     if not report.is_file():
         cut = []
         with open(file.with_suffix(".clips"), "wb") as pixels:
-            for item in _cut_video(folder, path, table, cutting):
+            for item in _cut_video(folder, path, table, cutting, starts):
                 if isinstance(item, dict):
                     entry = item
                 else:
@@ -333,13 +339,6 @@ def _decode_once(file: Path, folder: Path, path: Path, table: dict, cutting: Cut
         write_text(report, json.dumps([entry, cut]))
     entry, cut = json.loads(report.read_text("utf-8"))
     return entry, cut
-
-
-def _draw_test(kept: list[tuple[str, float]], test_fraction: float | int, seed: int) -> list[int]:
-    """Returns the indices of the test clips; the draw is the same on every machine."""
-    rank = [hashlib.sha256(f"{seed}/{name}/{start!r}".encode()).digest() for name, start in kept]
-    count = min(max(1, round(test_fraction * len(kept))), len(kept) - 1) if test_fraction else 0
-    return sorted(range(len(kept)), key=rank.__getitem__)[:count]
 
 
 def _raise_no_clip(folder: Path, entries: list[dict], cutting: Cutting) -> None:

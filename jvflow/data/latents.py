@@ -254,7 +254,7 @@ def _report(source_report: dict, shapes: dict, sums: dict[str, float]) -> dict:
         count, total, squares = (sums[f"{name} {quantity}"] for quantity in ("count", "sum", "squares"))
         mean = total / count
         latents[name] = dict(shape=shape, mean=mean, std=math.sqrt(max(squares / count - mean**2, 0.0)))
-    kept = {name: source_report[name] for name in ("folder", "files") if name in source_report}
+    kept = {name: source_report[name] for name in ("folder", "files", "notes") if name in source_report}
     return kept | dict(latents=latents)
 
 

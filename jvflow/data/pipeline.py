@@ -6,6 +6,7 @@ The batch of step k depends only on (data, seed, k): clips are shuffled and crop
 among the processes, so neither a restart nor another number of processes changes it.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -21,9 +22,11 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from jvflow.data import video
 
 Videos = UInt8[np.ndarray, "b f h w 3"]
+COUNT = 4  # samples, where nobody asks for a number
 HALF_DTYPES = ("float16", "bfloat16")  # stored arrays of these types are read as float32
 MEMORY_CACHE_BYTES = 512 * 2**20  # a data set of at most this size stays in memory once it is decoded
 MAX_EXAMPLES = 2**52  # length of an endlessly repeated data set: grain counts batches in floats
+warn_once = cache(logging.getLogger(__name__).warning)
 
 
 class Batch(NamedTuple):
@@ -135,6 +138,14 @@ def open_split(directory, split: str) -> Source:
     return Source(Path(directory), split)
 
 
+def held_out(directory, prefer: str = "test") -> str:
+    """Returns the split to sample and evaluate from: `prefer`, else a held-out one, else "train" with a warning."""
+    have = tfds.builder_from_directory(directory).info.splits
+    if not (found := [name for name in (prefer, "test", "val") if name in have]):
+        warn_once("warning: %s has no held-out clips: clips of training take their place", directory)
+    return [*found, "train"][0]
+
+
 def _crop(window: Window, latents: bool, tokenize, embedded: bool, clip: dict, rng: np.random.Generator) -> dict:
     """Cuts one row of a batch out of a clip. Arguments as for `batches`."""
     chunk, step, chunk_latents = window.chunk, window.chunk or 1, window.encoded or window.chunk
@@ -235,21 +246,21 @@ def captions(directory, split: str, *, count: int | None = None) -> list[str]:
     return [clip["caption"] for clip in islice(open_split(directory, split), count)]
 
 
-def start_frames(data, dataset: Callable[[], Path], count: int, need: int, path=None) -> Videos:
-    """Returns the `need` frames that each of `count` samples starts from.
+def start_frames(data, dataset: Callable[[], Path], count: int | None, need: int, path=None) -> Videos:
+    """Returns the `need` frames that each of `count` samples starts from; None for `COUNT` of them, or all there are.
 
     Args:
-      data: `config.data`.
-      dataset: returns the folder of the data set, whose held-out clips are used when `path` is None.
-      path: an image, a video or a folder of images, from which all samples start; see `video.first_frames`.
+      data, path: `config.data`; an image, video or folder of images to start all samples from (`video.first_frames`).
+      dataset: returns the folder of the data set, whose clips `held_out` chooses when `path` is None.
 
-    Raises:
-      ValueError: if there are too few held-out clips, or too few frames at `path`.
+    Raises ValueError if there are fewer held-out clips than `count`, or too few frames at `path`.
     """
     if path is not None:
-        return np.repeat(video.first_frames(path, need, data)[None], count, axis=0)
-    found = clips(dataset(), "test", count=count, frames=need)
-    if len(found) < count:
-        have = len(found)
+        return np.repeat(video.first_frames(path, need, data)[None], count or COUNT, axis=0)
+    directory = dataset()
+    found = clips(directory, held_out(directory), count=count or COUNT, frames=need)
+    if (have := len(found)) < (count or 0):
         raise ValueError(f"{count} streams need as many held-out clips, there are {have}: use --count={have}")
+    if have < (count or COUNT):
+        warn_once("warning: %d samples, not %d: there are no more held-out clips", have, COUNT)
     return found

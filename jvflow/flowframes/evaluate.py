@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jvflow import metrics
 from jvflow.assembly import noise_like
-from jvflow.data import pipeline
+from jvflow.data import pipeline, records
 from jvflow.flow.field import Condition, Field
 from jvflow.flow.path import squared_error
 from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, make_solver, predict_videos
 from jvflow.metrics import to_unit_range
 from jvflow.networks import as_field
-from jvflow.run import Run
+from jvflow.run import Run, lowered
 
 
 def evaluate(run: Run, data: Path) -> dict:
@@ -32,12 +32,15 @@ def evaluate(run: Run, data: Path) -> dict:
         controls: the same figures for baselines without a model;
         straightness: the mean of (5), or None unless some prediction has 0.5 to 2 times the motion of the futures.
     """
-    settings = run.config.evaluate
-    real = pipeline.clips(data, "test", count=settings.clips)
-    captions = pipeline.captions(data, "test", count=settings.clips)
+    split, made = pipeline.held_out(data), records.manifest(data)
+    frames, have, train = made["shape"][0], made["splits"][split], made["splits"]["train"]
+    windows = min(train, run.config.evaluate.real_clips) * (frames // run.config.evaluate.window)
+    settings, adapted = lowered(run.config.evaluate, data, run.asked, clips=have, dimensions=max(windows - 2, 3))
+    real = pipeline.clips(data, split, count=settings.clips)
+    captions = pipeline.captions(data, split, count=settings.clips)
     if len(real) < settings.clips:
         raise ValueError(
-            f"config.evaluate.clips is {settings.clips}, and {data} has {len(real)} held-out clips: "
+            f"config.evaluate.clips is {settings.clips}, and split {split!r} of {data} has {len(real)} clips: "
             f"use config.evaluate.clips={len(real)} or fewer"
         )
     training = _windows(pipeline.clips(data, "train", count=settings.real_clips), settings.window)
@@ -48,6 +51,8 @@ def evaluate(run: Run, data: Path) -> dict:
     }
     protocol = chunk_protocol(run) | dict(
         settings.to_dict(),
+        split=split,
+        adapted=adapted,
         distance=metrics.DISTANCE_NAME,
         reference="the true futures of the same clips",
         nfe="evaluations in all chunks of a prediction",
@@ -169,8 +174,9 @@ def straightness(
 def preview(run: Run, data: Path) -> Videos:
     """Predicts the second chunk of four held-out clips, below the real ones, for a contact sheet during training."""
     length = max(run.config.chunk.frames)
-    real = pipeline.clips(data, "test", count=4, frames=2 * length)
-    captions = pipeline.captions(data, "test", count=len(real))
+    split = pipeline.held_out(data)
+    real = pipeline.clips(data, split, count=4, frames=2 * length)
+    captions = pipeline.captions(data, split, count=len(real))
     made, _ = predict_videos(run, real[:, :length], captions, seed=run.config.seed)
     first = real[:, :length] if run.experiment.sampler.follows else made
     return rearrange([real, np.concatenate([first, made], axis=1)], "two b ... -> (b two) ...")

@@ -205,25 +205,27 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     if not follows:
         refuse(request, objective, "starts from noise and takes no first frame", "first_frame")
     given = request.observed or run.experiment.start_frames
-    captions, have = list(request.captions), run.config.data.frames
-    count = len(captions) or request.count
-    if request.first_frame is None and given > have:
-        raise ValueError(
-            f"a chunk of {given} frames is longer than the held-out clips, {have} frames: "
-            "use a shorter one, or give a video"
-        )
+    captions = list(request.captions)
     length = request.length or given * (1 + follows)
     need = length - given if follows else length
     if need < 1:
         raise ValueError(f"frames is {length}, and {given} of them are observed: use --frames={2 * given} or more")
-    observed = pipeline.start_frames(run.config.data, request.data, count, given, request.first_frame)
+    wanted, split = len(captions) or request.count, "" if request.first_frame else pipeline.held_out(request.data())
+    observed = pipeline.start_frames(run.config.data, request.data, wanted, given, request.first_frame)
+    if (have := observed.shape[1]) < given:
+        raise ValueError(
+            f"a chunk of {given} frames is longer than the held-out clips, {have} frames: "
+            "use a shorter one, or give a video"
+        )
     if not captions:
-        captions = [""] * count if request.first_frame else pipeline.captions(request.data(), "test", count=count)
+        count = len(observed)
+        captions = [""] * count if request.first_frame else pipeline.captions(request.data(), split, count=count)
     clock = time.perf_counter()
     made, nfe = predict_videos(run, observed, captions, seed=request.seed, chunks=-(-need // given))
     seconds = time.perf_counter() - clock
     whole = np.concatenate([observed, made], axis=1)[:, :length] if follows else made[:, :length]
-    protocol = chunk_protocol(run) | dict(observed=given, seconds="wall time of a frame, compilation included")
+    protocol = chunk_protocol(run) | dict(observed=given, first_frame=str(request.first_frame or f"split {split}"))
+    protocol["seconds"] = "wall time of a frame, compilation included"
     costs = dict(nfe_per_frame=nfe / made.shape[1], seconds_per_frame=seconds / made[:, :, 0, 0, 0].size)
     fps = float(run.config.data.fps)
     return videos.write_samples(out, whole, captions, fps=fps, seed=request.seed, protocol=protocol, **costs)

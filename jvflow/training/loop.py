@@ -2,7 +2,7 @@
 
 config.json      the config; on resume only config.run.* may differ
 metrics.jsonl    one line for each step
-validation.jsonl the validation loss, and the metrics of `jvflow evaluate`, at the intervals that config.run sets
+validation.jsonl the validation loss and its split, and the metrics of `jvflow evaluate`, as often as config.run sets
 checkpoints/     the state and the data position
 data.json        the key of the data set
 frozen.json      the checksum of the frozen parameters, if some are frozen
@@ -121,10 +121,11 @@ def train(config, workdir: str | Path) -> Workdir:
     encoder_params = jax.device_put(encoder_params, meshes.replicated(mesh))
     _free_encoders(experiment)
     step_fn = compiled_step(experiment, config, shardings)
-    test = None
-    if run.validate_every and records.manifest(data)["splits"].get("test"):
-        test = next(read(windows=[experiment.window], threads=0, split="test"))
-    checks = _Checks(config, experiment, folder, data, mesh, metrics, key_steps, encoder_params, test)
+    test, split = None, ""
+    if run.validate_every:
+        split = pipeline.held_out(data, "val")
+        test = next(read(windows=[experiment.window], threads=0, split=split))
+    checks = _Checks(config, experiment, folder, data, mesh, metrics, key_steps, encoder_params, test, split)
     stop, any_stop = _StopRequest(), processes.AnyProcess(mesh)
     bar = tqdm(
         total=config.train.steps,
@@ -207,11 +208,11 @@ def _free_encoders(experiment: Experiment) -> None:
 class _Checks:
     """The checks between training steps: validation loss, metrics of an evaluation, preview sheets."""
 
-    def __init__(self, config, experiment, folder, data, mesh, metrics, key, encoder_params, test):
-        """Keeps `test`, one batch of held-out clips for all validation losses, or None."""
+    def __init__(self, config, experiment, folder, data, mesh, metrics, key, encoder_params, test, split):
+        """Keeps `test`, one batch of the clips of `split` for all validation losses, or None."""
         self._config, self._experiment, self._folder, self._data, self._mesh = config, experiment, folder, data, mesh
         self._metrics, self._key, self._encoder_params = metrics, key, encoder_params
-        self._test = None if test is None else meshes.put_batch(test, mesh, config.train.batch_size)
+        self._split, self._test = split, None if test is None else meshes.put_batch(test, mesh, config.train.batch_size)
         loss = partial(held_out_loss, experiment=experiment, microbatches=config.run.microbatches)
         self._loss = jax.jit(loss, out_shardings=meshes.replicated(mesh))
 
@@ -221,7 +222,7 @@ class _Checks:
         if self._test is not None and self._due(step, config.run.validate_every):
             with jax.set_mesh(self._mesh):
                 losses = self._loss(state, self._test, self._key, self._encoder_params)
-            record |= {name: float(value) for name, value in losses.items()}
+            record |= {name: float(value) for name, value in losses.items()} | dict(split=self._split)
         trained = step or self._experiment.pretrained  # skip step 0 without pretrained parameters
         if self._due(step, config.run.evaluate_every) and trained:
             try:

@@ -20,8 +20,8 @@ from einops import rearrange
 from jaxtyping import Float
 
 from jvflow import metrics
-from jvflow.data import pipeline
-from jvflow.run import Run
+from jvflow.data import pipeline, records
+from jvflow.run import Run, lowered
 from jvflow.vlfm import hippo
 from jvflow.vlfm.sample import Videos, clip_protocol, generate_videos
 
@@ -48,11 +48,15 @@ def evaluate(run: Run, data: Path) -> dict:
             "the evaluation compares clips from their first frame, but this run was trained on windows anywhere in its "
             "clips: train with config.window.anywhere=False"
         )
-    real = pipeline.clips(data, settings.split, count=settings.clips)
-    captions = pipeline.captions(data, settings.split, count=settings.clips)
+    splits, split = records.manifest(data)["splits"], settings.split
+    if split not in splits and "split" not in run.asked:
+        split = pipeline.held_out(data)
+    settings, adapted = lowered(settings, data, run.asked, clips=splits.get(split, settings.clips))
+    real = pipeline.clips(data, split, count=settings.clips)
+    captions = pipeline.captions(data, split, count=settings.clips)
     if len(real) < settings.clips:
         raise ValueError(
-            f"config.evaluate.clips is {settings.clips}, split {settings.split!r} of {data} has {len(real)} clips: "
+            f"config.evaluate.clips is {settings.clips}, split {split!r} of {data} has {len(real)} clips: "
             f"use config.evaluate.clips={len(real)} or fewer"
         )
     times = (1 + np.arange(real.shape[1]) / window.every) / run.experiment.sampler.path.position.sigma.frame_rate
@@ -62,7 +66,8 @@ def evaluate(run: Run, data: Path) -> dict:
     )
     if run.experiment.text and len(real) > 1:
         figures["text"] = text_figures(run, real, captions)
-    return figures | dict(protocol=clip_protocol(run) | dict(settings.to_dict(), nfe="of a clip over its frames"))
+    used = dict(settings.to_dict(), split=split, adapted=adapted, nfe="of a clip over its frames")
+    return figures | dict(protocol=clip_protocol(run) | used)
 
 
 def compare_with_real(run: Run, made: Videos, real: Videos) -> dict:

@@ -236,8 +236,8 @@ def sample(run: Run, out: str | FilePath, request: SampleRequest) -> dict:
     times = sampler.read_times(length=request.length, fps=request.fps, extrapolate=request.extrapolate)
     captions = list(request.captions)
     if not captions:
-        trained = pipeline.captions(request.data(), "train", count=request.count)
-        captions = list(islice(cycle(trained), request.count))
+        count = request.count or pipeline.COUNT
+        captions = list(islice(cycle(pipeline.captions(request.data(), "train", count=count)), count))
     made, nfe, seconds = generate_videos(run, times, captions, seed=request.seed)
     fps = float(request.fps or sampler.path.position.sigma.frame_rate)
     nfe, seconds = nfe / len(times), seconds / (len(times) * len(made))

@@ -57,7 +57,7 @@ def test_a_table_in_the_folder_is_found(tmp_path):
         (
             "t.csv",
             b"name,caption\na.mp4,x\n",
-            r"t.csv, line 2: needs the columns 'file_name' and 'caption' \(or 'text'\), has 'name', 'caption'",
+            r"t.csv, line 2: needs the columns 'file_name' and 'caption' \(or 'text', or 'split'\), has 'name'",
         ),
         ("t.csv", b"file_name,caption\na.mp4\n", "line 2: needs the columns .*, has 'file_name'"),
         (
@@ -79,7 +79,7 @@ def test_a_table_in_the_folder_is_found(tmp_path):
         (
             "t.jsonl",
             b'{"file_name": "a.mp4", "caption": 7}\n',
-            "line 1: 'file_name' and 'caption' must be text, they are 'a.mp4' and 7",
+            "line 1: 'file_name', 'caption' and 'split' must be text, 'caption' is 7",
         ),
         ("t.tsv", b"file_name\tcaption\na.mp4\tx\n", "t.tsv is neither csv nor jsonl"),
     ],
@@ -111,7 +111,8 @@ def test_a_build_logs_missing_videos_and_starts_again_with_other_captions(videos
     assert lines[0].endswith(f"names videos that are not in {videos} (1 of 2): gone.mp4")
     table.write_text(row("a.mp4", "second"))
     build()
-    stored = [record for split in ("train", "test") for record in pipeline.open_split(tmp_path / "set", split)]
+    splits = records.manifest(tmp_path / "set")["splits"]
+    stored = [record for split in splits for record in pipeline.open_split(tmp_path / "set", split)]
     assert {record["source"]: record["caption"] for record in stored} == {
         "a.mp4": "second",
         "deep/b c.mp4": "next to deep/b c.mp4",

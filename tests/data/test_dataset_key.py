@@ -61,6 +61,7 @@ def flip(path):
         dict(fit="squeeze"),
         dict(frames=3),
         dict(stride=2),
+        dict(min_frames=2),
         dict(seed=1),
         dict(test_fraction=0.5),
         dict(image_fps=20.0),

@@ -97,12 +97,13 @@ def test_build(mixed, tmp_path):
     lines = []
     manifest = folder.build(mixed, tmp_path / "set", **SHAPE, stride=1, test_fraction=0.25, seed=3, log=lines.append)
     assert manifest == records.manifest(tmp_path / "set")
-    assert manifest["splits"] == {"train": 9, "test": 3} and manifest["shape"] == [4, 16, 16, 3]
+    assert sorted(manifest["splits"].values()) == [5, 7] and manifest["shape"] == [4, 16, 16, 3]
     settings = manifest["settings"]
     report = records.report(tmp_path / "set")
     assert report["folder"] == str(mixed) and settings["stride"] == 1 and settings["seed"] == 3
     kept = {entry["file"]: entry["clips"] for entry in report["files"]}
     assert kept == {"a/deep.MP4": 5, "b.mp4": 7, "corrupt.mp4": 0, "short.mp4": 0}
+    assert [entry["split"] is None for entry in report["files"]] == [False, False, True, True]
     assert len(lines) == 5 and "corrupt.mp4: 0 clips" in lines[2] and "not decode" in lines[2]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -117,25 +118,6 @@ def test_build(mixed, tmp_path):
             assert record["caption"] == expected[i].caption
         assert drawn[split] == sorted(drawn[split])
     assert sorted(drawn["train"] + drawn["test"]) == list(range(12))
-
-
-def test_the_draw_depends_on_the_seed_alone(mixed, tmp_path):
-    def test_clips(name, seed):
-        quiet = lambda line: None
-        folder.build(mixed, tmp_path / name, **SHAPE, stride=1, seed=seed, log=quiet)
-        source = pipeline.open_split(tmp_path / name, "test")
-        return [(record["source"], float(record["start"])) for record in source]
-
-    assert test_clips("a", 0) == test_clips("b", 0)
-    assert len({tuple(test_clips(f"seed{seed}", seed)) for seed in range(1, 5)}) > 1
-
-
-@pytest.mark.parametrize("count, splits", [(4, {"train": 1}), (8, {"train": 1, "test": 1})])
-@pytest.mark.parametrize("fraction", [0.01, 0.99])
-def test_small_sets_have_a_test_clip_and_train(tmp_path, count, splits, fraction):
-    write(tmp_path / "in" / "a.mp4", count)
-    manifest = folder.build(tmp_path / "in", tmp_path / "out", **SHAPE, test_fraction=fraction)
-    assert manifest["splits"] == splits
 
 
 def test_errors(tmp_path):
