@@ -32,34 +32,41 @@ BLOCK, REACH = 4, (3, 5)  # pixels of a thumbnail
 def find(path: str | os.PathLike | video.ImageFolder) -> list[float]:
     """Returns the start of each shot after the first (2), in seconds since the first frame.
 
-    A file that does not decode to its end is searched as far as it decodes.
+    A shot also begins after a gap in time. No cut is sought across damaged frames. A file that does not decode to its
+    end is searched as far as it decodes.
     """
-    times, changes, before = [], [], None
+    times, changes, parts, before, part = [], [], [], None, 0
     try:
-        for time, frame in video.frames(path):
-            thumbnail = video.resize(frame, THUMBNAIL, "squeeze")
+        for shown in video.shown(path):
+            if shown.part != part:
+                parts.append(shown.time)
+                part, before = shown.part, None
+            if shown.damage:
+                before = None
+                continue
+            thumbnail = video.resize(shown.frame, THUMBNAIL, "squeeze")
             if before is not None:
-                times.append(time)
+                times.append(shown.time)
                 changes.append(_change(before, thumbnail))
             before = thumbnail
     except ValueError:
         pass  # the caller that decodes the frames gets this error
-    return [times[k] for k in range(len(changes)) if _is_cut(changes, k)]
+    return sorted({*parts, *(times[k] for k in range(len(changes)) if _is_cut(changes, k))})
 
 
-def shots(path: str | os.PathLike | video.ImageFolder, fps: float | int) -> Iterator[tuple[int | None, video.Frame]]:
+def shots(path: str | os.PathLike | video.ImageFolder, fps: float | int) -> Iterator[tuple[int | None, video.Shown]]:
     """Yields the frames of a file at a constant rate, each with the number of its shot, from 0.
 
-    The number is None where a cut follows within an eighth of a period: `video.frames` accepts a frame that is late by
+    The number is None where a cut follows within an eighth of a period: `video.shown` accepts a frame that is late by
     that much, so the frame may belong to either shot.
 
     Raises:
       ValueError: if the file does not decode.
     """
     starts = find(path)
-    for time, frame in video.frames(path, fps=fps):
-        shot = bisect_right(starts, time)
-        yield shot if shot == bisect_right(starts, time + 1 / (8 * fps)) else None, frame
+    for shown in video.shown(path, fps=fps):
+        shot = bisect_right(starts, shown.time)
+        yield shot if shot == bisect_right(starts, shown.time + 1 / (8 * fps)) else None, shown
 
 
 def _change(before: video.Frame, after: video.Frame) -> float:

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from jvflow.data import captions as texts
-from jvflow.data import cuts, records, video
+from jvflow.data import cuts, listing, records, video
 from jvflow.data.dataset_key import FileHashes
+from jvflow.data.listing import find_videos
 from jvflow.data.records import Clip
 from jvflow.files import check_room, write_text
 
 LOG = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 """Increased when the same files and settings give other clips than before."""
 MIN_RATE = 0.99
 """Smallest ratio of a video's frame rate to its clips' (23.976 to 24 is enough). Below, clips would repeat frames."""
@@ -67,26 +68,6 @@ class Cutting:
         return self.frames * math.prod(self.size) * 3
 
 
-def find_videos(folder: str | os.PathLike) -> list[Path]:
-    """Returns the videos below `folder`, sorted; hidden ones are left out.
-
-    A folder that directly holds images, and no video file, is one video.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts)
-    visible = [path for path in (folder, *folder.rglob("*")) if not hidden(path)]
-    files = [path for path in visible if path.suffix.lower() in video.VIDEO_SUFFIXES and path.is_file()]
-    with_files = {path.parent for path in files}
-    found = files + [path for path in visible if path.is_dir() and path not in with_files and video.images_in(path)]
-    if not found:
-        kinds = (video.VIDEO_SUFFIXES, video.IMAGE_SUFFIXES)
-        files, images = (", ".join(suffix[1:] for suffix in suffixes) for suffixes in kinds)
-        raise ValueError(f"no video files ({files}) and no folders of images ({images}) in {folder}")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
 def clips(
     folder: str | os.PathLike, *, captions: str = "", report: Callable[[dict], None] | None = None, **cutting
 ) -> Iterator[Clip]:
@@ -95,10 +76,11 @@ def clips(
     A video that does not decode is skipped; one that stops decoding later keeps the clips before that point.
 
     Args:
-      folder: searched recursively, see `find_videos`.
+      folder: searched recursively, see `jvflow.data.listing`.
       captions: a table of captions, see `jvflow.data.captions`.
-      report: called after each video with a dict: file, bytes, frames (after resampling), shots, clips, dropped
-        (frames in no clip), error (None, or why decoding stopped).
+      report: called after each video with a dict: file, status and reason (see `_judge`), bytes, frames (after
+        resampling), shots, clips, dropped (frames in no clip), damaged (frames), damaged_clips (left out because they
+        contain such frames), error (None, or why frames are missing).
       **cutting: the fields of `Cutting`.
     """
     cutting = Cutting(**cutting)
@@ -140,12 +122,21 @@ def _cut_video(folder: Path, path: Path, table: dict, cutting: Cutting) -> Itera
     """Yields the clips of one video, then its report."""
     name = _name(folder, path)
     size = sum(file.stat().st_size for file in _files(path))
-    entry = dict(file=name, bytes=size, frames=0, shots=0, clips=0, dropped=0, error=None)
+    counts = dict.fromkeys(("frames", "shots", "clips", "dropped", "damaged", "damaged_clips"), 0)
+    entry = dict(file=name, bytes=size, **counts, error=None)
     try:
         yield from _cut(path, entry, _caption(path, name, table), cutting)
     except ValueError as reason:
-        entry["error"] = str(reason)
-    yield entry
+        entry["error"] = "; ".join([entry["error"]] * bool(entry["error"]) + [str(reason)])
+    yield entry | _judge(entry, cutting)
+
+
+def _judge(entry: dict, cutting: Cutting) -> dict:
+    """Returns the status of a video, "kept" or "skipped", and the reason why there are no clips."""
+    if entry["clips"]:
+        return dict(status=listing.KEPT, reason=None)
+    short = f"no shot has the {cutting.frames} frames of a clip at {cutting.fps} fps; the video has {entry['frames']}"
+    return dict(status=listing.SKIPPED, reason=entry["error"] or short)
 
 
 def _files(path: Path) -> list[Path]:
@@ -158,24 +149,37 @@ def _caption(path: Path, name: str, table: dict[str, str]) -> str:
 
 
 def _cut(path: Path, entry: dict, caption: str, cutting: Cutting) -> Iterator[Clip]:
-    """Yields the clips of one video, and counts frames, shots and clips in `entry`."""
+    """Yields the clips of one video without damage, and counts frames, shots and clips in `entry`."""
     frames, fps, stride = cutting.frames, cutting.fps, cutting.stride
-    source = video.ImageFolder(path, cutting.image_fps) if path.is_dir() else path
-    current, length = None, 0  # the shot, and how many frames of it were read
-    window = deque(maxlen=frames)
-    for number, (shot, frame) in enumerate(cuts.shots(source, fps)):
-        entry["frames"] += 1
-        entry["dropped"] += 1
-        length = length + 1 if shot == current else 1
+    source = _source(path, cutting)
+    most = video.measure(source).most_frames(video.exact_rate(fps))
+    current, length, used = None, 0, 0  # the shot, how many frames of it were read, how many of them are in clips
+    window = deque(maxlen=frames)  # (time, pixels), without pixels where they are damaged
+    for number, (shot, shown) in enumerate(cuts.shots(source, fps)):
+        if number >= most:
+            raise ValueError(f"{path} gives more than the {most} frames that its time stamps allow: it is damaged")
+        damaged = bool(shown.damage)
+        entry["damaged" if damaged else "frames"] += 1
+        entry["dropped"] += not damaged
+        entry["error"] = entry["error"] or shown.damage or None
+        length, used = (length + 1, used) if shot == current else (1, 0)
         current = shot
         if shot is None:
             continue
         entry["shots"] = shot + 1
-        window.append(video.resize(frame, cutting.size, cutting.fit))
+        window.append((shown.time, None if damaged else video.resize(shown.frame, cutting.size, cutting.fit)))
         if length >= frames and (length - frames) % stride == 0:
-            yield Clip(np.stack(window), fps, (number + 1 - frames) / fps, caption, entry["file"])
+            if any(pixels is None for _, pixels in window):
+                entry["damaged_clips"] += 1
+                continue
+            yield Clip(np.stack([pixels for _, pixels in window]), fps, window[0][0], caption, entry["file"])
             entry["clips"] += 1
-            entry["dropped"] -= frames if length == frames else min(stride, frames)
+            entry["dropped"] -= length - max(used, length - frames)
+            used = length
+
+
+def _source(path: Path, cutting: Cutting) -> Path | video.ImageFolder:
+    return video.ImageFolder(path, cutting.image_fps) if path.is_dir() else path
 
 
 def settings(
@@ -210,26 +214,25 @@ def settings(
 
 
 def max_clips(folder: str | os.PathLike, **cutting) -> int:
-    """Returns an upper bound on the number of clips of a folder, from the lengths that its videos declare.
+    """Returns an upper bound on the number of clips of a folder, from the presentation times in its videos.
 
     Raises:
       ValueError: if a video that is long enough for a clip has fewer frames per second than the clips (`MIN_RATE`).
     """
     cutting, count, slow = Cutting(**cutting), 0, []
     for path in find_videos(folder):
-        images = path.is_dir()
         try:
-            if images:
-                rate, seconds = cutting.image_fps, len(_files(path)) / (cutting.image_fps or math.inf)
-            else:
-                rate, seconds = video.declared_fps_and_seconds(path)
+            length = video.measure(_source(path, cutting))
         except ValueError:  # `clips` reports files that do not decode
             continue
-        frames = math.ceil(seconds * cutting.fps)
+        frames = length.most_frames(video.exact_rate(cutting.fps))
         if frames >= cutting.frames:
-            count += (frames - cutting.frames) // cutting.stride + 1
-            if rate < MIN_RATE * cutting.fps:
-                slow.append((rate, f"{_name(Path(folder), path)} {rate:.4g}" + " (config.data.image_fps)" * images))
+            overlapping = (frames - cutting.frames) // cutting.stride + 1
+            count += overlapping if cutting.stride <= cutting.frames else frames // cutting.frames
+        long_enough = length.seconds * video.exact_rate(cutting.fps) > cutting.frames - 1
+        if long_enough and length.fps < MIN_RATE * cutting.fps:
+            name = _name(Path(folder), path)
+            slow.append((length.fps, f"{name} {length.fps:.4g}" + " (config.data.image_fps)" * path.is_dir()))
     if slow:
         more = [f"and {len(slow) - 5} more"] * (len(slow) > 5)
         raise ValueError(
@@ -280,17 +283,18 @@ def build(
     pixels = f"{cutting.frames} x {' x '.join(map(str, cutting.size))}"
     check_room(directory, need, f"{count} clips of {pixels}, twice while they are cut,")
     table = _captions(folder, found, captions, log)
+    others = listing.list_folder(folder).others
     unfinished = records.Build(directory, wanted)
     decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
     try:
         entries, kept = [], []  # kept: for each clip the number of its video, its place there, source, start, caption
         for number, path in enumerate(found):
             entry, cut = _decode_once(decoded[number], folder, path, table, cutting)
-            end = f"; stopped: {entry['error']}" if entry["error"] else ""
-            counts = f"{entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped"
-            log(f"{entry['file']}: {counts}{end}")
+            log(_line(entry))
             entries.append(entry)
             kept += [(number, place, *names) for place, names in enumerate(cut)]
+        for line in listing.summary(others):
+            log(line)
         if not kept:
             _raise_no_clip(folder, entries, cutting)
         test = set(_draw_test([(name, start) for _, _, name, start, _ in kept], test_fraction, seed))
@@ -306,13 +310,22 @@ def build(
             return records.LazyClips(len(chosen), lambda i: read(*kept[chosen[i]]))
 
         splits = {"train": lazy(train), "test": lazy(sorted(test))}
-        unfinished.write(splits, settings=wanted, report=lambda sums: dict(folder=str(folder), files=entries))
+        report = dict(folder=str(folder), files=entries, others=others)
+        unfinished.write(splits, settings=wanted, report=lambda sums: report)
     except ValueError:
         unfinished.remove()
         raise
     manifest = records.manifest(directory)
     log(f"{directory}: " + ", ".join(f"{n} clips in {k}" for k, n in manifest["splits"].items()))
     return manifest
+
+
+def _line(entry: dict) -> str:
+    """Returns the line of the log about a video."""
+    parts = [f"{entry['clips']} clips of {entry['shots']} shots", f"{entry['dropped']} frames dropped"]
+    if entry["damaged"]:
+        parts.append(f"{entry['damaged']} damaged, {entry['damaged_clips']} clips left out for them")
+    return f"{entry['file']}: {', '.join(parts)}" + (f"; {entry['error']}" if entry["error"] else "")
 
 
 def _decode_once(file: Path, folder: Path, path: Path, table: dict, cutting: Cutting) -> tuple[dict, list]:
