@@ -40,9 +40,11 @@ def open_file(path: str | os.PathLike):
         container = av.open(str(path), metadata_errors="replace")
     except av.FFmpegError as error:
         raise ValueError(f"{path} does not decode: {error.strerror}") from error
-    if video_stream(container) is None:
+    stream = video_stream(container)
+    if stream is None or stream.codec_context is None:
         container.close()
-        raise ValueError(f"{path} does not decode: it has no video stream")
+        reason = "it has no video stream" if stream is None else "FFmpeg has no decoder for its video stream"
+        raise ValueError(f"{path} does not decode: {reason}")
     return container
 
 

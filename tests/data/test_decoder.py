@@ -120,7 +120,7 @@ def test_damage_before_the_first_key_frame_and_at_the_end(tmp_path):
     for number in range(30, 36):
         damage(path, number, share=1.0)
     (entry,), clips = entries_and_clips(tmp_path)
-    assert entry["frames"] == 30 and len(clips) == 7 and "a.mp4 " in entry["error"]
+    assert 28 <= entry["frames"] <= 30 and len(clips) == 7 and "a.mp4 " in entry["error"]
 
 
 def test_a_file_without_any_good_frame_is_skipped(tmp_path):
