@@ -19,7 +19,8 @@ test: $(VENV)/installed-test
 test-integration: $(VENV)/installed-test
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
 
-CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-python
+CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-ffmpeg check-fuzz
+CHECKS += check-python
 
 check-all: $(CHECKS)
 
@@ -49,6 +50,12 @@ check-checksums: $(VENV)/installed-test
 	rm -f out/checksums.json && mkdir -p out
 	$(RECORD) checksums $(VENV)/bin/python -m benchmarks.checksums --out=out/checksums.json \
 		--against=benchmarks/results/checksums.json
+
+check-ffmpeg: $(VENV)/installed-test
+	$(RECORD) compare_ffmpeg $(VENV)/bin/python tests/slow/compare_ffmpeg.py
+
+check-fuzz: $(VENV)/installed-test
+	$(RECORD) fuzz_files $(VENV)/bin/python tests/slow/fuzz_files.py --files 2100
 
 # runs the tests with other installed versions of Python: make check-python PYTHONS="python3.12 python3.13"
 PYTHONS ?= python3.12 python3.13

@@ -36,50 +36,67 @@ class Scan(NamedTuple):
     """The cuts and the length of a video, and what identifies its copies.
 
     Attributes:
-      starts: start of each shot after the first (2), in seconds since the first frame.
+      starts: start of each shot after the first (2), in seconds since the first frame. A shot also begins after a gap.
+      ends: for each of `starts` the end of the shot before it: the start itself, or the last frame before a gap.
       last: time of the last frame; -1 if there is none.
       signature: see `jvflow.data.copies`.
     """
 
     starts: list[float]
+    ends: list[float]
     last: float
     signature: copies.Signature | None
 
     def lengths(self, fps: float | int) -> list[int]:
         """Returns the number of frames of each shot at a constant rate, without those that `shots` numbers None."""
         begin = [math.ceil(start * fps - 1e-6) for start in (0.0, *self.starts)]
-        end = [math.ceil(start * fps - 1 / 8 - 1e-6) for start in self.starts]
+        end = [
+            math.ceil(start * fps - 1 / 8 - 1e-6) if end == start else math.floor(end * fps + 1e-6) + 1
+            for start, end in zip(self.starts, self.ends)
+        ]
         end.append(math.floor(self.last * fps + 1e-6) + 1)
         return [max(b - a, 0) for a, b in zip(begin, end)] if self.last >= 0 else []
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the scan as arrays, which `from_arrays` reads."""
         signature = self.signature or copies.Signature(0.0, 0.0, np.zeros((0, 1, 1)))
-        named = signature._asdict() | dict(starts=self.starts, last=self.last)
+        named = signature._asdict() | dict(starts=self.starts, ends=self.ends, last=self.last)
         return {name: np.asarray(value) for name, value in named.items()}
 
     @classmethod
     def from_arrays(cls, arrays) -> "Scan":
         """Returns the scan from its arrays."""
         signature = copies.Signature(float(arrays["seconds"]), float(arrays["step"]), arrays["cells"])
-        return cls(arrays["starts"].tolist(), float(arrays["last"]), signature if len(signature.cells) else None)
+        starts, ends = arrays["starts"].tolist(), arrays["ends"].tolist()
+        return cls(starts, ends, float(arrays["last"]), signature if len(signature.cells) else None)
 
 
 def scan(path: str | os.PathLike | video.ImageFolder) -> Scan:
-    """Looks through a video once. A file that does not decode to its end is searched as far as it decodes."""
-    times, changes, before, last, recorder = [], [], None, -1.0, copies.Recorder()
+    """Looks through a video once. A file that does not decode to its end is searched as far as it decodes.
+
+    Seeks no cut across damaged frames.
+    """
+    times, changes, gaps, before, part, last, recorder = [], [], {}, None, 0, -1.0, copies.Recorder()
     try:
-        for time, frame in video.frames(path):
-            thumbnail = video.resize(frame, THUMBNAIL, "squeeze")
-            recorder.add(time, thumbnail)
+        for shown in video.shown(path):
+            if shown.part != part:
+                gaps[shown.time] = last
+                part, before = shown.part, None
+            last = shown.time
+            if shown.damage:
+                before = None
+                continue
+            thumbnail = video.resize(shown.frame, THUMBNAIL, "squeeze")
+            recorder.add(shown.time, thumbnail)
             if before is not None:
-                times.append(time)
+                times.append(shown.time)
                 changes.append(_change(before, thumbnail))
-            before, last = thumbnail, time
+            before = thumbnail
     except ValueError:
         pass  # the caller that decodes the frames gets this error
-    starts = [times[k] for k in range(len(changes)) if _is_cut(changes, k)]
-    return Scan(starts, last, recorder.finish())
+    shots = {times[k]: times[k] for k in range(len(changes)) if _is_cut(changes, k)} | gaps
+    starts = sorted(shots)
+    return Scan(starts, [shots[start] for start in starts], last, recorder.finish())
 
 
 def scan_once(file: Path, path: str | os.PathLike | video.ImageFolder) -> Scan:
@@ -100,10 +117,10 @@ def find(path: str | os.PathLike | video.ImageFolder) -> list[float]:
 
 def shots(
     path: str | os.PathLike | video.ImageFolder, fps: float | int, starts: Sequence[float] | None = None
-) -> Iterator[tuple[int | None, video.Frame]]:
+) -> Iterator[tuple[int | None, video.Shown]]:
     """Yields the frames of a file at a constant rate, each with the number of its shot, from 0.
 
-    The number is None where a cut follows within an eighth of a period: `video.frames` accepts a frame that is late by
+    The number is None where a cut follows within an eighth of a period: `video.shown` accepts a frame that is late by
     that much, so the frame may belong to either shot.
 
     Args:
@@ -115,9 +132,9 @@ def shots(
       ValueError: if the file does not decode.
     """
     starts = find(path) if starts is None else starts
-    for time, frame in video.frames(path, fps=fps):
-        shot = bisect_right(starts, time)
-        yield shot if shot == bisect_right(starts, time + 1 / (8 * fps)) else None, frame
+    for shown in video.shown(path, fps=fps):
+        shot = bisect_right(starts, shown.time)
+        yield shot if shot == bisect_right(starts, shown.time + 1 / (8 * fps)) else None, shown
 
 
 def _change(before: video.Frame, after: video.Frame) -> float:

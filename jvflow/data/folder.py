@@ -6,12 +6,10 @@ frames left over at the end of a shot are dropped, and counted in the report. Al
 (`jvflow.data.splits`).
 """
 
-import json
 import logging
-import math
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,39 +17,20 @@ from pathlib import Path
 import numpy as np
 
 from jvflow.data import captions as texts
-from jvflow.data import clip_length, copies, cuts, records, splits, video
+from jvflow.data import clip_length, copies, cuts, listing, one_video, records, splits, video
 from jvflow.data.clip_length import Cutting
 from jvflow.data.dataset_key import FileHashes
+from jvflow.data.listing import find_videos
 from jvflow.data.records import Clip
-from jvflow.files import check_room, write_text
+from jvflow.files import check_room
 
 LOG = logging.getLogger(__name__)
-VERSION = 4
+VERSION = 5
 """Increased when the same files and settings give other clips than before."""
 SPLIT_BY_VIDEO = 4
 """The first version that keeps all clips of a video in one split."""
 MIN_RATE = 0.99
 """Smallest ratio of a video's frame rate to its clips' (23.976 to 24 is enough). Below, clips would repeat frames."""
-
-
-def find_videos(folder: str | os.PathLike) -> list[Path]:
-    """Returns the videos below `folder`, sorted; hidden ones are left out.
-
-    A folder that directly holds images, and no video file, is one video.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts)
-    visible = [path for path in (folder, *folder.rglob("*")) if not hidden(path)]
-    files = [path for path in visible if path.suffix.lower() in video.VIDEO_SUFFIXES and path.is_file()]
-    with_files = {path.parent for path in files}
-    found = files + [path for path in visible if path.is_dir() and path not in with_files and video.images_in(path)]
-    if not found:
-        kinds = (video.VIDEO_SUFFIXES, video.IMAGE_SUFFIXES)
-        files, images = (", ".join(suffix[1:] for suffix in suffixes) for suffixes in kinds)
-        raise ValueError(f"no video files ({files}) and no folders of images ({images}) in {folder}")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def clips(
@@ -62,16 +41,17 @@ def clips(
     A video that does not decode is skipped; one that stops decoding later keeps the clips before that point.
 
     Args:
-      folder: searched recursively, see `find_videos`.
+      folder: searched recursively, see `jvflow.data.listing`.
       captions: a table of captions, see `jvflow.data.captions`.
-      report: called after each video with a dict: file, bytes, frames (after resampling), shots, clips, dropped
-        (frames in no clip), error (None, or why decoding stopped).
+      report: called after each video with a dict: file, status and reason (see `_judge`), bytes, frames (after
+        resampling), shots, clips, dropped (frames in no clip), damaged (frames), damaged_clips (left out because they
+        contain such frames), error (None, or why frames are missing).
       **cutting: the fields of `Cutting`.
     """
     cutting = Cutting(**cutting)
     folder, found = Path(folder), find_videos(folder)
     table = _table(folder, found, captions, LOG.info)
-    items = (item for path in found for item in _cut_video(folder, path, table, cutting))
+    items = (item for path in found for item in one_video.cut_video(folder, path, table, cutting))
     return _split_reports(items, report or (lambda entry: None))
 
 
@@ -89,7 +69,7 @@ def _table(folder: Path, found: list[Path], path: str, log: Callable[[str], None
     if file is None:
         return {}
     table = texts.read_table(file)
-    unknown = sorted(set(table) - {_name(folder, path) for path in found})
+    unknown = sorted(set(table) - {one_video.name_of(folder, path) for path in found})
     if unknown:
         some = ", ".join(unknown[:3])
         message = f"{file} names videos that are not in {folder} ({len(unknown)} of {len(table)}): {some}"
@@ -97,58 +77,6 @@ def _table(folder: Path, found: list[Path], path: str, log: Callable[[str], None
             raise ValueError(f"{message}; {texts.NAME} is the path below that folder, suffix included")
         log(message)
     return table
-
-
-def _name(folder: Path, path: Path) -> str:
-    return path.relative_to(folder).as_posix()
-
-
-def _cut_video(
-    folder: Path, path: Path, table: dict, cutting: Cutting, starts: Sequence[float] | None = None
-) -> Iterator[Clip | dict]:
-    """Yields the clips of one video, then its report; `starts` are those of its shots if they are known."""
-    name = _name(folder, path)
-    size = sum(file.stat().st_size for file in _files(path))
-    entry = dict(file=name, bytes=size, frames=0, shots=0, clips=0, dropped=0, error=None)
-    try:
-        yield from _cut(path, entry, _caption(path, name, table), cutting, starts)
-    except ValueError as reason:
-        entry["error"] = str(reason)
-    yield entry
-
-
-def _files(path: Path) -> list[Path]:
-    """Returns the files of a video: the file itself, or its images in order."""
-    return video.ImageFolder(path, 0.0).files() if path.is_dir() else [path]
-
-
-def _source(path: Path, cutting: Cutting) -> Path | video.ImageFolder:
-    return video.ImageFolder(path, cutting.image_fps) if path.is_dir() else path
-
-
-def _caption(path: Path, name: str, table: dict[str, texts.Row]) -> str:
-    caption = table[name].caption if name in table else None
-    return texts.read_text_file(path) if caption is None else caption
-
-
-def _cut(path: Path, entry: dict, caption: str, cutting: Cutting, starts: Sequence[float] | None) -> Iterator[Clip]:
-    """Yields the clips of one video, and counts frames, shots and clips in `entry`."""
-    frames, fps, stride = cutting.frames, cutting.fps, cutting.stride
-    current, length = None, 0  # the shot, and how many frames of it were read
-    window = deque(maxlen=frames)
-    for number, (shot, frame) in enumerate(cuts.shots(_source(path, cutting), fps, starts)):
-        entry["frames"] += 1
-        entry["dropped"] += 1
-        length = length + 1 if shot == current else 1
-        current = shot
-        if shot is None:
-            continue
-        entry["shots"] = shot + 1
-        window.append(video.resize(frame, cutting.size, cutting.fit))
-        if length >= frames and (length - frames) % stride == 0:
-            yield Clip(np.stack(window), fps, (number + 1 - frames) / fps, caption, entry["file"])
-            entry["clips"] += 1
-            entry["dropped"] -= frames if length == frames else min(stride, frames)
 
 
 def settings(
@@ -174,9 +102,10 @@ def settings(
     given = _given(folder, found, table)
     sources = {}
     for path in found:
-        name = _name(folder, path)
+        name = one_video.name_of(folder, path)
         with suppress(ValueError):  # `_cut_video` reports a caption that cannot be read
-            sources[name] = dict(sha256=hashes(_files(path)), caption=_caption(path, name, table))
+            caption = one_video.caption_of(path, name, table)
+            sources[name] = dict(sha256=hashes(one_video.files_of(path)), caption=caption)
             sources[name] |= dict(split=given[name]) if name in given else {}
     splits.check_copies(_copies(sources, {}), given)
     return dict(
@@ -190,7 +119,8 @@ def settings(
 
 
 def _given(folder: Path, found: list[Path], table: dict[str, texts.Row]) -> dict[str, str]:
-    return splits.given([_name(folder, path) for path in found], {name: row.split for name, row in table.items()})
+    names = [one_video.name_of(folder, path) for path in found]
+    return splits.given(names, {name: row.split for name, row in table.items()})
 
 
 def _copies(sources: Mapping[str, dict], scans: Mapping[str, cuts.Scan]) -> list[list[str]]:
@@ -200,7 +130,7 @@ def _copies(sources: Mapping[str, dict], scans: Mapping[str, cuts.Scan]) -> list
 
 
 def max_clips(folder: str | os.PathLike, **cutting) -> int:
-    """Returns an upper bound on the number of clips of a folder, from the lengths that its videos declare.
+    """Returns an upper bound on the number of clips of a folder, from the presentation times in its videos.
 
     Raises:
       ValueError: if a video that is long enough for a clip has fewer frames per second than the clips (`MIN_RATE`).
@@ -212,27 +142,26 @@ def _declared(folder: Path, cutting: Cutting) -> tuple[int, Cutting]:
     """Returns the number of clips and the cutting that suit the lengths that the videos declare; see `max_clips`."""
     lengths, rates, slow = [], [], []
     for path in find_videos(folder):
-        images = path.is_dir()
         try:
-            if images:
-                rate, seconds = cutting.image_fps, len(_files(path)) / (cutting.image_fps or math.inf)
-            else:
-                rate, seconds = video.declared_fps_and_seconds(path)
+            length = video.measure(one_video.source_of(path, cutting))
         except ValueError:  # `clips` reports files that do not decode
             continue
-        lengths.append(math.ceil(seconds * cutting.fps))
-        rates.append((rate, f"{_name(folder, path)} {rate:.4g}" + " (config.data.image_fps)" * images))
+        lengths.append(length.most_frames(video.exact_rate(cutting.fps)))
+        rates.append((length, one_video.name_of(folder, path) + f" {length.fps:.4g}", path.is_dir()))
     cutting = clip_length.fit(cutting, lengths)
-    slow = [
-        rate for rate, frames in zip(rates, lengths) if frames >= cutting.frames and rate[0] < MIN_RATE * cutting.fps
-    ]
+    for length, name, images in rates:
+        long_enough = length.seconds * video.exact_rate(cutting.fps) > cutting.frames - 1
+        if long_enough and length.fps < MIN_RATE * cutting.fps:
+            slow.append((length.fps, name + " (config.data.image_fps)" * images))
     if slow:
         raise ValueError(
             f"{len(slow)} videos in {folder} have fewer frames per second than config.data.fps={cutting.fps}, "
             f"so clips would repeat frames: {splits.some([name for _, name in sorted(slow)])}: "
             f"use --config.data.fps={min(slow)[0]:.4g}, or remove them from the folder"
         )
-    return sum(map(cutting.clips, lengths)), cutting
+    # strides above the length leave frames out, so that parts of a video may give more clips than the whole
+    most = cutting.clips if cutting.stride <= cutting.frames else lambda length: length // cutting.frames
+    return sum(map(most, lengths)), cutting
 
 
 def build(
@@ -273,12 +202,12 @@ def build(
     need = 2 * count * cutting.bytes - records.bytes_written(directory)
     pixels = f"{cutting.frames} x {' x '.join(map(str, cutting.size))}"
     check_room(directory, need, f"{count} clips of {pixels}, twice while they are cut,")
-    table = _table(folder, found, captions, log)
+    table, others = _table(folder, found, captions, log), listing.list_folder(folder).others
     unfinished = records.Build(directory, wanted)
     decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
     try:
-        names = [_name(folder, path) for path in found]
-        scans = [cuts.scan_once(decoded[number], _source(path, asked)) for number, path in enumerate(found)]
+        names = [one_video.name_of(folder, path) for path in found]
+        scans = [cuts.scan_once(decoded[number], one_video.source_of(path, asked)) for number, path in enumerate(found)]
         longest = {name: max(scan.lengths(asked.fps), default=0) for name, scan in zip(names, scans)}
         longest = {name: frames for name, frames in longest.items() if frames}
         cutting = clip_length.fit(asked, list(longest.values()))
@@ -286,12 +215,12 @@ def build(
         given = splits.spread(groups, _given(folder, found, table))
         entries, kept = [], []  # kept: for each clip the number of its video, its place there, source, start, caption
         for number, path in enumerate(found):
-            entry, cut = _decode_once(decoded[number], folder, path, table, cutting, scans[number].starts)
-            end = f"; stopped: {entry['error']}" if entry["error"] else ""
-            counts = f"{entry['clips']} clips of {entry['shots']} shots, {entry['dropped']} frames dropped"
-            log(f"{entry['file']}: {counts}{end}")
+            entry, cut = one_video.decode_once(decoded[number], folder, path, table, cutting, scans[number].starts)
+            log(one_video.line(entry))
             entries.append(entry)
             kept += [(number, place, *named) for place, named in enumerate(cut)]
+        for line in listing.summary(others):
+            log(line)
         if not kept:
             _raise_no_clip(folder, entries, cutting)
         chosen = splits.assign(entries, groups, given, test_fraction=test_fraction, seed=seed)
@@ -307,7 +236,7 @@ def build(
             clips = [clip for clip in kept if chosen[clip[2]] == split]
             return records.LazyClips(len(clips), lambda i: read(*clips[i]))
 
-        report = dict(folder=str(folder), files=entries, notes=notes)
+        report = dict(folder=str(folder), files=entries, others=others, notes=notes)
         order = {split: lazy(split) for split in ("train", "val", "test")}
         unfinished.write(order, settings=wanted, report=lambda sums: report)
     except ValueError:
@@ -317,28 +246,6 @@ def build(
     counts = [f"{number} clips of {videos[split]} videos in {split}" for split, number in manifest["splits"].items()]
     log(f"{directory}: {', '.join(counts)}")
     return manifest
-
-
-def _decode_once(
-    file: Path, folder: Path, path: Path, table: dict, cutting: Cutting, starts: Sequence[float]
-) -> tuple[dict, list]:
-    """Returns the report of one video, and (source, start, caption) of each clip; writes the pixels to `file`.clips.
-
-    The report is written last: if it is there, an interrupted build has decoded this video.
-    """
-    report = file.with_suffix(".json")
-    if not report.is_file():
-        cut = []
-        with open(file.with_suffix(".clips"), "wb") as pixels:
-            for item in _cut_video(folder, path, table, cutting, starts):
-                if isinstance(item, dict):
-                    entry = item
-                else:
-                    pixels.write(item.video)
-                    cut.append((item.source, item.start, item.caption))
-        write_text(report, json.dumps([entry, cut]))
-    entry, cut = json.loads(report.read_text("utf-8"))
-    return entry, cut
 
 
 def _raise_no_clip(folder: Path, entries: list[dict], cutting: Cutting) -> None:

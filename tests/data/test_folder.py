@@ -104,7 +104,7 @@ def test_build(mixed, tmp_path):
     kept = {entry["file"]: entry["clips"] for entry in report["files"]}
     assert kept == {"a/deep.MP4": 5, "b.mp4": 7, "corrupt.mp4": 0, "short.mp4": 0}
     assert [entry["split"] is None for entry in report["files"]] == [False, False, True, True]
-    assert len(lines) == 5 and "corrupt.mp4: 0 clips" in lines[2] and "not decode" in lines[2]
+    assert len(lines) == 8 and "corrupt.mp4: 0 clips" in lines[2] and "not decode" in lines[2]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
     expected = list(folder.clips(mixed, **SHAPE, stride=1))
