@@ -208,7 +208,7 @@ def test_images_without_a_rate_are_skipped_and_named(tmp_path):
         folder.build(tmp_path / "in", tmp_path / "other", **SHAPE, image_fps=-1)
 
 
-def test_a_broken_image_ends_its_video(tmp_path):
+def test_a_broken_image_leaves_out_its_clips(tmp_path):
     write_images(tmp_path / "walk", 8)
     (tmp_path / "walk" / "frame_6.png").write_bytes(b"nothing")
     entries = []

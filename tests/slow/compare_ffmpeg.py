@@ -51,9 +51,9 @@ def cases(folder: Path) -> dict[str, tuple[Path, list[str]]]:
         for full in (False, True):
             for pix_fmt in ("yuv420p", "yuv420p10le"):
                 add(f"colours_{colours}_{full}_{pix_fmt}", colours=colours, full=full, pix_fmt=pix_fmt)
-    add("untagged_hd", ["scale=in_color_matrix=bt709:in_range=tv"], tags=False, colours=1, size=(720, 1280), count=3)
-    add("untagged_sd", ["scale=in_color_matrix=bt601:in_range=tv"], tags=False)
-    add("untagged_pal", ["scale=in_color_matrix=bt601:in_range=tv"], tags=False, size=(576, 720), count=3)
+    add("untagged_hd", ["setparams=colorspace=bt709:range=tv"], tags=False, colours=1, size=(720, 1280), count=3)
+    add("untagged_sd", ["setparams=colorspace=smpte170m:range=tv"], tags=False)
+    add("untagged_pal", ["setparams=colorspace=smpte170m:range=tv"], tags=False, size=(576, 720), count=3)
     for order in ("tff", "bff"):
         add(f"interlaced_{order}", [DEINTERLACE], interlaced=True, options={"crf": "1", "x264-params": f"{order}=1"})
     mpeg2 = {"b": "9000000", "flags": "+ildct+ilme"}
