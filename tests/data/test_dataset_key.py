@@ -338,7 +338,7 @@ def test_videos_slower_than_clips_are_refused_by_name(videos, tmp_path):
     write(videos / "short.mp4", 1)
     refused = (
         r"3 videos in .* fewer frames per second than config.data.fps=12.0, .*: a.mp4 10, deep/b.mp4 10, "
-        r"walk 10 \(config.data.image_fps\): use --config.data.fps=10, or take"
+        r"walk 10 \(config.data.image_fps\): use --config.data.fps=10, or remove"
     )
     for make in (
         lambda config: dataset.prepare(config.data, tmp_path / "run"),
