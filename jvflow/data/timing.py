@@ -163,12 +163,12 @@ def measure(pictures: Iterable[Interval]) -> Length:
     lengths, seconds, part = [], Fraction(0), -1
     for picture in pictures:
         seconds += picture.end - picture.start
-        lengths.append(float(picture.end - picture.start))
+        lengths.append(picture.end - picture.start)
         part = picture.part
     cut = len(lengths) // 20
     typical = sorted(lengths)[cut : len(lengths) - cut]
-    fps = len(typical) / sum(typical) if sum(typical) else 0.0
-    return Length(len(lengths), seconds, part + 1, fps)
+    total = sum(typical)
+    return Length(len(lengths), seconds, part + 1, float(len(typical) / total) if total else 0.0)
 
 
 def exact_rate(fps: float | int) -> Fraction:
