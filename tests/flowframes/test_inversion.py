@@ -16,7 +16,7 @@ from jvflow.networks import as_field
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.training.loop import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 
 def quiet(name, folder, **data):

@@ -17,6 +17,7 @@ from jvflow.training.sharded import check_mesh, init_and_abstract_state
 from jvflow.training.step import split_microbatches, train_step
 
 
+@pytest.mark.integration
 def test_eight_devices_equal_one_in_microbatches_with_split_tokens():
     """Compares losses of AdamW and parameters of SGD; .ci/run checks all meshes and papers."""
     config_flag("biflow/procedural.py")  # skips the test without this paper
