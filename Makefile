@@ -1,5 +1,5 @@
 # make demo        trains and compares the three methods of Bi-flow in out/demo: about 8 minutes on a laptop
-# make test        installs the test dependencies and runs the tests: at most 12 minutes on two idle cores
+# make test        installs the test dependencies and runs the tests; the aim is 12 minutes on two idle cores
 # make check-all   runs all slower checks, and records their results in benchmarks/results/checks.json
 #                  (make check-wheel, for example, runs one of them)
 

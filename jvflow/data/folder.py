@@ -103,7 +103,7 @@ def settings(
     sources = {}
     for path in found:
         name = one_video.name_of(folder, path)
-        with suppress(ValueError):  # `_cut_video` reports a caption that cannot be read
+        with suppress(ValueError):  # `cut_video` reports a caption that cannot be read
             caption = one_video.caption_of(path, name, table)
             sources[name] = dict(sha256=hashes(one_video.files_of(path)), caption=caption)
             sources[name] |= dict(split=given[name]) if name in given else {}
