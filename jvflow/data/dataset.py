@@ -18,6 +18,8 @@ from jvflow.files import check_room
 
 LOG = logging.getLogger(__name__)
 PROCEDURAL = "procedural:"
+LATER = dict(slow="skip", splits="")
+"""Entries that records of earlier versions do not have, with the values that change nothing."""
 TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
 
 
@@ -99,10 +101,11 @@ def settings(data, workdir) -> dict:
 
 def unread(data) -> tuple[str, ...]:
     """Returns the keys of `config.data` that its kind of data does not read."""
-    cutting = ("stride", "min_frames", "test_fraction", "captions")
+    cutting = ("stride", "min_frames", "test_fraction", "captions", *LATER)
     if data.path.startswith(PROCEDURAL):
         return cutting
-    return ("clips", *cutting) if is_built(data.path) else ("clips",)
+    unused = [name for name, value in LATER.items() if data.get(name, value) == value]
+    return ("clips", *(cutting if is_built(data.path) else unused))
 
 
 def is_built(path: str) -> bool:
@@ -123,7 +126,7 @@ def max_clips(data) -> int:
         return data.clips.train + data.clips.test
     if is_built(data.path):
         return sum(records.manifest(data.path)["splits"].values())
-    return folder.max_clips(data.path, **_cut_options(data))
+    return folder.max_clips(data.path, split_by=data.get("splits", LATER["splits"]), **_cut_options(data))
 
 
 def _cut_options(data) -> dict:
@@ -134,12 +137,14 @@ def _cut_options(data) -> dict:
         fit=data.fit,
         stride=data.stride,
         min_frames=data.min_frames,
+        slow=data.get("slow", LATER["slow"]),
         image_fps=data.image_fps,
     )
 
 
 def _split_options(data) -> dict:
-    return dict(captions=data.captions, test_fraction=data.test_fraction, seed=data.seed)
+    split_by = data.get("splits", LATER["splits"])
+    return dict(captions=data.captions, split_by=split_by, test_fraction=data.test_fraction, seed=data.seed)
 
 
 def _cache(data, workdir) -> Path:

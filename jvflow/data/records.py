@@ -3,7 +3,7 @@
     directory/
       clips-train.array_record-00000-of-00002, ...    one `tf.train.Example` for each clip
       dataset_info.json, features.json                read by `tfds.builder_from_directory`
-      manifest.json                                   key, settings, clips per split, shape of a clip
+      manifest.json                                   key, clips and videos per split, shape of a clip, settings
       report.json                                     size in bytes, and a report on the build
 
 A clip is a `Clip`, or a dict of named columns: arrays, numbers and strings (such as the latents of
@@ -58,7 +58,11 @@ def is_dataset(directory: str | os.PathLike) -> bool:
 
 
 def manifest(directory: str | os.PathLike) -> dict:
-    """Returns `{"key": dataset_key(settings), "settings": ..., "splits": {name: clips}, "shape": [f, h, w, 3]}`."""
+    """Returns the manifest of a data set.
+
+    It is `{"key": dataset_key(settings), "splits": {split: clips}, "shape": [f, h, w, 3], "settings": ...}`. A data set
+    of videos also has `"videos": {split: {video: clips}}`.
+    """
     if not is_dataset(directory):
         raise ValueError(f"{directory} is not a data set: it has no {MANIFEST}; build it first")
     return json.loads((Path(directory) / MANIFEST).read_text("utf-8"))
@@ -129,6 +133,7 @@ class Build:
         shard_bytes: int | None = None,
         measure: Callable[[dict], dict[str, Real]] = lambda clip: {},
         report: Callable[[dict[str, float]], dict] = lambda sums: {},
+        videos: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         """Writes every split and renames the result to the directory, which must not hold a data set.
 
@@ -144,6 +149,7 @@ class Build:
             are costly to make: an interruption loses at most one shard.
           measure: returns numbers for a clip's columns; they are summed over all clips.
           report: returns the content of `REPORT` from those sums.
+          videos: the number of clips of each video, for the manifest: {split: {video: clips}}.
         """
         try:
             check_free(self._directory)
@@ -151,8 +157,8 @@ class Build:
             counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measure)
             size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
             self._write_json(REPORT, {"bytes": size, **report(sums)})
-            content = {"key": dataset_key(settings), "settings": settings, "splits": counts, "shape": list(shape)}
-            self._write_json(MANIFEST, content)
+            content = {"key": dataset_key(settings), "splits": counts, "shape": list(shape)}
+            self._write_json(MANIFEST, content | ({"videos": videos} if videos else {}) | {"settings": settings})
             shutil.rmtree(self.scratch)
             (self._partial / IDENTITY).unlink()
             self._partial.replace(self._directory)
