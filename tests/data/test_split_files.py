@@ -209,3 +209,14 @@ def test_equal_files_in_two_split_files_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"equal files are in different splits: a.mp4 \(train\), b.mp4 \(test\)"):
         folder.build(tmp_path / "in", tmp_path / "out", split_by="splits.csv", **SHAPE, **QUIET)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_run_records_split_files_only_if_there_are_some(tmp_path):
+    """Checks that runs of folders, which began before there were split files, continue."""
+    config = debug_config(tmp_path)
+    config.data.path = str(tmp_path)
+    assert {"splits", "slow"} <= set(dataset.unread(config.data))
+    config.data.update(splits="train=a.txt", slow="error")
+    assert not {"splits", "slow"} & set(dataset.unread(config.data))
+    config.data.path = "procedural:comets"
+    assert {"splits", "slow"} <= set(dataset.unread(config.data))
