@@ -53,6 +53,7 @@ from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
 from jvflow.flow.times import TimeDensity
 from jvflow.flowframes import inversion
 from jvflow.flowframes.evaluate import evaluate, preview
+from jvflow.flowframes.rules import RULES
 from jvflow.flowframes.sample import ChunkSampler, make_solver, sample, sampling_program, with_observed
 from jvflow.method import Method
 
@@ -290,5 +291,6 @@ METHOD = Method(
     encode=_encode,
     check_data=inversion.check_data,
     unread=_unread,
+    rules=RULES,
     pretrained_config=_pretrained_config,
 )
