@@ -14,7 +14,7 @@ from jvflow.parallel.mesh import local_mesh
 from jvflow.run import Run
 from jvflow.training.config_check import check_config
 from jvflow.training.loop import train
-from jvflow.training.rules import COUNT, RATE, SEED, check, optional
+from jvflow.training.rules import COUNT, RATE, SEED, check
 from jvflow.training.workdir import Workdir, override
 
 
@@ -44,9 +44,8 @@ def sample(
     Returns:
       The content of `samples.json`.
     """
-    counts = {"--count": count, "--frames": length, "--observed": observed}
-    values = [(name, value, optional(COUNT)) for name, value in counts.items()]
-    check([*values, ("--seed", seed, SEED), ("--fps", fps, optional(RATE))])
+    counts = [("--count", count, COUNT), ("--frames", length, COUNT), ("--observed", observed, COUNT)]
+    check(each for each in [*counts, ("--seed", seed, SEED), ("--fps", fps, RATE)] if each[1] is not None)
     run = loading.load(workdir, step=step, ema=ema, sampling=sampling)
     request = SampleRequest(
         data=cache(lambda: loading.run_dataset(run)),
@@ -98,6 +97,8 @@ def encode(config, out) -> tuple[dict, str]:
 
 def compare(workdirs: Sequence, out, **options) -> dict:
     """Compares trained runs of one paper in the folder `out`; `options` are those of the paper's comparison."""
+    if not workdirs:
+        raise ValueError("--workdirs is empty: give the workdirs of trained runs, one or more")
     configs = {str(path): Workdir.read(path)[1] for path in workdirs}
     method = method_of(next(iter(configs.values())))
     with jax.set_mesh(local_mesh()):

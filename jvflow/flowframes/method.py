@@ -179,6 +179,11 @@ def assemble(config, codec, encoder) -> dict:
     encoded = {length: codec.latent_shape((length, *config.data.size)) for length in lengths}
     sizes = dict(coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
     network = build_network(config, list(encoded.values()), encoder, unchanged, **sizes)
+    try:
+        for length in config.evaluate.frames:
+            networks.check(network, codec.latent_shape((length, *config.data.size)))
+    except ValueError as error:  # before training, not after it
+        raise ValueError(f"config.evaluate.frames: {error}") from None
 
     def window(length: int) -> Window:
         latent_frames = encoded[length][0] if codec.frames_per_latent > 1 else 0  # 0: each frame is encoded by itself

@@ -7,7 +7,7 @@ written.
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 
@@ -122,7 +122,7 @@ RULES: Mapping[str, Rule] = {
     "network.head": COUNT,
     "network.hidden": COUNT,
     "network.patch": PATCH,
-    "network.mlp_ratio": POSITIVE,
+    "network.mlp_ratio": real(0.25, 1000),
     "network.time_scale": POSITIVE,
     "network.dtype": DTYPE,
     "network.scan": BOOLEAN,
@@ -146,6 +146,8 @@ NETWORK_CONFIGS = dict(dit="DiTConfig", unet="UNetFieldConfig", ltx="LTXConfig",
 """The class in the module of each network whose fields are the entries of `config.network`."""
 GIVEN = {"channels", "context", "coordinates", "velocities", "text_width", "outputs", "captions", "remat"}
 """Fields of these classes that the experiment determines."""
+ROTATES_PAIRS = ("ltx", "wan")
+"""Networks that rotate pairs of channels of a head."""
 
 
 def check_config(config) -> None:
@@ -158,7 +160,7 @@ def check_config(config) -> None:
     own = method_of(config).rules
     rules = {**RULES, **own.entries}
     refuse(_wrong_values(tree, rules, tree["objective"]))
-    refuse([*_misfits(tree), *_present(own.contradictions(tree))])
+    refuse([*_present(_misfits(tree)), *_present(own.contradictions(tree))])
 
 
 def check_overrides(config, section: str, entries: Mapping) -> None:
@@ -222,9 +224,11 @@ def _misfits(config: dict) -> Iterator[str]:
                 f"config.network.name is {name!r}, a network that {' and '.join(differences)}: start from a config "
                 "that has this network"
             )
+        if name in ROTATES_PAIRS and config["network"]["head"] % 2:
+            yield f"config.network.head is {config['network']['head']}: use an even number for the network {name}"
 
 
-def _present(sentences: Iterator[str]) -> Iterator[str]:
+def _present(sentences: Iterable[str]) -> Iterator[str]:
     """Yields sentences until one needs an entry that the config lacks."""
     with suppress(KeyError):
         yield from sentences
