@@ -14,7 +14,7 @@ from jvflow.parallel.mesh import local_mesh
 from jvflow.run import Run
 from jvflow.training.config_check import check_config
 from jvflow.training.loop import train
-from jvflow.training.rules import COUNT, RATE, SEED, check
+from jvflow.training.rules import COUNT, NAME, RATE, SEED, check
 from jvflow.training.workdir import Workdir, override
 
 
@@ -44,8 +44,9 @@ def sample(
     Returns:
       The content of `samples.json`.
     """
-    counts = [("--count", count, COUNT), ("--frames", length, COUNT), ("--observed", observed, COUNT)]
-    check(each for each in [*counts, ("--seed", seed, SEED), ("--fps", fps, RATE)] if each[1] is not None)
+    values = [("--count", count, COUNT), ("--frames", length, COUNT), ("--observed", observed, COUNT)]
+    values += [("--seed", seed, SEED), ("--fps", fps, RATE), ("--first_frame", first_frame and str(first_frame), NAME)]
+    check(each for each in values if each[1] is not None)
     run = loading.load(workdir, step=step, ema=ema, sampling=sampling)
     request = SampleRequest(
         data=cache(lambda: loading.run_dataset(run)),

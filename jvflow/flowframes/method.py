@@ -179,11 +179,6 @@ def assemble(config, codec, encoder) -> dict:
     encoded = {length: codec.latent_shape((length, *config.data.size)) for length in lengths}
     sizes = dict(coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
     network = build_network(config, list(encoded.values()), encoder, unchanged, **sizes)
-    try:
-        for length in config.evaluate.frames:
-            networks.check(network, codec.latent_shape((length, *config.data.size)))
-    except ValueError as error:  # before training, not after it
-        raise ValueError(f"config.evaluate.frames: {error}") from None
 
     def window(length: int) -> Window:
         latent_frames = encoded[length][0] if codec.frames_per_latent > 1 else 0  # 0: each frame is encoded by itself
@@ -275,6 +270,16 @@ def _encode(config, directory, load_model: Callable) -> tuple[dict, str]:
     return inversion.prepare(config, directory, load_model), "the chunks of every length are inverted too"
 
 
+def _check_data(config, experiment, data, checksum: str | None) -> None:
+    """Raises ValueError if an evaluation cannot predict chunks, or training lacks inversions, see `Method`."""
+    try:
+        for length in config.evaluate.frames:
+            networks.check(experiment.network, experiment.codec.latent_shape((length, *config.data.size)))
+    except ValueError as error:
+        raise ValueError(f"config.evaluate.frames is {tuple(config.evaluate.frames)}: {error}") from None
+    inversion.check_data(config, experiment, data, checksum)
+
+
 def _unread(config) -> tuple[str, ...]:
     follows, inverts = config.objective != "text_to_video", uses_inversion(config)
     settings = ("coin", "std", "max_error", *inversion.OPTIONS)
@@ -294,7 +299,7 @@ METHOD = Method(
     sampling_program=sampling_program,
     video_codecs=True,
     encode=_encode,
-    check_data=inversion.check_data,
+    check_data=_check_data,
     unread=_unread,
     rules=RULES,
     pretrained_config=_pretrained_config,

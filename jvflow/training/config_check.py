@@ -7,6 +7,7 @@ written.
 
 import dataclasses
 import difflib
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -189,7 +190,7 @@ def _wrong_values(tree: Mapping, rules: Mapping[str, Rule], objective: str, pref
             yield from _wrong_values(value, rules, objective, f"{path}.")
         elif inside:
             names = ", ".join(known.removeprefix(f"{path}.") for known in inside)
-            yield f"config.{path} is {value!r}: use a dict with the entries {names}"
+            yield f"config.{path} is {reprlib.repr(value)}: use a dict with the entries {names}"
         else:
             near = difflib.get_close_matches(path, rules, n=1)
             yield f"config.{path} is unknown: " + (f"did you mean config.{near[0]}?" if near else "remove it")
