@@ -12,7 +12,9 @@ from jvflow.experiment import method_of
 from jvflow.method import SampleRequest
 from jvflow.parallel.mesh import local_mesh
 from jvflow.run import Run
+from jvflow.training.config_check import check_config
 from jvflow.training.loop import train
+from jvflow.training.rules import COUNT, NAME, RATE, SEED, check
 from jvflow.training.workdir import Workdir, override
 
 
@@ -42,9 +44,9 @@ def sample(
     Returns:
       The content of `samples.json`.
     """
-    for name, value in dict(count=count, frames=length).items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    values = [("--count", count, COUNT), ("--frames", length, COUNT), ("--observed", observed, COUNT)]
+    values += [("--seed", seed, SEED), ("--fps", fps, RATE), ("--first_frame", first_frame and str(first_frame), NAME)]
+    check(each for each in values if each[1] is not None)
     run = loading.load(workdir, step=step, ema=ema, sampling=sampling)
     request = SampleRequest(
         data=cache(lambda: loading.run_dataset(run)),
@@ -90,11 +92,14 @@ def evaluate_run(run: Run, data: Path) -> dict:
 
 def encode(config, out) -> tuple[dict, str]:
     """Encodes the data set of a config into `out`, for training in latents; returns its manifest and a note."""
+    check_config(config)
     return method_of(config).encode(config, out, loading.load_model)
 
 
 def compare(workdirs: Sequence, out, **options) -> dict:
     """Compares trained runs of one paper in the folder `out`; `options` are those of the paper's comparison."""
+    if not workdirs:
+        raise ValueError("--workdirs is empty: give the workdirs of trained runs, one or more")
     configs = {str(path): Workdir.read(path)[1] for path in workdirs}
     method = method_of(next(iter(configs.values())))
     with jax.set_mesh(local_mesh()):
@@ -108,6 +113,7 @@ def demo(config, out, *, command: str) -> dict:
 
 def load_with_data(workdir, sampling=None, overrides=None, **options) -> tuple[Run, Path]:
     """Returns a run with other entries of `config.sample` and `config.evaluate`, and the folder of its data set."""
+    override(Workdir.read(workdir)[1], "evaluate", overrides or {})  # raises before the run is loaded
     run = loading.load(workdir, sampling=sampling, **options)
     override(run.config, "evaluate", overrides or {})
     return replace(run, asked=tuple(overrides or ())), loading.run_dataset(run)

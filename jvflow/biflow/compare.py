@@ -18,6 +18,7 @@ from pathlib import Path
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
 from jvflow.files import write_text
 from jvflow.report import html
+from jvflow.training.rules import NOT_NEGATIVE, check, many
 
 LOG = logging.getLogger(__name__)
 SOLVERS = {
@@ -57,8 +58,15 @@ def compare(
       The content of `compare.json`: `controls`, and `results`, a list of figures with their protocols.
 
     Raises:
-      ValueError: if the runs differ in data or protocol, which makes their figures not comparable.
+      ValueError: if the runs differ in data or protocol, which makes their figures not comparable; or if a noise level
+        or a gain is not allowed.
     """
+    levels = many(NOT_NEGATIVE, "numbers of 0 or more, such as 0,0.1,0.2")
+    check([("--epsilon", list(epsilons), levels), ("--gain", list(gains), levels)])
+    if not any(epsilons):
+        if any(gains):
+            LOG.warning("warning: no gain is evaluated, because it needs a noise level (--epsilon) above 0")
+        gains = ()
     _check(configs)
     file = Path(out) / "compare.json"
     before = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
@@ -115,7 +123,7 @@ def _evaluations(configs: Mapping, epsilons, gains):
         joint = SOLVERS["equal accuracy"] | dict(curve="joint")
         for epsilon in epsilons:
             yield "biflow", "epsilon", path, joint | dict(epsilon=float(epsilon), gain=0.0)
-        for gain in gains if epsilons else ():
+        for gain in gains:
             yield "biflow", "gain", path, joint | dict(epsilon=float(max(epsilons)), gain=float(gain))
         if config.context.frames == 1:
             yield "biflow", "backward", path, SOLVERS["equal accuracy"] | dict(curve="backward")

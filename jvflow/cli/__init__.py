@@ -53,6 +53,16 @@ def parse_overrides(flag: flags.FlagHolder, example: str) -> dict:
     return entries
 
 
+def parse_numbers(flag: flags.FlagHolder) -> list[float]:
+    """Returns the numbers of a flag that lists them; raises ValueError if an entry is no number."""
+    try:
+        return [float(text) for text in flag.value]
+    except ValueError as error:
+        raise ValueError(
+            f"--{flag.name}={','.join(flag.value)}: write numbers, such as {','.join(flag.default)}"
+        ) from error
+
+
 def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = None) -> None:
     """Parses the flags in `sys.argv` and runs `command()` as one process of its job.
 

@@ -38,6 +38,6 @@ def simulate_devices() -> None:
     """Sets JAX's environment: CPU only, with one simulated device for each GPU. Call it before the import of JAX."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     name, _, count = TOPOLOGY.value.partition(":")
-    if count.isdigit() and not name.startswith("v"):
+    if count.isdigit() and int(count) and not name.startswith("v"):
         given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={count}"

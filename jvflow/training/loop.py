@@ -34,11 +34,14 @@ from jvflow.parallel.checksums import tree_checksum
 from jvflow.report import videos
 from jvflow.run import Run, scalars
 from jvflow.training.checkpoint import Checkpoints
+from jvflow.training.config_check import check_config
 from jvflow.training.sharded import check_mesh, compiled_step, held_out_loss, init_and_abstract_state
 from jvflow.training.step import State, merge
 from jvflow.training.workdir import Metrics, Workdir, recorded
 
 LOG = logging.getLogger(__name__)
+UNLOGGED_STEPS = 100
+"""Steps between two writes of `metrics.jsonl` if config.run.log_every is 0."""
 
 
 class Stopped(Exception):
@@ -53,6 +56,7 @@ def train(config, workdir: str | Path) -> Workdir:
       FloatingPointError: if the loss is not finite; the message names the step.
       Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
+    check_config(config)
     experiment = assemble(config)
     config = recorded(config)
     run = config.run
@@ -145,13 +149,15 @@ def train(config, workdir: str | Path) -> Workdir:
                 state, values = step_fn(state, batch, key_steps, encoder_params)
             metrics.add(step, values)
             stopping = any_stop(stop.requested)  # read once: a later signal stops the next step
-            saving = step % run.checkpoint_every == 0 or step == config.train.steps or stopping
-            if step % run.log_every == 0 or saving:
-                loss = metrics.flush(behind=0 if saving else 1)  # before a save, all losses are checked and written
+            saving = _is_multiple(step, run.checkpoint_every) or step == config.train.steps or stopping
+            if _is_multiple(step, run.log_every or UNLOGGED_STEPS) or saving:
+                # before a save, all losses are checked and written
+                loss = metrics.flush(behind=0 if saving else 1, log=run.log_every > 0)
                 now = time.perf_counter()
-                metrics.scalar("steps_per_second", step, metrics.flushed / max(now - clock, 1e-9))
+                if run.log_every:
+                    metrics.scalar("steps_per_second", step, metrics.flushed / max(now - clock, 1e-9))
+                    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 clock = now
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
             if checks.validate(step, state):  # before the save, so that a resumed run has this line
                 clock = time.perf_counter()
@@ -203,6 +209,11 @@ def _free_encoders(experiment: Experiment) -> None:
     for model in (experiment.codec, experiment.text):
         if model and model.lazy:
             model.lazy.release()
+
+
+def _is_multiple(step: int, every: int) -> bool:
+    """Returns whether a step is a multiple of `every`; False if `every` is 0, which means never."""
+    return every > 0 and step % every == 0
 
 
 class _Checks:
@@ -258,7 +269,7 @@ class _Checks:
 
     def _due(self, step: int, every: int) -> bool:
         """Returns whether a task is due that runs every `every` steps and after the last one; never if `every` is 0."""
-        return every > 0 and (step % every == 0 or step == self._config.train.steps)
+        return _is_multiple(step, every) or step == self._config.train.steps and every > 0
 
 
 class _StopRequest:

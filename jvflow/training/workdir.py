@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from jvflow.data import dataset
 from jvflow.experiment import method_of
 from jvflow.files import write_text
+from jvflow.training.config_check import check_overrides
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,15 @@ def override(config: ConfigDict, section: str, entries: dict) -> None:
     """Replaces entries of `config[section]`, in place.
 
     Raises:
-      ValueError: if the section has no such name, or the value has another type.
+      ValueError: if the section has no such name, or the value is not allowed or has another type.
     """
     settings = config[section]
-    for name, value in entries.items():
+    for name in entries:
         if name not in settings:
             raise ValueError(f"config.{section} has no {name!r}: use one of {', '.join(sorted(settings))}")
+    if entries:
+        check_overrides(config, section, entries)
+    for name, value in entries.items():
         try:
             settings[name] = value
         except TypeError as error:
@@ -197,10 +201,11 @@ class Metrics:
         """Keeps the values of a step until the next flush."""
         self._pending.append((step, values))
 
-    def flush(self, behind: int = 0) -> float:
+    def flush(self, behind: int = 0, *, log: bool = True) -> float:
         """Writes the values that `add` kept, and returns the last loss.
 
-        Keeps the `behind` newest steps for the next flush, because the device still computes them.
+        Keeps the `behind` newest steps for the next flush, because the device still computes them. With `log`, writes
+        the last step to TensorBoard too.
 
         Raises:
           FloatingPointError: if a loss is not finite. Writes the steps before it.
@@ -215,7 +220,7 @@ class Metrics:
             lines.append(json.dumps({"step": step, **values}) + "\n")
             self._loss = values["loss"]
         self._append(self._file, lines)
-        for name, value in (values if lines and not bad else {}).items():
+        for name, value in (values if lines and log and not bad else {}).items():
             self.scalar(name, step, value)
         self.flushed, self._pending = ready, self._pending[ready:]
         if bad:
