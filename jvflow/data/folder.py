@@ -22,7 +22,7 @@ from jvflow.data.clip_length import Cutting
 from jvflow.data.dataset_key import FileHashes
 from jvflow.data.listing import find_videos
 from jvflow.data.records import Clip
-from jvflow.files import check_room
+from jvflow.files import check_room, readable
 
 LOG = logging.getLogger(__name__)
 VERSION = 5
@@ -68,8 +68,9 @@ def _table(folder: Path, found: list[Path], path: str, log: Callable[[str], None
     file = texts.find_table(folder, path)
     if file is None:
         return {}
-    table = texts.read_table(file)
-    unknown = sorted(set(table) - {one_video.name_of(folder, path) for path in found})
+    names = {listing.name_of(folder, path) for path in found}
+    table = texts.match(file, texts.read_table(file), names)
+    unknown = sorted(set(table) - names)
     if unknown:
         some = ", ".join(unknown[:3])
         message = f"{file} names videos that are not in {folder} ({len(unknown)} of {len(table)}): {some}"
@@ -102,7 +103,7 @@ def settings(
     given = _given(folder, found, table)
     sources = {}
     for path in found:
-        name = one_video.name_of(folder, path)
+        name = listing.name_of(folder, path)
         with suppress(ValueError):  # `cut_video` reports a caption that cannot be read
             caption = one_video.caption_of(path, name, table)
             sources[name] = dict(sha256=hashes(one_video.files_of(path)), caption=caption)
@@ -119,7 +120,7 @@ def settings(
 
 
 def _given(folder: Path, found: list[Path], table: dict[str, texts.Row]) -> dict[str, str]:
-    names = [one_video.name_of(folder, path) for path in found]
+    names = [listing.name_of(folder, path) for path in found]
     return splits.given(names, {name: row.split for name, row in table.items()})
 
 
@@ -147,7 +148,7 @@ def _declared(folder: Path, cutting: Cutting) -> tuple[int, Cutting]:
         except ValueError:  # `clips` reports files that do not decode
             continue
         lengths.append(length.most_frames(video.exact_rate(cutting.fps)))
-        rates.append((length, one_video.name_of(folder, path) + f" {length.fps:.4g}", path.is_dir()))
+        rates.append((length, listing.name_of(folder, path) + f" {length.fps:.4g}", path.is_dir()))
     cutting = clip_length.fit(cutting, lengths)
     for length, name, images in rates:
         long_enough = length.seconds * video.exact_rate(cutting.fps) > cutting.frames - 1
@@ -203,10 +204,9 @@ def build(
     pixels = f"{cutting.frames} x {' x '.join(map(str, cutting.size))}"
     check_room(directory, need, f"{count} clips of {pixels}, twice while they are cut,")
     table, others = _table(folder, found, captions, log), listing.list_folder(folder).others
-    unfinished = records.Build(directory, wanted)
-    decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
-    try:
-        names = [one_video.name_of(folder, path) for path in found]
+    with records.begin(directory, wanted) as unfinished:
+        decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
+        names = [listing.name_of(folder, path) for path in found]
         scans = [cuts.scan_once(decoded[number], one_video.source_of(path, asked)) for number, path in enumerate(found)]
         longest = {name: max(scan.lengths(asked.fps), default=0) for name, scan in zip(names, scans)}
         longest = {name: frames for name, frames in longest.items() if frames}
@@ -236,12 +236,9 @@ def build(
             clips = [clip for clip in kept if chosen[clip[2]] == split]
             return records.LazyClips(len(clips), lambda i: read(*clips[i]))
 
-        report = dict(folder=str(folder), files=entries, others=others, notes=notes)
+        report = dict(folder=readable(folder), files=entries, others=others, notes=notes)
         order = {split: lazy(split) for split in ("train", "val", "test")}
         unfinished.write(order, settings=wanted, report=lambda sums: report)
-    except ValueError:
-        unfinished.remove()
-        raise
     manifest, videos = records.manifest(directory), Counter(chosen.values())
     counts = [f"{number} clips of {videos[split]} videos in {split}" for split, number in manifest["splits"].items()]
     log(f"{directory}: {', '.join(counts)}")

@@ -11,19 +11,14 @@ from jvflow.data import captions as texts
 from jvflow.data import cuts, listing, video
 from jvflow.data.clip_length import Cutting
 from jvflow.data.records import Clip
-from jvflow.files import write_text
-
-
-def name_of(folder: Path, path: Path) -> str:
-    """Returns the name of a video: its path below the folder."""
-    return path.relative_to(folder).as_posix()
+from jvflow.files import readable, write_text
 
 
 def cut_video(
     folder: Path, path: Path, table: dict, cutting: Cutting, starts: Sequence[float] | None = None
 ) -> Iterator[Clip | dict]:
     """Yields the clips of one video, then its report; `starts` are those of its shots if they are known."""
-    name = name_of(folder, path)
+    name = listing.name_of(folder, path)
     size = sum(file.stat().st_size for file in files_of(path))
     counts = dict.fromkeys(("frames", "shots", "clips", "dropped", "damaged", "damaged_clips"), 0)
     entry = dict(file=name, bytes=size, **counts, error=None)
@@ -31,6 +26,7 @@ def cut_video(
         yield from _cut(path, entry, caption_of(path, name, table), cutting, starts)
     except ValueError as reason:
         entry["error"] = "; ".join([entry["error"]] * bool(entry["error"]) + [str(reason)])
+    entry["error"] = entry["error"] and readable(entry["error"])
     yield entry | _judge(entry, cutting)
 
 
