@@ -1,11 +1,14 @@
 """Checks the paths that a user gives, writes files whole or not at all, and checks that a disk has room for them."""
 
+import errno
 import glob
 import os
 import re
 import shutil
 from pathlib import Path
 
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Error numbers of the system where a file or folder must not be written."""
 ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|(gs|s3|hdfs|https?|ftp|file):/)", re.IGNORECASE)
 """The begin of an address; `Path` makes one slash of its two."""
 BUCKETS = ("/gs/", "/s3/", "/az/", "/hf/")
@@ -24,7 +27,7 @@ def local_path(path: str | os.PathLike, name: str) -> str:
         which the libraries that write data sets and checkpoints do not take.
     """
     path = os.fspath(path)
-    given = f"{name}={readable(path)}"
+    given = f"{name}={in_one_line(path)}"
     if not path.strip():
         raise ValueError(f"{name} is empty: give a path")
     if ADDRESS.match(path):
@@ -33,10 +36,10 @@ def local_path(path: str | os.PathLike, name: str) -> str:
         raise ValueError(f"{given} is an address, and jvflow reads and writes local paths: {cure}")
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
-        raise ValueError(f"{given} begins with an unknown user: give the whole path, or ./{readable(path)}")
+        raise ValueError(f"{given} begins with an unknown user: give the whole path, or ./{in_one_line(path)}")
     whole = os.path.abspath(expanded)
     if readable(whole) != whole:
-        raise ValueError(f"{given} is not UTF-8 (its whole path is {readable(whole)}): rename it")
+        raise ValueError(f"{given} is not UTF-8 (its whole path is {in_one_line(whole)}): rename it")
     if whole.startswith(BUCKETS):
         raise ValueError(f"{given} is the path of a bucket for the libraries that write data sets: mount it elsewhere")
     is_home = os.path.normpath(expanded).startswith("~")  # ./~ is a name; `Path` would drop the dot
@@ -52,8 +55,8 @@ def run_path(path: str | os.PathLike, name: str) -> str:
     whole = os.path.abspath(path)
     if glob.has_magic(whole):
         raise ValueError(
-            f"{name}={path}: checkpoints cannot be written to {whole}, because of * ? or [ in it: rename that folder, "
-            "or give a symbolic link to it"
+            f"{name}={in_one_line(path)}: checkpoints cannot be written to {in_one_line(whole)}, because of * ? or [ "
+            "in it: rename that folder, or give a symbolic link to it"
         )
     return path
 
@@ -62,12 +65,14 @@ def with_local_paths(config):
     """Returns a copy of an experiment's config in which every path is a `local_path`."""
     config = config.copy_and_resolve_references()
     checked = lambda path, name: local_path(path, f"config.{name}") if isinstance(path, str) and path else path
-    config.data.path = checked(config.data.path, "data.path")
-    config.data.cache = checked(config.data.cache, "data.cache")
-    config.data.captions = checked(config.data.captions, "data.captions")
-    config.pretrained = ",".join(checked(path, "pretrained") for path in config.pretrained.split(","))
+    for name in ("path", "cache", "captions"):
+        if name in config.data:
+            config.data[name] = checked(config.data[name], f"data.{name}")
+    if isinstance(config.pretrained, str):
+        config.pretrained = ",".join(checked(path, "pretrained") for path in config.pretrained.split(","))
     for part in ("codec", "text"):
-        if paths := config.get(part, {}).get("checkpoint"):
+        paths = config.get(part, {}).get("checkpoint")
+        if isinstance(paths, tuple):
             config[part].checkpoint = tuple(checked(path, f"{part}.checkpoint") for path in paths)
     return config
 
@@ -75,6 +80,11 @@ def with_local_paths(config):
 def readable(text: str | os.PathLike) -> str:
     """Returns a text or a path in UTF-8: writes each byte of a file name that is not UTF-8 as `\\xNN`."""
     return re.sub(r"[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", os.fspath(text))
+
+
+def in_one_line(text: str | os.PathLike) -> str:
+    """Returns a `readable` text without line breaks and other control characters, for a message."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], readable(text))
 
 
 def short_name(name: str, used: int) -> str:

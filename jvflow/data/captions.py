@@ -107,11 +107,11 @@ def _composed(name: str) -> str:
 def read_text_file(path: Path) -> str:
     """Returns the caption in the text file next to a video file or a folder of images; empty without a file."""
     file = path.with_name(path.name + ".txt") if path.is_dir() else path.with_suffix(".txt")
-    if not (file.name.isascii() or file.is_file()):
+    if not (file.name.isascii() or os.path.isfile(file)):
         alike = [other for other in file.parent.iterdir() if _composed(other.name) == _composed(file.name)]
         file = alike[0] if alike else file
     try:
-        return file.read_text("utf-8-sig").strip() if file.is_file() else ""
+        return file.read_text("utf-8-sig").strip() if os.path.isfile(file) else ""  # False for a name that is too long
     except UnicodeDecodeError as error:
         raise _not_utf8(file, error) from error
 

@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from errno import EACCES, EPERM, EROFS
 from pathlib import Path
 
+from jvflow.files import READ_ONLY
 from jvflow.parallel import locks
 
 
@@ -107,5 +107,5 @@ def _where_writable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (EACCES, EPERM, EROFS):
+        if error.errno not in READ_ONLY:
             raise

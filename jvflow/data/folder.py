@@ -68,7 +68,7 @@ def _table(folder: Path, found: list[Path], path: str, log: Callable[[str], None
     file = texts.find_table(folder, path)
     if file is None:
         return {}
-    names = {listing.name_of(folder, path) for path in found}
+    names = {one_video.name_of(folder, path) for path in found}
     table = texts.match(file, texts.read_table(file), names)
     unknown = sorted(set(table) - names)
     if unknown:
@@ -103,7 +103,7 @@ def settings(
     given = _given(folder, found, table)
     sources = {}
     for path in found:
-        name = listing.name_of(folder, path)
+        name = one_video.name_of(folder, path)
         with suppress(ValueError):  # `cut_video` reports a caption that cannot be read
             caption = one_video.caption_of(path, name, table)
             sources[name] = dict(sha256=hashes(one_video.files_of(path)), caption=caption)
@@ -120,7 +120,7 @@ def settings(
 
 
 def _given(folder: Path, found: list[Path], table: dict[str, texts.Row]) -> dict[str, str]:
-    names = [listing.name_of(folder, path) for path in found]
+    names = [one_video.name_of(folder, path) for path in found]
     return splits.given(names, {name: row.split for name, row in table.items()})
 
 
@@ -148,7 +148,7 @@ def _declared(folder: Path, cutting: Cutting) -> tuple[int, Cutting]:
         except ValueError:  # `clips` reports files that do not decode
             continue
         lengths.append(length.most_frames(video.exact_rate(cutting.fps)))
-        rates.append((length, listing.name_of(folder, path) + f" {length.fps:.4g}", path.is_dir()))
+        rates.append((length, one_video.name_of(folder, path) + f" {length.fps:.4g}", path.is_dir()))
     cutting = clip_length.fit(cutting, lengths)
     for length, name, images in rates:
         long_enough = length.seconds * video.exact_rate(cutting.fps) > cutting.frames - 1
@@ -206,7 +206,7 @@ def build(
     table, others = _table(folder, found, captions, log), listing.list_folder(folder).others
     with records.begin(directory, wanted) as unfinished:
         decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
-        names = [listing.name_of(folder, path) for path in found]
+        names = [one_video.name_of(folder, path) for path in found]
         scans = [cuts.scan_once(decoded[number], one_video.source_of(path, asked)) for number, path in enumerate(found)]
         longest = {name: max(scan.lengths(asked.fps), default=0) for name, scan in zip(names, scans)}
         longest = {name: frames for name, frames in longest.items() if frames}

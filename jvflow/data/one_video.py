@@ -10,15 +10,16 @@ import numpy as np
 from jvflow.data import captions as texts
 from jvflow.data import cuts, listing, video
 from jvflow.data.clip_length import Cutting
+from jvflow.data.listing import name_of
 from jvflow.data.records import Clip
-from jvflow.files import readable, write_text
+from jvflow.files import in_one_line, readable, write_text
 
 
 def cut_video(
     folder: Path, path: Path, table: dict, cutting: Cutting, starts: Sequence[float] | None = None
 ) -> Iterator[Clip | dict]:
     """Yields the clips of one video, then its report; `starts` are those of its shots if they are known."""
-    name = listing.name_of(folder, path)
+    name = name_of(folder, path)
     size = sum(file.stat().st_size for file in files_of(path))
     counts = dict.fromkeys(("frames", "shots", "clips", "dropped", "damaged", "damaged_clips"), 0)
     entry = dict(file=name, bytes=size, **counts, error=None)
@@ -111,4 +112,4 @@ def line(entry: dict) -> str:
     parts = [f"{entry['clips']} clips of {entry['shots']} shots", f"{entry['dropped']} frames dropped"]
     if entry["damaged"]:
         parts.append(f"{entry['damaged']} damaged, {entry['damaged_clips']} clips left out for them")
-    return f"{entry['file']}: {', '.join(parts)}" + (f"; {entry['error']}" if entry["error"] else "")
+    return in_one_line(f"{entry['file']}: {', '.join(parts)}" + (f"; {entry['error']}" if entry["error"] else ""))

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from errno import ENOLCK, ENOSYS, EOPNOTSUPP
 from pathlib import Path
 
+from jvflow.files import in_one_line
+
 LOG = logging.getLogger(__name__)
 NAME = ".lock"
 COMMAND = 200
@@ -84,11 +86,12 @@ def _lock(file: Path, what: str | os.PathLike, wait: bool, log: bool) -> tuple |
         except BlockingIOError:
             if not wait:
                 os.close(descriptor)
+                owner = _owner(file)
                 raise ValueError(
-                    f"{what} is in use by {_owner(file)}: wait until it ends, stop it, or give another path"
+                    f"{in_one_line(what)} is in use by {owner}: wait until it ends, stop it, or give another path"
                 ) from None
             if log:
-                LOG.info("waits for %s, which writes %s", _owner(file), what)
+                LOG.info("waits for %s, which writes %s", _owner(file), in_one_line(what))
                 log = False  # once
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
@@ -101,10 +104,10 @@ def _lock(file: Path, what: str | os.PathLike, wait: bool, log: bool) -> tuple |
         os.close(descriptor)  # the owner removed the file while this process waited
     _held[key] = descriptor
     owner = dict(process=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"))
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, json.dumps(owner | dict(command=" ".join(sys.argv))).encode())
-    with suppress(OSError):  # a later process may belong to another user
-        os.fchmod(descriptor, 0o666)
+    with suppress(OSError):  # on a full disk, the lock holds without a name
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(owner | dict(command=" ".join(sys.argv))).encode())
+        os.fchmod(descriptor, 0o666)  # after a kill, a process of another user can lock the file
     return key
 
 
@@ -117,14 +120,27 @@ def _is_same(descriptor: int, file: Path) -> bool:
 
 def _owner(file: Path) -> str:
     """Returns the process, host, start and command of the owner of a lock."""
-    for _ in range(10):
-        with suppress(OSError, ValueError):  # the owner is just writing the file, or has removed it
+    found = "another process"
+    for _ in range(10):  # the owner writes the file after it locks it, and removes it at the end
+        with suppress(OSError, ValueError):
             owner = json.loads(file.read_bytes())
-            command = " ".join(owner["command"].split())
+            command = in_one_line(owner["command"])
             shown = command if len(command) <= COMMAND else f"{command[:COMMAND]}..."
-            return f"process {owner['process']} on {owner['host']}, since {owner['since']} ({shown})"
+            found = f"process {owner['process']} on {owner['host']}, since {owner['since']} ({shown})"
+            if owner["host"] != socket.gethostname() or _runs(owner["process"]):
+                return found
         time.sleep(0.1)
-    return "another process"
+    return found
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        pass
+    return True
 
 
 def _forget() -> None:

@@ -85,6 +85,8 @@ def test_names_that_libraries_do_not_take():
 
 def test_readable_names():
     assert readable(os.fsdecode(b"caf\xe9")) == r"caf\xe9" and readable("café\n") == "café\n"
+    with pytest.raises(ValueError, match=r"^--out=~nobodyhere\\n\\xe9\\t begins .* or ./~nobodyhere\\n\\xe9\\t$"):
+        local_path(os.fsdecode(b"~nobodyhere\n\xe9\t"), "--out")
 
 
 @pytest.mark.parametrize("entry", ["data.path", "data.cache", "data.captions", "pretrained", "codec", "text"])

@@ -110,6 +110,14 @@ def test_the_folder_of_a_data_set_has_a_name_that_fits(tmp_path):
         assert len(f".{made}.partial".encode()) <= 255 and made.startswith(name[:100])
 
 
+def test_a_name_that_is_too_long_for_a_caption_has_none(tmp_path):
+    write_images(tmp_path / ("x" * 255), 4)
+    write(tmp_path / "a.mp4", 4)
+    (tmp_path / "a.mp4").rename(tmp_path / ("y" * 252 + ".ts"))
+    settings = folder.settings(tmp_path, **SHAPE, image_fps=10)
+    assert [source["caption"] for source in settings["sources"].values()] == ["", ""]
+
+
 def test_images_with_digits_of_other_scripts(tmp_path):
     write_images(tmp_path / "walk", 3, names="{}².png")
     assert [file.name for file in images.ImageFolder(tmp_path / "walk", 1).files()] == ["0².png", "1².png", "2².png"]

@@ -23,8 +23,10 @@ from pathlib import Path
 
 import numpy as np
 from kill_and_resume import parameters, steps
-from kill_build import contents, made
+from kill_build import contents
 
+from jvflow.data import procedural
+from jvflow.report.videos import write
 from jvflow.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,24 +56,28 @@ class Job:
         return self.process.wait(), self.log.read_text().splitlines()
 
 
-def two(folder: Path, rng: random.Random, delay: float, kill: bool, start) -> list[Job]:
-    """Starts two jobs, the second after a random delay; kills the first at a random moment after that, if asked."""
+def two(folder: Path, rng: random.Random, times: tuple[float, float], kill: bool, start) -> list[Job]:
+    """Starts two jobs, the second after a random delay; kills the first at a random moment after that, if asked.
+
+    `times` is how long a job takes until it holds its lock, and how long it holds it.
+    """
+    before, during = times
     jobs = [start(folder / "first.log", "first")]
-    time.sleep(rng.uniform(0, delay))
+    time.sleep(rng.uniform(0, 0.6 * during))
     jobs.append(start(folder / "second.log", "second"))
     if kill:
-        time.sleep(rng.uniform(0, 2 * delay))
+        time.sleep(rng.uniform(0, before + during))
         jobs[0].kill()
     for job in jobs:
         job.end()
     return jobs
 
 
-def one_workdir(folder: Path, rng: random.Random, kill: bool, delay: float, whole: list) -> str:
+def one_workdir(folder: Path, rng: random.Random, times: tuple[float, float], kill: bool, whole: list) -> str:
     """Runs two jobs in one workdir, then a third one; returns a report. Raises AssertionError if a check fails."""
     run = folder / "run"
     start = lambda log, name: Job(log, "procedural.py", run, *FLAGS)
-    jobs = two(folder, rng, delay, kill, start)
+    jobs = two(folder, rng, times, kill, start)
     refused, after = [], False
     for job, other in (jobs, jobs[::-1]):
         status, lines = job.end()
@@ -95,11 +101,13 @@ def one_workdir(folder: Path, rng: random.Random, kill: bool, delay: float, whol
     return f"{how}{', the first killed' * jobs[0].killed}, step {reached} of {STEPS} reached"
 
 
-def one_cache(folder: Path, rng: random.Random, kill: bool, delay: float, whole: Path, videos: Path) -> str:
+def one_cache(
+    folder: Path, rng: random.Random, times: tuple[float, float], kill: bool, whole: Path, videos: Path
+) -> str:
     """Runs two jobs with one cache; returns a report. Raises AssertionError if a check fails."""
     cache = folder / "cache"
     start = lambda log, name: Job(log, "video_folder.py", folder / name, *cutting(videos, cache))
-    jobs, waited = two(folder, rng, delay, kill, start), 0
+    jobs, waited = two(folder, rng, times, kill, start), 0
     for job, other in (jobs, jobs[::-1]):
         status, lines = job.end()
         assert status == 0 or job.killed, lines
@@ -114,14 +122,21 @@ def one_cache(folder: Path, rng: random.Random, kill: bool, delay: float, whole:
     return f"{'one waited' if waited else 'none waited'}{', the first killed' * jobs[0].killed}"
 
 
-def locked(job: Job, folder: Path) -> float:
-    """Returns for how many seconds a job holds a lock in a folder; the job must end well."""
-    seen = []
+def locked(job: Job, folder: Path) -> tuple[float, float]:
+    """Returns after how many seconds a job holds a lock in a folder, and for how long; the job must end well."""
+    began, seen = time.time(), []
     while job.process.poll() is None:
         seen += [time.time()] if list(folder.glob(".*lock")) else []
         time.sleep(0.02)
     assert job.end()[0] == 0, job.end()
-    return seen[-1] - seen[0]
+    return seen[0] - began, seen[-1] - seen[0]
+
+
+def make_videos(folder: Path) -> Path:
+    """Writes six videos of 15 s; returns their folder."""
+    for seed in range(6):
+        write(folder / f"{seed}.mp4", procedural.scene("comets", seed).render([i / 8 for i in range(120)], 64), 8)
+    return folder
 
 
 def cutting(videos: Path, cache: Path) -> list[str]:
@@ -141,20 +156,20 @@ def main():
         folder = Path(name)
         if arguments.of == "workdir":
             for name in ("compiles", "whole"):
-                delay = locked(Job(folder / "log", "procedural.py", folder / name, *FLAGS), folder / name)
+                times = locked(Job(folder / "log", "procedural.py", folder / name, *FLAGS), folder / name)
             check, options = one_workdir, dict(whole=parameters(folder / "whole"))
         else:
-            videos, cache = made(folder / "videos"), folder / "cache"
-            delay = locked(Job(folder / "log", "video_folder.py", folder / "whole", *cutting(videos, cache)), cache)
+            videos, cache = make_videos(folder / "videos"), folder / "cache"
+            times = locked(Job(folder / "log", "video_folder.py", folder / "whole", *cutting(videos, cache)), cache)
             (whole,) = (path for path in cache.iterdir() if path.is_dir())
             check, options = one_cache, dict(whole=whole, videos=videos)
-        print(f"one run holds its lock for {delay:.1f} s")
+        print(f"one run takes its lock after {times[0]:.1f} s and holds it for {times[1]:.1f} s")
         passed = 0
         for number in range(arguments.starts):
             place = folder / str(number)
             place.mkdir()
             try:
-                outcome = check(place, rng, kill=number % 2 == 1, delay=0.6 * delay, **options)
+                outcome = check(place, rng, times, kill=number % 2 == 1, **options)
                 passed += 1
             except AssertionError as error:
                 outcome = f"FAILED: {error}"
