@@ -1,8 +1,95 @@
-"""Writes files whole or not at all, and checks that a disk has room for them."""
+"""Checks the paths that a user gives, writes files whole or not at all, and checks that a disk has room for them."""
 
+import errno
+import glob
 import os
+import re
 import shutil
 from pathlib import Path
+
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Error numbers of the system where a file or folder must not be written."""
+ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|(gs|s3|hdfs|https?|ftp|file):/)", re.IGNORECASE)
+"""The begin of an address; `Path` makes one slash of its two."""
+BUCKETS = ("/gs/", "/s3/", "/az/", "/hf/")
+"""Paths that etils, which orbax and tfds use, takes for addresses."""
+LONGEST_NAME = 255
+"""Bytes that file systems allow in the name of a file."""
+
+
+def local_path(path: str | os.PathLike, name: str) -> str:
+    """Returns a path that a user gives, with `~` and `~user` expanded. Every other path stays as it is.
+
+    `name` is the flag or the entry of the config. A second call changes nothing.
+
+    Raises:
+      ValueError: for an empty path, an address such as gs://bucket/run, an unknown user, and a path that is not UTF-8,
+        which the libraries that write data sets and checkpoints do not take.
+    """
+    path = os.fspath(path)
+    given = f"{name}={in_one_line(path)}"
+    if not path.strip():
+        raise ValueError(f"{name} is empty: give a path")
+    if ADDRESS.match(path):
+        is_file = path.strip().lower().startswith("file:")
+        cure = "leave out file://" if is_file else "mount the bucket (for example with gcsfuse), or copy it"
+        raise ValueError(f"{given} is an address, and jvflow reads and writes local paths: {cure}")
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(f"{given} begins with an unknown user: give the whole path, or ./{in_one_line(path)}")
+    whole = os.path.abspath(expanded)
+    if readable(whole) != whole:
+        raise ValueError(f"{given} is not UTF-8 (its whole path is {in_one_line(whole)}): rename it")
+    if whole.startswith(BUCKETS):
+        raise ValueError(f"{given} is the path of a bucket for the libraries that write data sets: mount it elsewhere")
+    is_home = os.path.normpath(expanded).startswith("~")  # ./~ is a name; `Path` would drop the dot
+    return whole if is_home else expanded
+
+
+def run_path(path: str | os.PathLike, name: str) -> str:
+    """Returns the `local_path` of a run.
+
+    Raises ValueError for a character that orbax takes for a pattern: it would merge the files of other folders.
+    """
+    path = local_path(path, name)
+    whole = os.path.abspath(path)
+    if glob.has_magic(whole):
+        raise ValueError(
+            f"{name}={in_one_line(path)}: checkpoints cannot be written to {in_one_line(whole)}, because of * ? or [ "
+            "in it: rename that folder, or give a symbolic link to it"
+        )
+    return path
+
+
+def with_local_paths(config):
+    """Returns a copy of an experiment's config in which every path is a `local_path`."""
+    config = config.copy_and_resolve_references()
+    checked = lambda path, name: local_path(path, f"config.{name}") if isinstance(path, str) and path else path
+    for name in ("path", "cache", "captions"):
+        if name in config.data:
+            config.data[name] = checked(config.data[name], f"data.{name}")
+    if isinstance(config.pretrained, str):
+        config.pretrained = ",".join(checked(path, "pretrained") for path in config.pretrained.split(","))
+    for part in ("codec", "text"):
+        paths = config.get(part, {}).get("checkpoint")
+        if isinstance(paths, tuple):
+            config[part].checkpoint = tuple(checked(path, f"{part}.checkpoint") for path in paths)
+    return config
+
+
+def readable(text: str | os.PathLike) -> str:
+    """Returns a text or a path in UTF-8: writes each byte of a file name that is not UTF-8 as `\\xNN`."""
+    return re.sub(r"[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", os.fspath(text))
+
+
+def in_one_line(text: str | os.PathLike) -> str:
+    """Returns a `readable` text without line breaks and other control characters, for a message."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], readable(text))
+
+
+def short_name(name: str, used: int) -> str:
+    """Returns the begin of a file name, to which `used` bytes can be added."""
+    return os.fsencode(name)[: LONGEST_NAME - used].decode("utf-8", "ignore")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

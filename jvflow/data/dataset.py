@@ -14,7 +14,8 @@ import numpy as np
 
 from jvflow.data import folder, procedural, records
 from jvflow.data.dataset_key import FileHashes, dataset_key
-from jvflow.files import check_room
+from jvflow.files import check_room, short_name
+from jvflow.parallel import locks
 
 LOG = logging.getLogger(__name__)
 PROCEDURAL = "procedural:"
@@ -66,6 +67,13 @@ def _build_once(data, workdir) -> Path:
     directory = location(data, workdir, wanted)
     if records.is_dataset(directory):
         return directory
+    with locks.hold(locks.next_to(directory), directory, wait=True):
+        if not records.is_dataset(directory):  # another process may have built it while this one waited
+            _build(data, workdir, wanted, directory)
+    return directory
+
+
+def _build(data, workdir, wanted: dict, directory: Path) -> None:
     if data.path.startswith(PROCEDURAL):
         count = max_clips(data)
         need = count * data.frames * math.prod(data.size) * 3 - records.bytes_written(directory)
@@ -75,7 +83,6 @@ def _build_once(data, workdir) -> Path:
     else:
         hashes = _hashes(data, workdir)
         folder.build(data.path, directory, **_split_options(data), **_cut_options(data), hashes=hashes)
-    return directory
 
 
 def settings(data, workdir) -> dict:
@@ -117,7 +124,9 @@ def location(data, workdir, settings: dict) -> Path:
     """Returns the folder of the data set with these settings, whether it is built or not."""
     if is_built(data.path):
         return Path(data.path)
-    return _cache(data, workdir) / f"{Path(data.path.removeprefix(PROCEDURAL)).name}-{dataset_key(settings)}"
+    ending = f"-{dataset_key(settings)}"
+    name = short_name(Path(data.path.removeprefix(PROCEDURAL)).name, used=len(f".{ending}.partial"))
+    return _cache(data, workdir) / f"{name}{ending}"
 
 
 def max_clips(data) -> int:

@@ -22,7 +22,7 @@ from jvflow.data.clip_length import Cutting
 from jvflow.data.dataset_key import FileHashes
 from jvflow.data.listing import find_videos
 from jvflow.data.records import Clip
-from jvflow.files import check_room
+from jvflow.files import check_room, readable
 
 LOG = logging.getLogger(__name__)
 VERSION = 5
@@ -67,8 +67,9 @@ def _table(folder: Path, found: list[Path], path: str, log: Callable[[str], None
     file = texts.find_table(folder, path)
     if file is None:
         return {}
-    table = texts.read_table(file)
-    unknown = sorted(set(table) - {one_video.name_of(folder, path) for path in found})
+    names = {one_video.name_of(folder, path) for path in found}
+    table = texts.match(file, texts.read_table(file), names)
+    unknown = sorted(set(table) - names)
     if unknown:
         some = ", ".join(unknown[:3])
         message = f"{file} names videos that are not in {folder} ({len(unknown)} of {len(table)}): {some}"
@@ -233,9 +234,8 @@ def build(
     others += [dict(file=name, status=listing.SKIPPED, reason=split_files.LEFT_OUT) for name in selected.left_out]
     found = selected.videos
     names = [one_video.name_of(folder, path) for path in found]
-    unfinished = records.Build(directory, wanted)
-    decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
-    try:
+    with records.begin(directory, wanted) as unfinished:
+        decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
         sources = [one_video.source_of(path, asked) for path in found]
         scan = lambda number: cuts.NONE if names[number] in slow else cuts.scan_once(decoded[number], sources[number])
         scans = list(map(scan, range(len(found))))
@@ -269,12 +269,9 @@ def build(
             clips = [clip for clip in kept if chosen[clip[2]] == split]
             return records.LazyClips(len(clips), lambda i: read(*clips[i]))
 
-        report = dict(folder=str(folder), files=entries, others=others, notes=notes)
+        report = dict(folder=readable(folder), files=entries, others=others, notes=notes)
         order = {split: lazy(split) for split in ("train", "val", "test")}
         unfinished.write(order, settings=wanted, report=lambda sums: report, videos=splits.listed(entries))
-    except ValueError:
-        unfinished.remove()
-        raise
     manifest, videos = records.manifest(directory), Counter(chosen.values())
     counts = [f"{number} clips of {videos[split]} videos in {split}" for split, number in manifest["splits"].items()]
     log(f"{directory}: {', '.join(counts)}")

@@ -10,13 +10,9 @@ import numpy as np
 from jvflow.data import captions as texts
 from jvflow.data import cuts, listing, video
 from jvflow.data.clip_length import Cutting
+from jvflow.data.listing import name_of
 from jvflow.data.records import Clip
-from jvflow.files import write_text
-
-
-def name_of(folder: Path, path: Path) -> str:
-    """Returns the name of a video: its path below the folder."""
-    return path.relative_to(folder).as_posix()
+from jvflow.files import in_one_line, readable, write_text
 
 
 def cut_video(
@@ -36,6 +32,7 @@ def cut_video(
         yield from _cut(path, entry, caption_of(path, name, table), cutting, starts, most)
     except ValueError as error:
         entry["error"] = "; ".join([entry["error"]] * bool(entry["error"]) + [str(error)])
+    entry["error"] = entry["error"] and readable(entry["error"])
     yield entry | _judge(entry, cutting)
 
 
@@ -130,4 +127,4 @@ def line(entry: dict) -> str:
     if entry["damaged"]:
         parts.append(f"{entry['damaged']} damaged, {entry['damaged_clips']} clips left out for them")
     reason = entry["error"] or entry["reason"]
-    return f"{entry['file']}: {', '.join(parts)}" + (f"; {reason}" if reason else "")
+    return in_one_line(f"{entry['file']}: {', '.join(parts)}" + (f"; {reason}" if reason else ""))

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from errno import EIO, ENOSPC
 from itertools import islice
 from numbers import Real
@@ -31,6 +31,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jvflow.data.columns import Clip, Columns, as_dict
 from jvflow.data.dataset_key import dataset_key
 from jvflow.files import write_text
+from jvflow.parallel import locks
 
 MANIFEST, REPORT = "manifest.json", "report.json"
 IDENTITY = "identity.json"  # of an unfinished build
@@ -97,11 +98,25 @@ def check_free(directory: str | os.PathLike) -> None:
 def write(directory: str | os.PathLike, splits: Mapping[str, Iterable], *, settings: dict, **options) -> None:
     """Writes a data set; `options` are options of `Build.write`."""
     check_free(directory)
-    Build(directory, dict(settings=settings, splits=list(splits))).write(splits, settings=settings, **options)
+    with begin(directory, dict(settings=settings, splits=list(splits))) as build:
+        build.write(splits, settings=settings, **options)
+
+
+@contextmanager
+def begin(directory: str | os.PathLike, identity: dict) -> Iterator["Build"]:
+    """Yields a `Build` of `directory`, alone there. A ValueError in the block removes the build."""
+    with locks.hold(locks.next_to(directory), directory, wait=True):
+        check_free(directory)
+        build = Build(directory, identity)
+        try:
+            yield build
+        except ValueError:
+            build.remove()
+            raise
 
 
 class Build:
-    """The build of a data set, in the sibling folder `.<name>.partial` of its directory. One process builds it.
+    """The build of a data set, in the sibling folder `.<name>.partial` of its directory; use `begin`.
 
     It continues from the files of an interrupted build with the same `identity`, and removes the files of any other.
 
@@ -113,7 +128,6 @@ class Build:
         self._directory = Path(directory).absolute()
         self._partial = _partial(self._directory)
         self.scratch = self._partial / "scratch"
-        self._new_folders = [folder for folder in self._partial.parents if not folder.exists()]
         try:
             text = json.dumps(identity, sort_keys=True)
         except TypeError as error:
@@ -138,8 +152,7 @@ class Build:
         """Writes every split and renames the result to the directory, which must not hold a data set.
 
         An interrupted build continues after its last complete shard, and gives the same bytes. From a split that is a
-        sequence (`LazyClips`) it reads only the missing clips. A ValueError from making or writing a clip removes
-        the build.
+        sequence (`LazyClips`) it reads only the missing clips.
 
         Args:
           splits: clips of each split, read one split after the other, in the given order. Empty splits are left out,
@@ -151,30 +164,23 @@ class Build:
           report: returns the content of `REPORT` from those sums.
           videos: the number of clips of each video, for the manifest: {split: {video: clips}}.
         """
-        try:
-            check_free(self._directory)
-            _check_splits(splits)
-            counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measure)
-            size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
-            self._write_json(REPORT, {"bytes": size, **report(sums)})
-            content = {"key": dataset_key(settings), "splits": counts, "shape": list(shape)}
-            self._write_json(MANIFEST, content | ({"videos": videos} if videos else {}) | {"settings": settings})
-            shutil.rmtree(self.scratch)
-            (self._partial / IDENTITY).unlink()
-            self._partial.replace(self._directory)
-        except ValueError:
-            self.remove()
-            raise
+        check_free(self._directory)
+        _check_splits(splits)
+        counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measure)
+        size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
+        self._write_json(REPORT, {"bytes": size, **report(sums)})
+        content = {"key": dataset_key(settings), "splits": counts, "shape": list(shape)}
+        self._write_json(MANIFEST, content | ({"videos": videos} if videos else {}) | {"settings": settings})
+        shutil.rmtree(self.scratch)
+        (self._partial / IDENTITY).unlink()
+        self._partial.replace(self._directory)
 
     def _write_json(self, name: str, content: dict) -> None:
         write_text(self._partial / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def remove(self) -> None:
-        """Removes the unfinished data set, and the folders that were created for it if they are empty."""
+        """Removes the unfinished data set."""
         shutil.rmtree(self._partial, ignore_errors=True)
-        with suppress(OSError):  # the first one that is not empty ends the loop
-            for folder in self._new_folders:
-                folder.rmdir()
 
 
 def _check_splits(splits: Iterable[str]) -> None:

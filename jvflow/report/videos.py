@@ -49,7 +49,8 @@ class Writer:
 
     def __enter__(self) -> "Writer":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "faststart"})
+        file = str(self._partial.absolute())  # because FFmpeg takes "12:30/a.mp4" for a protocol
+        self._container = av.open(file, "w", format="mp4", options={"movflags": "faststart"})
         return self
 
     def append(self, frame: np.ndarray) -> None:

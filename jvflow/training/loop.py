@@ -26,7 +26,7 @@ from jvflow import load
 from jvflow.assembly import Experiment
 from jvflow.data import dataset, latents, pipeline, records
 from jvflow.experiment import assemble
-from jvflow.files import write_text
+from jvflow.files import run_path, with_local_paths, write_text
 from jvflow.flow.solver import SolveError
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes, sharding
@@ -52,11 +52,18 @@ def train(config, workdir: str | Path) -> Workdir:
     """Trains `config` in `workdir`, or continues the run that is there.
 
     Raises:
-      ValueError: if the config contradicts itself, or does not fit its data, devices or workdir.
+      ValueError: if the config contradicts itself, or does not fit its data, devices or workdir, or if another job
+        trains in the workdir.
       FloatingPointError: if the loss is not finite; the message names the step.
       Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
     check_config(config)
+    config = with_local_paths(config)
+    with processes.one_writer(run_path(workdir, "--workdir"), "--workdir") as folder:
+        return _train(config, folder)
+
+
+def _train(config, workdir: Path) -> Workdir:
     experiment = assemble(config)
     config = recorded(config)
     run = config.run

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jvflow.data import dataset
 from jvflow.experiment import method_of
-from jvflow.files import write_text
+from jvflow.files import run_path, write_text
 from jvflow.training.config_check import check_overrides
 
 
@@ -100,7 +100,7 @@ class Workdir:
     @classmethod
     def read(cls, path) -> tuple["Workdir", ConfigDict]:
         """Returns the folder of a run and its config; raises ValueError if there is none."""
-        folder = cls(Path(path))
+        folder = cls(Path(run_path(path, "--workdir")))
         file = folder.path / "config.json"
         if not file.exists():
             raise ValueError(f"{folder.path} is not a workdir, it has no config.json: train first, with this --workdir")
@@ -195,7 +195,7 @@ class Metrics:
         if write and tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+            self._writer = SummaryWriter(str(folder.tensorboard.absolute()), purge_step=step + 1)
 
     def add(self, step: int, values: dict) -> None:
         """Keeps the values of a step until the next flush."""
