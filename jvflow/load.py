@@ -13,7 +13,7 @@ from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.pretrained import public
 from jvflow.run import Run
-from jvflow.training import lora
+from jvflow.training import lora, resume
 from jvflow.training.checkpoint import Checkpoints, abstract_like
 from jvflow.training.step import merge
 from jvflow.training.workdir import Workdir, override
@@ -41,11 +41,12 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     everywhere = meshes.replicated(meshes.make_mesh())
     frozen = load_frozen(config, experiment, folder)
     shapes = jax.eval_shape(lambda key: _split(experiment, key)[0], jax.random.key(0))
-    checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
-    restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step)
+    checkpoints = Checkpoints(folder.checkpoints, write=False)
+    restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step, keep_dtypes=True)
     checkpoints.close()
     params = meshes.to_local_devices(merge(frozen, restored[which]))
-    return Run(config, experiment, params, folder.path, step, run_protocol(config, step, params))
+    protocol = run_protocol(config, step, params) | resume.trained_with(folder.path, step)
+    return Run(config, experiment, params, folder.path, step, protocol)
 
 
 def _split(experiment: Experiment, key, params=None) -> tuple:
@@ -95,9 +96,38 @@ def load_pretrained(config, experiment: Experiment) -> Run:
     Raises ValueError if its parameters differ from those of the network of `experiment`, in name or shape.
     """
     run = load_model(config)
-    have, need = (
-        _shapes(params) for params in (run.params, jax.eval_shape(experiment.network.init, jax.random.key(0)))
-    )
+    _check_shapes(run.params, experiment)
+    return run
+
+
+def check_fork(config, experiment: Experiment) -> Checkpoints:
+    """Opens the checkpoints of the run `config.pretrained`, whose whole state training continues.
+
+    Raises ValueError if it is no run, if the state would not fit, or if the run is at the last step already.
+    """
+    where = f"config.pretrained_state=True continues the state of a run, and config.pretrained={config.pretrained}"
+    if not config.pretrained or public.folders(config.pretrained):
+        raise ValueError(f"{where} is none: give the workdir of jvflow train, or use config.pretrained_state=False")
+    folder, before = Workdir.read(config.pretrained)
+    if any(tune.rank or tune.layers for tune in (config.tune, before.tune)):
+        raise ValueError(f"{where} has other parameters with config.tune: use config.pretrained_state=False")
+    changed = resume.changes(before.to_dict(), config.to_dict())
+    if reshaped := resume.reshapes_state(changed):
+        raise ValueError(
+            f"{where} has another state:\n{resume.lines({key: changed[key] for key in reshaped})}\n"
+            "use these entries of that run, or config.pretrained_state=False"
+        )
+    _check_shapes(jax.eval_shape(assemble(before).network.init, jax.random.key(0)), experiment)
+    checkpoints = Checkpoints(folder.checkpoints, write=False)
+    last = checkpoints.latest()
+    if last is not None and last >= config.train.steps:
+        raise ValueError(f"{where} is at step {last}: use a larger config.train.steps than {config.train.steps}")
+    return checkpoints
+
+
+def _check_shapes(params, experiment: Experiment) -> None:
+    need = jax.eval_shape(experiment.network.init, jax.random.key(0))
+    have, need = _shapes(params), _shapes(need)
     different = sorted(name for name in have.keys() | need.keys() if have.get(name) != need.get(name))
     if different:
         some = "; ".join(
@@ -107,7 +137,6 @@ def load_pretrained(config, experiment: Experiment) -> Run:
             f"the network of config.pretrained={experiment.pretrained} differs from this config's in {len(different)} "
             f"parameters: {some}: use the config.network and config.text of the pretrained model"
         )
-    return run
 
 
 def _shapes(params) -> dict:
@@ -125,7 +154,8 @@ def load_untrained(workdir) -> Run:
 
 def run_dataset(run: Run) -> Path:
     """Returns the folder of the data set that a run was trained on, and builds it if it is absent."""
-    return processes.primary_first(lambda: dataset.prepare(run.config.data, run.workdir))
+    key = Workdir(run.workdir).data_key
+    return processes.primary_first(lambda: dataset.prepare(run.config.data, run.workdir, key=key, built_first=True))
 
 
 def run_protocol(config, step: int, params) -> dict:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from jvflow.files import READ_ONLY, read_json_lines
+
 
 def dataset_key(settings: dict) -> str:
     """Returns the first 12 hexadecimal digits of the sha256 of the settings as JSON with sorted names."""
@@ -22,6 +24,15 @@ def check_settings(directory, have: dict, want: dict) -> None:
     """Raises ValueError with the differences if the data set in `directory` has other settings than wanted."""
     if have == want:
         return
+    raise ValueError(
+        f"{directory} holds another data set (key {dataset_key(have)}) than the wanted one ({dataset_key(want)}); "
+        f"{differences(have, want)}: "
+        "take the settings and files that it was made with, remove it, or choose another name"
+    )
+
+
+def differences(have: dict, want: dict) -> str:
+    """Returns the differences between two settings as text."""
     before, now = _flat(have), _flat(want)
     differing = [
         f"{name}: {before.get(name, 'absent')} / {now.get(name, 'absent')}"
@@ -29,11 +40,7 @@ def check_settings(directory, have: dict, want: dict) -> None:
         if before.get(name) != now.get(name)
     ]
     more = [f"and {len(differing) - 5} more"] * (len(differing) > 5)
-    raise ValueError(
-        f"{directory} holds another data set (key {dataset_key(have)}) than the wanted one ({dataset_key(want)}); "
-        f"differences, there / here: {'; '.join(differing[:5] + more)}: "
-        "take the settings and files that it was made with, remove it, or choose another name"
-    )
+    return f"differences, there / here: {'; '.join(differing[:5] + more)}"
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
@@ -52,9 +59,9 @@ class FileHashes:
 
     def __init__(self, known: Path | None = None):
         self._file, self._known = known, {}
-        for line in known.read_text("utf-8").splitlines() if known and known.is_file() else ():
-            with suppress(ValueError):  # an interruption can leave half a line
-                name, stamp, digest = json.loads(line)
+        for _, entry in read_json_lines(known) if known and known.is_file() else ():
+            with suppress(TypeError, ValueError):  # an interruption can leave half a line
+                name, stamp, digest = entry
                 self._known[name] = stamp, digest
 
     def __call__(self, files: Sequence[Path]) -> str:
@@ -70,8 +77,18 @@ class FileHashes:
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             self._known[str(file)] = stamp, digest
-            if self._file:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                with self._file.open("a", encoding="utf-8") as known:
-                    known.write(json.dumps([str(file), stamp, digest]) + "\n")
+            self._keep([str(file), stamp, digest])
         return digest
+
+    def _keep(self, entry: list) -> None:
+        """Appends a line to the file of known hashes; where it cannot be written, the next command hashes again."""
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as known:
+                known.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            self._file = None

@@ -11,7 +11,7 @@ from jvflow.data import captions as texts
 from jvflow.data import cuts, listing, video
 from jvflow.data.clip_length import Cutting
 from jvflow.data.records import Clip
-from jvflow.files import write_text
+from jvflow.files import read_json, write_text
 
 
 def name_of(folder: Path, path: Path) -> str:
@@ -106,7 +106,7 @@ def decode_once(
                     pixels.write(item.video)
                     cut.append((item.source, item.start, item.caption))
         write_text(report, json.dumps([entry, cut]))
-    entry, cut = json.loads(report.read_text("utf-8"))
+    entry, cut = read_json(report, f"remove {report.parent.parent} and build again", kind=list)
     return entry, cut
 
 
