@@ -114,6 +114,8 @@ def _build_once(data, workdir, key: str | None = None) -> Path:
     directory = location(data, workdir, wanted)
     if key and dataset_key(wanted) != key:
         raise _other_data(data, workdir, key, wanted)
+    if key:  # it may have been built from another path
+        directory = next(_with_key(data, workdir, key), directory)
     if records.is_dataset(directory):
         return directory
     if data.path.startswith(PROCEDURAL):

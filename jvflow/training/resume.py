@@ -3,7 +3,7 @@
 These entries of the config may change:
 
     run.*, sample.*, evaluate.*     they do not change training
-    data.path, data.cache, codec.checkpoint, text.checkpoint, and pretrained with config.tune
+    data.path, data.captions, data.cache, codec.checkpoint, text.checkpoint, and pretrained with config.tune
                                     places of files; keys and checksums show that the content is the same
     train.steps, optimizer.*        as long as the state keeps its shape; from the restored step on, the schedule is
                                     the new config's, counted from step 0 over all steps
@@ -19,7 +19,6 @@ from jvflow.files import read_json_lines, write_text
 
 HISTORY = "config_history.jsonl"
 FREE = ("run.", "sample.", "evaluate.", "optimizer.", "train.steps", "data.cache", "data.threads")
-PLACES = ("data.path", "codec.checkpoint", "text.checkpoint", "pretrained")
 PARTS = ("optimizer.ema", "optimizer.max_grad_norm")
 """Entries that add a part to the state, and leave it out if they are 0."""
 SCHEDULE = ("train.steps", "optimizer.schedule", "optimizer.learning_rate", "optimizer.warmup_steps")
@@ -51,7 +50,7 @@ def reshapes_state(changed: Mapping[str, list]) -> list[str]:
 
 
 def refused(changed: Mapping[str, list], verified: tuple[str, ...]) -> list[str]:
-    """Returns the changed entries that a run may not change; `verified` lists the `PLACES` that can be checked."""
+    """Returns the changed entries that a run may not change; `verified` lists the places whose content is checked."""
     free = lambda key: key.startswith(FREE) or key in verified
     reshaped = reshapes_state(changed)
     return [key for key in changed if key in reshaped or not free(key)]

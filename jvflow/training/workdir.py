@@ -48,7 +48,7 @@ class Workdir:
 
     @property
     def noted(self) -> dict:
-        """What `note_data` wrote: "key", and "models" since a run notes them; {} if the run has no checkpoint."""
+        """The content of data.json, see `note_data`; {} if the run has no checkpoint."""
         file = self.path / "data.json"
         if not (self.has_checkpoint and file.is_file()):
             return {}
@@ -95,7 +95,7 @@ class Workdir:
     def _check_changes(self, changed: dict, config) -> None:
         models = self.noted.get("models", {})
         verified = [f"{name}.checkpoint" for name in models]
-        verified += ["data.path"] * bool(self.data_key or not self.has_checkpoint)
+        verified += ["data.path", "data.captions"] * bool(self.data_key or not self.has_checkpoint)
         verified += ["pretrained"] * bool(config.tune.rank or config.tune.layers)
         if refused := resume.refused(changed, tuple(verified)):
             raise ValueError(
@@ -131,7 +131,7 @@ class Workdir:
         write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=checksum)) + "\n")
 
     def note_data(self, key: str | None, models: Mapping[str, dict]) -> None:
-        """Writes what the run is trained on, besides its config.
+        """Writes data.json, which identifies the data and the models that encode them.
 
         Args:
           key: the key of the data set, see `jvflow.data.dataset_key`.
