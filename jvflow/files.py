@@ -68,10 +68,10 @@ def _unlike(content: Any, kind: type, keys: Mapping[str, type]) -> str:
 def read_json_lines(path: str | os.PathLike) -> list[tuple[str, Any]]:
     """Returns (line, content) of each line of a JSON lines file; the content of a damaged line is None.
 
-    Leaves out blank lines, and the NUL bytes that a file system may write after a loss of power.
+    Leaves out blank lines, and the NUL bytes before a line that a file system may write after a loss of power.
     """
-    lines = (line.strip(b"\0 \t\r") for line in Path(path).read_bytes().split(b"\n"))
-    return [_read_line(line) for line in lines if line]
+    lines = (line.strip() for line in Path(path).read_bytes().split(b"\n"))
+    return [_read_line(line.strip(b"\0 \t")) for line in lines if line]
 
 
 def _read_line(line: bytes) -> tuple[str, Any]:

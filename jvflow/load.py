@@ -1,5 +1,7 @@
 """Loads trained runs and pretrained models from their folders."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from jvflow.run import Run
 from jvflow.training import lora, resume
 from jvflow.training.checkpoint import Checkpoints, abstract_like
 from jvflow.training.step import merge
-from jvflow.training.workdir import Workdir, override
+from jvflow.training.workdir import NO_CONFIG, Workdir, override
 
 
 def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
@@ -31,13 +33,15 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     """
     folder, config = Workdir.read(workdir)
     sampling = sampling or {}
-    method_of(config).check_sampling(config, sampling)
-    override(config, "sample", sampling)
-    averaged = config.optimizer.ema > 0
+    with _named(folder.config_file):
+        _check_places(folder, config)
+        method_of(config).check_sampling(config, sampling)
+        override(config, "sample", sampling)
+        averaged = config.optimizer.ema > 0
+        experiment = assemble(config)
     if ema and not averaged:
         raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
     which = "ema" if (averaged if ema is None else ema) else "params"
-    experiment = assemble(config)
     everywhere = meshes.replicated(meshes.make_mesh())
     frozen = load_frozen(config, experiment, folder)
     shapes = jax.eval_shape(lambda key: _split(experiment, key)[0], jax.random.key(0))
@@ -45,8 +49,32 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step, keep_dtypes=True)
     checkpoints.close()
     params = meshes.to_local_devices(merge(frozen, restored[which]))
-    protocol = run_protocol(config, step, params) | resume.trained_with(folder.path, step)
+    with _named(folder.config_file):
+        protocol = run_protocol(config, step, params) | resume.trained_with(folder.path, step)
     return Run(config, experiment, params, folder.path, step, protocol)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Names the file in the error for a missing or wrong entry of the config of a run."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        missing = error if isinstance(error, KeyError) else next(iter(error.args), None)  # ml_collections wraps it
+        reason = f"has no key {missing.args[0]}" if isinstance(missing, KeyError) else f"has a wrong entry ({error})"
+        raise ValueError(f"{file} {reason}: {NO_CONFIG}") from error
+
+
+def _check_places(folder: Workdir, config) -> None:
+    """Raises ValueError if a model that a run needs to be loaded is not at its place any more."""
+    places = {"pretrained": config.pretrained.split(",") if config.tune.rank or config.tune.layers else []}
+    places |= {f"{name}.checkpoint": config.get(name, {}).get("checkpoint", ()) for name in ("codec", "text")}
+    lost = [f"config.{key}: {place}" for key, paths in places.items() for place in paths if not Path(place).exists()]
+    if lost:
+        raise ValueError(
+            f"{folder.path} needs models that are not where its config.json names them ({'; '.join(lost)}): put them "
+            "back, or give the training command of this run once more with their new places"
+        )
 
 
 def _split(experiment: Experiment, key, params=None) -> tuple:

@@ -35,8 +35,8 @@ from jvflow.files import read_json, write_text
 MANIFEST, REPORT = "manifest.json", "report.json"
 IDENTITY = "identity.json"  # of an unfinished build
 NAME = "clips"
-INFO = {"dataset_info.json": dict(splits=list), "features.json": {}}
-"""The JSON files of tfds, and entries that they must have."""
+INFO = ("dataset_info.json", "features.json")
+"""The JSON files that tfds reads."""
 SHARD_BYTES = 256 * 2**20
 """Default size of a shard."""
 
@@ -75,8 +75,14 @@ def report(directory: str | os.PathLike) -> dict:
 
 def check_readable(directory: str | os.PathLike) -> None:
     """Raises ValueError if a JSON file of the data set, which tfds reads, is missing or damaged."""
-    for name, keys in INFO.items():
-        read_json(Path(directory) / name, rebuild(directory), keys=keys)
+    files = [Path(directory) / name for name in INFO]
+    for file in files:
+        read_json(file, rebuild(directory))
+    try:
+        tfds.builder_from_directory(directory)
+    except Exception as error:  # tfds and protobuf raise many types for wrong entries
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{' or '.join(map(str, files))} is damaged ({reason}): {rebuild(directory)}") from error
 
 
 def rebuild(directory: str | os.PathLike) -> str:

@@ -172,9 +172,10 @@ def replace_samples(out: str | os.PathLike) -> Iterator[Path]:
 def _sample_files(out: Path) -> list[Path]:
     """Returns the videos of samples in a folder."""
     try:
-        listed = {str(entry["file"]) for entry in read_json(out / RECORD, "", keys=dict(samples=list))["samples"]}
-    except (ValueError, TypeError, KeyError):  # no record, or a damaged one
-        listed = set()
+        entries = read_json(out / RECORD, "", keys=dict(samples=list))["samples"]
+    except ValueError:  # no record, or a damaged one
+        entries = []
+    listed = [entry.get("file") for entry in entries if isinstance(entry, dict)]
     names = lambda file: SAMPLE.fullmatch(file.name) or (file.name in listed and file.suffix == ".mp4")
     return sorted(file for file in out.iterdir() if names(file) and file.is_file())
 

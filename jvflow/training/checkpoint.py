@@ -28,7 +28,12 @@ class Checkpoints:
 
     def __init__(self, directory, *, keep: int = 2, write: bool = True):
         """Opens `directory`, and creates it if `write`; `save` keeps the newest `keep` checkpoints."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=write, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=write,
+            enable_async_checkpointing=False,
+            lightweight_initialize=True,  # reads no metadata here: `restore` skips a checkpoint where it is damaged
+        )
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
     def latest(self) -> int | None:

@@ -72,17 +72,16 @@ def train(config, workdir: str | Path) -> Workdir:
     folder.check_models(models)
     encoded, embedded = _check_encoded(experiment, config, data, models)
     fresh = not folder.has_checkpoint
-    init, abstract = init_and_abstract_state(experiment, config, mesh)
     initial = None
     if fork and fresh:
         source = load.check_fork(config, experiment)
     elif experiment.pretrained and (fresh or experiment.tuning):
         initial = load.load_pretrained(config, experiment)
     experiment.method.check_data(config, experiment, data, initial and tree_checksum(initial.params))
+    init, abstract = init_and_abstract_state(experiment, config, mesh)
+    # nothing is written before config, devices and data are checked
     if fresh:
-        processes.on_primary(
-            lambda: folder.begin(config)
-        )  # nothing is written before config, devices, data are checked
+        processes.on_primary(lambda: folder.begin(config))
     processes.on_primary(lambda: folder.note_data(key, models))
     _log_start(experiment, config, mesh, abstract, folder, initial)
 

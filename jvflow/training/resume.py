@@ -27,11 +27,12 @@ SCHEDULE = ("train.steps", "optimizer.schedule", "optimizer.learning_rate", "opt
 def changes(before: Mapping, now: Mapping) -> dict[str, list]:
     """Returns {key: [value before, value now]} of the entries that differ, without `config.run`.
 
-    Each kind of data reads other entries. If the path changes, an entry that only one of the configs has is no change.
+    Leaves out entries of `config.data` that only one config has: another kind of data reads them (a folder, or the
+    data set that was built of it). The key of the data shows whether the content is the same.
     """
     before, now = flat(before), flat(now)
     changed = {key: [before.get(key), now.get(key)] for key in sorted(before | now) if before.get(key) != now.get(key)}
-    unread = lambda key: key.startswith("data.") and "data.path" in changed and None in changed[key]
+    unread = lambda key: key.startswith("data.") and None in changed[key]
     return {key: pair for key, pair in changed.items() if not key.startswith("run.") and not unread(key)}
 
 
@@ -45,8 +46,7 @@ def flat(tree: Mapping, prefix: str = "") -> dict:
 
 def reshapes_state(changed: Mapping[str, list]) -> list[str]:
     """Returns the changed entries with which the optimizer's state, or the moving average, has other arrays."""
-    parts = [key for key in PARTS if key in changed and bool(changed[key][0]) != bool(changed[key][1])]
-    return parts + [key for key in ("optimizer.name",) if key in changed]
+    return [key for key in PARTS if key in changed and bool(changed[key][0]) != bool(changed[key][1])]
 
 
 def refused(changed: Mapping[str, list], verified: tuple[str, ...]) -> list[str]:

@@ -20,6 +20,9 @@ SECTIONS = ("codec", "data", "network", "optimizer", "train", "run", "sample", "
 CONFIG_KEYS = dict(method=str, objective=str) | dict.fromkeys(SECTIONS, dict)
 """Entries that every config.json of a run has."""
 RESTORE = "restore it from a copy, or use another --workdir"
+NO_CONFIG = (
+    "restore it from a copy, or train again in another --workdir (runs of an earlier version have other entries)"
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Workdir:
         return self.path / "checkpoints"
 
     @property
-    def config(self) -> Path:
+    def config_file(self) -> Path:
         return self.path / "config.json"
 
     @property
@@ -84,10 +87,8 @@ class Workdir:
         Raises ValueError if the folder holds a run of another config, see `jvflow.training.resume`.
         """
         folder = cls(Path(path))
-        if folder.config.exists():
-            folder._check_changes(
-                resume.changes(read_json(folder.config, RESTORE), json.loads(config.to_json())), config
-            )
+        if folder.config_file.exists():
+            folder._check_changes(resume.changes(folder.read_config(), json.loads(config.to_json())), config)
         elif folder.checkpoints.exists():
             raise ValueError(f"{folder.path} holds checkpoints but no config.json: use another --workdir")
         return folder
@@ -121,9 +122,9 @@ class Workdir:
         """
         self.samples.mkdir(parents=True, exist_ok=True)
         now = json.loads(config.to_json())
-        before = read_json(self.config, RESTORE) if self.config.exists() else now
+        before = self.read_config() if self.config_file.exists() else now
         resume.record(self.path, step, before, now)
-        write_text(self.config, config.to_json(indent=1) + "\n")
+        write_text(self.config_file, config.to_json(indent=1) + "\n")
         return resume.changes(before, now)
 
     def note_frozen(self, source: str, checksum: str) -> None:
@@ -162,10 +163,13 @@ class Workdir:
     def read(cls, path) -> tuple["Workdir", ConfigDict]:
         """Returns the folder of a run and its config; raises ValueError if there is none."""
         folder = cls(Path(path))
-        if not folder.config.exists():
+        if not folder.config_file.exists():
             raise ValueError(f"{folder.path} is not a workdir, it has no config.json: train first, with this --workdir")
-        cure = "it is not the config of a run of this version; restore it from a copy, or train again"
-        return folder, ConfigDict(read_json(folder.config, cure, keys=CONFIG_KEYS))
+        return folder, ConfigDict(folder.read_config())
+
+    def read_config(self) -> dict:
+        """Returns the content of config.json; raises ValueError if it is damaged or incomplete."""
+        return read_json(self.config_file, NO_CONFIG, keys=CONFIG_KEYS)
 
     def losses(self) -> list[tuple[int, float]]:
         """Returns (step, loss) of every step so far; leaves out damaged lines with a warning."""
@@ -219,12 +223,11 @@ def override(config: ConfigDict, section: str, entries: dict) -> None:
 def step_lines(file: Path) -> list[tuple[str, dict]]:
     """Returns (line, content) of each line of `metrics.jsonl` or `validation.jsonl`.
 
-    Leaves out damaged lines, and warns of them; the last line of an interrupted run may be cut, which is no damage.
+    Leaves out damaged lines with a warning.
     """
     found = read_json_lines(file)
     good = [(line, entry) for line, entry in found if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
-    damaged = len(found) - len(good)
-    if damaged - (bool(found) and found[-1][1] is None):
+    if damaged := len(found) - len(good):
         LOG.warning("warning: %s has %d damaged lines, which are left out", file, damaged)
     return good
 
