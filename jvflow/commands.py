@@ -106,7 +106,11 @@ def compare(workdirs: Sequence, out, **options) -> dict:
     """Compares trained runs of one paper in the folder `out`; `options` are those of the paper's comparison."""
     if not workdirs:
         raise ValueError("--workdirs is empty: give the workdirs of trained runs, one or more")
-    configs = {str(path): Workdir.read(path)[1] for path in workdirs}
+    configs, data = {}, {}
+    for path in workdirs:
+        folder, config = Workdir.read(path)
+        config.data = data.setdefault(folder.data_key or str(path), config.data)  # equal keys: equal data at any path
+        configs[str(path)] = config
     method = method_of(next(iter(configs.values())))
     with processes.one_writer(out, "--out") as out, jax.set_mesh(local_mesh()):
         return method.compare(configs, load_with_data, out, **options)

@@ -24,8 +24,8 @@ def common(method: str, objective: str, mode: str, *, seed: int = 0) -> ConfigDi
     """
     if mode not in ("", "debug"):
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
-    config = ConfigDict(dict(seed=seed, method=method, objective=objective))
-    config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
+    # pretrained: a run's workdir (pretrained_state: continue its optimizer and steps), or the folder of a public model
+    config = ConfigDict(dict(seed=seed, method=method, objective=objective, pretrained="", pretrained_state=False))
     config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
     # path: a folder of videos, the data set that `jvflow encode` wrote, or procedural:KIND
     config.data = dict(path="", cache="", seed=0, captions="", image_fps=0.0, fit="crop", test_fraction=0.2, threads=1)

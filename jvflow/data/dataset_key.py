@@ -25,6 +25,15 @@ def check_settings(directory, have: dict, want: dict) -> None:
     """Raises ValueError with the differences if the data set in `directory` has other settings than wanted."""
     if have == want:
         return
+    raise ValueError(
+        f"{directory} holds another data set (key {dataset_key(have)}) than the wanted one ({dataset_key(want)}); "
+        f"{differences(have, want)}: "
+        "take the settings and files that it was made with, remove it, or choose another name"
+    )
+
+
+def differences(have: dict, want: dict) -> str:
+    """Returns the differences between two settings as text."""
     before, now = _flat(have), _flat(want)
     differing = [
         f"{name}: {before.get(name, 'absent')} / {now.get(name, 'absent')}"
@@ -32,11 +41,7 @@ def check_settings(directory, have: dict, want: dict) -> None:
         if before.get(name) != now.get(name)
     ]
     more = [f"and {len(differing) - 5} more"] * (len(differing) > 5)
-    raise ValueError(
-        f"{directory} holds another data set (key {dataset_key(have)}) than the wanted one ({dataset_key(want)}); "
-        f"differences, there / here: {'; '.join(differing[:5] + more)}: "
-        "take the settings and files that it was made with, remove it, or choose another name"
-    )
+    return f"differences, there / here: {'; '.join(differing[:5] + more)}"
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

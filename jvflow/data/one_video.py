@@ -12,7 +12,7 @@ from jvflow.data import cuts, listing, video
 from jvflow.data.clip_length import Cutting
 from jvflow.data.listing import name_of
 from jvflow.data.records import Clip
-from jvflow.files import in_one_line, readable, write_text
+from jvflow.files import in_one_line, read_json, readable, write_text
 
 
 def cut_video(
@@ -117,7 +117,7 @@ def decode_once(
                     pixels.write(item.video)
                     cut.append((item.source, item.start, item.caption))
         write_text(report, json.dumps([entry, cut]))
-    entry, cut = json.loads(report.read_text("utf-8"))
+    entry, cut = read_json(report, f"remove {report.parent.parent} and build again", kind=list)
     return entry, cut
 
 

@@ -30,12 +30,14 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from jvflow.data.columns import Clip, Columns, as_dict
 from jvflow.data.dataset_key import dataset_key
-from jvflow.files import write_text
+from jvflow.files import read_json, write_text
 from jvflow.parallel import locks
 
 MANIFEST, REPORT = "manifest.json", "report.json"
 IDENTITY = "identity.json"  # of an unfinished build
 NAME = "clips"
+INFO = ("dataset_info.json", "features.json")
+"""The JSON files that tfds reads."""
 SHARD_BYTES = 256 * 2**20
 """Default size of a shard."""
 
@@ -66,13 +68,31 @@ def manifest(directory: str | os.PathLike) -> dict:
     """
     if not is_dataset(directory):
         raise ValueError(f"{directory} is not a data set: it has no {MANIFEST}; build it first")
-    return json.loads((Path(directory) / MANIFEST).read_text("utf-8"))
+    keys = dict(settings=dict, splits=dict, shape=list)
+    return read_json(Path(directory) / MANIFEST, rebuild(directory), keys=keys)
 
 
 def report(directory: str | os.PathLike) -> dict:
     """Returns the report that `Build.write` stored: `{"bytes": size on disk, ...}`; {} if there is none."""
     file = Path(directory) / REPORT
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return read_json(file, "restore it, or remove it: it holds no clips") if file.is_file() else {}
+
+
+def check_readable(directory: str | os.PathLike) -> None:
+    """Raises ValueError if a JSON file of the data set, which tfds reads, is missing or damaged."""
+    files = [Path(directory) / name for name in INFO]
+    for file in files:
+        read_json(file, rebuild(directory))
+    try:
+        tfds.builder_from_directory(directory)
+    except Exception as error:  # tfds and protobuf raise many types for wrong entries
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{' or '.join(map(str, files))} is damaged ({reason}): {rebuild(directory)}") from error
+
+
+def rebuild(directory: str | os.PathLike) -> str:
+    """Returns the end of an error message: how to replace a damaged data set."""
+    return f"restore it, or remove {directory} and run the command that built it again"
 
 
 def bytes_written(directory: str | os.PathLike) -> int:
@@ -268,7 +288,7 @@ def _write_shards(
     done = lambda number: _done(directory, split, number)
     shards = []
     while done(len(shards)).is_file():
-        shards.append(_Shard(*json.loads(done(len(shards)).read_text("utf-8"))))
+        shards.append(_Shard(*read_json(done(len(shards)), f"remove {directory} and build again", kind=list)))
     index = sum(shard.clips for shard in shards)
     clips = clips_from(max(index, 1))
     clip = first if index == 0 else next(clips, None)
