@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jvflow.data import splits, video
+from jvflow.files import local_path
 
 NAMES = splits.NAMES | dict(valid="val", validate="val", dev="val", training="train", testing="test")
 """From the names in files to the names of splits."""
@@ -154,7 +155,7 @@ def _files(text: str, folder: Path) -> Iterator[tuple[Path, str | None]]:
     for part in BEFORE_SPLIT.split(text):
         name, equals, rest = part.partition("=")
         split = NAMES.get(name.strip().lower()) if equals else None
-        pattern = Path((rest if split else part).strip()).expanduser()
+        pattern = Path(local_path((rest if split else part).strip(), "config.data.splits"))
         places = [pattern, folder / pattern]
         here = [place for place in places if place.is_file()][:1]
         here = here or next((found for place in places if (found := sorted(map(Path, glob.glob(str(place)))))), [])
