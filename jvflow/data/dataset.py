@@ -49,7 +49,7 @@ def prepare(data, workdir, frames: int = 1, key: str | None = None, built_first:
     try:
         directory = directory or _build_once(data, workdir, key)
     except OSError as error:
-        if error.errno not in READ_ONLY:
+        if not _is_of_cache(error, _cache(data, workdir)):
             raise
         raise ValueError(
             f"the data set of {data.path} has to be built in {_cache(data, workdir)}, which cannot be written "
@@ -80,6 +80,12 @@ def _warn_once(directory: Path, note: str) -> None:
 def is_gone(path: str) -> bool:
     """Returns whether `config.data.path` names a place where nothing is: no folder, or an empty one (not mounted)."""
     return not path.startswith(PROCEDURAL) and not (Path(path).is_dir() and any(Path(path).iterdir()))
+
+
+def _is_of_cache(error: OSError, cache: Path) -> bool:
+    """Returns whether an error shows that the cache must not be written, and not that a video must not be read."""
+    file, cache = Path(error.filename or cache).absolute(), cache.absolute()
+    return error.errno in READ_ONLY and (file.is_relative_to(cache) or cache.is_relative_to(file))
 
 
 def _find_built(data, workdir, key: str | None, built_first: bool) -> Path | None:

@@ -161,6 +161,13 @@ def test_a_model_config_without_its_entries_is_named(tmp_path):
     assert {"num_layers", "num_attention_heads", "_class_name"} <= failed
 
 
+def test_incomplete_results_of_a_comparison_are_made_again(tmp_path):
+    whole = dict.fromkeys(compare.NEEDED, 1.0)
+    results = [whole, {"method": "flow"}, 7, None]
+    (tmp_path / "compare.json").write_text(json.dumps(dict(results=results)))
+    assert compare._results(tmp_path / "compare.json") == [whole]
+
+
 # --- logs -----------------------------------------------------------------------------------------
 
 GOOD = [json.dumps({"step": step, "loss": step / 7}) for step in range(1, 7)]

@@ -155,13 +155,17 @@ def test_a_folder_that_must_not_be_written_is_read(moved, monkeypatch):
     write_videos(root / "videos")
     shutil.rmtree(clips_of(root))
 
-    def refuse(*args, **options):
-        raise OSError(30, "Read-only file system")
+    def refuse(file):
+        def build(*args, **options):
+            raise OSError(errno.EACCES, "Permission denied", str(file))
 
-    monkeypatch.setattr(folder, "build", refuse)
-    message = (
-        r"the data set of .*videos has to be built in .*run/data, which cannot be written \(Read-only file system\)"
-    )
+        monkeypatch.setattr(folder, "build", build)
+
+    refuse(root / "videos" / "0.mp4")  # a video that must not be read is another mistake
+    with pytest.raises(PermissionError, match="0.mp4"):
+        run_dataset(load(root / "run"))
+    refuse(root / "run" / "data" / ".videos.partial")
+    message = r"the data set of .*videos has to be built in .*run/data, which cannot be written \(Permission denied\)"
     with pytest.raises(ValueError, match=message):
         run_dataset(load(root / "run"))
 
