@@ -124,7 +124,7 @@ def test_videos_that_no_file_names(tmp_path):
         (UCF, "train=a.txt", dict(a__txt="\n"), "a.txt names no video of .*; its names: none; the videos: Archery"),
         (UCF, "train=no.txt", {}, "'train=no.txt' is no file, neither here nor in .*in: write train=FILE,test=FILE"),
         (UCF, "dev2=a.txt", dict(a__txt=UCF[0]), "'dev2=a.txt' is no file"),
-        (UCF, "train=", {}, "'train=' is no file"),
+        (UCF, "train=", {}, "config.data.splits is empty: give a path"),
         (UCF, "a.txt", dict(a__txt=UCF[0]), "a.txt has no column 'split': write train="),
         (UCF, "a.csv", dict(a__csv=f"file\n{UCF[0]}\n"), "a.csv has no column 'split': write train="),
         (UCF, "a.csv", dict(a__csv=f"file,split\n{UCF[0]},tset\n"), "line 2: 'split' is 'tset': write one of train, "),

@@ -1,4 +1,4 @@
-"""What may change when a run continues: more steps, the optimizer's settings and places of files, with a record."""
+"""Continued runs may change: more steps, the optimizer's settings and places of files, with a record."""
 
 import json
 import shutil
