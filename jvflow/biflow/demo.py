@@ -117,19 +117,24 @@ def side_by_side(
 def _measure(run: Run, reference: Reference, data: Path) -> tuple[dict, np.ndarray]:
     """Returns the figures and the videos of one run, from `measured.npz` in its workdir if the protocol is the same."""
     file, protocol = run.workdir / "measured.npz", json.dumps(describe(run, reference))
-    try:
-        with np.load(file) as kept:
-            if str(kept["protocol"]) == protocol:
-                return json.loads(str(kept["figures"])), kept["videos"]
-    except FileNotFoundError:
-        pass
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
-        LOG.warning("warning: %s is damaged (%s): its run is measured again", file, error)
+    if file.exists() and (kept := _read_measured(file, protocol)):
+        return kept
     figures, videos = evaluate_streams(run, reference, data)
     temporary = file.with_suffix(".tmp.npz")
     np.savez(temporary, protocol=protocol, figures=json.dumps(figures), videos=videos)
     temporary.replace(file)
     return figures, videos
+
+
+def _read_measured(file: Path, protocol: str) -> tuple[dict, np.ndarray] | None:
+    """Returns the figures and the videos in a file if they have this protocol; None if not, or if it is damaged."""
+    try:
+        with np.load(file) as kept:
+            if str(kept["protocol"]) == protocol:
+                return json.loads(str(kept["figures"])), kept["videos"]
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        LOG.warning("warning: %s is damaged (%s): its run is measured again", file, error)
+    return None
 
 
 def _main(figures: dict) -> tuple:

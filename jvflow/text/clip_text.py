@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jvflow import networks, pretrained
+from jvflow.files import read_json
 from jvflow.networks.clip_text import ClipText, ClipTextConfig
 from jvflow.pretrained import LazyParams
 from jvflow.text import TextEncoder, Tokens, warn_truncated
@@ -85,6 +86,7 @@ def _load_tokenizer(folder: str | Path):
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ValueError(f"{folder} holds no {' and no '.join(missing)}: give the folder tokenizer of the model")
+    read_json(files[0], pretrained.CURE)  # names the file if it is damaged
     try:
         model = models.BPE.from_file(*map(str, files), end_of_word_suffix="</w>", unk_token=END)
     except Exception as error:  # the package raises a plain Exception

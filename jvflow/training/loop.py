@@ -104,6 +104,7 @@ def _train(config, workdir: Path) -> Workdir:
         state, position = source.restore(abstract, keep_dtypes=True)
         source.close()
         begin = int(position["next_index"])
+        processes.on_primary(lambda: folder.record_fork(config, begin))
         LOG.info("continues the state of %s at step %d of %d", config.pretrained, begin, config.train.steps)
     elif begin is None or initial:
         create = jax.jit(init, out_shardings=shardings)

@@ -12,13 +12,16 @@ All others define the run: another value belongs to a new workdir, which starts 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jvflow.files import read_json_lines, write_text
 
 HISTORY = "config_history.jsonl"
-FREE = ("run.", "sample.", "evaluate.", "optimizer.", "train.steps", "data.cache", "data.threads")
+NOT_TRAINING = ("run.", "sample.", "evaluate.", "data.cache", "data.threads")
+FREE = (*NOT_TRAINING, "optimizer.", "train.steps")
+PLACES = ("data.path", "data.captions", "codec.checkpoint", "text.checkpoint", "pretrained")
+"""Entries that name files; on resume these may be elsewhere if their content is the same."""
 PARTS = ("optimizer.ema", "optimizer.max_grad_norm")
 """Entries that add a part to the state, and leave it out if they are 0."""
 SCHEDULE = ("train.steps", "optimizer.schedule", "optimizer.learning_rate", "optimizer.warmup_steps")
@@ -65,15 +68,20 @@ def lines(changed: Mapping[str, list]) -> str:
 
 
 def history(workdir: Path) -> list[dict]:
-    """Returns the changes of a run, {"step", "changed", "config": the config before}; leaves out damaged lines."""
+    """Returns the changes of a run, in order; leaves out damaged lines.
+
+    Each is {"step": the steps before it, "changed": {key: [value before, value now]}, "config": the config before}. A
+    fork begins with the changes of the run that it continues, and with one that names this run as "forked".
+    """
     file = workdir / HISTORY
     entries = [entry for _, entry in read_json_lines(file)] if file.is_file() else []
-    whole = lambda entry: isinstance(entry, dict) and {"step", "changed"} <= entry.keys()
-    return [entry for entry in entries if whole(entry)]
+    types = dict(step=int, changed=dict, config=dict)
+    whole = lambda entry: all(isinstance(entry.get(key), kind) for key, kind in types.items())
+    return [entry for entry in entries if isinstance(entry, dict) and whole(entry)]
 
 
 def record(workdir: Path, step: int, before: Mapping, now: Mapping) -> None:
-    """Adds a line to `HISTORY` if the configs differ. At step 0 removes the file: the run begins anew.
+    """Adds a line to `HISTORY` if the configs differ. At step 0 empties the file: the run begins anew.
 
     A run that goes back to an earlier checkpoint repeats the steps from there with the new config, so no line keeps a
     later step.
@@ -83,12 +91,26 @@ def record(workdir: Path, step: int, before: Mapping, now: Mapping) -> None:
     if step and (changed := changes(before, now)):
         kept.append(dict(step=step, changed=changed, config=before))
     if kept != entries:
-        write_text(workdir / HISTORY, "".join(json.dumps(entry) + "\n" for entry in kept))
+        _write(workdir, kept)
+
+
+def record_fork(workdir: Path, step: int, source: Path, before: Mapping, now: Mapping) -> None:
+    """Writes `HISTORY` of a fork, which continues the run in `source` at a step with another config."""
+    entries = [entry for entry in history(source) if entry["step"] < step]
+    _write(workdir, [*entries, dict(step=step, forked=str(source), changed=changes(before, now), config=before)])
+
+
+def _write(workdir: Path, entries: Sequence[Mapping]) -> None:
+    write_text(workdir / HISTORY, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def trained_with(workdir: Path, step: int) -> dict:
     """Returns the entry `config_changes` of a protocol: the changes to training before `step`; {} without any."""
-    training = lambda changed: {key: pair for key, pair in changed.items() if key.startswith(("train.", "optimizer."))}
-    entries = [dict(step=entry["step"], changed=training(entry["changed"])) for entry in history(workdir)]
-    entries = [entry for entry in entries if entry["step"] < step and entry["changed"]]
-    return dict(config_changes=entries) if entries else {}
+    found = []
+    for entry in history(workdir):
+        forked = {name: entry[name] for name in ("forked",) if name in entry}
+        apart = NOT_TRAINING if forked else (*NOT_TRAINING, *PLACES)
+        changed = {key: pair for key, pair in entry["changed"].items() if not key.startswith(apart)}
+        if entry["step"] < step and (changed or forked):
+            found.append(dict(step=entry["step"], **forked, changed=changed))
+    return dict(config_changes=found) if found else {}

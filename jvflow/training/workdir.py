@@ -128,6 +128,11 @@ class Workdir:
         write_text(self.config_file, config.to_json(indent=1) + "\n")
         return resume.changes(before, now)
 
+    def record_fork(self, config, step: int) -> None:
+        """Writes `resume.HISTORY` of a run that continues the run `config.pretrained` at `step`."""
+        source = Workdir(Path(config.pretrained))
+        resume.record_fork(self.path, step, source.path, source.read_config(), json.loads(config.to_json()))
+
     def note_frozen(self, source: str, checksum: str) -> None:
         """Writes the source and the checksum of the frozen parameters, which checkpoints do not hold."""
         write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=checksum)) + "\n")

@@ -1,7 +1,6 @@
 """Tests of `jvflow demo`: one report of three methods, and a restart that repeats no work."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,17 +57,16 @@ def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("content", [b"", b"PK cut", bytes(300), None])
-def test_measures_that_cannot_be_read_are_made_again(tmp_path, monkeypatch, caplog, content):
-    monkeypatch.setattr(demo, "describe", lambda run, reference: dict(step=7))
-    monkeypatch.setattr(demo, "evaluate_streams", lambda *args: (dict(distance=1.0), np.zeros((1, 2))))
-    file = tmp_path / "measured.npz"
+def test_measures_that_cannot_be_read_are_made_again(tmp_path, caplog, content):
+    file, videos = tmp_path / "measured.npz", np.zeros((1, 2))
+    np.savez(file, protocol="one", figures=json.dumps(dict(distance=1.0)), videos=videos)
+    assert demo._read_measured(file, "one")[0] == dict(distance=1.0) and demo._read_measured(file, "two") is None
+    assert not caplog.text
     if content is None:
-        np.savez(file, protocol=json.dumps(dict(step=7)))  # without figures
+        np.savez(file, protocol="one")  # without figures
     else:
         file.write_bytes(content)
-    for _ in range(2):
-        assert demo._measure(SimpleNamespace(workdir=tmp_path), None, tmp_path)[0] == dict(distance=1.0)
-    assert caplog.text.count("measured.npz is damaged") == 1
+    assert demo._read_measured(file, "one") is None and "measured.npz is damaged" in caplog.text
 
 
 def test_a_loss_that_cannot_be_read_is_left_out(tmp_path):

@@ -189,8 +189,14 @@ def test_hashes_that_cannot_be_written_are_no_error(tmp_path, monkeypatch, error
             hashes([video])
 
 
-def test_parameters_are_those_on_disk_with_64_bits(trained):
+def test_parameters_are_those_on_disk_with_64_bits(trained, caplog):
     run = load(trained / "run")
-    with jax.enable_x64(True):
+    jax.config.update("jax_enable_x64", True)  # for all threads, as JAX_ENABLE_X64=1
+    try:
         wide = load(trained / "run")
+        train(config_of(trained / "videos"), trained / "run")  # restores the whole state
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert not caplog.records  # no checkpoint is called damaged
+    assert {a.dtype for a in jax.tree.leaves(wide.params)} == {a.dtype for a in jax.tree.leaves(run.params)}
     assert tree_checksum(wide.params) == tree_checksum(run.params) == wide.protocol["parameters"]

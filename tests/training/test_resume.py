@@ -171,6 +171,21 @@ def test_each_change_is_recorded_with_its_step(tmp_path):
     assert resume.history(tmp_path) == []
 
 
+def test_a_fork_records_the_run_that_it_continues_with_its_changes(tmp_path):
+    source, fork = begun(tmp_path / "source"), Workdir(tmp_path / "fork")
+    source.begin(changed_config({"train.steps": 40, "sample.rtol": 0.5}), 20)
+    source.begin(changed_config({"train.steps": 60}), 40)
+    config = changed_config(
+        {"pretrained": str(source.path), "pretrained_state": True, "seed": 7, "data.path": "procedural:maze"}
+    )
+    fork.begin(config)
+    fork.record_fork(config, 30)
+    found = resume.trained_with(fork.path, 50)["config_changes"]
+    assert found[0] == {"step": 20, "changed": {"train.steps": [20, 40]}} and len(found) == 2
+    assert found[1]["step"] == 30 and found[1]["forked"] == str(source.path)
+    assert found[1]["changed"]["seed"] == [1, 7] and "data.path" in found[1]["changed"]
+
+
 # --- runs -----------------------------------------------------------------------------------------
 
 
@@ -203,6 +218,9 @@ def test_an_extended_run_and_a_fork_equal_a_long_run(tmp_path, caplog):
     assert metrics[1] == metrics[0] and metrics[2] == b"".join(metrics[0].splitlines(keepends=True)[20:])
     assert load(tmp_path / "run").protocol["config_changes"] == [{"step": 20, "changed": {"train.steps": [20, 40]}}]
     assert "config_changes" not in load(tmp_path / "long").protocol
+    (change,) = load(tmp_path / "fork").protocol["config_changes"]
+    assert change["step"] == 20 and change["forked"] == str(tmp_path / "run")
+    assert change["changed"]["train.steps"] == [20, 40] and change["changed"]["pretrained_state"] == [None, True]
     fork.seed = 5
     fork.train.steps = 20
     with pytest.raises(ValueError, match="is at step 40: use a larger config.train.steps than 20"):
