@@ -62,20 +62,21 @@ def train(config, workdir: str | Path) -> Workdir:
     run = config.run
     folder = Workdir.open(workdir, config)
 
-    # mesh and data, then shapes, then arrays
+    # mesh and shapes, then data, then arrays: what the config alone contradicts is found before data are built
     mesh = meshes.make_mesh(run.mesh)
     meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
     check_mesh(experiment, mesh)
+    fresh = not folder.has_checkpoint
+    reads_pretrained = experiment.pretrained and (fresh or experiment.tuning)
+    if reads_pretrained:
+        load.find_public(config)  # raises if there is no model
+    init, abstract = init_and_abstract_state(experiment, config, mesh)
     data = processes.primary_first(lambda: dataset.prepare(config.data, folder.path, frames=experiment.window.span))
     key = records.manifest(data).get("key")
     folder.check_data(key)
     encoded, embedded = _check_encoded(experiment, config, data)
-    fresh = not folder.has_checkpoint
-    initial = None
-    if experiment.pretrained and (fresh or experiment.tuning):
-        initial = load.load_pretrained(config, experiment)
+    initial = load.load_pretrained(config, experiment) if reads_pretrained else None
     experiment.method.check_data(config, experiment, data, initial and tree_checksum(initial.params))
-    init, abstract = init_and_abstract_state(experiment, config, mesh)
     processes.on_primary(lambda: folder.begin(config))  # nothing is written before config, devices and data are checked
     processes.on_primary(lambda: folder.note_data(key))
     _log_start(experiment, config, mesh, abstract, folder, initial)
