@@ -16,11 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
-from jvflow.files import write_text
+from jvflow.files import read_json, write_text
 from jvflow.report import html
 from jvflow.training.rules import NOT_NEGATIVE, check, many
 
 LOG = logging.getLogger(__name__)
+PLOT = "pareto.png"
+NEEDED = {"nfe_per_frame", "distance_first_window", "distance_last_window", "distance_mean", "motion_last_window"}
+"""Figures that every result has."""
 SOLVERS = {
     "equal accuracy": dict(method="heun", rtol=1e-2, atol=1e-2, steps=None),
     "equal budget": dict(method="euler", steps=20),
@@ -69,7 +72,8 @@ def compare(
         gains = ()
     _check(configs)
     file = Path(out) / "compare.json"
-    before = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
+    before = _results(file) if file.exists() else []
+    (file.parent / PLOT).unlink(missing_ok=True)  # until all results are there
     record: dict = dict(controls=None, results=[])
     reference = None
     for objective, kind, path, sampling in _evaluations(configs, epsilons, gains):
@@ -78,7 +82,7 @@ def compare(
             reference = Reference.from_dataset(run.config.evaluate, data, run.asked)
             record["controls"] = controls(reference, data)
         named = _as_read(dict(method=objective, kind=kind, protocol=describe(run, reference)))
-        done = next((r for r in before if all(r[key] == value for key, value in named.items())), None)
+        done = next((r for r in before if all(r.get(key) == value for key, value in named.items())), None)
         record["results"].append(done or named | _as_read(evaluate_streams(run, reference, data)[0]))
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(record, indent=1) + "\n")
@@ -92,8 +96,14 @@ def compare(
             figures["distance_last_window"],
             figures["motion_last_window"],
         )
-    html.write_pareto(Path(out) / "pareto.png", _fronts(record["results"]))
+    html.write_pareto(Path(out) / PLOT, _fronts(record["results"]))
     return record
+
+
+def _results(file: Path) -> list[dict]:
+    """Returns the complete results of an earlier comparison."""
+    results = read_json(file, "remove it, and the comparison starts anew", keys=dict(results=list))["results"]
+    return [result for result in results if isinstance(result, dict) and result.keys() >= NEEDED]
 
 
 def _as_read(figures: dict) -> dict:

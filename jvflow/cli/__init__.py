@@ -3,12 +3,15 @@
 import ast
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
+
+from jvflow.files import readable
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DEMO_CONFIG = "configs/biflow/procedural.py"
@@ -21,6 +24,7 @@ def find_config(path: str) -> str:
     Searches the working directory, then the checkout, then the installed package. Returns `path` unchanged if no such
     file exists.
     """
+    path = os.path.expanduser(path)
     file = path.partition(":")[0]
     for root in (Path(), PACKAGE.parent, PACKAGE):
         if (root / file).exists():
@@ -88,9 +92,9 @@ def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = 
             sys.exit(143)  # the exit status of SIGTERM: schedulers restart such a job
         except OSError as error:
             full = ": free some space and run the same command again; it continues after the complete files"
-            sys.exit(f"error: {error}{full if error.errno == errno.ENOSPC else ''}")
+            sys.exit(f"error: {readable(str(error))}{full if error.errno == errno.ENOSPC else ''}")
         except (ValueError, FloatingPointError) as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {readable(str(error))}")
         except AttributeError as error:
             # ml_collections wraps a KeyError; any other AttributeError is a bug of jvflow
             if not (error.args and isinstance(error.args[0], KeyError)):

@@ -6,7 +6,6 @@
 DDIM is a bijection up to the accuracy of its steps. The paper gives neither the number of steps nor the guidance.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxtyping import Array, Float, UInt8
 from jvflow import networks, pretrained, text
 from jvflow.codecs import Codec, Posterior
 from jvflow.codecs.tiling import apply_tiled, image_latent_shape, map_images
+from jvflow.files import read_json
 from jvflow.flow import ddim
 from jvflow.flow.ddim import Schedule
 from jvflow.flow.field import Condition
@@ -49,7 +49,7 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
     if not isinstance(sizes, KLConfig):
         raise ValueError(f"{folders[0]} holds no autoencoder: give the folder vae of the model")
     network = networks.functional(Autoencoder, sizes)  # in our layout
-    factor = json.loads((Path(folders[0]) / pretrained.CONFIG).read_text()).get("scaling_factor", FACTOR) / scale
+    factor = pretrained.read_config(folders[0]).get("scaling_factor", FACTOR) / scale
     reduction = 2 ** (len(network.config.channels) - 1)
     if tile % (4 * reduction):
         raise ValueError(
@@ -113,7 +113,7 @@ def build_ddim(
             f"with {SCHEDULER} in it, got {folders}"
         )
     folder = Path(folders[0])
-    schedule = Schedule.from_config(json.loads((folder / SCHEDULER).read_text()))
+    schedule = Schedule.from_config(read_json(folder / SCHEDULER, pretrained.CURE))
     schedule.step_table(steps)  # raises ValueError if the number of steps does not fit
     vae = build(folder / "vae", tile=tile)
     unet = pretrained.inspect(folder / "unet")

@@ -11,7 +11,6 @@ video whole or in pieces (`jvflow.networks.streaming`), and frames whole or in t
 change only rounding; tiles change pixels near their edges.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -117,7 +116,7 @@ def _load(
         config = pretrained.inspect(folders[0]).network.config
         if not isinstance(config, config_type):
             raise ValueError(f"{folders[0]} holds no autoencoder of {name}: give the folder vae of the model")
-        public = json.loads((Path(folders[0]) / pretrained.CONFIG).read_text())
+        public = pretrained.read_config(folders[0])
         return LazyParams(lambda: pretrained.load(folders[0], dtype=jnp.float32).params), config, public
     if tiny:
         init = networks.functional(module, tiny_config).init

@@ -6,7 +6,6 @@
 One error lists all tensors that are missing, unexpected or of another shape, before any tensor is read.
 """
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jvflow.files import read_json
 from jvflow.networks import Network
 from jvflow.parallel import sharding
 from jvflow.pretrained.files import CONFIG, Files
@@ -23,6 +23,7 @@ from jvflow.pretrained.layout import Model, flatten_paths, unflatten_paths
 from jvflow.pretrained.lazy import LazyParams
 from jvflow.pretrained.write import LORA_FILE, export, export_lora
 
+CURE = "restore the file that belongs to this model"
 __all__ = [
     "CLASSES",
     "CONFIG",
@@ -100,7 +101,12 @@ def inspect(folder: str | Path, **options) -> Model:
 def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -> Model:
     """Returns the model of these tensors after checking shapes; arguments and errors as in `import_checkpoint`."""
     known = find_kind(kind)
-    model = known.model(config, known.find_naming(tensors), **options)
+    try:
+        model = known.model(config, known.find_naming(tensors), **options)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        file = tensors.folder / CONFIG if isinstance(tensors, Files) else "this config"
+        reason = f"has no {error}" if isinstance(error, KeyError) else f"has wrong entries ({error})"
+        raise ValueError(f"{file} does not describe a {kind}, it {reason}: {CURE}") from error
     if isinstance(tensors, Files):
         shapes = tensors.shapes
     else:
@@ -111,8 +117,12 @@ def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options
 
 def is_public(folder: str | Path) -> bool:
     """Returns whether a folder holds a model in the layout of the public hubs."""
-    file = Path(folder) / CONFIG
-    return file.is_file() and bool({"_class_name", "architectures"} & json.loads(file.read_text()).keys())
+    return (Path(folder) / CONFIG).is_file() and bool({"_class_name", "architectures"} & read_config(folder).keys())
+
+
+def read_config(folder: str | Path) -> dict:
+    """Returns the content of config.json in the folder of a model; raises ValueError if it is damaged."""
+    return read_json(Path(folder) / CONFIG, CURE)
 
 
 def open_folder(folder: str | Path) -> tuple[str, dict, Files]:
@@ -120,13 +130,15 @@ def open_folder(folder: str | Path) -> tuple[str, dict, Files]:
     folder = Path(folder)
     if not (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds no {CONFIG}: give the folder of one model, such as transformer or vae")
-    config = json.loads((folder / CONFIG).read_text())
-    class_name = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
-    if class_name not in CLASSES:
+    config = read_config(folder)
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    class_name = config.get("_class_name") or first
+    if class_name not in tuple(CLASSES):
         raise ValueError(f"{folder / CONFIG} describes {class_name}: use one of {', '.join(CLASSES)}")
     index = sorted(folder.glob("*.safetensors.index.json"))
     if index:
-        names = set(json.loads(index[0].read_text())["weight_map"].values())
+        names = set(map(str, read_json(index[0], CURE, keys=dict(weight_map=dict))["weight_map"].values()))
     else:
         names = {path.name for path in folder.glob("*.safetensors")}
     if not names:

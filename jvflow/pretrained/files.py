@@ -17,10 +17,12 @@ class Files(Mapping):
     """The tensors of safetensors files, each read when it is used.
 
     Attributes:
+      folder: the folder of the first file.
       shapes: shapes of all tensors, known without reading them.
     """
 
     def __init__(self, files: Sequence[Path]):
+        self.folder = Path(files[0]).parent
         self._files, self.shapes, broken = {}, {}, []
         for file in files:
             if not Path(file).exists():

@@ -20,6 +20,7 @@ from jax.experimental import topologies
 from jvflow.assembly import Experiment
 from jvflow.data.pipeline import Batch
 from jvflow.experiment import assemble
+from jvflow.files import with_local_paths
 from jvflow.networks import as_field
 from jvflow.parallel import hlo, sharding
 from jvflow.parallel import mesh as meshes
@@ -100,6 +101,7 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
     """
     check_config(config)
     chip, count = parse(topology)
+    config = with_local_paths(config)
     mesh = meshes.make_mesh(config.run.mesh, devices(topology))
     meshes.check_batch(config.train.batch_size, mesh, config.run.microbatches)
     experiment = assemble(config, abstract=True)

@@ -1,10 +1,10 @@
 """The training loop: from a config to a trained run in its workdir.
 
-config.json      the config; on resume only config.run.* may differ
+config.json      the config; `config_history.jsonl` keeps those before, where it changed, see `jvflow.training.resume`
 metrics.jsonl    one line for each step
 validation.jsonl the validation loss and its split, and the metrics of `jvflow evaluate`, as often as config.run sets
 checkpoints/     the state and the data position
-data.json        the key of the data set
+data.json        the key of the data set, and the identity of the models that encode it
 frozen.json      the checksum of the frozen parameters, if some are frozen
 sharding.txt     how each array of the state is split over the devices, and why
 samples/         preview images, with a row of frames for each video
@@ -26,13 +26,14 @@ from jvflow import load
 from jvflow.assembly import Experiment
 from jvflow.data import dataset, latents, pipeline, records
 from jvflow.experiment import assemble
-from jvflow.files import write_text
+from jvflow.files import run_path, with_local_paths, write_text
 from jvflow.flow.solver import SolveError
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes, sharding
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.report import videos
 from jvflow.run import Run, scalars
+from jvflow.training import resume
 from jvflow.training.checkpoint import Checkpoints
 from jvflow.training.config_check import check_config
 from jvflow.training.sharded import check_mesh, compiled_step, held_out_loss, init_and_abstract_state
@@ -52,12 +53,20 @@ def train(config, workdir: str | Path) -> Workdir:
     """Trains `config` in `workdir`, or continues the run that is there.
 
     Raises:
-      ValueError: if the config contradicts itself, or does not fit its data, devices or workdir.
+      ValueError: if the config contradicts itself, or does not fit its data, devices or workdir, or if another job
+        trains in the workdir.
       FloatingPointError: if the loss is not finite; the message names the step.
       Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
     check_config(config)
+    config = with_local_paths(config)
+    with processes.one_writer(run_path(workdir, "--workdir"), "--workdir") as folder:
+        return _train(config, folder)
+
+
+def _train(config, workdir: Path) -> Workdir:
     experiment = assemble(config)
+    fork = config.pretrained_state
     config = recorded(config)
     run = config.run
     folder = Workdir.open(workdir, config)
@@ -67,18 +76,25 @@ def train(config, workdir: str | Path) -> Workdir:
     meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
     check_mesh(experiment, mesh)
     fresh = not folder.has_checkpoint
-    reads_pretrained = experiment.pretrained and (fresh or experiment.tuning)
-    if reads_pretrained:
+    forks = fork and fresh
+    reads_pretrained = not forks and experiment.pretrained and (fresh or experiment.tuning)
+    if forks:
+        source = load.check_fork(config, experiment)
+    elif reads_pretrained:
         load.find_public(config)  # raises if there is no model
     init, abstract = init_and_abstract_state(experiment, config, mesh)
-    data = processes.primary_first(lambda: dataset.prepare(config.data, folder.path, frames=experiment.window.span))
+    options = dict(frames=experiment.window.span, key=folder.data_key)
+    data = processes.primary_first(lambda: dataset.prepare(config.data, folder.path, **options))
     key = records.manifest(data).get("key")
-    folder.check_data(key)
-    encoded, embedded = _check_encoded(experiment, config, data)
+    models = _model_identities(config)
+    folder.check_models(models)
+    encoded, embedded = _check_encoded(experiment, config, data, models)
     initial = load.load_pretrained(config, experiment) if reads_pretrained else None
     experiment.method.check_data(config, experiment, data, initial and tree_checksum(initial.params))
-    processes.on_primary(lambda: folder.begin(config))  # nothing is written before config, devices and data are checked
-    processes.on_primary(lambda: folder.note_data(key))
+    # nothing is written before config, devices and data are checked
+    if fresh:
+        processes.on_primary(lambda: folder.begin(config))
+    processes.on_primary(lambda: folder.note_data(key, models))
     _log_start(experiment, config, mesh, abstract, folder, initial)
 
     key_init, key_steps = jax.random.split(jax.random.key(config.seed))
@@ -86,7 +102,12 @@ def train(config, workdir: str | Path) -> Workdir:
     checkpoints = Checkpoints(folder.checkpoints, keep=run.keep)
     begin = checkpoints.latest()
     state = None
-    if begin is None or initial:
+    if forks:
+        state, position = source.restore(abstract, keep_dtypes=True)
+        source.close()
+        begin = int(position["next_index"])
+        LOG.info("continues the state of %s at step %d of %d", config.pretrained, begin, config.train.steps)
+    elif begin is None or initial:
         create = jax.jit(init, out_shardings=shardings)
         state = create(key_init, params=initial and jax.device_get(initial.params))
     if experiment.tuning:
@@ -95,15 +116,15 @@ def train(config, workdir: str | Path) -> Workdir:
             processes.on_primary(lambda: folder.note_frozen(config.pretrained, checksum))
         folder.check_frozen(config.pretrained, checksum)
     del initial
-    if begin is None:
-        begin = 0
+    if fresh:
+        begin = begin or 0
     else:
         frozen = state.frozen if experiment.tuning else {}
-        state, position = checkpoints.restore(abstract.replace(frozen={}))
+        state, position = checkpoints.restore(abstract.replace(frozen={}), keep_dtypes=True)
         state = state.replace(frozen=frozen)
         begin = int(position["next_index"])
         checkpoints.forget_after(begin)
-        LOG.info("continues at step %d of %d", begin, config.train.steps)
+        processes.on_primary(lambda: _log_resumed(experiment, config, folder.begin(config, begin), begin))
     metrics = Metrics(folder, begin, tensorboard=run.tensorboard, write=processes.is_primary())
     if begin >= config.train.steps:
         return folder
@@ -176,14 +197,20 @@ def train(config, workdir: str | Path) -> Workdir:
     return folder
 
 
-def _check_encoded(experiment: Experiment, config, data: Path) -> tuple[bool, bool]:
+def _model_identities(config) -> dict[str, dict]:
+    """Returns the fingerprints of the codec and the text encoder, if they have checkpoints."""
+    found = dict(codec=latents.model_fingerprint(**config.codec)) if config.codec.get("checkpoint") else {}
+    text = latents.text_fingerprint(config)
+    return found | (dict(text=text) if text else {})
+
+
+def _check_encoded(experiment: Experiment, config, data: Path, models: dict) -> tuple[bool, bool]:
     """Returns whether the data holds latents, and embedded captions; raises ValueError if another model made them."""
     encoded = latents.has_latents(data)
     if encoded:
-        latents.check_latents(
-            data, latents.model_fingerprint(**config.codec), latents.chunk_lengths(experiment.codec, config)
-        )
-    embedded = latents.has_embeddings(data, latents.text_fingerprint(config))
+        codec = models.get("codec") or latents.model_fingerprint(**config.codec)
+        latents.check_latents(data, codec, latents.chunk_lengths(experiment.codec, config))
+    embedded = latents.has_embeddings(data, models.get("text"))
     if experiment.text and not experiment.text.compilable and not embedded:
         raise ValueError(
             "config.text.by_layer needs captions that are embedded before training: make the data set with `jvflow "
@@ -203,6 +230,21 @@ def _log_start(experiment: Experiment, config, mesh, abstract: State, folder: Wo
     if initial:
         checksum = tree_checksum(initial.params)
         LOG.info("starts from %s, step %d, parameter checksum %s", experiment.pretrained, initial.step, checksum)
+
+
+def _log_resumed(experiment: Experiment, config, changed: dict, begin: int) -> None:
+    """Logs where a run continues, what has changed, and what the learning rate is from here on."""
+    LOG.info("continues at step %d of %d", begin, config.train.steps)
+    if changed:
+        LOG.info("the config has changed from this step on:\n%s", resume.lines(changed))
+    if any(key in changed for key in resume.SCHEDULE) and begin < config.train.steps:
+        LOG.info(
+            "the learning rate follows the schedule of the new config, %s over all %d steps: %.4g at step %d",
+            config.optimizer.schedule,
+            config.train.steps,
+            experiment.schedule(begin),
+            begin + 1,
+        )
 
 
 def _free_encoders(experiment: Experiment) -> None:
