@@ -95,17 +95,25 @@ def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
     return frozen
 
 
+def find_public(config) -> list[Path]:
+    """Returns the folders of the public models that `config.pretrained` names, [] if it names a run.
+
+    Raises ValueError if there is no run and no public model.
+    """
+    found = public.folders(config.pretrained)
+    lost = [folder for folder in config.pretrained.split(",") if not (Path(folder) / "config.json").exists()]
+    if lost and not found:
+        raise ValueError(
+            f"config.pretrained names {', '.join(lost)}, where there is no run and no public model: give the "
+            "workdir of jvflow train, or a folder with config.json and safetensors"
+        )
+    return found
+
+
 def load_model(config) -> Run:
     """Loads the model of `config.pretrained`: the run of a workdir, or the public models of folders."""
-    found = public.folders(config.pretrained)
+    found = find_public(config)
     if not found:
-        folders = config.pretrained.split(",")
-        lost = [folder for folder in folders if not (Path(folder) / "config.json").exists()]
-        if lost:
-            raise ValueError(
-                f"config.pretrained names {', '.join(lost)}, where there is no run and no public model: give the "
-                "workdir of jvflow train, or a folder with config.json and safetensors"
-            )
         run = load(Path(config.pretrained))
         return replace(run, params=lora.merge_lora(run.params))
     config = method_of(config).pretrained_config(config.copy_and_resolve_references())

@@ -61,6 +61,7 @@ class UNetFieldConfig:
             raise ValueError(
                 f"a U-Net is conditioned on time and one noise level, not on {self.coordinates} coordinates"
             )
+        _ = self.unet  # raises ValueError for sizes that do not fit one another
 
     @property
     def unet(self) -> UNetConfig:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 
+from ml_collections import ConfigDict
+
 from jvflow import codecs, text
 from jvflow.data import dataset, latents, procedural
 from jvflow.experiment import method_of
@@ -128,7 +130,7 @@ RULES: Mapping[str, Rule] = {
     "network.patch": PATCH,
     "network.mlp_ratio": real(0.25, 1000),
     "network.time_scale": POSITIVE,
-    "network.dtype": DTYPE,
+    "network.dtype": choice("float32", "bfloat16"),  # gradients in float16 would need a scaled loss
     "network.scan": BOOLEAN,
     "network.local": BOOLEAN,
     "network.attention": whole(0),
@@ -159,6 +161,10 @@ def check_config(config) -> None:
 
     The message has a line for each of them. Entries that the config lacks are no error here.
     """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"the config is a {type(config).__name__}: let get_config return a ConfigDict of ml_collections"
+        )
     tree = config.to_dict()
     check((f"config.{name}", tree[name], TEXT) for name in ("method", "objective") if name in tree)
     own = method_of(config).rules

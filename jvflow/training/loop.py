@@ -71,24 +71,26 @@ def _train(config, workdir: Path) -> Workdir:
     run = config.run
     folder = Workdir.open(workdir, config)
 
-    # mesh and data, then shapes, then arrays
+    # mesh and shapes, then data, then arrays: what the config alone contradicts is found before data are built
     mesh = meshes.make_mesh(run.mesh)
     meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
     check_mesh(experiment, mesh)
+    fresh = not folder.has_checkpoint
+    forks = fork and fresh
+    reads_pretrained = not forks and experiment.pretrained and (fresh or experiment.tuning)
+    if forks:
+        source = load.check_fork(config, experiment)
+    elif reads_pretrained:
+        load.find_public(config)  # raises if there is no model
+    init, abstract = init_and_abstract_state(experiment, config, mesh)
     options = dict(frames=experiment.window.span, key=folder.data_key)
     data = processes.primary_first(lambda: dataset.prepare(config.data, folder.path, **options))
     key = records.manifest(data).get("key")
     models = _model_identities(config)
     folder.check_models(models)
     encoded, embedded = _check_encoded(experiment, config, data, models)
-    fresh = not folder.has_checkpoint
-    initial = None
-    if fork and fresh:
-        source = load.check_fork(config, experiment)
-    elif experiment.pretrained and (fresh or experiment.tuning):
-        initial = load.load_pretrained(config, experiment)
+    initial = load.load_pretrained(config, experiment) if reads_pretrained else None
     experiment.method.check_data(config, experiment, data, initial and tree_checksum(initial.params))
-    init, abstract = init_and_abstract_state(experiment, config, mesh)
     # nothing is written before config, devices and data are checked
     if fresh:
         processes.on_primary(lambda: folder.begin(config))
@@ -100,7 +102,7 @@ def _train(config, workdir: Path) -> Workdir:
     checkpoints = Checkpoints(folder.checkpoints, keep=run.keep)
     begin = checkpoints.latest()
     state = None
-    if fork and fresh:
+    if forks:
         state, position = source.restore(abstract, keep_dtypes=True)
         source.close()
         begin = int(position["next_index"])

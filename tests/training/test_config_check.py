@@ -75,7 +75,7 @@ SIZE, BELOW = r"use \(height, width\) in pixels, two whole numbers", "use a numb
         (BIFLOW, "seed", [-1, None, 1.0, True, "1"], "use a whole number of 0 or more"),
         (BIFLOW, "data.seed", [-1, 2**32], "use a whole number"),
         (BIFLOW, "evaluate.seed", [-1, 2**32], "use a whole number"),
-        (BIFLOW, "network.dtype", ["bf16", "fp16", "float64", None], "use one of float32, bfloat16, float16"),
+        (BIFLOW, "network.dtype", ["bf16", "float16", "float64", None], "use one of float32, bfloat16"),
         (BIFLOW, "data.dtype", ["fp16", "float"], "use one of float32, float16, bfloat16"),
         (BIFLOW, "data.size", [32, (32,), (32, 32, 3), (32, 0), (32.0, 32), "32", ()], SIZE),
         (BIFLOW, "data.size", [(10, 10)], "use at least 11 pixels a side, because the SSIM"),
@@ -160,9 +160,15 @@ def test_all_wrong_values_are_in_one_message():
     assert refused(with_values(BIFLOW, {"data.fps": 0.0, "network.dtype": "bf16", "train.steps": 0})).splitlines() == [
         "3 values are wrong:",
         "  config.data.fps is 0.0: use frames per second from 0.01 to 1000",
-        "  config.network.dtype is 'bf16': use one of float32, bfloat16, float16",
+        "  config.network.dtype is 'bf16': use one of float32, bfloat16",
         "  config.train.steps is 0: use a whole number of 1 or more",
     ]
+
+
+def test_a_config_of_another_type_is_refused():
+    assert refused(load_config(BIFLOW).to_dict()) == (
+        "the config is a dict: let get_config return a ConfigDict of ml_collections"
+    )
 
 
 def test_names_are_checked_before_the_paper_is_imported():
@@ -204,6 +210,24 @@ def test_a_command_refuses_before_it_writes(tmp_path, command):
     )[command]
     with pytest.raises(ValueError, match="config.data.fps is 0.0"):
         run()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "file, values, message",
+    [
+        (BIFLOW, {"pretrained": "nowhere", "tune.layers": ("qkv",)}, "config.pretrained names nowhere"),
+        (BIFLOW, {"tune.rank": 99}, "freezes parameters, which would stay random without config.pretrained"),
+        (UNET, {"run.remat": "dots"}, "unknown remat 'dots' of a U-Net: use none or full"),
+        (UNET, {"network.groups": 3}, r"channels \[8, 16\] are no multiples of groups 3"),
+        (UNET, {"network.attends": (False,)}, "a U-Net of 2 levels needs as many entries in attends"),
+        (VLFM, {"text.heads": 3}, "heads 3 does not divide the width 32 of the text encoder"),
+        (BIFLOW, {"train.batch_size": 6}, "use 8"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_found_before_data_are_built(tmp_path, file, values, message):
+    with pytest.raises(ValueError, match=message):
+        train(with_values(file, values | {"data.cache": str(tmp_path / "data")}), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
