@@ -136,7 +136,7 @@ def test_wrong_windows():
         pipeline.Window(6, chunk=4, encoded=1)
 
 
-@pytest.mark.parametrize("batch_size, threads", [(1, 1), (1, 16), (4, 1), (4, 3), (64, 4)])
+@pytest.mark.parametrize("batch_size, threads", [(1, 1), (1, 16), (4, 1), (4, 3), (24, 4)])
 def test_at_most_two_batches_are_read_ahead(data, monkeypatch, batch_size, threads):
     """Counts the clips that are read, and the frames that rows keep in memory."""
     reads, cropped, plain, crop = [], [], pipeline.Source.__getitem__, pipeline._crop
