@@ -133,6 +133,7 @@ def with_solver(run, solver):
     return replace(run, experiment=replace(experiment, sampler=replace(experiment.sampler, solver=solver)))
 
 
+@pytest.mark.integration
 def test_a_failed_solve_leaves_no_video(workdir, tmp_path):
     run = with_solver(load(workdir), Solver(max_steps=1))  # the first step only reaches t = 0.1
     request = SampleRequest(data=lambda: run_dataset(run), count=2, length=6)
@@ -160,6 +161,7 @@ def test_a_stream_that_fails_late_leaves_no_video(workdir, tmp_path, monkeypatch
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.integration
 def test_sampling_is_replaced_and_recorded(workdir, tmp_path):
     sampling = dict(curve="backward", epsilon=0.05, method="euler", steps=3)
     record = commands.sample(workdir, tmp_path, count=2, length=4, sampling=sampling)
@@ -183,6 +185,7 @@ def test_flow_has_no_noise_level_to_replace(tmp_path):
     assert load(tmp_path / "run", sampling={"rtol": 1e-3}).experiment.sampler.solver.rtol == 1e-3
 
 
+@pytest.mark.integration
 def test_a_run_with_two_known_frames_starts_from_two(tmp_path):
     config = debug_config(tmp_path, steps=2)
     config.sample.update(method="euler", steps=2)

@@ -39,6 +39,7 @@ def build_ddim(model, **options):
     return codecs.build("stable_diffusion_ddim", checkpoint=(str(model),), **dict(steps=8) | options)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("options", [{}, dict(guidance=2.5, prompt="a photo of a cat", scale=2.0)])
 def test_latents_are_the_noise_that_samples_each_frame(model, video, options):
     """Compares with DDIM inversion and sampling, composed by hand from the parts of the model."""
@@ -144,6 +145,7 @@ def test_tokens_are_those_of_transformers():
     assert mask.sum(1).tolist()[:4] == [0, 0, 7, 8] and mask[-1].all()
 
 
+@pytest.mark.integration
 def test_captions_are_embedded_once(model, tmp_path):
     """Checks that training on the embeddings that `latents.prepare` stores gives the losses of training on tokens.
 

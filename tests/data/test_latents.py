@@ -52,6 +52,7 @@ def test_clips_keep_everything_and_gain_latents(config, encoded):
     assert latents.has_latents(encoded) and records.manifest(encoded)["splits"] == {"train": 6, "test": 2}
 
 
+@pytest.mark.integration
 def test_no_encoder_stays_in_memory_during_training(config, encoded, tmp_path, monkeypatch):
     """Checks that training on latents loads the codec only for sheets and frees it; training on video keeps it."""
     asked, get = [], LazyParams.get

@@ -34,6 +34,7 @@ def trained(tmp_path_factory):
     return make
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("objective", ["flowframes", "conventional", "text_to_video"])
 def test_samples_and_figures(objective, trained, tmp_path):
     trained = trained(objective)
