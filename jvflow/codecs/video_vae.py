@@ -11,7 +11,6 @@ video whole or in pieces (`jvflow.networks.streaming`), and frames whole or in t
 change only rounding; tiles change pixels near their edges.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +48,7 @@ def build_ltx(
     """Returns the codec of LTX-Video.
 
     Args:
-      folders: one folder of an autoencoder, with config.json and safetensors, see `jvflow.pretrained.load`.
+      folders: one folder or file of an autoencoder, see `jvflow.pretrained.load`.
       scale: latents are also divided by it.
       piece: how many latent frames are encoded or decoded at a time, so that memory does not grow with the length of
         a video; 0 for all at once.
@@ -109,16 +108,16 @@ def _load(
 ) -> tuple[LazyParams | None, Any, dict]:
     """Returns parameters, sizes, and the public config."""
     if folders or not (tiny or abstract):
-        name = {LTXVAE: "LTX-Video", WanVAE: "Wan"}[module]
+        name, kind = {LTXVAE: ("LTX-Video", "ltx_vae"), WanVAE: ("Wan", "wan_vae")}[module]
         if len(folders) != 1:
             raise ValueError(
                 f"the codec takes one folder as config.codec.checkpoint, such as ('{name}/vae',), got {folders}"
             )
-        config = pretrained.inspect(folders[0]).network.config
-        if not isinstance(config, config_type):
+        found, public, files = pretrained.open_folder(folders[0], kind)
+        if found != kind:
             raise ValueError(f"{folders[0]} holds no autoencoder of {name}: give the folder vae of the model")
-        public = json.loads((Path(folders[0]) / pretrained.CONFIG).read_text())
-        return LazyParams(lambda: pretrained.load(folders[0], dtype=jnp.float32).params), config, public
+        config = pretrained.find_model(kind, public, files).network.config
+        return LazyParams(lambda: pretrained.load(folders[0], kind=kind, dtype=jnp.float32).params), config, public
     if tiny:
         init = networks.functional(module, tiny_config).init
         return LazyParams(lambda: jax.jit(init)(jax.random.key(0))), tiny_config, {}

@@ -20,7 +20,9 @@ from jvflow import networks, pretrained
 from jvflow.networks.t5 import T5, Block, T5Config
 from jvflow.pretrained import LazyParams
 from jvflow.text import TextEncoder, Tokens, warn_truncated
+from jvflow.text.tokenizer_files import TOKENIZER, find_file, read_tokenizer
 
+KIND = "t5_encoder"
 PADDING, END = 0, 1
 EMBEDDING = "shared.weight"
 
@@ -28,10 +30,11 @@ EMBEDDING = "shared.weight"
 def build(
     *folders: str | Path, length: int = 128, dtype: str = "bfloat16", by_layer: bool = False, abstract: bool = False
 ) -> TextEncoder:
-    """Returns the encoder from two folders in the layout of the public hubs.
+    """Returns the encoder from a model and its tokenizer.
 
     Args:
-      folders: the model, with config.json and safetensors, and its tokenizer, with spiece.model.
+      folders: the model, a folder or a file (`jvflow.pretrained.load`), and the folder of its tokenizer, with
+        spiece.model or tokenizer.json, or one of these files.
       length: tokens in a caption, including its end token; 128 in LTX-Video, 512 in Wan.
       dtype: dtype of parameters and matrix products.
       by_layer: read each layer when it is used. `apply` cannot be compiled then: captions are embedded before
@@ -50,12 +53,12 @@ def build(
     if by_layer:
         apply = ByLayer(model, dtype)
         return TextEncoder(tokenize, apply, apply.config.width, compilable=False)
-    sizes = pretrained.inspect(model).network.config
+    sizes = pretrained.inspect(model, kind=KIND).network.config
     if not isinstance(sizes, T5Config):
         raise ValueError(f"{model} holds no encoder of T5: give the folder text_encoder")
     apply = networks.functional(T5, replace(sizes, dtype=dtype)).apply
     embed = jax.jit(lambda params, tokens: apply(params, tokens, tokens != PADDING))
-    lazy = LazyParams(lambda: pretrained.load(model, dtype=jnp.dtype(dtype)).params)
+    lazy = LazyParams(lambda: pretrained.load(model, kind=KIND, dtype=jnp.dtype(dtype)).params)
     return TextEncoder(tokenize, embed, sizes.width, lazy=lazy)
 
 
@@ -69,8 +72,8 @@ class ByLayer:
     """The `apply` of an encoder that reads one layer at a time: `(None, tokens (b, n)) -> (b, n, width)`."""
 
     def __init__(self, folder: str | Path, dtype: str):
-        kind, config, self._files = pretrained.open_folder(folder)
-        if kind != "t5_encoder":
+        kind, config, self._files = pretrained.open_folder(folder, KIND)
+        if kind != KIND:
             raise ValueError(f"{folder} holds no encoder of T5: give the folder text_encoder")
         self._model = pretrained.find_model(kind, config, self._files)
         self.config, self._dtype = replace(self._model.network.config, dtype=dtype), jnp.dtype(dtype)
@@ -103,30 +106,15 @@ def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], 
     """Returns the `tokenize` of a `TextEncoder`; its mask is True for the pieces and the end token.
 
     Args:
-      folder: has spiece.model.
+      folder: has spiece.model or tokenizer.json, or is one of these files.
       length: length of all rows; longer captions are cut before their end token, with one warning.
     """
-    try:
-        from sentencepiece import SentencePieceProcessor
-    except ImportError as error:
-        raise ValueError("T5's tokenizer needs the package sentencepiece: pip install 'jvflow[text]'") from error
-    file = Path(folder) / "spiece.model"
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no {file.name}: give the folder tokenizer of the model")
-    try:
-        pieces = SentencePieceProcessor(model_file=str(file))
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"{file} is no model of sentencepiece: {error}") from error
-    if (pieces.pad_id(), pieces.eos_id()) != (PADDING, END):
-        raise ValueError(
-            f"{file} has padding {pieces.pad_id()} and end {pieces.eos_id()}, T5 has {PADDING} and {END}: "
-            "it belongs to another model"
-        )
+    encode = _load_tokenizer(folder)
 
     def tokenize(captions: Sequence[str]) -> Tokens:
         tokens = np.full((len(captions), length), PADDING, np.int32)
         for row, caption in zip(tokens, captions):
-            found = pieces.encode(caption)
+            found = encode(caption)
             if len(found) > length - 1:
                 warn_truncated(length, "tokens")
                 found = found[: length - 1]
@@ -134,3 +122,27 @@ def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], 
         return tokens, (tokens != PADDING) & np.array([bool(caption.strip()) for caption in captions])[:, None]
 
     return tokenize
+
+
+def _load_tokenizer(folder: str | Path) -> Callable[[str], list[int]]:
+    """Returns `caption -> tokens of its pieces`, from spiece.model, or else from tokenizer.json."""
+    file = find_file(folder, ("spiece.model",), (TOKENIZER,))[0]
+    if file.name == TOKENIZER:
+        tokenizer = read_tokenizer(file)
+        ends = tokenizer.token_to_id("<pad>"), tokenizer.token_to_id("</s>")
+        encode = lambda caption: tokenizer.encode(caption, add_special_tokens=False).ids
+    else:
+        try:
+            from sentencepiece import SentencePieceProcessor
+        except ImportError as error:
+            raise ValueError("T5's tokenizer needs the package sentencepiece: pip install 'jvflow[text]'") from error
+        try:
+            pieces = SentencePieceProcessor(model_file=str(file))
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"{file} is no model of sentencepiece: {error}") from error
+        ends, encode = (pieces.pad_id(), pieces.eos_id()), pieces.encode
+    if ends != (PADDING, END):
+        raise ValueError(
+            f"{file} has padding {ends[0]} and end {ends[1]}, T5 has {PADDING} and {END}: it belongs to another model"
+        )
+    return encode
