@@ -46,7 +46,7 @@ def encode(value, storages: list[bytes]) -> bytes:
         items = b"".join(encode(item, storages) for item in value)
         return b"](" + items + b"e" if isinstance(value, list) else b"(" + items + b"t"
     value = np.asarray(value)
-    stored = np.ascontiguousarray(value)
+    stored = np.array(value, order="C")
     storages.append(stored.tobytes())
     strides = tuple(stride // value.itemsize for stride in stored.strides)
     return tensor(STORAGES[value.dtype.name], len(storages) - 1, value.size, 0, value.shape, strides)

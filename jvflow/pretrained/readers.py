@@ -82,41 +82,44 @@ def _read_header(path: Path) -> tuple[int, dict]:
     size = path.stat().st_size
     with path.open("rb") as opened:
         begin = opened.read(64)
-        if not size:
-            raise ValueError(f"{path} is empty: {AGAIN}")
-        if begin.startswith(b"version https://git-lfs"):
-            raise ValueError(
-                f"{path} is a Git LFS pointer in place of the file: run git lfs pull in its repository, or download it"
-            )
-        if begin.startswith(b"GGUF"):
-            raise ValueError(f"{path} is a GGUF file, which is not read: use a safetensors file of the model")
-        if begin.lstrip()[:1] == b"<":
-            raise ValueError(f"{path} is a web page in place of the file: {AGAIN}")
-        if begin[:1] == b"\x80" and begin[1] <= 5:
-            raise ValueError(
-                f"{path} is a bare pickle, which is not read (PyTorch wrote such files before version 1.6): use a "
-                "safetensors file of the model, or load it where you trust it and save its state_dict again"
-            )
-        length = struct.unpack("<Q", begin[:8].ljust(8, b"\0"))[0]
-        opened.seek(8)
-        if opened.read(1) != b"{":
-            raise ValueError(f"{path} is not a safetensors file, nor one of PyTorch: {AGAIN}")
+        if begin[8:9] != b"{":
+            raise ValueError(f"{path} {_what_else(begin)}")
+        length = struct.unpack("<Q", begin[:8])[0]
         if length > MAX_HEADER:
             raise ValueError(
                 f"{path} has a header of {length:,} bytes, and at most {MAX_HEADER:,} are read: it is no model"
             )
         opened.seek(8)
         text = opened.read(length)
+    if len(text) < length:
+        raise ValueError(f"{path} is cut off in its header: {AGAIN}")
     try:
         header = json.loads(text)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         needed = 8 + length + max(ends, default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        cut = len(text) < length
-        raise ValueError(f"{path} is {'cut off in' if cut else 'damaged: it has no valid'} header: {AGAIN}") from error
+        raise ValueError(f"{path} is damaged: it has no valid header: {AGAIN}") from error
     if size < needed:
         raise ValueError(f"{path} is not a complete safetensors file: it has {size:,} of {needed:,} bytes, so {AGAIN}")
     return 8 + length, header
+
+
+def _what_else(begin: bytes) -> str:
+    """Returns what a file is that is no safetensors file, with the cure, from its first bytes."""
+    if not begin:
+        return f"is empty: {AGAIN}"
+    if begin.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer in place of the file: run git lfs pull in its repository, or download it"
+    if begin.startswith(b"GGUF"):
+        return "is a GGUF file, which is not read: use a safetensors file of the model"
+    if begin.lstrip()[:1] == b"<":
+        return f"is a web page in place of the file: {AGAIN}"
+    if begin[:1] == b"\x80" and begin[1:2] <= b"\x05":
+        return (
+            "is a bare pickle, which is not read (PyTorch wrote such files before version 1.6): use a safetensors file "
+            "of the model, or load it where you trust it and save its state_dict again"
+        )
+    return f"is not a safetensors file, nor one of PyTorch: {AGAIN}"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ cond_stage_model.transformer.    text encoder, as transformers names it
 import re
 from collections.abc import Callable, Mapping
 
-from jvflow.pretrained.files import Files
 from jvflow.pretrained.single.origin import Origin, Shapes, count, substitute
 
 GROUPS, HEADS = 32, 8
@@ -45,7 +44,7 @@ AUTOENCODER = {
 }
 
 
-def _rename_unet(tensors: Files) -> Callable[[str], str]:
+def _rename_unet(tensors: Mapping) -> Callable[[str], str]:
     """Returns the renaming of the U-Net. Each level of down has some blocks, then a downsampling or the end."""
     steps = [int(match[1]) for name in tensors if (match := re.match(r"input_blocks\.(\d+)\.0\.op\.weight", name))]
     each = min(steps, default=count(tensors, r"input_blocks\.(\d+)\."))  # blocks of a level, and its downsampling
@@ -95,7 +94,7 @@ def unet_config(shapes: Shapes, metadata: Mapping[str, str]) -> dict:
     )
 
 
-def _rename_autoencoder(tensors: Files) -> Callable[[str], str]:
+def _rename_autoencoder(tensors: Mapping) -> Callable[[str], str]:
     """Returns the renaming of the autoencoder; diffusers counts the levels of the decoder in the opposite direction."""
     levels = count(tensors, r"decoder\.up\.(\d+)\.")
 

@@ -7,7 +7,6 @@ parameters. The autoencoder numbers the layers of all levels in one row.
 import re
 from collections.abc import Callable, Mapping
 
-from jvflow.pretrained.files import Files
 from jvflow.pretrained.single.origin import Origin, Shapes, count, split_width, substitute
 
 HEAD = 128
@@ -108,7 +107,7 @@ def transformer_config(shapes: Shapes, metadata: Mapping[str, str]) -> dict:
     )
 
 
-def _rename_autoencoder(tensors: Files) -> Callable[[str], str]:
+def _rename_autoencoder(tensors: Mapping) -> Callable[[str], str]:
     """Returns the renaming of the autoencoder. A level of the decoder ends with an upsampling, except the last one."""
     numbers = {int(match[1]) for name in tensors if (match := re.match(r"decoder\.upsamples\.(\d+)\.", name))}
     places, level, place = {}, 0, 0
