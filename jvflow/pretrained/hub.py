@@ -85,9 +85,12 @@ def _fetch(address: Address, file: str | None) -> Path:
 
     def get(name: str) -> Path:
         try:
-            return Path(api.hf_hub_download(address.repository, name, revision=info.sha))
+            path = Path(api.hf_hub_download(address.repository, name, revision=address.revision))
         except Exception as error:
             raise ValueError(f"{address} cannot be downloaded, at {name}: {_first_line(error)}") from error
+        if info.sha not in path.parts:  # the cache has a folder for each commit
+            raise ValueError(f"{address} changed during the download: run the same command again")
+        return path
 
     return _download(address, names, file, get)
 
@@ -115,6 +118,9 @@ def _download(address: Address, names: list[str], file: str | None, get: Callabl
     if address.path.endswith(SAFETENSORS):
         if address.path not in names:
             raise ValueError(f"{address} does not exist: the hub has {_some(names)} there")
+        beside = f"{address.path.rpartition('/')[0]}/config.json".lstrip("/")
+        if beside in names:
+            get(beside)
         return get(address.path)
     folder = f"{address.path}/" if address.path else ""
     here = [name.removeprefix(folder) for name in names if name.startswith(folder)]
