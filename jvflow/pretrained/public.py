@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jvflow import pretrained
 from jvflow.networks import Network
-from jvflow.pretrained.sources import prefixes
+from jvflow.pretrained.sources import split_models
 
 KINDS = {"dit": "dit", "unet": "unet2d", "ltx": "ltx_transformer", "wan": "wan_transformer"}
 """The kind of public model (see `jvflow.pretrained.KINDS`) for each network."""
@@ -43,12 +43,6 @@ def parts(config, network: Network) -> list[Part]:
     return [Part(("velocities", i), name) for i, name in enumerate(("video", "noise")[: network.config.velocities])]
 
 
-def split_file(sources: Sequence[str | Path], kind: str) -> list[str | Path]:
-    """Returns one source for each model of a kind, if a single file holds several; otherwise the same sources."""
-    found = prefixes(sources[0], kind) if len(sources) == 1 else []
-    return [f"{sources[0]}/{prefix[:-1]}" for prefix in found] if len(found) > 1 else list(sources)
-
-
 def load_params(config, network: Network, folders: Sequence[str | Path], text_width: int = 0) -> dict:
     """Returns the parameters of the config's network from public models, without a text encoder's.
 
@@ -58,7 +52,8 @@ def load_params(config, network: Network, folders: Sequence[str | Path], text_wi
       ValueError: if the folders hold models of another kind, or their number is wrong.
     """
     kind, wanted = KINDS.get(config.network.name), parts(config, network)
-    folders = split_file(folders, kind) if len(wanted) > 1 else folders
+    if len(folders) == 1 < len(wanted):
+        folders = split_models(folders[0], kind)
     kinds = {folder: pretrained.open_folder(folder, kind)[0] for folder in folders}
     wrong = [f"{folder} holds a {found}" for folder, found in kinds.items() if found != kind]
     if wrong:

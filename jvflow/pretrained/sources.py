@@ -55,16 +55,17 @@ def is_model(source: str | Path) -> bool:
     return split_file(path)[0] is not None or (path.is_dir() and bool(_weights(path)))
 
 
-def prefixes(source: str | Path, kind: str) -> list[str]:
-    """Returns the prefixes of all models of a kind in a source, such as ["model1.", "model2."]; [] for a folder."""
+def split_models(source: str | Path, kind: str) -> list[str | Path]:
+    """Returns a source for each model of a kind, if one file holds several; otherwise only the source itself."""
     path = hub.fetch(source, KINDS[kind].file)
     if path.is_dir() and not (path / CONFIG).is_file():
-        files = choose_files(path, KINDS[kind].file)
-    elif path.is_file():
-        files = [path]
+        files = _weights(path, kind)
     else:
-        return []
-    return [part.prefix for part in single.find_parts(single.without_wrappers(Files(files)), kind)]
+        files = [path] if path.is_file() else []
+    if len(files) != 1:
+        return [source]
+    parts = single.find_parts(open_tensors(files[0]), kind)
+    return [f"{files[0]}/{part.prefix[:-1]}" for part in parts] if len(parts) > 1 else [source]
 
 
 def split_file(path: Path) -> tuple[Path | None, str]:

@@ -25,8 +25,9 @@ def find_file(folder: str | Path, *choices: tuple[str, ...]) -> list[Path]:
     for names in choices:
         if all((path / name).is_file() for name in names):
             return [path / name for name in names]
-    needed = " and no ".join(" and ".join(names) for names in choices)
-    raise ValueError(f"{folder} holds no {needed}: give the folder tokenizer of the model")
+    missing = " and no ".join(name for name in choices[0] if not (path / name).is_file())
+    others = "".join(f", and no {' and '.join(names)}" for names in choices[1:])
+    raise ValueError(f"{folder} holds no {missing}{others}: give the folder tokenizer of the model")
 
 
 def read_tokenizer(file: Path) -> Any:

@@ -14,6 +14,7 @@ from jvflow.files import write_text
 from jvflow.load import load
 from jvflow.parallel import processes
 from jvflow.pretrained import public
+from jvflow.pretrained.sources import split_models
 from jvflow.training.lora import merge_lora
 from jvflow.training.workdir import Workdir
 
@@ -46,7 +47,8 @@ def export(
     wanted = public.parts(config, assemble(config).network)
     kind = public.KINDS[config.network.name]
     like = list(like) or _started_from(config)
-    like = public.split_file(like, kind) if len(wanted) > 1 else like
+    if len(like) == 1 < len(wanted):
+        like = split_models(like[0], kind)
     if len(like) != len(wanted):
         names = ",".join(["FOLDER"] * len(wanted))
         raise ValueError(

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 import torch_files
+from conftest import load_config
 from public_models import FIXTURES, assert_same, export_random, read_fixture
 from safetensors.numpy import load_file, save_file
 
 from jvflow import pretrained
-from jvflow.pretrained import single
+from jvflow.experiment import assemble
+from jvflow.pretrained import public, single
 from jvflow.pretrained.single import images, ltx, stable_diffusion, text_encoders, wan
 
 
@@ -591,6 +593,48 @@ def test_dit_as_its_authors_name_it():
     assert (found["out_channels"], found["num_embeds_ada_norm"]) == (8, 1000)
     with pytest.raises(ValueError, match="has width 100, .* put the config.json of the model next to the file"):
         images.dit_config(shapes | {"x_embedder.proj.weight": (100, 4, 2, 2)}, {})
+
+
+BIFLOW = dict(
+    block_out_channels=[32, 32], layers_per_block=1, in_channels=3, out_channels=3, class_embed_type="timestep"
+)
+BIFLOW |= dict(down_block_types=["DownBlock2D", "AttnDownBlock2D"], up_block_types=["AttnUpBlock2D", "UpBlock2D"])
+
+
+@pytest.fixture(scope="module")
+def biflow(tmp_path_factory):
+    """Returns a folder with two U-Nets, and with both in `checkpoints`, as Bi-flow's authors released them."""
+    folder = tmp_path_factory.mktemp("biflow")
+    for number in (1, 2):
+        export_random("unet2d", BIFLOW, folder / f"model{number}", seed=number)
+    both = {f"model{i}.{name}": a for i in (1, 2) for name, a in tensors_of(folder / f"model{i}").items()}
+    (folder / "checkpoints").mkdir()
+    save_file(both, folder / "checkpoints" / "model.safetensors")
+    for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl", "scaler.pt"):
+        (folder / "checkpoints" / name).write_bytes(b"not a model")
+    return folder
+
+
+def test_a_released_checkpoint_of_biflow_holds_both_networks(biflow, tmp_path):
+    """Checks folder, file and file of PyTorch: the first network is the video's, the second is the noise's."""
+    file = biflow / "checkpoints" / "model.safetensors"
+    old = torch_files.write(tmp_path / "model.pt", load_file(file))
+    config = load_config("biflow/unet.py", "debug")
+    config.network.width.update(flow=32, biflow=32)
+    config.network.update(levels=(1, 1), attends=(False, True), groups=32, head=8, blocks=1, dtype="float32")
+    network = assemble(config).network
+    expected = public.load_params(config, network, [str(biflow / "model1"), str(biflow / "model2")])
+    for source in (biflow / "checkpoints", file, old):
+        assert public.folders(str(source)) == [str(source)]
+        found = public.load_params(config, network, [str(source)])
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    with pytest.raises(ValueError, match="holds 2 models of the kind unet2d: give .*/model1 or .*/model2"):
+        pretrained.load(file)
+    assert_same_model(f"{file}/model2", biflow / "model2", "unet2d")
+    config.objective = "flow"
+    network = assemble(config).network
+    with pytest.raises(ValueError, match="holds 2 models of the kind unet2d"):
+        public.load_params(config, network, [str(file)])
 
 
 def test_no_sign_belongs_to_two_kinds():

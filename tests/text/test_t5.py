@@ -1,5 +1,6 @@
 """The encoders of T5 and UMT5: they agree with transformers, and embed captions whole or layer by layer."""
 
+import gzip
 import json
 
 import jax
@@ -87,6 +88,29 @@ def test_tokens_are_those_of_transformers():
     tokens, mask = t5.make_tokenize(TOKENIZER, 20)(expected["captions"])
     assert tokens.tolist() == expected["tokens"]
     assert not mask[:2].any() and (mask[2:] == (tokens[2:] != 0)).all() and mask[-1].all()
+
+
+def test_a_tokenizer_in_one_file_gives_the_same_tokens(tmp_path):
+    """Reads tokenizer.json, alone in a folder or by its path; spiece.model goes before it."""
+    expected = json.loads((TOKENIZER / "expected.json").read_text())
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(gzip.decompress((TOKENIZER / "tokenizer.json.gz").read_bytes()))
+    for source in (tmp_path, file, str(file), TOKENIZER / "spiece.model"):
+        assert t5.make_tokenize(source, 20)(expected["captions"])[0].tolist() == expected["tokens"]
+    whole = json.loads(file.read_text())
+    whole["model"]["vocab"][:2] = whole["model"]["vocab"][1::-1]
+    whole["added_tokens"] = []
+    file.write_text(json.dumps(whole))
+    with pytest.raises(
+        ValueError, match="tokenizer.json has padding 1 and end 0, T5 has 0 and 1: it belongs to another"
+    ):
+        t5.make_tokenize(tmp_path, 20)
+    for content in ("{", '{"a": 1}', "[" * 100000):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="tokenizer.json holds no tokenizer"):
+            t5.make_tokenize(tmp_path, 20)
+    (tmp_path / "spiece.model").write_bytes((TOKENIZER / "spiece.model").read_bytes())
+    assert t5.make_tokenize(tmp_path, 20)(expected["captions"])[0].tolist() == expected["tokens"]
 
 
 def test_embedding_layer_by_layer_is_equal_and_holds_two_layers_at_most(model, monkeypatch):
