@@ -175,7 +175,7 @@ def encode(
         )
         for split in clips
     }
-    write_latents(directory, encoded, wanted, records.report(source))
+    write_latents(directory, encoded, wanted, records.report(source), videos=made.get("videos"))
     return records.manifest(directory)
 
 

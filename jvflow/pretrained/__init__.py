@@ -24,6 +24,7 @@ from jvflow.pretrained.sources import is_model as is_public
 from jvflow.pretrained.sources import open_source
 from jvflow.pretrained.write import LORA_FILE, export, export_lora
 
+CURE = "restore the file that belongs to this model"
 __all__ = [
     "CLASSES",
     "CONFIG",
@@ -103,7 +104,15 @@ def inspect(source: str | Path, *, kind: str | None = None, **options) -> Model:
 def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -> Model:
     """Returns the model of these tensors after checking shapes; arguments and errors as in `import_checkpoint`."""
     known = find_kind(kind)
-    model = known.model(config, known.find_naming(tensors), **options)
+    try:
+        model = known.model(config, known.find_naming(tensors), **options)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        file = "this config"
+        if isinstance(tensors, Files):
+            beside = tensors.paths[0].parent / CONFIG
+            file = beside if beside.is_file() else tensors.paths[0]
+        reason = f"has no {error}" if isinstance(error, KeyError) else f"has wrong entries ({error})"
+        raise ValueError(f"{file} does not describe a {kind}, it {reason}: {CURE}") from error
     if isinstance(tensors, Files):
         shapes = tensors.shapes
     else:

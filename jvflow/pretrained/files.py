@@ -24,7 +24,7 @@ class Files(Mapping):
 
     def __init__(self, files: Sequence[Path]):
         """Opens the files; raises ValueError that names all files that cannot be read, or a tensor in two of them."""
-        self.paths, self.metadata, self.shapes, self._files, broken = tuple(files), {}, {}, {}, []
+        self.paths, self.metadata, self.shapes, self._files, broken = tuple(map(Path, files)), {}, {}, {}, []
         for file in self.paths:
             try:
                 opened = open_file(file)

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jvflow import files
 from jvflow.pretrained.torch_file import TorchFile
 
 MAX_HEADER, MAX_JSON = 2**23, 2**22
@@ -123,14 +124,8 @@ def _what_else(begin: bytes) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the content of a JSON file; raises ValueError with its name if it is damaged, or is no dict."""
+    """Returns the content of a JSON file of a model; raises ValueError with its name if it is damaged, or too long."""
     path = Path(path)
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"has {path.stat().st_size:,} bytes, and at most {MAX_JSON:,} are read")
-        content = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}): {AGAIN}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object: {AGAIN}")
-    return content
+    if path.is_file() and path.stat().st_size > MAX_JSON:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, and at most {MAX_JSON:,} are read: {AGAIN}")
+    return files.read_json(path, AGAIN)

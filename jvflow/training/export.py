@@ -10,7 +10,7 @@ import jax
 
 from jvflow import pretrained
 from jvflow.experiment import assemble
-from jvflow.files import write_text
+from jvflow.files import model_source, write_text
 from jvflow.load import load
 from jvflow.parallel import processes
 from jvflow.pretrained import public
@@ -40,7 +40,12 @@ def export(
       ValueError: if no public model has such a network or such layers, if the run did not start from one and `like` is
         empty, or if `out` is not empty.
     """
-    out = Path(out)
+    like = [model_source(folder, "--like") for folder in like]
+    with processes.one_writer(out, "--out", whole=True) as out:
+        return _export(workdir, out, lora, like, step, ema)
+
+
+def _export(workdir, out: Path, lora: bool, like: list[str], step: int | None, ema: bool | None) -> list[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder: remove it, or choose another name")
     config = Workdir.read(workdir)[1]
