@@ -103,8 +103,8 @@ def load_model(config) -> Run:
         for source in config.pretrained.split(","):
             if not (Path(source) / "config.json").is_file():
                 raise ValueError(
-                    f"config.pretrained names no run and no public model: {explain(source)}; or give the workdir of "
-                    "jvflow train"
+                    f"config.pretrained names {source}, where there is no run and no public model: {explain(source)}; "
+                    "give the workdir of jvflow train, or a public model"
                 )
         run = load(Path(config.pretrained))
         return replace(run, params=lora.merge_lora(run.params))

@@ -47,8 +47,8 @@ DTYPES = dict(float32=np.float32, float16=np.float16, bfloat16=jnp.bfloat16)
 def model_fingerprint(name: str, *, checkpoint: Sequence[str | Path] = (), **options) -> dict:
     """Returns a codec's or text encoder's identity: its config without `IGNORED_OPTIONS`, with checksums for files."""
     digests = []
-    beside = dict(config_beside=name != "tiny")  # the sizes of this codec follow from its tensors
-    for file, prefix in (part for source in checkpoint for part in model_files(source, **beside)):
+    with_config = name != "tiny"  # the sizes of this codec follow from its tensors
+    for file, prefix in (part for source in checkpoint for part in model_files(source, with_config=with_config)):
         with file.open("rb") as opened:  # reads in pieces: a file may have many gigabytes
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest() + prefix)
     kept = {key: value for key, value in options.items() if key not in IGNORED_OPTIONS}

@@ -109,8 +109,8 @@ def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         file = "this config"
         if isinstance(tensors, Files):
-            beside = tensors.paths[0].parent / CONFIG
-            file = beside if beside.is_file() else tensors.paths[0]
+            file = tensors.paths[0].parent / CONFIG
+            file = file if file.is_file() else tensors.paths[0]
         reason = f"has no {error}" if isinstance(error, KeyError) else f"has wrong entries ({error})"
         raise ValueError(f"{file} does not describe a {kind}, it {reason}: {CURE}") from error
     if isinstance(tensors, Files):

@@ -118,9 +118,9 @@ def _download(address: Address, names: list[str], file: str | None, get: Callabl
     if address.path.endswith(SAFETENSORS):
         if address.path not in names:
             raise ValueError(f"{address} does not exist: the hub has {_some(names)} there")
-        beside = f"{address.path.rpartition('/')[0]}/config.json".lstrip("/")
-        if beside in names:
-            get(beside)
+        config = f"{address.path.rpartition('/')[0]}/config.json".lstrip("/")
+        if config in names:
+            get(config)
         return get(address.path)
     folder = f"{address.path}/" if address.path else ""
     here = [name.removeprefix(folder) for name in names if name.startswith(folder)]

@@ -36,7 +36,7 @@ def open_source(source: str | Path, kind: str | None = None) -> tuple[str, dict,
     if path.is_dir():
         return _open_folder(path, kind)
     name, file, tensors = _open_file(path)
-    return _find_model(name, tensors, kind, _config_beside(file, kind))
+    return _find_model(name, tensors, kind, _config_next_to(file, kind))
 
 
 def open_tensors(source: str | Path) -> Files:
@@ -78,18 +78,18 @@ def split_file(path: Path) -> tuple[Path | None, str]:
     return None, ""
 
 
-def model_files(source: str | Path, *, config_beside: bool = True) -> list[tuple[Path, str]]:
+def model_files(source: str | Path, *, with_config: bool = True) -> list[tuple[Path, str]]:
     """Returns the files that determine a model or a tokenizer, each with the prefix of its tensors that are read.
 
-    `config_beside` says whether a config.json next to a single file is read too.
+    `with_config` says whether a config.json next to a single file is read too.
     """
     path = hub.fetch(source)
     if not path.is_dir():
         file, prefix = split_file(path)
         if file is None:
             raise ValueError(explain_missing(path))
-        beside = file.parent / CONFIG
-        return [(file, prefix)] + ([(beside, "")] if config_beside and beside.is_file() else [])
+        config = file.parent / CONFIG
+        return [(file, prefix)] + ([(config, "")] if with_config and config.is_file() else [])
     files = [file for file in path.rglob("*") if file.is_file()]
     kept = [file for file in files if file.suffix in (".safetensors", ".json", ".txt", ".model")]
     if not any(file.suffix in SAFETENSORS for file in kept):
@@ -119,26 +119,21 @@ def _open_file(path: Path) -> tuple[str, Path, Files]:
     return f"{file}{'/' + prefix[:-1] if prefix else ''}", file, tensors
 
 
-def _config_beside(file: Path, kind: str | None) -> tuple[str, dict] | None:
+def _config_next_to(file: Path, kind: str | None) -> tuple[str, dict] | None:
     """Returns kind and config of the config.json next to a file, if it describes the wanted kind."""
-    beside = file.parent / CONFIG
-    if not beside.is_file():
+    if not (file.parent / CONFIG).is_file():
         return None
-    config = read_json(beside)
-    found = CLASSES.get(class_of(config)) if class_of(config) not in single.CONFIGS else None
-    if class_of(config) in single.CONFIGS:
-        config = single.CONFIGS[class_of(config)](config)
-        found = CLASSES[config["_class_name"]]
-    return (found, config) if found and kind in (None, found) else None
+    config = read_json(file.parent / CONFIG)
+    found = find_config_kind(config)
+    return (found, _translate(config)) if found and kind in (None, found) else None
 
 
-def _find_model(
-    name: str, tensors: Files, kind: str | None, beside: tuple[str, dict] | None
-) -> tuple[str, dict, Files]:
-    """Returns the model in the tensors of a file; `beside` is kind and config of a config.json next to it."""
+def _find_model(name: str, tensors: Files, kind: str | None, given: tuple[str, dict] | None) -> tuple[str, dict, Files]:
+    """Returns the model in the tensors of a file; `given` is kind and config of a config.json next to it."""
+    kind = kind or (given[0] if given else None)
     parts = single.find_parts(tensors, kind)
-    if beside and not parts:
-        return *beside, tensors  # an unusual naming: the kind itself checks the names
+    if given and not parts:
+        return *given, tensors  # an unusual naming: the kind itself checks the names
     if not parts:
         held = sorted({part.origin.kind for part in single.find_parts(tensors)})
         what = f"it holds {', '.join(held)}" if held else f"its tensors are {', '.join(_tops(tensors, 4))}, ..."
@@ -150,8 +145,8 @@ def _find_model(
         choices = " or ".join(f"{name}/{part.prefix[:-1]}" for part in parts)
         raise ValueError(f"{name} holds {len(parts)} models of the kind {kinds[0]}: give {choices}")
     read = single.read_part(tensors, parts[0])
-    if beside and beside[0] == kinds[0] and "config" not in tensors.metadata:
-        return *beside, read
+    if given and "config" not in tensors.metadata:
+        return *given, read
     try:
         return kinds[0], single.config_of(read, parts[0]), read
     except ValueError as error:
@@ -173,16 +168,13 @@ def _open_folder(folder: Path, kind: str | None) -> tuple[str, dict, Files]:
             raise ValueError(explain_folder(folder))
         return _find_model(str(folder), single.without_wrappers(Files(files)), kind, None)
     config = read_json(inside(folder, CONFIG))
-    name = class_of(config)
-    if name in single.CONFIGS:
-        try:
-            config = single.CONFIGS[name](config)
-        except ValueError as error:
-            raise ValueError(f"{folder / CONFIG}: {error}") from error
-        name = config["_class_name"]
-    if name not in CLASSES:
-        raise ValueError(f"{folder / CONFIG} describes {name}: use one of {', '.join(CLASSES)}")
-    found = CLASSES[name]
+    found = find_config_kind(config)
+    if found is None:
+        raise ValueError(f"{folder / CONFIG} describes {class_of(config)}: use one of {', '.join(CLASSES)}")
+    try:
+        config = _translate(config)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
     files = choose_files(folder, KINDS[found].file)
     if kind not in (None, found) and (others := [path.name for path in _other_files(folder, files)]):
         raise ValueError(
@@ -216,6 +208,18 @@ def class_of(config: Mapping) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def find_config_kind(config: Mapping) -> str | None:
+    """Returns the kind that a config.json describes, in the words of the libraries or of the authors, or None."""
+    name = class_of(config)
+    return single.CONFIGS[name][0] if name in single.CONFIGS else CLASSES.get(name)
+
+
+def _translate(config: dict) -> dict:
+    """Returns a config.json in the words of the libraries."""
+    name = class_of(config)
+    return single.CONFIGS[name][1](config) if name in single.CONFIGS else config
+
+
 # --- what to give in place ------------------------------------------------------------------------
 
 
@@ -228,8 +232,8 @@ def explain(source: str | Path) -> str:
 def explain_folder(folder: Path) -> str:
     """Returns an error message for a folder that holds no model."""
     if (folder / PIPELINE).is_file():
-        models = {path.parent.name: class_of(read_json(path)) for path in sorted(folder.glob(f"*/{CONFIG}"))}
-        known = [f"{folder / name} ({CLASSES[found]})" for name, found in models.items() if found in CLASSES]
+        models = {path.parent: find_config_kind(read_json(path)) for path in sorted(folder.glob(f"*/{CONFIG}"))}
+        known = [f"{model} ({found})" for model, found in models.items() if found]
         return f"{folder} is a whole pipeline: give one of its models, " + (
             ", ".join(known) or "none of which is known"
         )

@@ -1,5 +1,6 @@
 """Which files of a folder are read, and what the error says for everything that is no folder of a model."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from public_models import SINGLE, export_random
 from safetensors.numpy import load_file, save_file
 
 from jvflow import pretrained
+from jvflow.data import latents
 from jvflow.pretrained import folder as folders
 from jvflow.pretrained.public import folders as public_folders
 
@@ -237,6 +239,30 @@ def test_sets_of_names():
     assert choose("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors") == ["model.fp16.safetensors"]
     assert choose("model.safetensors", "pytorch_model.bin", "training_args.bin", "x.bin") == ["pytorch_model.bin"]
     assert choose("model.safetensors", "README.md", "model.onnx") == []
+
+
+def test_the_identity_of_a_model_covers_what_is_read(here, right):
+    """Checks which files change the key of a data set, and that folders of safetensors keep the key they have."""
+    digest = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()
+    identity = lambda source, name="ltx_vae", **options: latents.model_fingerprint(
+        name, checkpoint=(source,), **options
+    )
+    write(here / SINGLE, right)
+    (here / "README.md").write_text("changes nothing")
+    torch_files.write(here / f"{STEM}.bin", right)
+    expected = [digest(here / "config.json"), digest(here / SINGLE)]
+    assert identity(str(here), scale=2.0, tile=64, piece=3) == dict(
+        name="ltx_vae", weights=expected, scale=2.0, tile=64
+    )
+    assert identity(here / SINGLE)["weights"] == expected[::-1]
+    assert identity(here / SINGLE, "tiny")["weights"] == expected[1:]
+    (here / SINGLE).unlink()
+    assert identity(here)["weights"] == [expected[0], digest(here / f"{STEM}.bin")]
+    whole = digest(here / f"{STEM}.bin")
+    parts = [identity(here / f"{STEM}.bin" / part)["weights"][0] for part in ("generator", "critic")]
+    assert parts == [f"{whole}generator.", f"{whole}critic."]
+    with pytest.raises(ValueError, match="there is no file or folder .*nowhere"):
+        identity(here / "nowhere")
 
 
 # --- what is no model -----------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from jvflow.pretrained.single.origin import Origin
 
 ORIGINS = (*ltx.ORIGINS, *wan.ORIGINS, *stable_diffusion.ORIGINS, *text_encoders.ORIGINS, *images.ORIGINS)
 CONFIGS = {
-    "WanModel": wan.read_transformer_config,
-    "Transformer3DModel": ltx.read_transformer_config,
-    "CausalVideoAutoencoder": ltx.read_autoencoder_config,
+    "WanModel": ("wan_transformer", wan.read_transformer_config),
+    "Transformer3DModel": ("ltx_transformer", ltx.read_transformer_config),
+    "CausalVideoAutoencoder": ("ltx_vae", ltx.read_autoencoder_config),
 }
-"""Functions that translate a config.json of the authors, by its class."""
+"""The kind, and the function that translates a config.json of the authors, by its class."""
 WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Parts of names that PyTorch's tools for compiling and sharding add."""
 
