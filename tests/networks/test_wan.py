@@ -83,7 +83,7 @@ def test_built_from_sizes_it_is_the_same_function():
         (lambda: networks.build("wan", channels=4, text_width=6, remat="some"), "unknown remat 'some'"),
         (
             lambda: pretrained.KINDS["wan_transformer"].model(dict(image_dim=1280), "diffusers"),
-            "this config says {'image_dim': 1280}",
+            "read: image_dim is 1280, allowed: null$",
         ),
     ],
 )

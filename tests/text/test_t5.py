@@ -60,8 +60,8 @@ def test_buckets_grow_with_the_distance():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(feed_forward_proj="relu"), "this config says {'feed_forward_proj': 'relu'}"),
-        (dict(model_type="mt5"), "'model_type': 'mt5'"),
+        (dict(feed_forward_proj="gated-tanh"), 'feed_forward_proj is "gated-tanh", allowed: "quick_gelu" or '),
+        (dict(model_type="mt5"), "model_type is 'mt5', allowed: t5 or umt5$"),
     ],
 )
 def test_another_encoder(change, message):
