@@ -93,10 +93,12 @@ def _odd_downsampling(values: dict, count: int) -> dict[str, str]:
 
 def _odd_upsampling(values: dict, levels: int) -> dict[str, str]:
     factors, width = values["upsample_factor"][-levels:], values["decoder_block_out_channels"][-1]
-    noisy = values["decoder_inject_noise"][-levels:]
-    for n, factor, noise in reversed(list(zip(values["decoder_block_out_channels"], factors, noisy))):
+    noisy, residual = values["decoder_inject_noise"][-levels - 1 : -1], values["upsample_residual"][-levels:]
+    for n, factor, noise, adds in reversed(list(zip(values["decoder_block_out_channels"], factors, noisy, residual))):
         if n % factor or width % factor or 8 % factor:
             return dict(upsample_factor="factors of 8 and of decoder_block_out_channels")
+        if adds and width % 8:
+            return dict(decoder_block_out_channels="multiples of 8 where upsample_residual is true")
         if width != n and (noise or values["timestep_conditioning"]):
             return dict(decoder_block_out_channels="channels that only upsample_factor changes, with time or noise")
         width = n // factor

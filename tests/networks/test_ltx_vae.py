@@ -9,7 +9,7 @@ from public_models import FIXTURES, assert_same, read_fixture
 
 from jvflow import pretrained
 
-NAMES = ("ltx_vae_090", "ltx_vae_095")
+NAMES = ("ltx_vae_090", "ltx_vae_091", "ltx_vae_095")
 
 
 @pytest.mark.parametrize("name", NAMES)

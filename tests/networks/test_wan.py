@@ -19,7 +19,7 @@ def run_fixture(network, io):
 
 
 @pytest.mark.parametrize("options", [{}, dict(scan=True, remat="full", attention=5)])
-@pytest.mark.parametrize("name", ["wan_plain", "wan_tokens", "wan_nine", "wan_seventeen"])
+@pytest.mark.parametrize("name", ["wan_plain", "wan_tokens", "wan_nine", "wan_seventeen", "wan_frequencies"])
 def test_the_transformer_gives_what_diffusers_gives(name, options):
     """Covers one timestep or one per token, 1 to 17 frames, head widths divisible by 6 or not, and optional norms."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")

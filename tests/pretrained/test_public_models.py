@@ -227,7 +227,7 @@ def test_full_size_tiny_autoencoder_has_the_public_tensors():
 # --- U-Net ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["unet_biflow", "unet_plain"])
+@pytest.mark.parametrize("name", ["unet_biflow", "unet_plain", "unet_old", "unet_uneven"])
 def test_the_unet_gives_what_diffusers_gives(name):
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("unet2d", config, tensors)
@@ -262,7 +262,7 @@ def test_another_unet_and_images_that_it_does_not_take():
         network.apply(network.params, np.zeros((1, 3, 8, 8)), 0.5)
 
 
-@pytest.mark.parametrize("name", ["sd_unet_two_levels", "sd_unet_three_levels"])
+@pytest.mark.parametrize("name", ["sd_unet_two_levels", "sd_unet_three_levels", "sd_unet_second"])
 def test_the_unet_with_text_gives_what_diffusers_gives(name):
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("sd_unet", config, tensors)

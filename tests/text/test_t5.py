@@ -20,7 +20,7 @@ def embedded(network, io):
     return np.asarray(jax.jit(network.apply)(network.params, io["input_ids"], io.get("attention_mask")))
 
 
-@pytest.mark.parametrize("name", ["t5_shared", "t5_masked", "umt5_own"])
+@pytest.mark.parametrize("name", ["t5_shared", "t5_masked", "umt5_own", "t5_first"])
 def test_the_encoder_gives_what_transformers_gives(name):
     """Covers one bias for all layers or one per layer, distances beyond the last bucket, with and without a mask."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
