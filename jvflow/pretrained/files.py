@@ -72,6 +72,9 @@ class Files(Mapping):
         file, stored = self._files[name]
         return file.read_rows(stored, unique)[where.reshape(np.shape(indices))]
 
+    def __contains__(self, name: object) -> bool:  # the one of `Mapping` reads the tensor
+        return name in self._files
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jvflow.pretrained.folder import INDEX, SAFETENSORS, choose_names, read_index
-from jvflow.pretrained.kinds import CLASSES, KINDS
+from jvflow.pretrained.kinds import KINDS, kind_of
 from jvflow.pretrained.readers import read_json
 
 SCHEME = "hf://"
@@ -133,9 +133,7 @@ def _download(address: Address, names: list[str], file: str | None, get: Callabl
         raise ValueError(f"{address} is a whole pipeline: give one of its models, {inside}")
     read = {name: get(folder + name) for name in here if name.endswith(".json") and not INDEX.search(name)}
     if "config.json" in read and file is None:
-        config = read_json(read["config.json"])
-        kind = CLASSES.get(config.get("_class_name") or next(iter(config.get("architectures") or ()), None))
-        file = KINDS[kind].file if kind else None
+        file = KINDS[kind_of(read_json(read["config.json"]), f"{address}/config.json")].file
     safe = [name for name in here if name.endswith(SAFETENSORS) or INDEX.search(name)]
     chosen = choose_names(safe, file or "model.safetensors", str(address))
     if chosen and INDEX.search(chosen[0]):

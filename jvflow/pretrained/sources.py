@@ -16,7 +16,7 @@ from pathlib import Path
 from jvflow.pretrained import hub, single
 from jvflow.pretrained.files import CONFIG, Files
 from jvflow.pretrained.folder import INDEX, PICKLES, SAFETENSORS, SHARD, choose_files, inside, is_marked, read_index
-from jvflow.pretrained.kinds import CLASSES, KINDS
+from jvflow.pretrained.kinds import KINDS, kind_of
 from jvflow.pretrained.readers import read_json
 
 PIPELINE = "model_index.json"
@@ -168,9 +168,8 @@ def _open_folder(folder: Path, kind: str | None) -> tuple[str, dict, Files]:
             raise ValueError(explain_folder(folder))
         return _find_model(str(folder), single.without_wrappers(Files(files)), kind, None)
     config = read_json(inside(folder, CONFIG))
-    found = find_config_kind(config)
-    if found is None:
-        raise ValueError(f"{folder / CONFIG} describes {class_of(config)}: use one of {', '.join(CLASSES)}")
+    name = class_of(config)
+    found = single.CONFIGS[name][0] if name in single.CONFIGS else kind_of(config, folder / CONFIG)
     try:
         config = _translate(config)
     except ValueError as error:
@@ -211,7 +210,12 @@ def class_of(config: Mapping) -> str | None:
 def find_config_kind(config: Mapping) -> str | None:
     """Returns the kind that a config.json describes, in the words of the libraries or of the authors, or None."""
     name = class_of(config)
-    return single.CONFIGS[name][0] if name in single.CONFIGS else CLASSES.get(name)
+    if name in single.CONFIGS:
+        return single.CONFIGS[name][0]
+    try:
+        return kind_of(config, CONFIG)
+    except ValueError:
+        return None
 
 
 def _translate(config: dict) -> dict:

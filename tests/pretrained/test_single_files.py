@@ -202,13 +202,13 @@ def test_the_config_of_an_autoencoder_of_ltx(version):
     assert found["latent_channels"] == 128 and found["patch_size"] == 4 and not found["decoder_causal"]
 
 
-@pytest.fixture(scope="module", params=["0.9.0", "0.9.5"])
+@pytest.fixture(scope="module", params=list(VAE_BLOCKS))
 def ltx_file(request, tmp_path_factory):
     """Returns a single file of LTX-Video, and the folder of a pipeline with the same models."""
     folder, version = tmp_path_factory.mktemp("ltx"), request.param
     export_random("ltx_transformer", LTX, folder / "transformer", seed=1)
     metadata = dict(VAE_METADATA | VAE_BLOCKS[version], latent_channels=3, patch_size=2)
-    metadata |= dict(encoder_base_channels=2, decoder_base_channels=2)
+    metadata |= dict(encoder_base_channels=2, decoder_base_channels=4)
     small = lambda blocks: [[name, 1 if isinstance(n, int) else n | dict(num_layers=1)] for name, n in blocks]
     metadata |= {key: small(metadata[key]) for key in metadata if key.endswith("blocks")}
     export_random("ltx_vae", ltx.read_autoencoder_config(metadata), folder / "vae", seed=2)
