@@ -98,24 +98,44 @@ def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
 
 def load_model(config) -> Run:
     """Loads the model of `config.pretrained`: the run of a workdir, or public models."""
-    found = public.folders(config.pretrained)
+    found = _public_sources(config)
     if not found:
-        for source in config.pretrained.split(","):
-            if not (Path(source) / "config.json").is_file():
-                raise ValueError(
-                    f"config.pretrained names {source}, where there is no run and no public model: {explain(source)}; "
-                    "give the workdir of jvflow train, or a public model"
-                )
         run = load(Path(config.pretrained))
         return replace(run, params=lora.merge_lora(run.params))
+    config, experiment, width = _pretrained_experiment(config)
+    params = public.load_params(config, experiment.network, found, width)
+    if experiment.text and experiment.text.init:
+        params["text"] = experiment.text.init(jax.random.key(config.seed))
+    return Run(config, experiment, params, Path(found[0]), 0, run_protocol(config, 0, params))
+
+
+def check_pretrained(config) -> None:
+    """Raises ValueError if `config.pretrained` names neither a run nor public models that fit; reads no tensor."""
+    found = _public_sources(config)
+    if found:
+        config, experiment, width = _pretrained_experiment(config)
+        public.find_parts(config, experiment.network, found, width)
+
+
+def _public_sources(config) -> list[str]:
+    """Returns the public models of `config.pretrained`, [] for a run; raises ValueError if it is neither."""
+    found = public.folders(config.pretrained)
+    for source in [] if found else config.pretrained.split(","):
+        if not (Path(source) / "config.json").is_file():
+            raise ValueError(
+                f"config.pretrained names {source}, where there is no run and no public model: {explain(source)}; "
+                "give the workdir of jvflow train, or a public model"
+            )
+    return found
+
+
+def _pretrained_experiment(config) -> tuple:
+    """Returns config and experiment of the public models themselves, and the width of their text."""
     config = method_of(config).pretrained_config(config.copy_and_resolve_references())
     with config.unlocked():
         config.update(pretrained="", tune=dict(rank=0, layers=()))
     experiment = assemble(config)
-    params = public.load_params(config, experiment.network, found, experiment.text.width if experiment.text else 0)
-    if experiment.text and experiment.text.init:
-        params["text"] = experiment.text.init(jax.random.key(config.seed))
-    return Run(config, experiment, params, Path(found[0]), 0, run_protocol(config, 0, params))
+    return config, experiment, experiment.text.width if experiment.text else 0
 
 
 def load_pretrained(config, experiment: Experiment) -> Run:

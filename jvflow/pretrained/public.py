@@ -43,13 +43,13 @@ def parts(config, network: Network) -> list[Part]:
     return [Part(("velocities", i), name) for i, name in enumerate(("video", "noise")[: network.config.velocities])]
 
 
-def load_params(config, network: Network, folders: Sequence[str | Path], text_width: int = 0) -> dict:
-    """Returns the parameters of the config's network from public models, without a text encoder's.
-
-    Parameters that the public models do not have are initialized as in a new network.
+def find_parts(
+    config, network: Network, folders: Sequence[str | Path], text_width: int = 0
+) -> list[tuple[Part, str | Path]]:
+    """Returns the public models inside the network of a config, each with its source; reads no tensor.
 
     Raises:
-      ValueError: if the folders hold models of another kind, or their number is wrong.
+      ValueError: if the folders hold models of another kind, their number is wrong, or their tensors do not fit.
     """
     kind, wanted = KINDS.get(config.network.name), parts(config, network)
     if len(folders) == 1 < len(wanted):
@@ -67,9 +67,19 @@ def load_params(config, network: Network, folders: Sequence[str | Path], text_wi
             f"config.pretrained={','.join(map(str, folders))}: {len(folders)} folders, and {config.objective} "
             f"on the network {config.network.name} takes {names}"
         )
-    options = import_options(config, text_width)
+    for folder in folders:
+        pretrained.inspect(folder, kind=kind, **import_options(config, text_width))
+    return list(zip(wanted, folders))
+
+
+def load_params(config, network: Network, folders: Sequence[str | Path], text_width: int = 0) -> dict:
+    """Returns the parameters of the config's network from public models, without a text encoder's.
+
+    Parameters that the public models do not have are initialized as in a new network. Errors as in `find_parts`.
+    """
+    kind, options = KINDS.get(config.network.name), import_options(config, text_width)
     params = {}
-    for part, folder in zip(wanted, folders):
+    for part, folder in find_parts(config, network, folders, text_width):
         loaded = pretrained.load(folder, kind=kind, dtype=jnp.float32, **options).params
         at = params
         for key in part.path[:-1]:

@@ -75,6 +75,8 @@ def _train(config, workdir: Path) -> Workdir:
     mesh = meshes.make_mesh(run.mesh)
     meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
     check_mesh(experiment, mesh)
+    if experiment.pretrained and not fork and (experiment.tuning or not folder.has_checkpoint):
+        load.check_pretrained(config)
     options = dict(frames=experiment.window.span, key=folder.data_key)
     data = processes.primary_first(lambda: dataset.prepare(config.data, folder.path, **options))
     key = records.manifest(data).get("key")

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch_files
+from conftest import load_config
 from public_models import SINGLE, export_random
 from safetensors.numpy import load_file, save_file
 
@@ -17,6 +18,7 @@ from jvflow import pretrained
 from jvflow.data import latents
 from jvflow.pretrained import folder as folders
 from jvflow.pretrained.public import folders as public_folders
+from jvflow.training import loop as train
 
 SIZES = dict(num_attention_heads=2, attention_head_dim=4, in_channels=3, out_channels=3, num_layers=1)
 SIZES |= dict(caption_channels=5, cross_attention_dim=8)
@@ -343,6 +345,19 @@ def test_files_that_are_no_tensors(here, content, message):
     for source in (here, here / SINGLE):
         with pytest.raises(ValueError, match=f"here/{SINGLE} {message}"):
             read(source)
+
+
+def test_a_wrong_model_is_found_before_data_are_built(model, tmp_path):
+    config = load_config("biflow/unet.py", "debug")
+    config.run.update(progress=False)
+    for source, message in (
+        (model, "transformer holds a ltx_transformer"),
+        ("org/name", "there is no folder org/name"),
+    ):
+        config.pretrained = f"{source},{source}"
+        with pytest.raises(ValueError, match=message):
+            train.train(config, tmp_path / "run")
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("data"))
 
 
 def header(**tensors):
