@@ -142,8 +142,7 @@ def _find_model(name: str, tensors: Files, kind: str | None, given: tuple[str, d
     if len(kinds) > 1:
         raise ValueError(f"{name} holds {', '.join(kinds)}: choose one by kind={kinds[0]!r}")
     if len(parts) > 1:
-        choices = " or ".join(f"{name}/{part.prefix[:-1]}" for part in parts)
-        raise ValueError(f"{name} holds {len(parts)} models of the kind {kinds[0]}: give {choices}")
+        raise ValueError(_ask(name, kinds[0], parts))
     read = single.read_part(tensors, parts[0])
     if given and "config" not in tensors.metadata:
         return *given, read
@@ -151,6 +150,12 @@ def _find_model(name: str, tensors: Files, kind: str | None, given: tuple[str, d
         return kinds[0], single.config_of(read, parts[0]), read
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _ask(name: str, kind: str, parts: list[single.Part]) -> str:
+    """Returns the error message for several models of one kind."""
+    choices = " or ".join(f"{name}/{part.prefix[:-1]}" for part in parts)
+    return f"{name} holds {len(parts)} models of the kind {kind}: give {choices}"
 
 
 def _tops(tensors: Mapping, count: int = 8) -> list[str]:
@@ -183,7 +188,9 @@ def _open_folder(folder: Path, kind: str | None) -> tuple[str, dict, Files]:
         raise ValueError(f"{folder} holds {CONFIG} and no file of tensors: download the safetensors of the model")
     tensors = single.without_wrappers(Files(files))
     parts = [part for part in single.find_parts(tensors, found) if part.origin.rename or part.prefix]
-    return found, config, single.read_part(tensors, parts[0]) if len(parts) == 1 else tensors
+    if len(parts) > 1:
+        raise ValueError(_ask(str(files[0] if len(files) == 1 else folder), found, parts))
+    return found, config, single.read_part(tensors, parts[0]) if parts else tensors
 
 
 def _weights(folder: Path, kind: str | None = None) -> list[Path]:

@@ -200,6 +200,11 @@ def test_other_archives(tmp_path):
         file.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="a.pt is cut off.*: download it again"):
             TorchFile(file)
+    file.write_bytes(whole.replace(encode(100, []), encode(96, [])))  # a smaller tensor, which would be valid
+    with pytest.raises(
+        ValueError, match="a.pt is damaged .the checksum of archive/data.pkl differs.: download it again"
+    ):
+        TorchFile(file)
     for place in range(30, len(whole), 7):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
         try:

@@ -11,7 +11,7 @@ from conftest import load_config
 from public_models import FIXTURES, assert_same, export_random, read_fixture
 from safetensors.numpy import load_file, save_file
 
-from jvflow import pretrained
+from jvflow import codecs, pretrained
 from jvflow.experiment import assemble
 from jvflow.pretrained import public, single
 from jvflow.pretrained.single import images, ltx, stable_diffusion, text_encoders, wan
@@ -228,6 +228,10 @@ def test_ltx_in_one_file(ltx_file, tmp_path):
     file, folder = ltx_file
     assert_same_model(file, folder / "transformer", "ltx_transformer")
     assert_same_model(file, folder / "vae", "ltx_vae")
+    shapes = [
+        codecs.build("ltx_vae", checkpoint=(str(path),)).latent_shape((9, 64, 64)) for path in (file, folder / "vae")
+    ]
+    assert shapes[0] == shapes[1]
     with pytest.raises(ValueError, match="holds ltx_transformer, ltx_vae: choose one by kind='ltx_transformer'"):
         pretrained.load(file)
     with pytest.raises(ValueError, match="v0.9.x.safetensors holds no wan_vae: it holds ltx_transformer, ltx_vae"):
@@ -633,6 +637,14 @@ def test_a_released_checkpoint_of_biflow_holds_both_networks(biflow, tmp_path):
     with pytest.raises(ValueError, match="holds 2 models of the kind unet2d: give .*/model1 or .*/model2"):
         pretrained.load(file)
     assert_same_model(f"{file}/model2", biflow / "model2", "unet2d")
+    described = tmp_path / "described"
+    described.mkdir()
+    for path in (file, biflow / "model1" / "config.json"):
+        (described / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(
+        ValueError, match="described/model.safetensors holds 2 models of the kind unet2d: give .*/model1"
+    ):
+        pretrained.load(described)
     config.objective = "flow"
     network = assemble(config).network
     with pytest.raises(ValueError, match="holds 2 models of the kind unet2d"):
