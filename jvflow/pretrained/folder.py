@@ -132,18 +132,14 @@ def _members(names: list[str], label: str, folder: str, *, index_first: bool) ->
 
 def read_index(path: Path) -> list[str]:
     """Returns the names of the shards in an index; raises ValueError for a name that is not one of a file."""
-    entries = read_json(path).get("weight_map")
-    names = set(entries.values()) if isinstance(entries, dict) and _are_strings(entries.values()) else None
-    if not names:
+    files = list(read_json(path, dict(weight_map=dict))["weight_map"].values())
+    if not files or not all(isinstance(name, str) for name in files):
         raise ValueError(f"{path} has no weight_map from tensors to files: {AGAIN}")
+    names = set(files)
     for name in names:
         if "/" in name or "\\" in name or "\0" in name or not name.endswith(SAFETENSORS + PICKLES):
             raise ValueError(f"{path} names {name!r}, and shards are files in the same folder: {AGAIN}")
     return sorted(names)
-
-
-def _are_strings(values: Iterable) -> bool:
-    return all(isinstance(value, str) for value in values)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -6,6 +6,7 @@ again, fetch it from Git LFS, use another format.
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,9 @@ def _what_else(begin: bytes) -> str:
     return f"is not a safetensors file, nor one of PyTorch: {AGAIN}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, keys: Mapping[str, type] | None = None) -> dict[str, Any]:
     """Returns the content of a JSON file of a model; raises ValueError with its name if it is damaged, or too long."""
     path = Path(path)
     if path.is_file() and path.stat().st_size > MAX_JSON:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, and at most {MAX_JSON:,} are read: {AGAIN}")
-    return files.read_json(path, AGAIN)
+    return files.read_json(path, AGAIN, keys=keys)

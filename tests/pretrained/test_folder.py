@@ -196,7 +196,8 @@ def test_files_of_pytorch_are_read_where_there_is_nothing_else(here, right):
         ({"a": "..\\\\right.safetensors"}, "names "),
         ({"a": "config.json"}, "names 'config.json'"),
         ({"a": 3}, "has no weight_map from tensors to files: download it again"),
-        ([], "has no weight_map"),
+        ([], "is damaged: weight_map is not an object: download it again"),
+        ({}, "has no weight_map from tensors to files"),
     ],
 )
 def test_an_index_names_files_of_its_folder(here, right, entries, message):
