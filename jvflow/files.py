@@ -64,19 +64,27 @@ def run_path(path: str | os.PathLike, name: str) -> str:
     return path
 
 
+def model_source(source: str | os.PathLike, name: str) -> str:
+    """Returns where a public model comes from: an address on the Hugging Face hub as it is, or a `local_path`."""
+    return source if isinstance(source, str) and source.startswith("hf://") else local_path(source, name)
+
+
 def with_local_paths(config):
-    """Returns a copy of an experiment's config in which every path is a `local_path`."""
+    """Returns a copy of an experiment's config in which every path is a `local_path`, and every model a source."""
     config = config.copy_and_resolve_references()
-    checked = lambda path, name: local_path(path, f"config.{name}") if isinstance(path, str) and path else path
+    checked = lambda path, name, check=local_path: (
+        check(path, f"config.{name}") if isinstance(path, str) and path else path
+    )
     for name in ("path", "cache", "captions"):
         if name in config.data:
             config.data[name] = checked(config.data[name], f"data.{name}")
     if isinstance(config.pretrained, str):
-        config.pretrained = ",".join(checked(path, "pretrained") for path in config.pretrained.split(","))
+        sources = config.pretrained.split(",")
+        config.pretrained = ",".join(checked(source, "pretrained", model_source) for source in sources)
     for part in ("codec", "text"):
         paths = config.get(part, {}).get("checkpoint")
         if isinstance(paths, tuple):
-            config[part].checkpoint = tuple(checked(path, f"{part}.checkpoint") for path in paths)
+            config[part].checkpoint = tuple(checked(path, f"{part}.checkpoint", model_source) for path in paths)
     return config
 
 

@@ -14,6 +14,7 @@ from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.pretrained import public
+from jvflow.pretrained.sources import explain, is_found
 from jvflow.run import Run
 from jvflow.training import lora, resume
 from jvflow.training.checkpoint import Checkpoints, abstract_like
@@ -69,7 +70,7 @@ def _check_places(folder: Workdir, config) -> None:
     """Raises ValueError if a model that a run needs to be loaded is not at its place any more."""
     places = {"pretrained": config.pretrained.split(",") if config.tune.rank or config.tune.layers else []}
     places |= {f"{name}.checkpoint": config.get(name, {}).get("checkpoint", ()) for name in ("codec", "text")}
-    lost = [f"config.{key}: {place}" for key, paths in places.items() for place in paths if not Path(place).exists()]
+    lost = [f"config.{key}: {place}" for key, paths in places.items() for place in paths if not is_found(place)]
     if lost:
         raise ValueError(
             f"{folder.path} needs models that are not where its config.json names them ({'; '.join(lost)}): put them "
@@ -95,35 +96,46 @@ def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
     return frozen
 
 
-def find_public(config) -> list[Path]:
-    """Returns the folders of the public models that `config.pretrained` names, [] if it names a run.
-
-    Raises ValueError if there is no run and no public model.
-    """
-    found = public.folders(config.pretrained)
-    lost = [folder for folder in config.pretrained.split(",") if not (Path(folder) / "config.json").exists()]
-    if lost and not found:
-        raise ValueError(
-            f"config.pretrained names {', '.join(lost)}, where there is no run and no public model: give the "
-            "workdir of jvflow train, or a folder with config.json and safetensors"
-        )
-    return found
-
-
 def load_model(config) -> Run:
-    """Loads the model of `config.pretrained`: the run of a workdir, or the public models of folders."""
-    found = find_public(config)
+    """Loads the model of `config.pretrained`: the run of a workdir, or public models."""
+    found = _public_sources(config)
     if not found:
         run = load(Path(config.pretrained))
         return replace(run, params=lora.merge_lora(run.params))
+    config, experiment, width = _pretrained_experiment(config)
+    params = public.load_params(config, experiment.network, found, width)
+    if experiment.text and experiment.text.init:
+        params["text"] = experiment.text.init(jax.random.key(config.seed))
+    return Run(config, experiment, params, Path(found[0]), 0, run_protocol(config, 0, params))
+
+
+def check_pretrained(config) -> None:
+    """Raises ValueError if `config.pretrained` names neither a run nor public models that fit; reads no tensor."""
+    found = _public_sources(config)
+    if found:
+        config, experiment, width = _pretrained_experiment(config)
+        public.find_parts(config, experiment.network, found, width)
+
+
+def _public_sources(config) -> list[str]:
+    """Returns the public models of `config.pretrained`, [] for a run; raises ValueError if it is neither."""
+    found = public.folders(config.pretrained)
+    for source in [] if found else config.pretrained.split(","):
+        if not (Path(source) / "config.json").is_file():
+            raise ValueError(
+                f"config.pretrained names {source}, where there is no run and no public model: {explain(source)}; "
+                "give the workdir of jvflow train, or a public model"
+            )
+    return found
+
+
+def _pretrained_experiment(config) -> tuple:
+    """Returns config and experiment of the public models themselves, and the width of their text."""
     config = method_of(config).pretrained_config(config.copy_and_resolve_references())
     with config.unlocked():
         config.update(pretrained="", tune=dict(rank=0, layers=()))
     experiment = assemble(config)
-    params = public.load_params(config, experiment.network, found, experiment.text.width if experiment.text else 0)
-    if experiment.text and experiment.text.init:
-        params["text"] = experiment.text.init(jax.random.key(config.seed))
-    return Run(config, experiment, params, found[0], 0, run_protocol(config, 0, params))
+    return config, experiment, experiment.text.width if experiment.text else 0
 
 
 def load_pretrained(config, experiment: Experiment) -> Run:

@@ -44,10 +44,12 @@ def list_folder(folder: str | os.PathLike) -> Listing:
             continue
         files = sorted(child for child in path.iterdir() if not child.is_dir())
         found = [file for file in files if _is_video(file)]
-        is_video = not found and bool(images.images_in(path))
+        coded = [file for file in found if file.suffix.lower() != video.TENSOR_SUFFIX]
+        is_video = not coded and bool(images.images_in(path))
+        found = [] if is_video else coded or found  # a tensor next to videos or images may be anything
         videos += [path] if is_video else found
         for file in files:
-            status, reason = _why_left_out(file, is_video)
+            status, reason = _why_left_out(file, is_video, bool(coded))
             if status != KEPT:
                 others.append(dict(file=name_of(folder, file), status=status, reason=reason))
     named = {}
@@ -111,13 +113,14 @@ def _is_video(file: Path) -> bool:
     return file.suffix.lower() in video.VIDEO_SUFFIXES and file.is_file() and not file.name.startswith(".")
 
 
-def _why_left_out(file: Path, in_video: bool) -> tuple[str, str]:
-    """Returns (status, reason) of a file; with `in_video`, images are frames."""
+def _why_left_out(file: Path, in_video: bool, with_videos: bool) -> tuple[str, str]:
+    """Returns (status, reason) of a file; `in_video`: images are frames, `with_videos`: other files are videos."""
     suffix = file.suffix.lower()
     image = suffix in images.IMAGE_SUFFIXES
     if file.name.startswith("."):
         return IGNORED, "hidden"
-    if not image and suffix not in video.VIDEO_SUFFIXES:
+    tensor = suffix == video.TENSOR_SUFFIX and (in_video or with_videos)
+    if tensor or not image and suffix not in video.VIDEO_SUFFIXES:
         return IGNORED, f"suffix {readable(suffix)}" if suffix else "no suffix"
     if not file.is_file():
         return SKIPPED, "a link to nothing" if file.is_symlink() else "not a regular file"

@@ -45,7 +45,7 @@ def _judge(entry: dict, cutting: Cutting) -> dict:
 
 
 def _why_slow(path: Path, length: video.Length, cutting: Cutting) -> str:
-    given = " (config.data.image_fps)" if path.is_dir() else ""
+    given = " (config.data.image_fps)" if isinstance(source_of(path, cutting), video.ImageFolder) else ""
     return f"{length.fps:.4g} fps{given}, slower than config.data.fps {cutting.fps:g}"
 
 
@@ -55,8 +55,8 @@ def files_of(path: Path) -> list[Path]:
 
 
 def source_of(path: Path, cutting: Cutting) -> Path | video.ImageFolder:
-    """Returns the video to decode: the file, or the folder of images at its rate."""
-    return video.ImageFolder(path, cutting.image_fps) if path.is_dir() else path
+    """Returns the video to decode, see `jvflow.data.video.source_of`."""
+    return video.source_of(path, cutting.image_fps)
 
 
 def caption_of(path: Path, name: str, table: dict[str, texts.Row]) -> str:

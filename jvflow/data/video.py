@@ -18,13 +18,14 @@ from PIL import Image
 
 from jvflow.data import decoder, picture, timing
 from jvflow.data.images import IMAGE_SUFFIXES, ImageFolder, read_image
+from jvflow.data.tensor_video import TENSOR_SUFFIX, TensorVideo
 from jvflow.data.timing import Interval, Length, Stamp, exact_rate
 
 Frame = UInt8[np.ndarray, "h w 3"]
 Video = UInt8[np.ndarray, "f h w 3"]
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts")
-VIDEO_SUFFIXES += (".wmv", ".flv", ".3gp", ".ogv")
+VIDEO_SUFFIXES += (".wmv", ".flv", ".3gp", ".ogv", TENSOR_SUFFIX)
 
 native_fps = decoder.native_fps
 
@@ -65,6 +66,13 @@ def frames(path: str | os.PathLike | ImageFolder, *, fps: float | int | None = N
     return ((item.time, item.frame) for item in shown(path, fps=fps) if not item.damage)
 
 
+def source_of(path: Path, image_fps: float | int) -> Path | ImageFolder:
+    """Returns what `frames` decodes: the file; or a folder of images, or a tensor, at `image_fps`."""
+    if path.is_dir():
+        return ImageFolder(path, image_fps)
+    return TensorVideo(path, image_fps) if path.suffix.lower() == TENSOR_SUFFIX else path
+
+
 def measure(source: str | os.PathLike | ImageFolder) -> Length:
     """Returns the length and the true frame rate of a source, without decoding it; ValueError if it does not open."""
     if isinstance(source, ImageFolder):
@@ -88,7 +96,8 @@ def _image_frames(images: ImageFolder, period: Fraction | None) -> Iterator[Show
 
 def _image_intervals(images: ImageFolder) -> Iterator[Interval]:
     if not images.fps:
-        raise ValueError(f"{images.path} is a folder of images, which have no frame rate: set config.data.image_fps")
+        what = "is a tensor" if isinstance(images, TensorVideo) else "is a folder of images"
+        raise ValueError(f"{images.path} {what}, and its frames have no frame rate: set config.data.image_fps")
     own, files = 1 / exact_rate(images.fps), images.files()
     if not files:
         raise ValueError(f"{images.path} holds no image ({', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})")
@@ -96,8 +105,10 @@ def _image_intervals(images: ImageFolder) -> Iterator[Interval]:
     return timing.intervals(stamps, own, longest=None)
 
 
-def _read_or_reason(path: Path) -> Frame | str:
+def _read_or_reason(path: Path | np.ndarray) -> Frame | str:
     """Returns the picture, or why it does not decode: one broken image does not end its video."""
+    if isinstance(path, np.ndarray):
+        return np.array(path)
     try:
         return read_image(path)
     except ValueError as error:
@@ -166,7 +177,7 @@ def first_frames(path, need: int, data) -> UInt8[np.ndarray, "n h w 3"]:
     if Path(path).suffix.lower() in IMAGE_SUFFIXES:
         given = [read_image(path)]
     else:
-        source = ImageFolder(Path(path), data.image_fps or data.fps) if Path(path).is_dir() else path
+        source = source_of(Path(path), data.image_fps or data.fps)
         items = list(islice(shown(source, fps=float(data.fps)), need))
         bad = next((item for item in items if item.damage or item.part), None)
         if bad:

@@ -6,6 +6,7 @@
 One error lists all tensors that are missing, unexpected or of another shape, before any tensor is read.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from jvflow.files import read_json
 from jvflow.networks import Network
 from jvflow.parallel import sharding
+from jvflow.pretrained.checks import check_copies, check_not_scaled, check_values
 from jvflow.pretrained.files import CONFIG, Files
 from jvflow.pretrained.kinds import CLASSES, KINDS, find_kind
 from jvflow.pretrained.layout import Model, flatten_paths, unflatten_paths
 from jvflow.pretrained.lazy import LazyParams
+from jvflow.pretrained.sources import is_model as is_public
+from jvflow.pretrained.sources import open_source
 from jvflow.pretrained.write import LORA_FILE, export, export_lora
 
 CURE = "restore the file that belongs to this model"
@@ -64,14 +67,16 @@ def import_checkpoint(
 
     Raises:
       ValueError: for an unknown kind or a config of another model, or if tensors are missing, unexpected or of another
-        shape; the message lists all these tensors.
+        shape; the message lists all these tensors. Also for quantised weights and values that are not finite.
     """
     model = find_model(kind, config, tensors, **options)
     where = dict.fromkeys(model.shapes) if mesh is None else sharding.shardings(model.shapes, model.network.rules, mesh)
     cast = lambda a: a if dtype is None else a.astype(dtype)
+    check_copies(model, tensors)
     params = {}
     for entry in model.layout:
-        array = np.asarray(entry.read(*(np.asarray(tensors[name]) for name in entry.names)))
+        read = [check_values(name, np.asarray(tensors[name])) for name in entry.names]
+        array = np.asarray(entry.read(*read))
         params[entry.path] = jax.device_put(cast(array), where[entry.path])
     if model.added:
         init = lambda key: {
@@ -82,29 +87,35 @@ def import_checkpoint(
     return model.network._replace(apply=model.apply, params=unflatten_paths(params), field=field)
 
 
-def load(folder: str | Path, *, mesh=None, dtype=None, **options) -> Network:
-    """Imports the model from a folder in the layout of the public hubs; arguments as in `import_checkpoint`.
+def load(source: str | Path, *, kind: str | None = None, mesh=None, dtype=None, **options) -> Network:
+    """Imports a model; arguments as in `import_checkpoint`.
 
     Args:
-      folder: has config.json and safetensors: one file, or several with their index.
+      source: a folder in the layout of the public hubs, a single file, or an address on the hub, see
+        `jvflow.pretrained.sources`.
+      kind: the kind to read, if the source holds several models.
     """
-    kind, config, files = open_folder(folder)
+    kind, config, files = open_folder(source, kind)
     return import_checkpoint(kind, config, files, mesh=mesh, dtype=dtype, **options)
 
 
-def inspect(folder: str | Path, **options) -> Model:
+def inspect(source: str | Path, *, kind: str | None = None, **options) -> Model:
     """Returns the model that `load` would import; checks its tensors without reading them."""
-    kind, config, files = open_folder(folder)
+    kind, config, files = open_folder(source, kind)
     return find_model(kind, config, files, **options)
 
 
 def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -> Model:
     """Returns the model of these tensors after checking shapes; arguments and errors as in `import_checkpoint`."""
     known = find_kind(kind)
+    check_not_scaled(kind, tensors)
     try:
         model = known.model(config, known.find_naming(tensors), **options)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        file = tensors.folder / CONFIG if isinstance(tensors, Files) else "this config"
+        file = "this config"
+        if isinstance(tensors, Files):
+            file = tensors.paths[0].parent / CONFIG
+            file = file if file.is_file() else tensors.paths[0]
         reason = f"has no {error}" if isinstance(error, KeyError) else f"has wrong entries ({error})"
         raise ValueError(f"{file} does not describe a {kind}, it {reason}: {CURE}") from error
     if isinstance(tensors, Files):
@@ -115,39 +126,9 @@ def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options
     return model
 
 
-def is_public(folder: str | Path) -> bool:
-    """Returns whether a folder holds a model in the layout of the public hubs."""
-    return (Path(folder) / CONFIG).is_file() and bool({"_class_name", "architectures"} & read_config(folder).keys())
-
-
-def read_config(folder: str | Path) -> dict:
-    """Returns the content of config.json in the folder of a model; raises ValueError if it is damaged."""
-    return read_json(Path(folder) / CONFIG, CURE)
-
-
-def open_folder(folder: str | Path) -> tuple[str, dict, Files]:
-    """Returns kind, config and tensors of a folder for `load`; reads no tensor yet."""
-    folder = Path(folder)
-    if not (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds no {CONFIG}: give the folder of one model, such as transformer or vae")
-    config = read_config(folder)
-    architectures = config.get("architectures")
-    first = architectures[0] if isinstance(architectures, list) and architectures else None
-    class_name = config.get("_class_name") or first
-    if class_name not in tuple(CLASSES):
-        raise ValueError(f"{folder / CONFIG} describes {class_name}: use one of {', '.join(CLASSES)}")
-    index = sorted(folder.glob("*.safetensors.index.json"))
-    if index:
-        names = set(map(str, read_json(index[0], CURE, keys=dict(weight_map=dict))["weight_map"].values()))
-    else:
-        names = {path.name for path in folder.glob("*.safetensors")}
-    if not names:
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        raise ValueError(
-            f"{folder} holds no safetensors"
-            + (f" but {', '.join(pickles)}: pickles are never read, convert them to safetensors" if pickles else "")
-        )
-    return CLASSES[class_name], config, Files([folder / name for name in sorted(names)])
+def open_folder(source: str | Path, kind: str | None = None) -> tuple[str, dict, Files]:
+    """Returns kind, config and tensors for `load`; reads no tensor yet. Arguments as in `load`."""
+    return open_source(source, kind)
 
 
 def check_tensors(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
@@ -163,7 +144,7 @@ def check_tensors(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
     wrong += [
         f"unexpected {name} {shape}"
         for name, shape in shapes.items()
-        if name not in wanted and name not in model.ignored
+        if name not in wanted and not any(re.fullmatch(pattern, name) for pattern in model.ignored)
     ]
     wrong += [
         f"{name} is {shapes[name]}, not {shape}, for {path}"

@@ -81,7 +81,7 @@ def _train(config, workdir: Path) -> Workdir:
     if forks:
         source = load.check_fork(config, experiment)
     elif reads_pretrained:
-        load.find_public(config)  # raises if there is no model
+        load.check_pretrained(config)
     init, abstract = init_and_abstract_state(experiment, config, mesh)
     options = dict(frames=experiment.window.span, key=folder.data_key)
     data = processes.primary_first(lambda: dataset.prepare(config.data, folder.path, **options))

@@ -1,9 +1,13 @@
 """Codecs of single frames: they agree with the original code, and reconstruct real frames."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_files
 from conftest import debug_config
+from public_models import FIXTURES, read_fixture
 from safetensors.numpy import save_file
 
 from jvflow import codecs, commands, metrics
@@ -135,6 +139,37 @@ def test_one_file_with_prefixes_and_two_files_are_the_same(tmp_path):
     assert latents.shape[1:] == two.latent_shape((1, 8, 8)) == (1, 2, 2, 4)
     np.testing.assert_array_equal(latents, one.encode(one.params, clip).mean)
     np.testing.assert_array_equal(two.decode(two.params, latents), one.decode(one.params, latents))
+
+
+def test_the_layouts_of_the_hub_and_of_the_author(tmp_path):
+    """Reads a folder with the files of diffusers and of the author, a folder of the author's, and files of PyTorch."""
+    config, tensors, _ = read_fixture(FIXTURES / "taesd_three_levels.safetensors")
+    hub, own = tmp_path / "hub", tmp_path / "own"
+    hub.mkdir(), own.mkdir()
+    (hub / "config.json").write_text(json.dumps(dict(config, _class_name="AutoencoderTiny")))
+    save_file(tensors, hub / "diffusion_pytorch_model.safetensors")
+    halves = {half: {} for half in HALVES}
+    for name, tensor in tensors.items():  # the author's decoder begins with a layer without tensors
+        half, _, number, rest = name.split(".", 3)
+        halves[half][f"{int(number) + (half == 'decoder')}.{rest}"] = tensor
+    for half, part in halves.items():
+        save_file({name: np.zeros_like(tensor) for name, tensor in part.items()}, hub / f"taesd_{half}.safetensors")
+        torch_files.write(own / f"taesd_{half}.pth", part)
+    sources = [(hub,), (own,), tuple(own / f"taesd_{half}.pth" for half in HALVES), (str(hub),)]
+    first, *others = [tiny.build(*source).params for source in sources]
+    image, latent = np.ones((1, 8, 8, 3), np.float32), np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 2, 2, 4)
+    assert first["encoder"].keys() == halves["encoder"].keys()
+    for other in others:
+        np.testing.assert_array_equal(taesd.encode(other["encoder"], image), taesd.encode(first["encoder"], image))
+        np.testing.assert_array_equal(taesd.decode(other["decoder"], latent), taesd.decode(first["decoder"], latent))
+    torch_files.write(own / "taesdxl_encoder.pth", halves["encoder"])
+    with pytest.raises(
+        ValueError, match="own holds taesd_decoder.pth, taesd_encoder.pth, taesdxl_encoder.pth, and none"
+    ):
+        tiny.build(own)
+    (hub / "config.json").write_text(json.dumps(dict(config, _class_name="AutoencoderKL")))
+    with pytest.raises(ValueError, match="hub holds a sd_vae"):
+        tiny.build(hub)
 
 
 def test_the_decoder_agrees_with_its_layers_one_by_one():

@@ -1,5 +1,6 @@
 """The encoders of T5 and UMT5: they agree with transformers, and embed captions whole or layer by layer."""
 
+import gzip
 import json
 
 import jax
@@ -20,7 +21,7 @@ def embedded(network, io):
     return np.asarray(jax.jit(network.apply)(network.params, io["input_ids"], io.get("attention_mask")))
 
 
-@pytest.mark.parametrize("name", ["t5_shared", "t5_masked", "umt5_own"])
+@pytest.mark.parametrize("name", ["t5_shared", "t5_masked", "umt5_own", "t5_first"])
 def test_the_encoder_gives_what_transformers_gives(name):
     """Covers one bias for all layers or one per layer, distances beyond the last bucket, with and without a mask."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
@@ -60,8 +61,8 @@ def test_buckets_grow_with_the_distance():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(feed_forward_proj="relu"), "this config says {'feed_forward_proj': 'relu'}"),
-        (dict(model_type="mt5"), "'model_type': 'mt5'"),
+        (dict(feed_forward_proj="gated-tanh"), 'feed_forward_proj is "gated-tanh", allowed: "quick_gelu" or '),
+        (dict(model_type="mt5"), "model_type is 'mt5', allowed: t5 or umt5$"),
     ],
 )
 def test_another_encoder(change, message):
@@ -87,6 +88,29 @@ def test_tokens_are_those_of_transformers():
     tokens, mask = t5.make_tokenize(TOKENIZER, 20)(expected["captions"])
     assert tokens.tolist() == expected["tokens"]
     assert not mask[:2].any() and (mask[2:] == (tokens[2:] != 0)).all() and mask[-1].all()
+
+
+def test_a_tokenizer_in_one_file_gives_the_same_tokens(tmp_path):
+    """Reads tokenizer.json, alone in a folder or by its path; spiece.model goes before it."""
+    expected = json.loads((TOKENIZER / "expected.json").read_text())
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(gzip.decompress((TOKENIZER / "tokenizer.json.gz").read_bytes()))
+    for source in (tmp_path, file, str(file), TOKENIZER / "spiece.model"):
+        assert t5.make_tokenize(source, 20)(expected["captions"])[0].tolist() == expected["tokens"]
+    whole = json.loads(file.read_text())
+    whole["model"]["vocab"][:2] = whole["model"]["vocab"][1::-1]
+    whole["added_tokens"] = []
+    file.write_text(json.dumps(whole))
+    with pytest.raises(
+        ValueError, match="tokenizer.json has padding 1 and end 0, T5 has 0 and 1: it belongs to another"
+    ):
+        t5.make_tokenize(tmp_path, 20)
+    for content in ("{", '{"a": 1}', "[" * 100000):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="tokenizer.json holds no tokenizer"):
+            t5.make_tokenize(tmp_path, 20)
+    (tmp_path / "spiece.model").write_bytes((TOKENIZER / "spiece.model").read_bytes())
+    assert t5.make_tokenize(tmp_path, 20)(expected["captions"])[0].tolist() == expected["tokens"]
 
 
 def test_embedding_layer_by_layer_is_equal_and_holds_two_layers_at_most(model, monkeypatch):
