@@ -82,7 +82,7 @@ def model(config: Mapping, naming: str) -> Model:
         groups=values["norm_num_groups"],
         middle_groups=values["attn_norm_num_groups"] or 0,
         middle_attends=bool(values["add_attention"]),
-        epsilon=values["norm_eps"],
+        epsilon=float(values["norm_eps"]),
         head=head or 1,
         heads=() if head else (1,) * len(channels),
         level=values["class_embed_type"] == "timestep",
