@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x as a codec of single frames, with a public checkpoint.
 
-    stable_diffusion          its autoencoder's mean times its config's factor (0.18215), with about unit variance
+    stable_diffusion          (its autoencoder's mean - shift) factor, with the config's shift (0) and factor (0.18215):
+                              about unit variance
     stable_diffusion_ddim     the noise that DDIM inverts these latents to: the decoder of VLFM (section 6 of its paper)
 
 DDIM is a bijection up to the accuracy of its steps. The paper gives neither the number of steps nor the guidance.
@@ -26,8 +27,6 @@ from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
 from jvflow.networks.unet import UNetConfig
 from jvflow.pretrained import LazyParams
 
-FACTOR = 0.18215
-"""Factor of the latents if the config gives none."""
 SCHEDULER = "scheduler/scheduler_config.json"
 
 
@@ -45,18 +44,19 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
             "the codec stable_diffusion takes one folder as config.codec.checkpoint, "
             f"such as ('stable-diffusion-v1-5/vae',), got {folders}"
         )
-    sizes = pretrained.inspect(folders[0]).network.config
+    public = pretrained.inspect(folders[0])
+    sizes, settings = public.network.config, public.settings
     if not isinstance(sizes, KLConfig):
         raise ValueError(f"{folders[0]} holds no autoencoder: give the folder vae of the model")
     network = networks.functional(Autoencoder, sizes)  # in our layout
-    factor = pretrained.read_config(folders[0]).get("scaling_factor", FACTOR) / scale
+    factor, shift = settings["scaling_factor"] / scale, settings["shift_factor"] or 0.0
     reduction = 2 ** (len(network.config.channels) - 1)
     if tile % (4 * reduction):
         raise ValueError(
             f"config.codec.tile is {tile}: tiles are multiples of {4 * reduction} pixels, "
             "four times the reduction of the autoencoder"
         )
-    options = dict(factor=factor, tile=tile, reduction=reduction)
+    options = dict(factor=factor, shift=shift, tile=tile, reduction=reduction)
     return Codec(
         encode=jax.jit(partial(_encode, network.apply, **options)),
         decode=jax.jit(partial(_decode, network.apply, **options)),
@@ -67,23 +67,25 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
     )
 
 
-def _encode(apply, params, video: UInt8[Array, "b f h w 3"], *, factor: float, tile: int, reduction: int) -> Posterior:
+def _encode(
+    apply, params, video: UInt8[Array, "b f h w 3"], *, factor: float, shift: float, tile: int, reduction: int
+) -> Posterior:
     def moments(images):
         return jnp.concatenate(apply(params, images.astype(jnp.float32) / 127.5 - 1, method="encode"), axis=-1)
 
     def encode(images):
         mean, log_variance = jnp.split(apply_tiled(moments, images, tile, 1 / reduction), 2, axis=-1)
-        return mean * factor, jnp.exp(log_variance / 2) * factor
+        return (mean - shift) * factor, jnp.exp(log_variance / 2) * factor
 
     latents = map_images(encode, rearrange(video, "b f h w c -> (b f) h w c"), video.shape[2] * video.shape[3])
     return Posterior(*(rearrange(a, "(b f) h w c -> b f h w c", b=len(video)) for a in latents))
 
 
 def _decode(
-    apply, params, latents: Float[Array, "b f h w c"], *, factor: float, tile: int, reduction: int
+    apply, params, latents: Float[Array, "b f h w c"], *, factor: float, shift: float, tile: int, reduction: int
 ) -> UInt8[Array, "b f _ _ 3"]:
     def decode(latents):
-        to_image = lambda latents: apply(params, latents / factor, method="decode")
+        to_image = lambda latents: apply(params, latents / factor + shift, method="decode")
         images = apply_tiled(to_image, latents, tile // reduction, reduction)
         return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
@@ -113,12 +115,18 @@ def build_ddim(
             f"with {SCHEDULER} in it, got {folders}"
         )
     folder = Path(folders[0])
-    schedule = Schedule.from_config(read_json(folder / SCHEDULER, pretrained.CURE))
+    schedule = _read_schedule(folder / SCHEDULER)
     schedule.step_table(steps)  # raises ValueError if the number of steps does not fit
     vae = build(folder / "vae", tile=tile)
     unet = pretrained.inspect(folder / "unet")
     if not isinstance(unet.network.config, UNetConfig) or not unet.network.config.text_width:
         raise ValueError(f"{folder / 'unet'} holds no U-Net of Stable Diffusion")
+    sizes, channels = unet.network.config, vae.latent_shape((1, 512, 512))[-1]
+    if (sizes.inputs, sizes.outputs) != (channels, channels):
+        raise ValueError(
+            f"{folder / 'unet'} maps {sizes.inputs} channels to {sizes.outputs}, the latents have {channels}: DDIM "
+            "inverts models of text alone, not of inpainting or of images"
+        )
     encoder = text.build("clip_text", checkpoint=(folder / "text_encoder", folder / "tokenizer"))
     if encoder.width != unet.network.config.text_width:
         raise ValueError(
@@ -139,6 +147,14 @@ def build_ddim(
         valid_frames=vae.valid_frames,
         lazy=LazyParams(read),
     )
+
+
+def _read_schedule(file: Path) -> Schedule:
+    config = read_json(file, pretrained.CURE)
+    try:
+        return Schedule.from_config(config)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _invert(encode: Callable, solve: Callable, params, video: UInt8[Array, "b f h w 3"], *, scale: float) -> Posterior:

@@ -227,9 +227,15 @@ def _is_latent(value) -> bool:
 
 
 def _rounded(name: str, value: np.ndarray, dtype, source: str) -> np.ndarray:
+    if not np.isfinite(value).all():
+        made_by = "text encoder" if name == "text_embedding" else "model"
+        raise ValueError(
+            f"{name} of {source} holds values that are not finite: the {made_by} is damaged, or its numbers exceed its "
+            "dtype; use other files, or float32 for it"
+        )
     with np.errstate(over="ignore"):
         rounded = value.astype(dtype)
-    if not np.isfinite(rounded).all() and np.isfinite(value).all():
+    if not np.isfinite(rounded).all():
         largest = np.abs(value).max()
         raise ValueError(
             f"{name} of {source} holds values up to {largest:.4g}, more than float16 can hold: "
@@ -302,6 +308,7 @@ def check_latents(directory: str | Path, codec_id: dict, lengths: tuple[int, ...
             f"the latents in {directory} were made with {made_with}, config.codec is {codec_id}: "
             "use that codec, or encode into another folder"
         )
+    _check_finite(directory)
     missing = sorted(set(lengths) - set(settings.get("chunks", [])))
     if missing:
         raise ValueError(
@@ -319,4 +326,18 @@ def has_embeddings(directory: str | Path, text_id: dict | None) -> bool:
             f"the captions in {directory} were embedded with {made_with}, config.text is {text_id}: "
             "use that encoder, or encode into another folder"
         )
-    return bool(text_id) and made_with is not None
+    if text_id and made_with is not None:
+        _check_finite(directory)
+        return True
+    return False
+
+
+def _check_finite(directory: str | Path) -> None:
+    """Raises ValueError if the statistics of a data set show latents or embeddings that are not finite."""
+    statistics = records.report(directory).get("latents", {})
+    wrong = [name for name, a in statistics.items() if not math.isfinite(a["mean"]) or not math.isfinite(a["std"])]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} in {directory} hold values that are not finite: remove the data set and encode it "
+            "again, with other files of the model, or float32 for it"
+        )

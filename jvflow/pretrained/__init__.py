@@ -6,6 +6,7 @@
 One error lists all tensors that are missing, unexpected or of another shape, before any tensor is read.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ import numpy as np
 from jvflow.files import read_json
 from jvflow.networks import Network
 from jvflow.parallel import sharding
+from jvflow.pretrained.checks import check_copies, check_not_scaled, check_values
 from jvflow.pretrained.files import CONFIG, Files
-from jvflow.pretrained.kinds import CLASSES, KINDS, find_kind
+from jvflow.pretrained.kinds import CLASSES, KINDS, find_kind, kind_of
 from jvflow.pretrained.layout import Model, flatten_paths, unflatten_paths
 from jvflow.pretrained.lazy import LazyParams
 from jvflow.pretrained.write import LORA_FILE, export, export_lora
@@ -64,14 +66,16 @@ def import_checkpoint(
 
     Raises:
       ValueError: for an unknown kind or a config of another model, or if tensors are missing, unexpected or of another
-        shape; the message lists all these tensors.
+        shape; the message lists all these tensors. Also for quantised weights and values that are not finite.
     """
     model = find_model(kind, config, tensors, **options)
     where = dict.fromkeys(model.shapes) if mesh is None else sharding.shardings(model.shapes, model.network.rules, mesh)
     cast = lambda a: a if dtype is None else a.astype(dtype)
+    check_copies(model, tensors)
     params = {}
     for entry in model.layout:
-        array = np.asarray(entry.read(*(np.asarray(tensors[name]) for name in entry.names)))
+        read = [check_values(name, np.asarray(tensors[name])) for name in entry.names]
+        array = np.asarray(entry.read(*read))
         params[entry.path] = jax.device_put(cast(array), where[entry.path])
     if model.added:
         init = lambda key: {
@@ -101,6 +105,7 @@ def inspect(folder: str | Path, **options) -> Model:
 def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -> Model:
     """Returns the model of these tensors after checking shapes; arguments and errors as in `import_checkpoint`."""
     known = find_kind(kind)
+    check_not_scaled(kind, tensors)
     try:
         model = known.model(config, known.find_naming(tensors), **options)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
@@ -131,11 +136,7 @@ def open_folder(folder: str | Path) -> tuple[str, dict, Files]:
     if not (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds no {CONFIG}: give the folder of one model, such as transformer or vae")
     config = read_config(folder)
-    architectures = config.get("architectures")
-    first = architectures[0] if isinstance(architectures, list) and architectures else None
-    class_name = config.get("_class_name") or first
-    if class_name not in tuple(CLASSES):
-        raise ValueError(f"{folder / CONFIG} describes {class_name}: use one of {', '.join(CLASSES)}")
+    kind = kind_of(config, folder / CONFIG)
     index = sorted(folder.glob("*.safetensors.index.json"))
     if index:
         names = set(map(str, read_json(index[0], CURE, keys=dict(weight_map=dict))["weight_map"].values()))
@@ -147,7 +148,7 @@ def open_folder(folder: str | Path) -> tuple[str, dict, Files]:
             f"{folder} holds no safetensors"
             + (f" but {', '.join(pickles)}: pickles are never read, convert them to safetensors" if pickles else "")
         )
-    return CLASSES[class_name], config, Files([folder / name for name in sorted(names)])
+    return kind, config, Files([folder / name for name in sorted(names)])
 
 
 def check_tensors(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
@@ -163,7 +164,7 @@ def check_tensors(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
     wrong += [
         f"unexpected {name} {shape}"
         for name, shape in shapes.items()
-        if name not in wanted and name not in model.ignored
+        if name not in wanted and not any(re.fullmatch(pattern, name) for pattern in model.ignored)
     ]
     wrong += [
         f"{name} is {shapes[name]}, not {shape}, for {path}"

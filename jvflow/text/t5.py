@@ -19,10 +19,12 @@ import numpy as np
 from jvflow import networks, pretrained
 from jvflow.networks.t5 import T5, Block, T5Config
 from jvflow.pretrained import LazyParams
+from jvflow.pretrained.checks import check_copies, check_values
 from jvflow.text import TextEncoder, Tokens, warn_truncated
+from jvflow.text.special_tokens import check_end_token, check_vocabulary, read_special_tokens
 
 PADDING, END = 0, 1
-EMBEDDING = "shared.weight"
+EMBEDDING = "shared/embedding"
 
 
 def build(
@@ -46,13 +48,13 @@ def build(
             f"such as ('LTX-Video/text_encoder', 'LTX-Video/tokenizer'), got {folders}"
         )
     model, tokenizer = folders
-    tokenize = make_tokenize(tokenizer, length)
-    if by_layer:
-        apply = ByLayer(model, dtype)
-        return TextEncoder(tokenize, apply, apply.config.width, compilable=False)
-    sizes = pretrained.inspect(model).network.config
+    public = pretrained.inspect(model)
+    sizes = public.network.config
     if not isinstance(sizes, T5Config):
         raise ValueError(f"{model} holds no encoder of T5: give the folder text_encoder")
+    tokenize = make_tokenize(tokenizer, length, sizes.vocabulary, public.settings["eos_token_id"])
+    if by_layer:
+        return TextEncoder(tokenize, ByLayer(model, dtype), sizes.width, compilable=False)
     apply = networks.functional(T5, replace(sizes, dtype=dtype)).apply
     embed = jax.jit(lambda params, tokens: apply(params, tokens, tokens != PADDING))
     lazy = LazyParams(lambda: pretrained.load(model, dtype=jnp.dtype(dtype)).params)
@@ -70,9 +72,8 @@ class ByLayer:
 
     def __init__(self, folder: str | Path, dtype: str):
         kind, config, self._files = pretrained.open_folder(folder)
-        if kind != "t5_encoder":
-            raise ValueError(f"{folder} holds no encoder of T5: give the folder text_encoder")
         self._model = pretrained.find_model(kind, config, self._files)
+        self._embedding = next(e.names[0] for e in self._model.layout if e.path == EMBEDDING)
         self.config, self._dtype = replace(self._model.network.config, dtype=dtype), jnp.dtype(dtype)
         self._blocks = {
             biased: jax.jit(networks.functional(partial(Block, biased=biased), self.config).apply)
@@ -82,7 +83,7 @@ class ByLayer:
     def __call__(self, params: None, tokens):
         del params
         tokens = np.asarray(tokens)
-        x = jnp.asarray(self._files.rows(EMBEDDING, tokens), self._dtype).astype(jnp.float32)
+        x = jnp.asarray(self._read_rows(tokens), self._dtype).astype(jnp.float32)
         bias, mask = None, tokens != PADDING
         for i in range(self.config.depth):
             layer = pretrained.unflatten_paths(self._read(f"encoder/block/{i}/"))
@@ -92,19 +93,34 @@ class ByLayer:
         variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         return x * jax.lax.rsqrt(variance + self.config.epsilon) * scale[None, None]
 
+    def _read_rows(self, tokens: np.ndarray) -> np.ndarray:
+        """Reads the embeddings of tokens, and checks them and their copy."""
+        rows = check_values(self._embedding, self._files.rows(self._embedding, tokens))
+        for copy in self._model.copies:
+            if copy in self._files:
+                check_copies(self._model, {self._embedding: rows, copy: self._files.rows(copy, tokens)})
+        return rows
+
     def _read(self, prefix: str) -> dict:
         """Reads the arrays below a path."""
         entries = [entry for entry in self._model.layout if entry.path.startswith(prefix)]
-        read = lambda entry: entry.read(*(self._files[name] for name in entry.names))
+        read = lambda entry: entry.read(*(check_values(name, self._files[name]) for name in entry.names))
         return {entry.path.removeprefix(prefix): jnp.asarray(read(entry), self._dtype) for entry in entries}
 
 
-def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], Tokens]:
+def make_tokenize(
+    folder: str | Path, length: int, vocabulary: int | None = None, end_token=None
+) -> Callable[[Sequence[str]], Tokens]:
     """Returns the `tokenize` of a `TextEncoder`; its mask is True for the pieces and the end token.
 
     Args:
       folder: has spiece.model.
       length: length of all rows; longer captions are cut before their end token, with one warning.
+      vocabulary: number of tokens in the model's vocabulary.
+      end_token: the model's `eos_token_id`.
+
+    Raises:
+      ValueError: if the tokenizer does not belong to the model.
     """
     try:
         from sentencepiece import SentencePieceProcessor
@@ -120,6 +136,15 @@ def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], 
     if (pieces.pad_id(), pieces.eos_id()) != (PADDING, END):
         raise ValueError(
             f"{file} has padding {pieces.pad_id()} and end {pieces.eos_id()}, T5 has {PADDING} and {END}: "
+            "it belongs to another model"
+        )
+    check_vocabulary(folder, pieces.get_piece_size() - 1, vocabulary)
+    check_end_token(folder, END, end_token)
+    known = pieces.id_to_piece(PADDING)
+    padding = read_special_tokens(folder).get("pad_token", known)
+    if padding != known:
+        raise ValueError(
+            f"the tokenizer in {folder} pads with {padding!r}, T5 with token {PADDING}, {known!r}: "
             "it belongs to another model"
         )
 
