@@ -14,6 +14,7 @@ from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.pretrained import public
+from jvflow.pretrained.sources import explain
 from jvflow.run import Run
 from jvflow.training import lora, resume
 from jvflow.training.checkpoint import Checkpoints, abstract_like
@@ -96,16 +97,15 @@ def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
 
 
 def load_model(config) -> Run:
-    """Loads the model of `config.pretrained`: the run of a workdir, or the public models of folders."""
+    """Loads the model of `config.pretrained`: the run of a workdir, or public models."""
     found = public.folders(config.pretrained)
     if not found:
-        folders = config.pretrained.split(",")
-        lost = [folder for folder in folders if not (Path(folder) / "config.json").exists()]
-        if lost:
-            raise ValueError(
-                f"config.pretrained names {', '.join(lost)}, where there is no run and no public model: give the "
-                "workdir of jvflow train, or a folder with config.json and safetensors"
-            )
+        for source in config.pretrained.split(","):
+            if not (Path(source) / "config.json").is_file():
+                raise ValueError(
+                    f"config.pretrained names no run and no public model: {explain(source)}; or give the workdir of "
+                    "jvflow train"
+                )
         run = load(Path(config.pretrained))
         return replace(run, params=lora.merge_lora(run.params))
     config = method_of(config).pretrained_config(config.copy_and_resolve_references())
@@ -115,7 +115,7 @@ def load_model(config) -> Run:
     params = public.load_params(config, experiment.network, found, experiment.text.width if experiment.text else 0)
     if experiment.text and experiment.text.init:
         params["text"] = experiment.text.init(jax.random.key(config.seed))
-    return Run(config, experiment, params, found[0], 0, run_protocol(config, 0, params))
+    return Run(config, experiment, params, Path(found[0]), 0, run_protocol(config, 0, params))
 
 
 def load_pretrained(config, experiment: Experiment) -> Run:
