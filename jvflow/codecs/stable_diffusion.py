@@ -7,7 +7,6 @@
 DDIM is a bijection up to the accuracy of its steps. The paper gives neither the number of steps nor the guidance.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,16 +24,18 @@ from jvflow.flow.ddim import Schedule
 from jvflow.flow.field import Condition
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
 from jvflow.networks.unet import UNetConfig
-from jvflow.pretrained import LazyParams
+from jvflow.pretrained import LazyParams, hub
+from jvflow.pretrained.readers import read_json
 
-SCHEDULER = "scheduler/scheduler_config.json"
+KIND = "sd_vae"
+SCHEDULER = "scheduler_config.json"
 
 
 def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
     """Returns the codec of an autoencoder.
 
     Args:
-      folders: one folder, with config.json and safetensors, see `jvflow.pretrained.load`.
+      folders: one folder or file, see `jvflow.pretrained.load`.
       scale: latents are also divided by it.
       tile: side of a tile in pixels, a multiple of four times the reduction of height and width. Larger frames are
         encoded and decoded in tiles, see `tiling.apply_tiled`; 0 for no tiles.
@@ -44,7 +45,7 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
             "the codec stable_diffusion takes one folder as config.codec.checkpoint, "
             f"such as ('stable-diffusion-v1-5/vae',), got {folders}"
         )
-    public = pretrained.inspect(folders[0])
+    public = pretrained.inspect(folders[0], kind=KIND)
     sizes, settings = public.network.config, public.settings
     if not isinstance(sizes, KLConfig):
         raise ValueError(f"{folders[0]} holds no autoencoder: give the folder vae of the model")
@@ -62,7 +63,7 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
         decode=jax.jit(partial(_decode, network.apply, **options)),
         latent_shape=image_latent_shape(reduction, network.config.latent),
         valid_frames=lambda frames: frames >= 1,
-        lazy=LazyParams(lambda: pretrained.load(folders[0], dtype=jnp.float32).params),
+        lazy=LazyParams(lambda: pretrained.load(folders[0], kind=KIND, dtype=jnp.float32).params),
         posterior=True,
     )
 
@@ -109,34 +110,35 @@ def build_ddim(
       guidance: guidance scale of sampling and inversion; 1 for none. Larger values make the round trip less exact.
       prompt: prompt for all frames.
     """
-    if len(folders) != 1 or not (Path(folders[0]) / SCHEDULER).is_file():
+    scheduler = hub.fetch(hub.join(folders[0], "scheduler")) / SCHEDULER if len(folders) == 1 else None
+    if scheduler is None or not scheduler.is_file():
         raise ValueError(
             "the codec stable_diffusion_ddim takes the folder of a whole model as config.codec.checkpoint, "
-            f"with {SCHEDULER} in it, got {folders}"
+            f"with scheduler/{SCHEDULER} in it, got {folders}"
         )
-    folder = Path(folders[0])
-    schedule = _read_schedule(folder / SCHEDULER)
+    part = partial(hub.join, folders[0])
+    schedule = _read_schedule(scheduler)
     schedule.step_table(steps)  # raises ValueError if the number of steps does not fit
-    vae = build(folder / "vae", tile=tile)
-    unet = pretrained.inspect(folder / "unet")
+    vae = build(part("vae"), tile=tile)
+    unet = pretrained.inspect(part("unet"), kind="sd_unet")
     if not isinstance(unet.network.config, UNetConfig) or not unet.network.config.text_width:
-        raise ValueError(f"{folder / 'unet'} holds no U-Net of Stable Diffusion")
+        raise ValueError(f"{part('unet')} holds no U-Net of Stable Diffusion")
     sizes, channels = unet.network.config, vae.latent_shape((1, 512, 512))[-1]
     if (sizes.inputs, sizes.outputs) != (channels, channels):
         raise ValueError(
-            f"{folder / 'unet'} maps {sizes.inputs} channels to {sizes.outputs}, the latents have {channels}: DDIM "
+            f"{part('unet')} maps {sizes.inputs} channels to {sizes.outputs}, the latents have {channels}: DDIM "
             "inverts models of text alone, not of inpainting or of images"
         )
-    encoder = text.build("clip_text", checkpoint=(folder / "text_encoder", folder / "tokenizer"))
+    encoder = text.build("clip_text", checkpoint=(part("text_encoder"), part("tokenizer")))
     if encoder.width != unet.network.config.text_width:
         raise ValueError(
-            f"the text encoder in {folder} has width {encoder.width}, its U-Net takes "
+            f"the text encoder in {folders[0]} has width {encoder.width}, its U-Net takes "
             f"{unet.network.config.text_width}: they come from different models"
         )
 
     def read() -> dict:
         embedded = encoder.apply(encoder.lazy.read(), encoder.tokenize(["", prompt])[0])
-        unet_params = pretrained.load(folder / "unet", dtype=jnp.float32).params
+        unet_params = pretrained.load(part("unet"), kind="sd_unet", dtype=jnp.float32).params
         return dict(vae=vae.lazy.read(), unet=unet_params, text=embedded)
 
     solve = partial(_solve_ddim, unet.field, schedule=schedule, steps=steps, guidance=guidance)
@@ -150,8 +152,9 @@ def build_ddim(
 
 
 def _read_schedule(file: Path) -> Schedule:
+    config = read_json(file)
     try:
-        return Schedule.from_config(json.loads(file.read_text()))
+        return Schedule.from_config(config)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

@@ -48,7 +48,7 @@ def build_ltx(
     """Returns the codec of LTX-Video.
 
     Args:
-      folders: one folder of an autoencoder, with config.json and safetensors, see `jvflow.pretrained.load`.
+      folders: one folder or file of an autoencoder, see `jvflow.pretrained.load`.
       scale: latents are also divided by it.
       piece: how many latent frames are encoded or decoded at a time, so that memory does not grow with the length of
         a video; 0 for all at once.
@@ -118,16 +118,17 @@ def _load(
 ) -> tuple[LazyParams | None, Any, Mapping]:
     """Returns parameters, sizes, and the values of all keys of the public config; none without a folder."""
     if folders or not (tiny or abstract):
-        name = {LTXVAE: "LTX-Video", WanVAE: "Wan"}[module]
+        name, kind = {LTXVAE: ("LTX-Video", "ltx_vae"), WanVAE: ("Wan", "wan_vae")}[module]
         if len(folders) != 1:
             raise ValueError(
                 f"the codec takes one folder as config.codec.checkpoint, such as ('{name}/vae',), got {folders}"
             )
-        public = pretrained.inspect(folders[0])
+        public = pretrained.inspect(folders[0], kind=kind)
         config = public.network.config
         if not isinstance(config, config_type):
             raise ValueError(f"{folders[0]} holds no autoencoder of {name}: give the folder vae of the model")
-        return LazyParams(lambda: pretrained.load(folders[0], dtype=jnp.float32).params), config, public.settings
+        read = lambda: pretrained.load(folders[0], kind=kind, dtype=jnp.float32).params
+        return LazyParams(read), config, public.settings
     if tiny:
         init = networks.functional(module, tiny_config).init
         return LazyParams(lambda: jax.jit(init)(jax.random.key(0))), tiny_config, {}

@@ -35,6 +35,7 @@ from jvflow.data import dataset, pipeline, records
 from jvflow.data.dataset_key import check_settings
 from jvflow.files import check_room, mebibytes
 from jvflow.parallel import processes
+from jvflow.pretrained.sources import model_files
 from jvflow.text import TextEncoder
 
 LOG = logging.getLogger(__name__)
@@ -45,18 +46,13 @@ DTYPES = dict(float32=np.float32, float16=np.float16, bfloat16=jnp.bfloat16)
 
 def model_fingerprint(name: str, *, checkpoint: Sequence[str | Path] = (), **options) -> dict:
     """Returns a codec's or text encoder's identity: its config without `IGNORED_OPTIONS`, with checksums for files."""
-    files = [file for path in map(Path, checkpoint) for file in (_model_files(path) if path.is_dir() else [path])]
     digests = []
-    for file in files:
+    beside = dict(config_beside=name != "tiny")  # the sizes of this codec follow from its tensors
+    for file, prefix in (part for source in checkpoint for part in model_files(source, **beside)):
         with file.open("rb") as opened:  # reads in pieces: a file may have many gigabytes
-            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest() + prefix)
     kept = {key: value for key, value in options.items() if key not in IGNORED_OPTIONS}
     return dict(name=name, weights=digests, **kept)  # stays weights: another name would change all keys
-
-
-def _model_files(folder: Path) -> list[Path]:
-    """Returns the files of a folder that determine its model."""
-    return sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
 
 
 def text_fingerprint(config) -> dict | None:
@@ -179,7 +175,7 @@ def encode(
         )
         for split in clips
     }
-    write_latents(directory, encoded, wanted, records.report(source))
+    write_latents(directory, encoded, wanted, records.report(source), videos=made.get("videos"))
     return records.manifest(directory)
 
 

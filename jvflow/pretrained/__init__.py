@@ -6,7 +6,6 @@
 One error lists all tensors that are missing, unexpected or of another shape, before any tensor is read.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -20,11 +19,14 @@ from jvflow.networks import Network
 from jvflow.parallel import sharding
 from jvflow.pretrained.checks import check_copies, check_not_scaled, check_values
 from jvflow.pretrained.files import CONFIG, Files
-from jvflow.pretrained.kinds import CLASSES, KINDS, find_kind, kind_of
+from jvflow.pretrained.kinds import CLASSES, KINDS, find_kind
 from jvflow.pretrained.layout import Model, flatten_paths, unflatten_paths
 from jvflow.pretrained.lazy import LazyParams
+from jvflow.pretrained.sources import is_model as is_public
+from jvflow.pretrained.sources import open_source
 from jvflow.pretrained.write import LORA_FILE, export, export_lora
 
+CURE = "restore the file that belongs to this model"
 __all__ = [
     "CLASSES",
     "CONFIG",
@@ -85,19 +87,21 @@ def import_checkpoint(
     return model.network._replace(apply=model.apply, params=unflatten_paths(params), field=field)
 
 
-def load(folder: str | Path, *, mesh=None, dtype=None, **options) -> Network:
-    """Imports the model from a folder in the layout of the public hubs; arguments as in `import_checkpoint`.
+def load(source: str | Path, *, kind: str | None = None, mesh=None, dtype=None, **options) -> Network:
+    """Imports a model; arguments as in `import_checkpoint`.
 
     Args:
-      folder: has config.json and safetensors: one file, or several with their index.
+      source: a folder in the layout of the public hubs, a single file, or an address on the hub, see
+        `jvflow.pretrained.sources`.
+      kind: the kind to read, if the source holds several models.
     """
-    kind, config, files = open_folder(folder)
+    kind, config, files = open_folder(source, kind)
     return import_checkpoint(kind, config, files, mesh=mesh, dtype=dtype, **options)
 
 
-def inspect(folder: str | Path, **options) -> Model:
+def inspect(source: str | Path, *, kind: str | None = None, **options) -> Model:
     """Returns the model that `load` would import; checks its tensors without reading them."""
-    kind, config, files = open_folder(folder)
+    kind, config, files = open_folder(source, kind)
     return find_model(kind, config, files, **options)
 
 
@@ -105,7 +109,12 @@ def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options
     """Returns the model of these tensors after checking shapes; arguments and errors as in `import_checkpoint`."""
     known = find_kind(kind)
     check_not_scaled(kind, tensors)
-    model = known.model(config, known.find_naming(tensors), **options)
+    try:
+        model = known.model(config, known.find_naming(tensors), **options)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        file = tensors.folder / CONFIG if isinstance(tensors, Files) else "this config"
+        reason = f"has no {error}" if isinstance(error, KeyError) else f"has wrong entries ({error})"
+        raise ValueError(f"{file} does not describe a {kind}, it {reason}: {CURE}") from error
     if isinstance(tensors, Files):
         shapes = tensors.shapes
     else:
@@ -114,31 +123,9 @@ def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options
     return model
 
 
-def is_public(folder: str | Path) -> bool:
-    """Returns whether a folder holds a model in the layout of the public hubs."""
-    file = Path(folder) / CONFIG
-    return file.is_file() and bool({"_class_name", "architectures"} & json.loads(file.read_text()).keys())
-
-
-def open_folder(folder: str | Path) -> tuple[str, dict, Files]:
-    """Returns kind, config and tensors of a folder for `load`; reads no tensor yet."""
-    folder = Path(folder)
-    if not (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds no {CONFIG}: give the folder of one model, such as transformer or vae")
-    config = json.loads((folder / CONFIG).read_text())
-    kind = kind_of(config, folder / CONFIG)
-    index = sorted(folder.glob("*.safetensors.index.json"))
-    if index:
-        names = set(json.loads(index[0].read_text())["weight_map"].values())
-    else:
-        names = {path.name for path in folder.glob("*.safetensors")}
-    if not names:
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        raise ValueError(
-            f"{folder} holds no safetensors"
-            + (f" but {', '.join(pickles)}: pickles are never read, convert them to safetensors" if pickles else "")
-        )
-    return kind, config, Files([folder / name for name in sorted(names)])
+def open_folder(source: str | Path, kind: str | None = None) -> tuple[str, dict, Files]:
+    """Returns kind, config and tensors for `load`; reads no tensor yet. Arguments as in `load`."""
+    return open_source(source, kind)
 
 
 def check_tensors(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:

@@ -1,7 +1,7 @@
 """Public models inside our networks: training can start from them, and a run can be exported as them.
 
-dit, ltx, wan    one folder with the transformer
-unet             a folder for each velocity, as Bi-flow's authors released them: "VIDEO,NOISE"
+dit, ltx, wan    one source with the transformer: a folder, a file or an address (`jvflow.pretrained.sources`)
+unet             a source for each velocity, "VIDEO,NOISE", or the one file with both that Bi-flow's authors released
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jvflow import pretrained
 from jvflow.networks import Network
+from jvflow.pretrained.sources import prefixes
 
 KINDS = {"dit": "dit", "unet": "unet2d", "ltx": "ltx_transformer", "wan": "wan_transformer"}
 """The kind of public model (see `jvflow.pretrained.KINDS`) for each network."""
@@ -25,10 +26,10 @@ class Part(NamedTuple):
     folder: str
 
 
-def folders(names: str) -> list[Path]:
-    """Returns the folders that `config.pretrained` names if all of them hold public models, else an empty list."""
-    found = [Path(name) for name in names.split(",")]
-    return found if all(pretrained.is_public(folder) for folder in found) else []
+def folders(names: str) -> list[str]:
+    """Returns the sources that `config.pretrained` names if all of them are public models, else an empty list."""
+    found = names.split(",")
+    return found if all(pretrained.is_public(source) for source in found) else []
 
 
 def parts(config, network: Network) -> list[Part]:
@@ -42,8 +43,14 @@ def parts(config, network: Network) -> list[Part]:
     return [Part(("velocities", i), name) for i, name in enumerate(("video", "noise")[: network.config.velocities])]
 
 
-def load_params(config, network: Network, folders: Sequence[Path], text_width: int = 0) -> dict:
-    """Returns the parameters of the config's network from public folders, without a text encoder's.
+def split_file(sources: Sequence[str | Path], kind: str) -> list[str | Path]:
+    """Returns one source for each model of a kind, if a single file holds several; otherwise the same sources."""
+    found = prefixes(sources[0], kind) if len(sources) == 1 else []
+    return [f"{sources[0]}/{prefix[:-1]}" for prefix in found] if len(found) > 1 else list(sources)
+
+
+def load_params(config, network: Network, folders: Sequence[str | Path], text_width: int = 0) -> dict:
+    """Returns the parameters of the config's network from public models, without a text encoder's.
 
     Parameters that the public models do not have are initialized as in a new network.
 
@@ -51,7 +58,8 @@ def load_params(config, network: Network, folders: Sequence[Path], text_width: i
       ValueError: if the folders hold models of another kind, or their number is wrong.
     """
     kind, wanted = KINDS.get(config.network.name), parts(config, network)
-    kinds = {folder: pretrained.open_folder(folder)[0] for folder in folders}
+    folders = split_file(folders, kind) if len(wanted) > 1 else folders
+    kinds = {folder: pretrained.open_folder(folder, kind)[0] for folder in folders}
     wrong = [f"{folder} holds a {found}" for folder, found in kinds.items() if found != kind]
     if wrong:
         raise ValueError(
@@ -67,7 +75,7 @@ def load_params(config, network: Network, folders: Sequence[Path], text_width: i
     options = import_options(config, text_width)
     params = {}
     for part, folder in zip(wanted, folders):
-        loaded = pretrained.load(folder, dtype=jnp.float32, **options).params
+        loaded = pretrained.load(folder, kind=kind, dtype=jnp.float32, **options).params
         at = params
         for key in part.path[:-1]:
             at = at.setdefault(key, {})

@@ -21,7 +21,9 @@ from jvflow.pretrained import LazyParams
 from jvflow.pretrained.clip_text import LAST
 from jvflow.text import TextEncoder, Tokens, warn_truncated
 from jvflow.text.special_tokens import check_end_token, check_vocabulary, read_added_tokens, read_special_tokens
+from jvflow.text.tokenizer_files import TOKENIZER, find_file, read_tokenizer
 
+KIND = "clip_text"
 START, END = "<|startoftext|>", "<|endoftext|>"
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 """Matches a word, a single digit or a run of signs; byte pairs are merged only inside one match.
@@ -31,10 +33,11 @@ Radford et al., arXiv 2103.00020, and the authors' released tokenizer.
 
 
 def build(*folders: str | Path) -> TextEncoder:
-    """Returns the encoder from two folders in the layout of the public hubs.
+    """Returns the encoder from a model and its tokenizer.
 
     Args:
-      folders: the model, with config.json and safetensors, and its tokenizer, with vocab.json and merges.txt.
+      folders: the model, a folder or a file (`jvflow.pretrained.load`), and the folder of its tokenizer, with
+        vocab.json and merges.txt, or with tokenizer.json.
     """
     if len(folders) != 2:
         raise ValueError(
@@ -42,12 +45,12 @@ def build(*folders: str | Path) -> TextEncoder:
             f"such as ('SD15/text_encoder', 'SD15/tokenizer'), got {folders}"
         )
     model, tokenizer = folders
-    public = pretrained.inspect(model)
+    public = pretrained.inspect(model, kind=KIND)
     sizes = public.network.config
     if not isinstance(sizes, ClipTextConfig):
         raise ValueError(f"{model} holds no text model of CLIP: give the folder text_encoder")
     tokenize = make_tokenize(tokenizer, sizes.length, sizes.vocabulary, public.settings["eos_token_id"])
-    lazy = LazyParams(lambda: pretrained.load(model, dtype=jnp.float32).params)
+    lazy = LazyParams(lambda: pretrained.load(model, kind=KIND, dtype=jnp.float32).params)
     return TextEncoder(tokenize, jax.jit(networks.functional(ClipText, sizes).apply), sizes.width, lazy=lazy)
 
 
@@ -57,7 +60,7 @@ def make_tokenize(
     """Returns the `tokenize` of a `TextEncoder`; its mask is True for start, pieces and the first end token.
 
     Args:
-      folder: has vocab.json and merges.txt.
+      folder: has vocab.json and merges.txt, or tokenizer.json.
       length: length of all rows; longer captions are cut before their end token, with one warning.
       vocabulary: number of tokens in the model's vocabulary.
       end_token: the model's `eos_token_id`.
@@ -65,7 +68,7 @@ def make_tokenize(
     Raises:
       ValueError: if the tokenizer does not belong to the model.
     """
-    encode, known = _load_tokenizer(folder)
+    encode, known, folder = _load_tokenizer(folder)
     start, end, largest = known[START], known[END], max(known.values())
     check_vocabulary(folder, largest, vocabulary)
     if end_token != LAST:
@@ -92,31 +95,31 @@ def make_tokenize(
 
 
 def _load_tokenizer(folder: str | Path):
-    """Returns `caption -> tokens of its pieces`, and the vocabulary with the number of each token."""
+    """Returns `caption -> tokens of its pieces`, the number of each token, and the folder of the tokenizer's files."""
     try:
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
     except ImportError as error:
         raise ValueError("CLIP's tokenizer needs the package tokenizers: pip install 'jvflow[text]'") from error
-    files = [Path(folder) / name for name in ("vocab.json", "merges.txt")]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise ValueError(f"{folder} holds no {' and no '.join(missing)}: give the folder tokenizer of the model")
-    try:
-        model = models.BPE.from_file(*map(str, files), end_of_word_suffix="</w>", unk_token=END)
-    except Exception as error:  # the package raises a plain Exception
-        raise ValueError(f"{folder} holds no byte pairs: {error}") from error
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    pieces = pre_tokenizers.Split(Regex(PIECES), "removed", invert=True)
-    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, letters])
+    files = find_file(folder, ("vocab.json", "merges.txt"), (TOKENIZER,))
+    if files[0].name == TOKENIZER:
+        tokenizer = read_tokenizer(files[0])
+    else:
+        try:
+            model = models.BPE.from_file(*map(str, files), end_of_word_suffix="</w>", unk_token=END)
+        except Exception as error:  # the package raises a plain Exception
+            raise ValueError(f"{folder} holds no byte pairs: {error}") from error
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
+        pieces = pre_tokenizers.Split(Regex(PIECES), "removed", invert=True)
+        letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, letters])
     vocabulary = tokenizer.get_vocab()
     if START not in vocabulary or END not in vocabulary:
         raise ValueError(f"the vocabulary in {folder} lacks {START} or {END}: it is not CLIP's")
     tokenizer.add_special_tokens([START, END])  # so that a caption that contains them gets one token each
-    for token, number in read_added_tokens(folder).items():
+    for token, number in read_added_tokens(files[0].parent).items():
         if token not in vocabulary:
             tokenizer.add_tokens([token])
             if tokenizer.token_to_id(token) != number:
@@ -125,4 +128,4 @@ def _load_tokenizer(folder: str | Path):
                     "its files come from different tokenizers"
                 )
     encode = lambda caption: tokenizer.encode(caption, add_special_tokens=False).ids
-    return encode, tokenizer.get_vocab()
+    return encode, tokenizer.get_vocab(), files[0].parent

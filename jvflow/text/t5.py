@@ -22,7 +22,9 @@ from jvflow.pretrained import LazyParams
 from jvflow.pretrained.checks import check_copies, check_values
 from jvflow.text import TextEncoder, Tokens, warn_truncated
 from jvflow.text.special_tokens import check_end_token, check_vocabulary, read_special_tokens
+from jvflow.text.tokenizer_files import TOKENIZER, find_file, read_tokenizer
 
+KIND = "t5_encoder"
 PADDING, END = 0, 1
 EMBEDDING = "shared/embedding"
 
@@ -30,10 +32,11 @@ EMBEDDING = "shared/embedding"
 def build(
     *folders: str | Path, length: int = 128, dtype: str = "bfloat16", by_layer: bool = False, abstract: bool = False
 ) -> TextEncoder:
-    """Returns the encoder from two folders in the layout of the public hubs.
+    """Returns the encoder from a model and its tokenizer.
 
     Args:
-      folders: the model, with config.json and safetensors, and its tokenizer, with spiece.model.
+      folders: the model, a folder or a file (`jvflow.pretrained.load`), and the folder of its tokenizer, with
+        spiece.model or tokenizer.json, or one of these files.
       length: tokens in a caption, including its end token; 128 in LTX-Video, 512 in Wan.
       dtype: dtype of parameters and matrix products.
       by_layer: read each layer when it is used. `apply` cannot be compiled then: captions are embedded before
@@ -48,7 +51,7 @@ def build(
             f"such as ('LTX-Video/text_encoder', 'LTX-Video/tokenizer'), got {folders}"
         )
     model, tokenizer = folders
-    public = pretrained.inspect(model)
+    public = pretrained.inspect(model, kind=KIND)
     sizes = public.network.config
     if not isinstance(sizes, T5Config):
         raise ValueError(f"{model} holds no encoder of T5: give the folder text_encoder")
@@ -57,7 +60,7 @@ def build(
         return TextEncoder(tokenize, ByLayer(model, dtype), sizes.width, compilable=False)
     apply = networks.functional(T5, replace(sizes, dtype=dtype)).apply
     embed = jax.jit(lambda params, tokens: apply(params, tokens, tokens != PADDING))
-    lazy = LazyParams(lambda: pretrained.load(model, dtype=jnp.dtype(dtype)).params)
+    lazy = LazyParams(lambda: pretrained.load(model, kind=KIND, dtype=jnp.dtype(dtype)).params)
     return TextEncoder(tokenize, embed, sizes.width, lazy=lazy)
 
 
@@ -71,7 +74,7 @@ class ByLayer:
     """The `apply` of an encoder that reads one layer at a time: `(None, tokens (b, n)) -> (b, n, width)`."""
 
     def __init__(self, folder: str | Path, dtype: str):
-        kind, config, self._files = pretrained.open_folder(folder)
+        kind, config, self._files = pretrained.open_folder(folder, KIND)
         self._model = pretrained.find_model(kind, config, self._files)
         self._embedding = next(e.names[0] for e in self._model.layout if e.path == EMBEDDING)
         self.config, self._dtype = replace(self._model.network.config, dtype=dtype), jnp.dtype(dtype)
@@ -114,7 +117,7 @@ def make_tokenize(
     """Returns the `tokenize` of a `TextEncoder`; its mask is True for the pieces and the end token.
 
     Args:
-      folder: has spiece.model.
+      folder: has spiece.model or tokenizer.json, or is one of these files.
       length: length of all rows; longer captions are cut before their end token, with one warning.
       vocabulary: number of tokens in the model's vocabulary.
       end_token: the model's `eos_token_id`.
@@ -122,36 +125,19 @@ def make_tokenize(
     Raises:
       ValueError: if the tokenizer does not belong to the model.
     """
-    try:
-        from sentencepiece import SentencePieceProcessor
-    except ImportError as error:
-        raise ValueError("T5's tokenizer needs the package sentencepiece: pip install 'jvflow[text]'") from error
-    file = Path(folder) / "spiece.model"
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no {file.name}: give the folder tokenizer of the model")
-    try:
-        pieces = SentencePieceProcessor(model_file=str(file))
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"{file} is no model of sentencepiece: {error}") from error
-    if (pieces.pad_id(), pieces.eos_id()) != (PADDING, END):
-        raise ValueError(
-            f"{file} has padding {pieces.pad_id()} and end {pieces.eos_id()}, T5 has {PADDING} and {END}: "
-            "it belongs to another model"
-        )
-    check_vocabulary(folder, pieces.get_piece_size() - 1, vocabulary)
+    encode, pieces, file = _load_tokenizer(folder)
+    check_vocabulary(folder, max(pieces.values()), vocabulary)
     check_end_token(folder, END, end_token)
-    known = pieces.id_to_piece(PADDING)
-    padding = read_special_tokens(folder).get("pad_token", known)
-    if padding != known:
+    padding = read_special_tokens(file.parent).get("pad_token")
+    if padding is not None and pieces.get(padding) != PADDING:
         raise ValueError(
-            f"the tokenizer in {folder} pads with {padding!r}, T5 with token {PADDING}, {known!r}: "
-            "it belongs to another model"
+            f"the tokenizer in {folder} pads with {padding!r}, T5 with token {PADDING}: it belongs to another model"
         )
 
     def tokenize(captions: Sequence[str]) -> Tokens:
         tokens = np.full((len(captions), length), PADDING, np.int32)
         for row, caption in zip(tokens, captions):
-            found = pieces.encode(caption)
+            found = encode(caption)
             if len(found) > length - 1:
                 warn_truncated(length, "tokens")
                 found = found[: length - 1]
@@ -159,3 +145,29 @@ def make_tokenize(
         return tokens, (tokens != PADDING) & np.array([bool(caption.strip()) for caption in captions])[:, None]
 
     return tokenize
+
+
+def _load_tokenizer(folder: str | Path) -> tuple[Callable[[str], list[int]], dict[str, int], Path]:
+    """Returns `caption -> tokens of its pieces`, the number of each piece, and the file: spiece.model, or else
+    tokenizer.json."""
+    file = find_file(folder, ("spiece.model",), (TOKENIZER,))[0]
+    if file.name == TOKENIZER:
+        tokenizer = read_tokenizer(file)
+        known, encode = tokenizer.get_vocab(), lambda caption: tokenizer.encode(caption, add_special_tokens=False).ids
+        ends = known.get("<pad>"), known.get("</s>")
+    else:
+        try:
+            from sentencepiece import SentencePieceProcessor
+        except ImportError as error:
+            raise ValueError("T5's tokenizer needs the package sentencepiece: pip install 'jvflow[text]'") from error
+        try:
+            pieces = SentencePieceProcessor(model_file=str(file))
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"{file} is no model of sentencepiece: {error}") from error
+        ends, encode = (pieces.pad_id(), pieces.eos_id()), pieces.encode
+        known = {pieces.id_to_piece(number): number for number in range(pieces.get_piece_size())}
+    if ends != (PADDING, END):
+        raise ValueError(
+            f"{file} has padding {ends[0]} and end {ends[1]}, T5 has {PADDING} and {END}: it belongs to another model"
+        )
+    return encode, known, file
