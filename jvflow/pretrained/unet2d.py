@@ -98,7 +98,7 @@ def model(config: Mapping, naming: str) -> Model:
 
 
 def attention_levels(values: Mapping) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Returns whether each level has attention, on the way down and on the way up, from the first level to the last."""
+    """Returns whether each level of down and of up has attention, from the first level to the last."""
     has_attention = lambda types: tuple("Attn" in name for name in types)
     return has_attention(values["down_block_types"]), has_attention(values["up_block_types"][::-1])
 

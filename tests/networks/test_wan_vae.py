@@ -98,8 +98,15 @@ def test_latents_are_in_units_of_the_config(tmp_path):
 
 
 def test_a_config_without_moments_takes_wans_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_vae, "_build", lambda lazy, model, **options: model)
-    statistics = lambda folder: codecs.build("wan_vae", checkpoint=(folder,)).statistics(None)
+    made, build = [], video_vae._build
+    monkeypatch.setattr(
+        video_vae, "_build", lambda lazy, **options: (made.append(options["model"]), build(lazy, **options))[1]
+    )
+
+    def statistics(folder):
+        codecs.build("wan_vae", checkpoint=(folder,))
+        return made[-1].statistics(None)
+
     sizes = dict(base_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False])
     mean, deviation = statistics(export_random("wan_vae", sizes, tmp_path / "bare"))
     assert (len(mean), mean[0], mean[15]) == (16, np.float32(-0.7571), np.float32(-0.2921))

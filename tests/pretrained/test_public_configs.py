@@ -76,7 +76,7 @@ def test_absent_keys_take_the_librarys_defaults(kind):
 @pytest.mark.parametrize("kind", SIZES)
 def test_no_value_of_a_key_raises_anything_but_a_value_error(kind, monkeypatch):
     """Replaces each key by strange values; each message names the key, or the keys that it no longer fits."""
-    monkeypatch.setattr(getattr(kinds, kind), "network_shapes", lambda network: {})
+    monkeypatch.setattr(getattr(kinds, kind), "network_shapes", lambda network: {}, raising=False)
     for key, entry in table(kind).items():
         for value in STRANGE:
             try:
@@ -118,7 +118,7 @@ def test_keys_that_change_nothing_are_ignored_and_unknown_ones_are_named(caplog)
 )
 def test_a_config_that_describes_nothing(tmp_path, content):
     (tmp_path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="config.json (holds no object with keys|describes .*: use one of DiTTrans)"):
+    with pytest.raises(ValueError, match="config.json (is damaged: it holds|describes .*: use one of DiTTrans)"):
         pretrained.open_folder(tmp_path)
 
 
@@ -156,8 +156,8 @@ def test_t5s_of_all_versions():
 
 def test_full_size_13b_transformer_takes_its_sizes_from_the_config():
     config = dict(num_attention_heads=32, attention_head_dim=128, cross_attention_dim=4096, num_layers=48)
-    count = sum(a.size for a in build("ltx_transformer", config).shapes.values())
-    assert count == 13_042_600_064
+    model = pretrained.KINDS["ltx_transformer"].model(config, "diffusers", scan=True)
+    assert sum(a.size for a in model.shapes.values()) == 13_042_569_344
 
 
 # --- classes and parts of other models ------------------------------------------------------------
