@@ -206,7 +206,7 @@ def ltx_file(request, tmp_path_factory):
     folder, version = tmp_path_factory.mktemp("ltx"), request.param
     export_random("ltx_transformer", LTX, folder / "transformer", seed=1)
     metadata = dict(VAE_METADATA | VAE_BLOCKS[version], latent_channels=3, patch_size=2)
-    metadata |= dict(encoder_base_channels=2, decoder_base_channels=2)
+    metadata |= dict(encoder_base_channels=2, decoder_base_channels=4)
     small = lambda blocks: [[name, 1 if isinstance(n, int) else n | dict(num_layers=1)] for name, n in blocks]
     metadata |= {key: small(metadata[key]) for key in metadata if key.endswith("blocks")}
     export_random("ltx_vae", ltx.read_autoencoder_config(metadata), folder / "vae", seed=2)
