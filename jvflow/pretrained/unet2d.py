@@ -112,6 +112,8 @@ def level_rules(values: dict) -> dict[str, str]:
         wrong["block_out_channels"] = f"multiples of norm_num_groups {groups}"
     if channels[0] % 2:
         wrong["block_out_channels"] = "a list that begins with an even number"
+    if values["freq_shift"] >= channels[0] // 2:
+        wrong["freq_shift"] = f"a number below {channels[0] // 2}, half of the first of block_out_channels"
     return wrong
 
 
