@@ -114,7 +114,7 @@ class Schedule:
             )
 
     @classmethod
-    def from_config(cls, config: Mapping) -> "Schedule":
+    def from_config(cls, config: Any) -> "Schedule":
         """Reads the dict of a public scheduler_config.json; without `_class_name` it is a DDIMScheduler's.
 
         Raises:
@@ -124,11 +124,14 @@ class Schedule:
         grid, equal_steps, values = _read(config)
         kept = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "prediction_type")
         kept += ("timestep_spacing", "steps_offset", "set_alpha_to_one", "rescale_betas_zero_snr", "snr_shift_scale")
+        given = {key: values[key] for key in kept}
+        given |= {key: bool(given[key]) for key in ("set_alpha_to_one", "rescale_betas_zero_snr")}
+        given |= {key: float(given[key]) for key in ("beta_start", "beta_end", "snr_shift_scale")}
         betas = values["trained_betas"]
         return cls(
-            **{key: values[key] for key in kept},
-            clip_range=values["clip_sample_range"] if values["clip_sample"] else None,
-            trained_betas=None if betas is None else tuple(betas),
+            **given,
+            clip_range=float(values["clip_sample_range"]) if values["clip_sample"] else None,
+            trained_betas=None if betas is None else tuple(map(float, betas)),
             grid=grid,
             equal_steps=equal_steps,
         )

@@ -32,8 +32,8 @@ class UNetConfig:
 
     Attributes:
       channels: channels of each level.
-      attends: whether each level has attention on the way down.
-      attends_up: the same on the way up, also from the first level to the last; () for the same levels.
+      attends: whether each level of down has attention.
+      attends_up: whether each level of up has attention, also from the first to the last; () for the same levels.
       inputs, outputs: channels of the image, and of the result.
       blocks: residual blocks of each level of down; a level of up has one more.
       groups, epsilon: options of each group norm.

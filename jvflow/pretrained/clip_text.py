@@ -64,7 +64,7 @@ def model(config: Mapping, naming: str) -> Model:
         heads=values["num_attention_heads"],
         hidden=values["intermediate_size"],
         activation=values["hidden_act"],
-        epsilon=values["layer_norm_eps"],
+        epsilon=float(values["layer_norm_eps"]),
     )
     network, prefix = networks.functional(ClipText, sizes), PREFIX if naming == "hub" else ""
     shapes = network_shapes(network)

@@ -94,7 +94,7 @@ def model(config: Mapping, naming: str, *, scan: bool = False, text_width: int =
         scan=scan,
         each_embeds=not original,
         frequency_shift=0 if original else 1,
-        mlp_epsilon=1e-6 if original else values["norm_eps"],
+        mlp_epsilon=1e-6 if original else float(values["norm_eps"]),
     )
     sizes = dict(heads=heads, patch=patch, velocities=out // channels)
     block = _original_block if original else _diffusers_block

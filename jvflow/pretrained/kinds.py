@@ -57,6 +57,8 @@ ALIASES = {
     "UMT5ForConditionalGeneration": "t5_encoder",
 }
 """Kinds by other classes that hold the same model, some with parts that are not read."""
+KNOWN = CLASSES | ALIASES
+"""All classes whose models are read."""
 MODEL_TYPES = {"clip": "clip_text", "clip_text_model": "clip_text", "t5": "t5_encoder", "umt5": "t5_encoder"}
 """Kinds by the `model_type` of transformers, for files without a class."""
 
@@ -84,7 +86,6 @@ def kind_of(config: Any, source: Any) -> str:
     name = config.get("_class_name") or (classes[0] if isinstance(classes, list) and classes else None)
     if name is None and config.get("model_type") in MODEL_TYPES:
         return MODEL_TYPES[config["model_type"]]
-    known = CLASSES | ALIASES
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{source} describes {name}: use one of {', '.join(known)}")
-    return known[name]
+    if not isinstance(name, str) or name not in KNOWN:
+        raise ValueError(f"{source} describes {name}: use one of {', '.join(KNOWN)}")
+    return KNOWN[name]

@@ -60,7 +60,7 @@ def model(config: Mapping, naming: str, *, scan: bool = False, **options) -> Mod
         channels=values["in_channels"],
         outputs=values["out_channels"] or values["in_channels"],
         captions=values["caption_channels"],
-        epsilon=values["norm_eps"],
+        epsilon=float(values["norm_eps"]),
         scan=scan,
         **options,
     )

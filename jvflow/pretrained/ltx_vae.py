@@ -49,20 +49,21 @@ def model(config: Mapping, naming: str) -> Model:
     count, levels = len(values["block_out_channels"]) - new, len(decoder)
     types = values["downsample_type"] if new else ["conv"] * count
     last = lambda key, length: tuple(values[key])[-length:]
+    flags = lambda key, length: tuple(map(bool, last(key, length)))
     sizes = LTXVAEConfig(
         channels=tuple(values["block_out_channels"]),
         blocks=(*values["layers_per_block"][:count], values["layers_per_block"][-1]),
         downs=tuple(kind if scale else "" for kind, scale in zip(types, values["spatio_temporal_scaling"][:count])),
         decoder_channels=decoder,
         decoder_blocks=last("decoder_layers_per_block", levels + 1),
-        ups=last("decoder_spatio_temporal_scaling", levels),
-        residual=last("upsample_residual", levels),
+        ups=flags("decoder_spatio_temporal_scaling", levels),
+        residual=flags("upsample_residual", levels),
         factor=last("upsample_factor", levels),
-        noise=last("decoder_inject_noise", levels + 1),
+        noise=flags("decoder_inject_noise", levels + 1),
         latent=values["latent_channels"],
         timed=bool(values["timestep_conditioning"]),
         patch=values["patch_size"],
-        epsilon=values["resnet_norm_eps"],
+        epsilon=float(values["resnet_norm_eps"]),
         causal=bool(values["encoder_causal"]),
         decoder_causal=bool(values["decoder_causal"]),
     )

@@ -96,7 +96,7 @@ def model(config: Mapping, naming: str) -> Model:
         outputs=values["out_channels"],
         blocks=same_entries(values["layers_per_block"], len(channels)),
         groups=values["norm_num_groups"],
-        epsilon=values["norm_eps"],
+        epsilon=float(values["norm_eps"]),
         heads=tuple(heads) if isinstance(heads, list | tuple) else (heads,) * len(channels),
         text_width=same_entries(values["cross_attention_dim"], len(channels)),
         linear=bool(values["use_linear_projection"]),

@@ -86,7 +86,7 @@ def model(config: Mapping, naming: str) -> Model:
         own_bias=kind == "umt5",
         gated=gated,
         activation=activation,
-        epsilon=values["layer_norm_epsilon"],
+        epsilon=float(values["layer_norm_epsilon"]),
     )
     network = networks.functional(T5, sizes)
     shapes = network_shapes(network)

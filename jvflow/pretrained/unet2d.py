@@ -82,7 +82,7 @@ def model(config: Mapping, naming: str) -> Model:
         groups=values["norm_num_groups"],
         middle_groups=values["attn_norm_num_groups"] or 0,
         middle_attends=bool(values["add_attention"]),
-        epsilon=values["norm_eps"],
+        epsilon=float(values["norm_eps"]),
         head=head or 1,
         heads=() if head else (1,) * len(channels),
         level=values["class_embed_type"] == "timestep",
@@ -98,7 +98,7 @@ def model(config: Mapping, naming: str) -> Model:
 
 
 def attention_levels(values: Mapping) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Returns whether each level has attention, on the way down and on the way up, from the first level to the last."""
+    """Returns whether each level of down and of up has attention, from the first level to the last."""
     has_attention = lambda types: tuple("Attn" in name for name in types)
     return has_attention(values["down_block_types"]), has_attention(values["up_block_types"][::-1])
 
@@ -112,6 +112,8 @@ def level_rules(values: dict) -> dict[str, str]:
         wrong["block_out_channels"] = f"multiples of norm_num_groups {groups}"
     if channels[0] % 2:
         wrong["block_out_channels"] = "a list that begins with an even number"
+    if values["freq_shift"] >= channels[0] // 2:
+        wrong["freq_shift"] = f"a number below {channels[0] // 2}, half of the first of block_out_channels"
     return wrong
 
 

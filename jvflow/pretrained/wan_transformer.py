@@ -66,7 +66,7 @@ def model(config: Mapping, naming: str, *, scan: bool = False, **options) -> Mod
         captions=values["text_dim"],
         frequencies=values["freq_dim"],
         norm_text=bool(values["cross_attn_norm"]),
-        epsilon=values["eps"],
+        epsilon=float(values["eps"]),
         scan=scan,
         **options,
     )

@@ -1,8 +1,9 @@
 """Special tokens in a tokenizer's folder, and checks that a tokenizer belongs to its model."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+
+from jvflow.pretrained.readers import read_json
 
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 
@@ -62,13 +63,7 @@ def _read(file: Path) -> dict:
     """Returns the content of a json file, or nothing if there is no file."""
     if not file.is_file():
         return {}
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} holds no JSON ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no object with keys: download it again")
-    return content
+    return read_json(file)
 
 
 def _content(token) -> str:

@@ -104,6 +104,23 @@ def test_parts_of_two_models_are_reported(model, tmp_path):
         build_ddim(tmp_path)
 
 
+def test_parts_that_ddim_cannot_use_are_reported(model, tmp_path):
+    for part in model.iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    for part in ("unet", "scheduler"):
+        (tmp_path / part).unlink()
+    config = json.loads((model / "unet" / "config.json").read_text())
+    (tmp_path / "scheduler").mkdir()
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(dict(_class_name="FlowMatchEulerDiscreteScheduler")))
+    with pytest.raises(ValueError, match=f"^{file}: the scheduler FlowMatchEuler.* is for flow matching"):
+        build_ddim(tmp_path)
+    file.write_text(json.dumps(dict(_class_name="PNDMScheduler", skip_prk_steps=True)))
+    export_random("sd_unet", dict(config, in_channels=9), tmp_path / "unet")
+    with pytest.raises(ValueError, match="unet maps 9 channels to 4, the latents have 4: DDIM inverts models of text"):
+        build_ddim(tmp_path)
+
+
 # --- tiles ----------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Latents on disk: they equal the codec's latents, are refused for another codec, and train as the video does."""
 
+import json
 import subprocess
 import sys
 
@@ -141,3 +142,32 @@ def test_the_command(tmp_path):
         assert "latents of 8 clips in train, 8 clips in test" in done.stdout
     clip = pipeline.open_split(tmp_path / "set", "train")[0]
     np.testing.assert_allclose(clip["latent_mean"], clip["video"] / 127.5 - 1, atol=1e-6)
+
+
+def test_values_that_are_not_finite_are_neither_written_nor_read(tmp_path):
+    codec_id, values = dict(name="some"), np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
+
+    def write(folder, embedding):
+        clip = dict(source="a.mp4", latent_mean=values, text_embedding=embedding, text_mask=np.ones(2, bool))
+        clips = dict(train=records.LazyClips(1, lambda i: dict(clip)))
+        settings = dict(kind="latents", codec=codec_id, text=codec_id)
+        latents.write_latents(folder, clips, settings, {})
+        return folder
+
+    with pytest.raises(
+        ValueError, match="text_embedding of a.mp4 holds values that are not finite: the text encoder is"
+    ):
+        write(tmp_path / "broken", np.where(values > 0.5, np.nan, values))
+    assert not records.is_dataset(tmp_path / "broken")
+    whole = write(tmp_path / "whole", values)
+    latents.check_latents(whole, codec_id)
+    assert latents.has_embeddings(whole, codec_id) and not latents.has_embeddings(whole, None)
+    file = whole / records.REPORT  # an older data set: its statistics show the fault
+    report = json.loads(file.read_text())
+    report["latents"]["text_embedding"]["mean"] = float("nan")
+    file.write_text(json.dumps(report))
+    message = "text_embedding in .*whole hold values that are not finite: remove the data set and encode it again"
+    with pytest.raises(ValueError, match=message):
+        latents.has_embeddings(whole, codec_id)
+    with pytest.raises(ValueError, match=message):
+        latents.check_latents(whole, codec_id)

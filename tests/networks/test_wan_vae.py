@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_models import FIXTURES, SINGLE, assert_same, read_fixture
+from public_models import FIXTURES, SINGLE, assert_same, export_random, read_fixture
 from safetensors.numpy import save_file
 
 from jvflow import codecs, networks, pretrained
+from jvflow.codecs import video_vae
 from jvflow.networks.streaming import apply_in_pieces
 from jvflow.networks.wan_vae import WanVAE
 
@@ -94,6 +95,26 @@ def test_latents_are_in_units_of_the_config(tmp_path):
     decoded = np.moveaxis(np.asarray(network.apply(network.params, method="decode", z=np.moveaxis(mean, -1, 1))), 1, -1)
     for made in (codec, whole):
         assert np.abs(np.asarray(made.decode(codec.params, found.mean)) - (decoded + 1) * 127.5).max() < 0.51
+
+
+def test_a_config_without_moments_takes_wans_own(tmp_path, monkeypatch):
+    made, build = [], video_vae._build
+    monkeypatch.setattr(
+        video_vae, "_build", lambda lazy, **options: (made.append(options["model"]), build(lazy, **options))[1]
+    )
+
+    def statistics(folder):
+        codecs.build("wan_vae", checkpoint=(folder,))
+        return made[-1].statistics(None)
+
+    sizes = dict(base_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False])
+    mean, deviation = statistics(export_random("wan_vae", sizes, tmp_path / "bare"))
+    assert (len(mean), mean[0], mean[15]) == (16, np.float32(-0.7571), np.float32(-0.2921))
+    assert (len(deviation), deviation[0], deviation[15]) == (16, np.float32(2.8184), np.float32(1.916))
+    folder = export_random("wan_vae", sizes | dict(z_dim=2, latents_mean=[1, 2], latents_std=[3, 4]), tmp_path / "own")
+    assert np.array(statistics(folder)).tolist() == [[1, 2], [3, 4]]
+    with pytest.raises(ValueError, match="have 16 and 16 entries .*, its latents have 2 channels: write as many"):
+        statistics(export_random("wan_vae", sizes | dict(z_dim=2), tmp_path / "other"))
 
 
 @pytest.mark.parametrize("way", ["encode", "decode"])

@@ -70,12 +70,13 @@ def test_loading_casts_and_splits_parameters(dit, tmp_path, monkeypatch):
 
 
 def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
-    """Checks that the codec scales the model's latents of each frame, also when it takes a few frames at a time.
+    """Checks that the codec shifts and scales the latents of each frame, also when it takes a few frames at a time.
 
     The fingerprint of the codec depends on its files.
     """
     config, tensors, _ = read_fixture(FIXTURES / "vae_plain.safetensors")
-    path = write_folder(tmp_path / "vae", config | dict(scaling_factor=0.5), tensors, named="AutoencoderKL")
+    config = config | dict(scaling_factor=0.5, shift_factor=0.3)
+    path = write_folder(tmp_path / "vae", config, tensors, named="AutoencoderKL")
     codec = codecs.build("stable_diffusion", checkpoint=(str(path),), scale=2.0)
     assert codec.latent_shape((3, 6, 10)) == (3, 3, 5, 4) and codec.posterior
     with pytest.raises(ValueError, match="multiples of 2, got 5 x 10: use 6 x 10"):
@@ -85,7 +86,7 @@ def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
     network = pretrained.load(path)
     one = video[1, 2].astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
     mean, log_variance = network.apply(network.params, method="encode", sample=one)
-    np.testing.assert_allclose(found.mean[1, 2], 0.25 * np.asarray(mean)[0].transpose(1, 2, 0), atol=1e-5)
+    np.testing.assert_allclose(found.mean[1, 2], 0.25 * (np.asarray(mean)[0].transpose(1, 2, 0) - 0.3), atol=1e-5)
     np.testing.assert_allclose(
         found.std[1, 2], 0.25 * np.exp(0.5 * np.asarray(log_variance)[0].transpose(1, 2, 0)), rtol=1e-4
     )
