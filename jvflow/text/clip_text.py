@@ -69,7 +69,7 @@ def make_tokenize(folder: str | Path, length: int, vocabulary: int | None = None
                 warn_truncated(length, "tokens")
                 pieces = pieces[: length - 2]
             row[0], row[1 : len(pieces) + 1] = start, pieces
-            row_mask[: len(pieces) + 2] = bool(caption.strip())
+            row_mask[: len(pieces) + 2] = True
         return tokens, mask
 
     return tokenize

@@ -131,6 +131,6 @@ def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], 
                 warn_truncated(length, "tokens")
                 found = found[: length - 1]
             row[: len(found) + 1] = [*found, END]
-        return tokens, (tokens != PADDING) & np.array([bool(caption.strip()) for caption in captions])[:, None]
+        return tokens, tokens != PADDING
 
     return tokenize

@@ -118,6 +118,7 @@ def train(config, workdir: str | Path) -> Workdir:
     # only the encoders that a step needs stay in memory
     needed = dict(codec=None if encoded else experiment.codec, text=None if embedded else experiment.text)
     encoder_params = {name: model and model.params for name, model in needed.items()}
+    encoder_params["empty"] = latents.empty_caption(data) if embedded else experiment.text and experiment.text.empty
     encoder_params = jax.device_put(encoder_params, meshes.replicated(mesh))
     _free_encoders(experiment)
     step_fn = compiled_step(experiment, config, shardings)
