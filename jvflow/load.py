@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from jvflow.assembly import Experiment
 from jvflow.data import dataset
@@ -66,24 +67,29 @@ def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
     return frozen
 
 
-def load_model(config) -> Run:
-    """Loads the model of `config.pretrained`: the run of a workdir, or the public models of folders."""
+def load_model(config, *, merge: bool = True) -> Run:
+    """Loads the model of `config.pretrained`: the run of a workdir, or the public models of folders.
+
+    With `merge`, the LoRA files of `config.tune.lora` are merged into the parameters of public models.
+    """
     found = public.folders(config.pretrained)
+    folders = [] if found else config.pretrained.split(",")
+    lost = [folder for folder in folders if not (Path(folder) / "config.json").exists()]
+    if lost:
+        raise ValueError(
+            f"config.pretrained names {', '.join(lost)}, where there is no run and no public model: give the "
+            "workdir of jvflow train, or a folder with config.json and safetensors"
+        )
+    files = public.lora_files(config) if merge else ()
     if not found:
-        folders = config.pretrained.split(",")
-        lost = [folder for folder in folders if not (Path(folder) / "config.json").exists()]
-        if lost:
-            raise ValueError(
-                f"config.pretrained names {', '.join(lost)}, where there is no run and no public model: give the "
-                "workdir of jvflow train, or a folder with config.json and safetensors"
-            )
         run = load(Path(config.pretrained))
-        return replace(run, params=lora.merge_lora(run.params))
+        return replace(run, params=jax.tree.map(lambda a: a.astype(jnp.float32), lora.merge_lora(run.params)))
     config = method_of(config).pretrained_config(config.copy_and_resolve_references())
     with config.unlocked():
-        config.update(pretrained="", tune=dict(rank=0, layers=()))
+        config.update(pretrained="", tune=dict(rank=0, layers=(), lora=""))
     experiment = assemble(config)
-    params = public.load_params(config, experiment.network, found, experiment.text.width if experiment.text else 0)
+    text_width = experiment.text.width if experiment.text else 0
+    params = public.load_params(config, experiment.network, found, text_width, files)
     if experiment.text and experiment.text.init:
         params["text"] = experiment.text.init(jax.random.key(config.seed))
     return Run(config, experiment, params, found[0], 0, run_protocol(config, 0, params))
@@ -92,9 +98,12 @@ def load_model(config) -> Run:
 def load_pretrained(config, experiment: Experiment) -> Run:
     """Loads the model whose parameters training starts from.
 
+    If LoRA matrices train, and `config.tune.lora` names files, their matrices stand next to the kernels.
+
     Raises ValueError if its parameters differ from those of the network of `experiment`, in name or shape.
     """
-    run = load_model(config)
+    apart = trains_file(config)
+    run = load_model(config, merge=not apart)
     have, need = (
         _shapes(params) for params in (run.params, jax.eval_shape(experiment.network.init, jax.random.key(0)))
     )
@@ -107,7 +116,14 @@ def load_pretrained(config, experiment: Experiment) -> Run:
             f"the network of config.pretrained={experiment.pretrained} differs from this config's in {len(different)} "
             f"parameters: {some}: use the config.network and config.text of the pretrained model"
         )
+    if apart:
+        return replace(run, params=lora.add_file(run.params, public.lora_changes(config), config.tune.rank))
     return run
+
+
+def trains_file(config) -> bool:
+    """Returns whether the LoRA matrices of a file train on; otherwise a file is merged."""
+    return bool(config.tune.rank and config.tune.get("lora"))
 
 
 def _shapes(params) -> dict:

@@ -22,8 +22,9 @@ from jvflow.codecs.tiling import apply_tiled, image_latent_shape, map_images
 from jvflow.flow import ddim
 from jvflow.flow.ddim import Schedule
 from jvflow.flow.field import Condition
+from jvflow.networks import precision, unet_field
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
-from jvflow.networks.unet import UNetConfig
+from jvflow.networks.unet import UNet, UNetConfig
 from jvflow.pretrained import LazyParams
 
 FACTOR = 0.18215
@@ -31,7 +32,7 @@ FACTOR = 0.18215
 SCHEDULER = "scheduler/scheduler_config.json"
 
 
-def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
+def build(*folders: str | Path, scale: float = 1.0, tile: int = 0, dtype: str = "float32") -> Codec:
     """Returns the codec of an autoencoder.
 
     Args:
@@ -39,7 +40,9 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
       scale: latents are also divided by it.
       tile: side of a tile in pixels, a multiple of four times the reduction of height and width. Larger frames are
         encoded and decoded in tiles, see `tiling.apply_tiled`; 0 for no tiles.
+      dtype: dtype of kernels and their products, float32 or bfloat16; norms are float32.
     """
+    precision.check_dtype("config.codec.dtype", dtype)
     if len(folders) != 1:
         raise ValueError(
             "the codec stable_diffusion takes one folder as config.codec.checkpoint, "
@@ -48,7 +51,7 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
     sizes = pretrained.inspect(folders[0]).network.config
     if not isinstance(sizes, KLConfig):
         raise ValueError(f"{folders[0]} holds no autoencoder: give the folder vae of the model")
-    network = networks.functional(Autoencoder, sizes)  # in our layout
+    network = networks.functional(precision.computed_in(Autoencoder, dtype), sizes)  # in our layout
     factor = json.loads((Path(folders[0]) / pretrained.CONFIG).read_text()).get("scaling_factor", FACTOR) / scale
     reduction = 2 ** (len(network.config.channels) - 1)
     if tile % (4 * reduction):
@@ -62,7 +65,7 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
         decode=jax.jit(partial(_decode, network.apply, **options)),
         latent_shape=image_latent_shape(reduction, network.config.latent),
         valid_frames=lambda frames: frames >= 1,
-        lazy=LazyParams(lambda: pretrained.load(folders[0], dtype=jnp.float32).params),
+        lazy=LazyParams(lambda: pretrained.load(folders[0], dtype=jnp.dtype(dtype)).params),
         posterior=True,
     )
 
@@ -96,13 +99,19 @@ def _decode(
 
 
 def build_ddim(
-    *folders: str | Path, scale: float = 1.0, tile: int = 0, steps: int = 50, guidance: float = 1.0, prompt: str = ""
+    *folders: str | Path,
+    scale: float = 1.0,
+    tile: int = 0,
+    dtype: str = "float32",
+    steps: int = 50,
+    guidance: float = 1.0,
+    prompt: str = "",
 ) -> Codec:
     """Returns the codec of a whole model: `encode` inverts each frame's latents to noise, `decode` samples from noise.
 
     Args:
       folders: one folder in the layout of the public hubs: vae, unet, text_encoder, tokenizer and scheduler.
-      scale, tile: as in `build`; noise has unit variance.
+      scale, tile, dtype: as in `build`; noise has unit variance.
       steps: DDIM steps in each direction; a step evaluates the U-Net once, or twice with guidance.
       guidance: guidance scale of sampling and inversion; 1 for none. Larger values make the round trip less exact.
       prompt: prompt for all frames.
@@ -115,11 +124,11 @@ def build_ddim(
     folder = Path(folders[0])
     schedule = Schedule.from_config(json.loads((folder / SCHEDULER).read_text()))
     schedule.step_table(steps)  # raises ValueError if the number of steps does not fit
-    vae = build(folder / "vae", tile=tile)
+    vae = build(folder / "vae", tile=tile, dtype=dtype)
     unet = pretrained.inspect(folder / "unet")
     if not isinstance(unet.network.config, UNetConfig) or not unet.network.config.text_width:
         raise ValueError(f"{folder / 'unet'} holds no U-Net of Stable Diffusion")
-    encoder = text.build("clip_text", checkpoint=(folder / "text_encoder", folder / "tokenizer"))
+    encoder = text.build("clip_text", checkpoint=(folder / "text_encoder", folder / "tokenizer"), dtype=dtype)
     if encoder.width != unet.network.config.text_width:
         raise ValueError(
             f"the text encoder in {folder} has width {encoder.width}, its U-Net takes "
@@ -128,10 +137,11 @@ def build_ddim(
 
     def read() -> dict:
         embedded = encoder.apply(encoder.lazy.read(), encoder.tokenize(["", prompt])[0])
-        unet_params = pretrained.load(folder / "unet", dtype=jnp.float32).params
+        unet_params = pretrained.load(folder / "unet", dtype=jnp.dtype(dtype)).params
         return dict(vae=vae.lazy.read(), unet=unet_params, text=embedded)
 
-    solve = partial(_solve_ddim, unet.field, schedule=schedule, steps=steps, guidance=guidance)
+    field = unet_field.single_unet_field(networks.functional(precision.computed_in(UNet, dtype), unet.network.config))
+    solve = partial(_solve_ddim, field, schedule=schedule, steps=steps, guidance=guidance)
     return Codec(
         encode=jax.jit(partial(_invert, vae.encode, solve, scale=scale)),
         decode=jax.jit(partial(_sample, vae.decode, solve, scale=scale)),

@@ -54,6 +54,8 @@ def model_fingerprint(name: str, *, checkpoint: Sequence[str | Path] = (), **opt
         with file.open("rb") as opened:  # reads in pieces: a file may have many gigabytes
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
     kept = {key: value for key, value in options.items() if key not in IGNORED_OPTIONS}
+    if name in codecs.CODECS and kept.get("dtype") == "float32":  # as of a codec without this option
+        del kept["dtype"]
     return dict(name=name, weights=digests, **kept)  # stays weights: another name would change all keys
 
 

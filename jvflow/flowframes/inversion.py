@@ -13,6 +13,7 @@ run, only have inversions from one model.
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from jvflow.files import check_room
 from jvflow.flow.field import Condition, Field, along, guide
 from jvflow.flow.path import squared_error
 from jvflow.flow.solver import Solver
-from jvflow.networks import as_field
+from jvflow.networks import as_field, precision
 from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.parallel.mesh import local_mesh
@@ -152,6 +153,8 @@ def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[in
     manifest = records.manifest(source)
     inversion = dict(model=tree_checksum(run.params), frames=list(lengths), **options)
     settings: dict = dict(manifest["settings"], inversion=inversion)
+    # its layers compute in this dtype, so that storing their kernels in it changes no bit
+    run = replace(run, params=precision.cast(run.params, run.config.network.dtype))
     if "inversion" in manifest["settings"]:
         raise ValueError(f"{source} has inversions already: give the data set of latents that it was made from")
     if records.is_dataset(directory):

@@ -125,7 +125,7 @@ class ConditionEmbedder(nnx.Module):
 
     def __init__(self, config: WanConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
-        self.time_embedder = TimeMLP(FREQUENCIES, d, rngs, dtype)
+        self.time_embedder = TimeMLP(FREQUENCIES, d, rngs, jnp.dtype("float32"))  # as the public pipeline computes it
         self.time_proj = linear(d, 6 * d, rngs, dtype)
         self.text_embedder = Captions(config.captions, d, rngs, dtype)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jvflow import networks, pretrained
+from jvflow.networks import precision
 from jvflow.networks.clip_text import ClipText, ClipTextConfig
 from jvflow.pretrained import LazyParams
 from jvflow.text import TextEncoder, Tokens, warn_truncated
@@ -26,12 +27,14 @@ Radford et al., arXiv 2103.00020, and the authors' released tokenizer.
 """
 
 
-def build(*folders: str | Path) -> TextEncoder:
+def build(*folders: str | Path, dtype: str = "float32") -> TextEncoder:
     """Returns the encoder from two folders in the layout of the public hubs.
 
     Args:
       folders: the model, with config.json and safetensors, and its tokenizer, with vocab.json and merges.txt.
+      dtype: dtype of kernels and their products, float32 or bfloat16; norms are float32.
     """
+    precision.check_dtype("config.text.dtype", dtype)
     if len(folders) != 2:
         raise ValueError(
             "the text encoder clip_text takes two folders as config.text.checkpoint, "
@@ -42,8 +45,10 @@ def build(*folders: str | Path) -> TextEncoder:
     if not isinstance(sizes, ClipTextConfig):
         raise ValueError(f"{model} holds no text model of CLIP: give the folder text_encoder")
     tokenize = make_tokenize(tokenizer, sizes.length, sizes.vocabulary)
-    lazy = LazyParams(lambda: pretrained.load(model, dtype=jnp.float32).params)
-    return TextEncoder(tokenize, jax.jit(networks.functional(ClipText, sizes).apply), sizes.width, lazy=lazy)
+    lazy = LazyParams(lambda: pretrained.load(model, dtype=jnp.dtype(dtype)).params)
+    apply = networks.functional(precision.computed_in(ClipText, dtype), sizes).apply
+    embed = jax.jit(lambda params, tokens: apply(params, tokens).astype(jnp.float32))
+    return TextEncoder(tokenize, embed, sizes.width, lazy=lazy)
 
 
 def make_tokenize(folder: str | Path, length: int, vocabulary: int | None = None) -> Callable[[Sequence[str]], Tokens]:

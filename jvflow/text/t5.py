@@ -1,7 +1,7 @@
 """The text encoders T5 v1.1 and UMT5 with public checkpoints, as LTX-Video and Wan use them.
 
     tokens = pieces of the caption, end, padding ...      by sentencepiece, cut to `length`
-    embedded by `jvflow.networks.t5`                      no token attends to padding
+    embedded by `jvflow.networks.t5`                      no token attends to padding, by default
 
 An XXL encoder has 9 GiB in bfloat16. `ByLayer` needs the memory of one layer: it reads a layer, applies it to all rows
 and frees it. So a machine that cannot hold the model can compute the embeddings that `jvflow.data.latents` stores.
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jvflow import networks, pretrained
+from jvflow.networks import precision
 from jvflow.networks.t5 import T5, Block, T5Config
 from jvflow.pretrained import LazyParams
 from jvflow.text import TextEncoder, Tokens, warn_truncated
@@ -26,16 +27,23 @@ EMBEDDING = "shared.weight"
 
 
 def build(
-    *folders: str | Path, length: int = 128, dtype: str = "bfloat16", by_layer: bool = False, abstract: bool = False
+    *folders: str | Path,
+    length: int = 128,
+    dtype: str = "bfloat16",
+    by_layer: bool = False,
+    attend_padding: bool = False,
+    abstract: bool = False,
 ) -> TextEncoder:
     """Returns the encoder from two folders in the layout of the public hubs.
 
     Args:
       folders: the model, with config.json and safetensors, and its tokenizer, with spiece.model.
       length: tokens in a caption, including its end token; 128 in LTX-Video, 512 in Wan.
-      dtype: dtype of parameters and matrix products.
+      dtype: dtype of kernels, embeddings and matrix products, float32 or bfloat16; norms are float32.
       by_layer: read each layer when it is used. `apply` cannot be compiled then: captions are embedded before
         training.
+      attend_padding: whether tokens also attend to padding. diffusers' pipeline of LTX-Video lets them; its authors'
+        pipeline and those of Wan do not.
       abstract: without folders, return an encoder that has the shapes of XXL but embeds no text.
     """
     if abstract:
@@ -45,16 +53,17 @@ def build(
             "the text encoder t5 takes two folders as config.text.checkpoint, "
             f"such as ('LTX-Video/text_encoder', 'LTX-Video/tokenizer'), got {folders}"
         )
+    precision.check_dtype("config.text.dtype", dtype)
     model, tokenizer = folders
     tokenize = make_tokenize(tokenizer, length)
     if by_layer:
-        apply = ByLayer(model, dtype)
+        apply = ByLayer(model, dtype, attend_padding)
         return TextEncoder(tokenize, apply, apply.config.width, compilable=False)
     sizes = pretrained.inspect(model).network.config
     if not isinstance(sizes, T5Config):
         raise ValueError(f"{model} holds no encoder of T5: give the folder text_encoder")
     apply = networks.functional(T5, replace(sizes, dtype=dtype)).apply
-    embed = jax.jit(lambda params, tokens: apply(params, tokens, tokens != PADDING))
+    embed = jax.jit(lambda params, tokens: apply(params, tokens, None if attend_padding else tokens != PADDING))
     lazy = LazyParams(lambda: pretrained.load(model, dtype=jnp.dtype(dtype)).params)
     return TextEncoder(tokenize, embed, sizes.width, lazy=lazy)
 
@@ -68,12 +77,13 @@ def _abstract(length: int) -> TextEncoder:
 class ByLayer:
     """The `apply` of an encoder that reads one layer at a time: `(None, tokens (b, n)) -> (b, n, width)`."""
 
-    def __init__(self, folder: str | Path, dtype: str):
+    def __init__(self, folder: str | Path, dtype: str, attend_padding: bool = False):
         kind, config, self._files = pretrained.open_folder(folder)
         if kind != "t5_encoder":
             raise ValueError(f"{folder} holds no encoder of T5: give the folder text_encoder")
         self._model = pretrained.find_model(kind, config, self._files)
         self.config, self._dtype = replace(self._model.network.config, dtype=dtype), jnp.dtype(dtype)
+        self._attend_padding = attend_padding
         self._blocks = {
             biased: jax.jit(networks.functional(partial(Block, biased=biased), self.config).apply)
             for biased in (True, False)
@@ -83,7 +93,7 @@ class ByLayer:
         del params
         tokens = np.asarray(tokens)
         x = jnp.asarray(self._files.rows(EMBEDDING, tokens), self._dtype).astype(jnp.float32)
-        bias, mask = None, tokens != PADDING
+        bias, mask = None, None if self._attend_padding else tokens != PADDING
         for i in range(self.config.depth):
             layer = pretrained.unflatten_paths(self._read(f"encoder/block/{i}/"))
             apply = self._blocks[self.config.own_bias or not i]
@@ -95,8 +105,9 @@ class ByLayer:
     def _read(self, prefix: str) -> dict:
         """Reads the arrays below a path."""
         entries = [entry for entry in self._model.layout if entry.path.startswith(prefix)]
+        stored = precision.stored_dtype(self._model.shapes, self._dtype)
         read = lambda entry: entry.read(*(self._files[name] for name in entry.names))
-        return {entry.path.removeprefix(prefix): jnp.asarray(read(entry), self._dtype) for entry in entries}
+        return {entry.path.removeprefix(prefix): jnp.asarray(read(entry), stored(entry.path)) for entry in entries}
 
 
 def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], Tokens]:

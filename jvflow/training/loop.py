@@ -70,7 +70,9 @@ def train(config, workdir: str | Path) -> Workdir:
     initial = None
     if experiment.pretrained and (fresh or experiment.tuning):
         initial = load.load_pretrained(config, experiment)
-    experiment.method.check_data(config, experiment, data, initial and tree_checksum(initial.params))
+    model = load.load_model(config) if initial and load.trains_file(config) else initial  # as `jvflow encode` has it
+    experiment.method.check_data(config, experiment, data, model and tree_checksum(model.params))
+    del model
     init, abstract = init_and_abstract_state(experiment, config, mesh)
     processes.on_primary(lambda: folder.begin(config))  # nothing is written before config, devices and data are checked
     processes.on_primary(lambda: folder.note_data(key))
@@ -101,6 +103,9 @@ def train(config, workdir: str | Path) -> Workdir:
         LOG.info("continues at step %d of %d", begin, config.train.steps)
     metrics = Metrics(folder, begin, tensorboard=run.tensorboard, write=processes.is_primary())
     if begin >= config.train.steps:
+        if checkpoints.latest() is None:  # no steps: the run is the model that it starts from
+            checkpoints.save(begin, state.replace(frozen={}), {"next_index": begin})
+            checkpoints.close()
         return folder
 
     read = partial(

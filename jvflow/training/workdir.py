@@ -122,8 +122,11 @@ def recorded(config) -> ConfigDict:
         for name in size
         if name != config.objective
     ]
-    if not config.tune.rank:
-        keys.append("tune.alpha")
+    tune, codec = config.tune, config.codec
+    keys += [] if tune.rank else ["tune.alpha"]
+    keys += [] if tune.get("lora") else ["tune.lora"]
+    keys += [] if (tune.rank or tune.layers) and tune.get("dtype") != "float32" else ["tune.dtype"]
+    keys += ["codec.dtype"] if codec.get("dtype") == "float32" else []
     with config.unlocked():
         for key in keys:
             section, _, name = key.rpartition(".")
