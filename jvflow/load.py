@@ -121,6 +121,14 @@ def load_pretrained(config, experiment: Experiment) -> Run:
     return run
 
 
+def check_lora(config) -> None:
+    """Raises ValueError if the files of `config.tune.lora` do not fit `config.pretrained` or `config.tune.rank`."""
+    if config.tune.get("lora"):
+        changes = public.lora_changes(config)
+        if config.tune.rank:
+            lora.add_file({}, changes, config.tune.rank)
+
+
 def trains_file(config) -> bool:
     """Returns whether the LoRA matrices of a file train on; otherwise a file is merged."""
     return bool(config.tune.rank and config.tune.get("lora"))

@@ -71,8 +71,7 @@ def get_config(mode: str = "") -> ConfigDict:
         config.chunk.frames = (9, 17)
         config.text = dict(name="bytes", length=64, group=4, width=16, depth=1, heads=2)
         config.network.update(depth=2, heads=2, head=12, dtype="float32")
-        config.evaluate.update(clips=4, starts=2, batch=4, frames=(9,), window=8, steps=(5, 10), dimensions=4)
-        config.evaluate.real_clips = 8
+        config.evaluate.update(clips=4, starts=2, frames=(9,), window=8, dimensions=4, real_clips=8)
         config.run.update(microbatches=1, sample_every=20)
     config.tune.dtype = config.network.dtype  # frozen parameters are stored as the network computes
     return config

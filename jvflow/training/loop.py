@@ -57,6 +57,9 @@ def train(config, workdir: str | Path) -> Workdir:
     config = recorded(config)
     run = config.run
     folder = Workdir.open(workdir, config)
+    fresh = not folder.has_checkpoint
+    if fresh:
+        load.check_lora(config)
 
     # mesh and data, then shapes, then arrays
     mesh = meshes.make_mesh(run.mesh)
@@ -66,7 +69,6 @@ def train(config, workdir: str | Path) -> Workdir:
     key = records.manifest(data).get("key")
     folder.check_data(key)
     encoded, embedded = _check_encoded(experiment, config, data)
-    fresh = not folder.has_checkpoint
     initial = None
     if experiment.pretrained and (fresh or experiment.tuning):
         initial = load.load_pretrained(config, experiment)
