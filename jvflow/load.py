@@ -1,5 +1,6 @@
 """Loads trained runs and pretrained models from their folders."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from jvflow.training import lora
 from jvflow.training.checkpoint import Checkpoints, abstract_like
 from jvflow.training.step import merge
 from jvflow.training.workdir import Workdir, override
+
+LOG = logging.getLogger(__name__)
 
 
 def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
@@ -39,6 +42,12 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
         raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
     which = "ema" if (averaged if ema is None else ema) else "params"
     experiment = assemble(config)
+    if folder.dropped_to_zeros(config, experiment.text):
+        LOG.warning(
+            "warning: %s was trained by an earlier version of jvflow, which dropped captions to zeros; guidance now "
+            "compares with the empty caption, so that only guidance 1 is right for it: train the run again",
+            folder.path,
+        )
     everywhere = meshes.replicated(meshes.make_mesh())
     frozen = load_frozen(config, experiment, folder)
     shapes = jax.eval_shape(lambda key: _split(experiment, key)[0], jax.random.key(0))

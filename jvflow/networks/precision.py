@@ -1,6 +1,6 @@
 """Half precision: which parameters are stored in it, and networks that compute in it.
 
-Kernels, embeddings, and biases beside a kernel can be bfloat16, as in the pipelines of public models. Norms, tables of
+Kernels, their biases, and embeddings can be bfloat16, as in the pipelines of public models. Norms, tables of
 scales and shifts, statistics of latents, and the layers that embed times stay float32.
 """
 

@@ -84,7 +84,7 @@ class Matrices(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """What a file adds to one of our arrays.
+    """The matrices of a file that change one of our arrays.
 
     Attributes:
       entry: the array, and the tensors of the public model that it is made of.

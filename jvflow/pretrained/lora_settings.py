@@ -1,4 +1,4 @@
-"""Where a LoRA file says its alpha: peft's adapter_config.json, or the metadata of a file of diffusers."""
+"""Reads alpha of LoRA files: from peft's adapter_config.json, or from the metadata that diffusers writes."""
 
 import json
 import math
@@ -50,11 +50,11 @@ class Settings(NamedTuple):
 
     def scale(self, file: Path, module: str, rank: int, alpha: float | None) -> float:
         """Returns s for a module with matrices of this rank; `alpha` is the file's own tensor, or None."""
-        told = _matching(self.ranks, module, self.rank)
-        if told not in (None, rank):
+        wanted = _matching(self.ranks, module, self.rank)
+        if wanted not in (None, rank):
             raise ValueError(
-                f"{file}: the matrices of {module} have rank {rank}, and its settings say {told}: the settings belong "
-                "to another file"
+                f"{file}: the matrices of {module} have rank {rank}, and its settings say {wanted}: "
+                "the settings belong to another file"
             )
         alpha = _matching(self.alphas, module, self.alpha) if alpha is None else alpha
         if alpha is None:

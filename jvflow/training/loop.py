@@ -60,6 +60,11 @@ def train(config, workdir: str | Path) -> Workdir:
     fresh = not folder.has_checkpoint
     if fresh:
         load.check_lora(config)
+    elif folder.dropped_to_zeros(config, experiment.text):
+        raise ValueError(
+            f"{folder.path} was begun by an earlier version of jvflow, which dropped captions to zeros and not to the "
+            "empty caption: finish it with that version, or train again in another --workdir"
+        )
 
     # mesh and data, then shapes, then arrays
     mesh = meshes.make_mesh(run.mesh)

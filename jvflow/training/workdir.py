@@ -74,8 +74,17 @@ class Workdir:
         write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=checksum)) + "\n")
 
     def note_data(self, key: str | None) -> None:
-        """Writes the key of the data set that the run is trained on, see `jvflow.data.dataset_key`."""
-        write_text(self.path / "data.json", json.dumps(dict(key=key)) + "\n")
+        """Writes the key of the data set that the run is trained on, see `jvflow.data.dataset_key`.
+
+        Also notes that dropped captions are the empty caption, see `dropped_to_zeros`.
+        """
+        write_text(self.path / "data.json", json.dumps(dict(key=key, empty_caption=True)) + "\n")
+
+    def dropped_to_zeros(self, config, encoder) -> bool:
+        """Returns whether an earlier version dropped captions of a pretrained encoder to zeros in this run."""
+        file = self.path / "data.json"
+        learned = encoder is not None and encoder.init is None and config.get("caption_dropout")
+        return bool(learned) and file.is_file() and "empty_caption" not in json.loads(file.read_text())
 
     def check_data(self, key: str | None) -> None:
         """Raises ValueError if the run has a checkpoint and was trained on a data set with another key."""

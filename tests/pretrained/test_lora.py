@@ -199,7 +199,7 @@ def test_settings_of_peft_that_are_no_plain_lora(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         merged("ltx", folder)
     with pytest.raises(ValueError, match=message):
-        merged("ltx", folder / "adapter_model.safetensors")  # the settings beside the file count too
+        merged("ltx", folder / "adapter_model.safetensors")  # the settings in the same folder count too
 
 
 def test_paths_that_are_no_lora(tmp_path):

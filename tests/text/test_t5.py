@@ -11,6 +11,7 @@ from public_models import FIXTURES, assert_same, export_random, read_fixture
 
 from jvflow import networks, pretrained, text
 from jvflow.data import latents
+from jvflow.load import load
 from jvflow.networks.t5 import T5, distance_buckets
 from jvflow.text import TextEncoder, t5
 from jvflow.training import loop as train
@@ -121,7 +122,7 @@ def refuse(*args):
     raise AssertionError("the encoder is called")
 
 
-def test_captions_are_embedded_before_training(model, tmp_path, monkeypatch):
+def test_captions_are_embedded_before_training(model, tmp_path, monkeypatch, caplog):
     config = load_config("vlfm/procedural.py", "debug")
     config.text = dict(name="t5", checkpoint=(str(model), str(TOKENIZER)), length=16, dtype="float32", by_layer=True)
     config.run.update(progress=False)
@@ -138,6 +139,13 @@ def test_captions_are_embedded_before_training(model, tmp_path, monkeypatch):
     config.caption_dropout = 0.5
     monkeypatch.setattr(TextEncoder, "embed", refuse)  # training from the data set needs no encoder, "" included
     assert len(list(train.train(config, tmp_path / "run").losses())) == 1
+    noted = tmp_path / "run" / "data.json"
+    noted.write_text(json.dumps(dict(key=json.loads(noted.read_text())["key"])))  # as earlier versions wrote it
+    with caplog.at_level("WARNING", "jvflow"):
+        load(tmp_path / "run")
+    assert "which dropped captions to zeros; guidance now compares with the empty caption" in caplog.text
+    with pytest.raises(ValueError, match="dropped captions to zeros and not to the empty caption: finish it with that"):
+        train.train(config, tmp_path / "run")
     manifest = json.loads((tmp_path / "latents" / "manifest.json").read_text())
     del manifest["settings"]["text"]["empty_caption"]
     (tmp_path / "latents" / "manifest.json").write_text(json.dumps(manifest))
