@@ -30,6 +30,9 @@ check-kills: $(VENV)/installed-test
 	for what in clips inversions latents; do \
 		$(RECORD) kill_build_$$what $(VENV)/bin/python tests/slow/kill_build.py --kills 10 --of $$what || exit 1; \
 	done
+	for what in workdir cache; do \
+		$(RECORD) two_writers_$$what $(VENV)/bin/python tests/slow/two_writers.py --starts 20 --of $$what || exit 1; \
+	done
 
 check-meshes: $(VENV)/installed-test
 	for paper in biflow vlfm flowframes conventional ltx wan; do \

@@ -9,10 +9,14 @@ import jax
 
 from jvflow import load as loading
 from jvflow.experiment import method_of
+from jvflow.files import local_path, with_local_paths
 from jvflow.method import SampleRequest
+from jvflow.parallel import processes
 from jvflow.parallel.mesh import local_mesh
 from jvflow.run import Run
+from jvflow.training.config_check import check_config
 from jvflow.training.loop import train
+from jvflow.training.rules import COUNT, NAME, RATE, SEED, check
 from jvflow.training.workdir import Workdir, override
 
 
@@ -42,23 +46,25 @@ def sample(
     Returns:
       The content of `samples.json`.
     """
-    for name, value in dict(count=count, frames=length).items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    run = loading.load(workdir, step=step, ema=ema, sampling=sampling)
-    request = SampleRequest(
-        data=cache(lambda: loading.run_dataset(run)),
-        count=count,
-        length=length,
-        seed=seed,
-        first_frame=first_frame,
-        captions=tuple(captions),
-        fps=fps,
-        extrapolate=extrapolate,
-        observed=observed,
-    )
-    with jax.set_mesh(local_mesh()):
-        return run.experiment.method.sample(run, out, request)
+    values = [("--count", count, COUNT), ("--frames", length, COUNT), ("--observed", observed, COUNT)]
+    values += [("--seed", seed, SEED), ("--fps", fps, RATE), ("--first_frame", first_frame and str(first_frame), NAME)]
+    check(each for each in values if each[1] is not None)
+    first_frame = first_frame and local_path(first_frame, "--first_frame")
+    with processes.one_writer(out, "--out") as out:
+        run = loading.load(workdir, step=step, ema=ema, sampling=sampling)
+        request = SampleRequest(
+            data=cache(lambda: loading.run_dataset(run)),
+            count=count,
+            length=length,
+            seed=seed,
+            first_frame=first_frame,
+            captions=tuple(captions),
+            fps=fps,
+            extrapolate=extrapolate,
+            observed=observed,
+        )
+        with jax.set_mesh(local_mesh()):
+            return run.experiment.method.sample(run, out, request)
 
 
 def evaluate(
@@ -90,24 +96,35 @@ def evaluate_run(run: Run, data: Path) -> dict:
 
 def encode(config, out) -> tuple[dict, str]:
     """Encodes the data set of a config into `out`, for training in latents; returns its manifest and a note."""
-    return method_of(config).encode(config, out, loading.load_model)
+    check_config(config)
+    config = with_local_paths(config)
+    with processes.one_writer(out, "--out", whole=True) as out:
+        return method_of(config).encode(config, out, loading.load_model)
 
 
 def compare(workdirs: Sequence, out, **options) -> dict:
     """Compares trained runs of one paper in the folder `out`; `options` are those of the paper's comparison."""
-    configs = {str(path): Workdir.read(path)[1] for path in workdirs}
+    if not workdirs:
+        raise ValueError("--workdirs is empty: give the workdirs of trained runs, one or more")
+    configs, data = {}, {}
+    for path in workdirs:
+        folder, config = Workdir.read(path)
+        config.data = data.setdefault(folder.data_key or str(path), config.data)  # equal keys: equal data at any path
+        configs[str(path)] = config
     method = method_of(next(iter(configs.values())))
-    with jax.set_mesh(local_mesh()):
+    with processes.one_writer(out, "--out") as out, jax.set_mesh(local_mesh()):
         return method.compare(configs, load_with_data, out, **options)
 
 
 def demo(config, out, *, command: str) -> dict:
     """Trains and compares the small runs of a paper's demo in the folder `out`."""
-    return method_of(config).demo(config, out, command=command, train=train, load=load_with_data)
+    with processes.one_writer(out, "--out") as out:
+        return method_of(config).demo(config, out, command=command, train=train, load=load_with_data)
 
 
 def load_with_data(workdir, sampling=None, overrides=None, **options) -> tuple[Run, Path]:
     """Returns a run with other entries of `config.sample` and `config.evaluate`, and the folder of its data set."""
+    override(Workdir.read(workdir)[1], "evaluate", overrides or {})  # raises before the run is loaded
     run = loading.load(workdir, sampling=sampling, **options)
     override(run.config, "evaluate", overrides or {})
     return replace(run, asked=tuple(overrides or ())), loading.run_dataset(run)

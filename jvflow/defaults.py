@@ -24,12 +24,12 @@ def common(method: str, objective: str, mode: str, *, seed: int = 0) -> ConfigDi
     """
     if mode not in ("", "debug"):
         raise ValueError(f"unknown mode {mode!r}: use nothing or debug")
-    config = ConfigDict(dict(seed=seed, method=method, objective=objective))
-    config.pretrained = ""  # what training starts from: the workdir of a run, or the folder of a public model
+    # pretrained: a run's workdir (pretrained_state: continue its optimizer and steps), or the folder of a public model
+    config = ConfigDict(dict(seed=seed, method=method, objective=objective, pretrained="", pretrained_state=False))
     config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
     # path: a folder of videos, the data set that `jvflow encode` wrote, or procedural:KIND
     config.data = dict(path="", cache="", seed=0, captions="", image_fps=0.0, fit="crop", test_fraction=0.2, threads=1)
-    config.data.update(clips=dict(train=0, test=0), min_frames=0)  # procedural clips; shorter clips for short videos
+    config.data.update(clips=dict(train=0, test=0), min_frames=0, slow="skip", splits="")  # see docs/data.md
     config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
     config.optimizer = dict(name="adamw", schedule="cosine", b1=0.9, b2=0.99, eps=1e-8)
     config.optimizer.update(weight_decay=0.0, max_grad_norm=1.0)

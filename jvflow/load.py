@@ -1,6 +1,8 @@
 """Loads trained runs and pretrained models from their folders."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.pretrained import public
+from jvflow.pretrained.sources import explain
 from jvflow.run import Run
-from jvflow.training import lora
+from jvflow.training import lora, resume
 from jvflow.training.checkpoint import Checkpoints, abstract_like
 from jvflow.training.step import merge
-from jvflow.training.workdir import Workdir, override
+from jvflow.training.workdir import NO_CONFIG, Workdir, override
 
 LOG = logging.getLogger(__name__)
 
@@ -35,13 +38,15 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     """
     folder, config = Workdir.read(workdir)
     sampling = sampling or {}
-    method_of(config).check_sampling(config, sampling)
-    override(config, "sample", sampling)
-    averaged = config.optimizer.ema > 0
+    with _named(folder.config_file):
+        _check_places(folder, config)
+        method_of(config).check_sampling(config, sampling)
+        override(config, "sample", sampling)
+        averaged = config.optimizer.ema > 0
+        experiment = assemble(config)
     if ema and not averaged:
         raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
     which = "ema" if (averaged if ema is None else ema) else "params"
-    experiment = assemble(config)
     if folder.dropped_to_zeros(config, experiment.text):
         LOG.warning(
             "warning: %s was trained by an earlier version of jvflow, which dropped captions to zeros; guidance now "
@@ -51,11 +56,38 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     everywhere = meshes.replicated(meshes.make_mesh())
     frozen = load_frozen(config, experiment, folder)
     shapes = jax.eval_shape(lambda key: _split(experiment, key)[0], jax.random.key(0))
-    checkpoints = Checkpoints(folder.checkpoints, keep=config.run.keep)
-    restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step)
+    checkpoints = Checkpoints(folder.checkpoints, write=False)
+    restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step, keep_dtypes=True)
     checkpoints.close()
     params = meshes.to_local_devices(merge(frozen, restored[which]))
-    return Run(config, experiment, params, folder.path, step, run_protocol(config, step, params))
+    with _named(folder.config_file):
+        protocol = run_protocol(config, step, params) | resume.trained_with(folder.path, step)
+    return Run(config, experiment, params, folder.path, step, protocol)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Names the file in the error for a missing or wrong entry of the config of a run."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        missing = error if isinstance(error, KeyError) else next(iter(error.args), None)  # ml_collections wraps it
+        reason = f"has no key {missing.args[0]}" if isinstance(missing, KeyError) else f"has a wrong entry ({error})"
+        raise ValueError(f"{file} {reason}: {NO_CONFIG}") from error
+
+
+def _check_places(folder: Workdir, config) -> None:
+    """Raises ValueError if a model that a run needs to be loaded is not at its place any more."""
+    tuned = config.tune.rank or config.tune.layers
+    places = {"pretrained": config.pretrained.split(",") if tuned else []}
+    places |= {"tune.lora": config.tune.lora.split(",") if tuned and config.tune.get("lora") else []}
+    places |= {f"{name}.checkpoint": config.get(name, {}).get("checkpoint", ()) for name in ("codec", "text")}
+    lost = [f"config.{key}: {place}" for key, paths in places.items() for place in paths if not Path(place).exists()]
+    if lost:
+        raise ValueError(
+            f"{folder.path} needs models that are not where its config.json names them ({'; '.join(lost)}): put them "
+            "back, or give the training command of this run once more with their new places"
+        )
 
 
 def _split(experiment: Experiment, key, params=None) -> tuple:
@@ -77,18 +109,17 @@ def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
 
 
 def load_model(config, *, merge: bool = True) -> Run:
-    """Loads the model of `config.pretrained`: the run of a workdir, or the public models of folders.
+    """Loads the model of `config.pretrained`: the run of a workdir, or public models.
 
     With `merge`, the LoRA files of `config.tune.lora` are merged into the parameters of public models.
     """
     found = public.folders(config.pretrained)
-    folders = [] if found else config.pretrained.split(",")
-    lost = [folder for folder in folders if not (Path(folder) / "config.json").exists()]
-    if lost:
-        raise ValueError(
-            f"config.pretrained names {', '.join(lost)}, where there is no run and no public model: give the "
-            "workdir of jvflow train, or a folder with config.json and safetensors"
-        )
+    for source in [] if found else config.pretrained.split(","):
+        if not (Path(source) / "config.json").is_file():
+            raise ValueError(
+                f"config.pretrained names no run and no public model: {explain(source)}; or give the workdir of "
+                "jvflow train"
+            )
     files = public.lora_files(config) if merge else ()
     if not found:
         run = load(Path(config.pretrained))
@@ -101,7 +132,7 @@ def load_model(config, *, merge: bool = True) -> Run:
     params = public.load_params(config, experiment.network, found, text_width, files)
     if experiment.text and experiment.text.init:
         params["text"] = experiment.text.init(jax.random.key(config.seed))
-    return Run(config, experiment, params, found[0], 0, run_protocol(config, 0, params))
+    return Run(config, experiment, params, Path(found[0]), 0, run_protocol(config, 0, params))
 
 
 def load_pretrained(config, experiment: Experiment) -> Run:
@@ -113,9 +144,43 @@ def load_pretrained(config, experiment: Experiment) -> Run:
     """
     apart = trains_file(config)
     run = load_model(config, merge=not apart)
-    have, need = (
-        _shapes(params) for params in (run.params, jax.eval_shape(experiment.network.init, jax.random.key(0)))
-    )
+    _check_shapes(run.params, experiment)
+    if apart:
+        return replace(run, params=lora.add_file(run.params, public.lora_changes(config), config.tune.rank))
+    return run
+
+
+def check_fork(config, experiment: Experiment) -> Checkpoints:
+    """Opens the checkpoints of the run `config.pretrained`, whose whole state training continues.
+
+    Raises ValueError if it is no run, if the state would not fit, or if the run is at the last step already.
+    """
+    where = f"config.pretrained_state=True continues the state of a run, and config.pretrained={config.pretrained}"
+    if not config.pretrained or public.folders(config.pretrained):
+        raise ValueError(f"{where} is none: give the workdir of jvflow train, or use config.pretrained_state=False")
+    folder, before = Workdir.read(config.pretrained)
+    if any(tune.rank or tune.layers for tune in (config.tune, before.tune)):
+        raise ValueError(f"{where} has other parameters with config.tune: use config.pretrained_state=False")
+    changed = resume.changes(before.to_dict(), config.to_dict())
+    if reshaped := resume.reshapes_state(changed):
+        raise ValueError(
+            f"{where} has another state:\n{resume.lines({key: changed[key] for key in reshaped})}\n"
+            "use these entries of that run, or config.pretrained_state=False"
+        )
+    started = assemble(before)
+    if folder.dropped_to_zeros(before, started.text):
+        raise ValueError(f"{where} learned to drop captions to zeros: use config.pretrained_state=False")
+    _check_shapes(jax.eval_shape(started.network.init, jax.random.key(0)), experiment)
+    checkpoints = Checkpoints(folder.checkpoints, write=False)
+    last = checkpoints.latest()
+    if last is not None and last >= config.train.steps:
+        raise ValueError(f"{where} is at step {last}: use a larger config.train.steps than {config.train.steps}")
+    return checkpoints
+
+
+def _check_shapes(params, experiment: Experiment) -> None:
+    need = jax.eval_shape(experiment.network.init, jax.random.key(0))
+    have, need = _shapes(params), _shapes(need)
     different = sorted(name for name in have.keys() | need.keys() if have.get(name) != need.get(name))
     if different:
         some = "; ".join(
@@ -125,9 +190,6 @@ def load_pretrained(config, experiment: Experiment) -> Run:
             f"the network of config.pretrained={experiment.pretrained} differs from this config's in {len(different)} "
             f"parameters: {some}: use the config.network and config.text of the pretrained model"
         )
-    if apart:
-        return replace(run, params=lora.add_file(run.params, public.lora_changes(config), config.tune.rank))
-    return run
 
 
 def check_lora(config) -> None:
@@ -158,7 +220,8 @@ def load_untrained(workdir) -> Run:
 
 def run_dataset(run: Run) -> Path:
     """Returns the folder of the data set that a run was trained on, and builds it if it is absent."""
-    return processes.primary_first(lambda: dataset.prepare(run.config.data, run.workdir))
+    key = Workdir(run.workdir).data_key
+    return processes.primary_first(lambda: dataset.prepare(run.config.data, run.workdir, key=key, built_first=True))
 
 
 def run_protocol(config, step: int, params) -> dict:

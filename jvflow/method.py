@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from jvflow.training.rules import Rules
+
 
 def accept(*args) -> None:
     """Accepts every data set and every setting, for a paper that checks nothing."""
@@ -40,6 +42,7 @@ class Method:
       sampling_program: `experiment -> function(field, start, key, condition)`; returns the program for a dry run.
       video_codecs: True if the paper works with codecs that encode several frames into one latent frame.
       encode: `(config, directory, load_model) -> (manifest, note)`; writes the data set of latents.
+      rules: the rules for the values of the config's entries, see `jvflow.training.config_check`.
       check_data: `(config, experiment, data, checksum) -> None`; raises ValueError if the data set does not fit.
         `checksum` is that of the pretrained parameters, or None.
       check_sampling: `(config, entries) -> None`; raises ValueError if `config.sample` cannot take these entries.
@@ -58,6 +61,7 @@ class Method:
     sampling_program: Callable
     video_codecs: bool
     encode: Callable
+    rules: Rules = Rules()
     check_data: Callable = accept
     check_sampling: Callable = accept
     unread: Callable = nothing_unread

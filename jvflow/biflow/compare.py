@@ -16,10 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
-from jvflow.files import write_text
+from jvflow.files import read_json, write_text
 from jvflow.report import html
+from jvflow.training.rules import NOT_NEGATIVE, check, many
 
 LOG = logging.getLogger(__name__)
+PLOT = "pareto.png"
+NEEDED = {"nfe_per_frame", "distance_first_window", "distance_last_window", "distance_mean", "motion_last_window"}
+"""Figures that every result has."""
 SOLVERS = {
     "equal accuracy": dict(method="heun", rtol=1e-2, atol=1e-2, steps=None),
     "equal budget": dict(method="euler", steps=20),
@@ -57,11 +61,19 @@ def compare(
       The content of `compare.json`: `controls`, and `results`, a list of figures with their protocols.
 
     Raises:
-      ValueError: if the runs differ in data or protocol, which makes their figures not comparable.
+      ValueError: if the runs differ in data or protocol, which makes their figures not comparable; or if a noise level
+        or a gain is not allowed.
     """
+    levels = many(NOT_NEGATIVE, "numbers of 0 or more, such as 0,0.1,0.2")
+    check([("--epsilon", list(epsilons), levels), ("--gain", list(gains), levels)])
+    if not any(epsilons):
+        if any(gains):
+            LOG.warning("warning: no gain is evaluated, because it needs a noise level (--epsilon) above 0")
+        gains = ()
     _check(configs)
     file = Path(out) / "compare.json"
-    before = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
+    before = _results(file) if file.exists() else []
+    (file.parent / PLOT).unlink(missing_ok=True)  # until all results are there
     record: dict = dict(controls=None, results=[])
     reference = None
     for objective, kind, path, sampling in _evaluations(configs, epsilons, gains):
@@ -70,7 +82,7 @@ def compare(
             reference = Reference.from_dataset(run.config.evaluate, data, run.asked)
             record["controls"] = controls(reference, data)
         named = _as_read(dict(method=objective, kind=kind, protocol=describe(run, reference)))
-        done = next((r for r in before if all(r[key] == value for key, value in named.items())), None)
+        done = next((r for r in before if all(r.get(key) == value for key, value in named.items())), None)
         record["results"].append(done or named | _as_read(evaluate_streams(run, reference, data)[0]))
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(record, indent=1) + "\n")
@@ -84,8 +96,14 @@ def compare(
             figures["distance_last_window"],
             figures["motion_last_window"],
         )
-    html.write_pareto(Path(out) / "pareto.png", _fronts(record["results"]))
+    html.write_pareto(Path(out) / PLOT, _fronts(record["results"]))
     return record
+
+
+def _results(file: Path) -> list[dict]:
+    """Returns the complete results of an earlier comparison."""
+    results = read_json(file, "remove it, and the comparison starts anew", keys=dict(results=list))["results"]
+    return [result for result in results if isinstance(result, dict) and result.keys() >= NEEDED]
 
 
 def _as_read(figures: dict) -> dict:
@@ -115,7 +133,7 @@ def _evaluations(configs: Mapping, epsilons, gains):
         joint = SOLVERS["equal accuracy"] | dict(curve="joint")
         for epsilon in epsilons:
             yield "biflow", "epsilon", path, joint | dict(epsilon=float(epsilon), gain=0.0)
-        for gain in gains if epsilons else ():
+        for gain in gains:
             yield "biflow", "gain", path, joint | dict(epsilon=float(max(epsilons)), gain=float(gain))
         if config.context.frames == 1:
             yield "biflow", "backward", path, SOLVERS["equal accuracy"] | dict(curve="backward")

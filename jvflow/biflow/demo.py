@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
 from jvflow.biflow.paper_table import PAPER_TABLE
 from jvflow.data import pipeline
-from jvflow.files import write_text
+from jvflow.files import read_json_lines, write_text
 from jvflow.parallel.mesh import local_mesh
 from jvflow.report import html
 from jvflow.run import Run
@@ -87,6 +88,7 @@ def side_by_side(
         controls=baselines,
         protocol={name: describe(run, reference) for name, run in runs.items()},
     )
+    (out / "report.html").unlink(missing_ok=True)  # until it shows these figures
     write_text(out / "metrics.json", json.dumps(record, indent=1) + "\n")
     curves = {
         titles[name]: dict(
@@ -115,10 +117,14 @@ def side_by_side(
 def _measure(run: Run, reference: Reference, data: Path) -> tuple[dict, np.ndarray]:
     """Returns the figures and the videos of one run, from `measured.npz` in its workdir if the protocol is the same."""
     file, protocol = run.workdir / "measured.npz", json.dumps(describe(run, reference))
-    if file.exists():
+    try:
         with np.load(file) as kept:
             if str(kept["protocol"]) == protocol:
                 return json.loads(str(kept["figures"])), kept["videos"]
+    except FileNotFoundError:
+        pass
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        LOG.warning("warning: %s is damaged (%s): its run is measured again", file, error)
     figures, videos = evaluate_streams(run, reference, data)
     temporary = file.with_suffix(".tmp.npz")
     np.savez(temporary, protocol=protocol, figures=json.dumps(figures), videos=videos)
@@ -144,8 +150,8 @@ def _shared(protocols: dict[str, dict]) -> dict:
 
 def _losses(workdir: Path) -> list[tuple[int, float]]:
     """Returns (step, loss) of every step of a run."""
-    lines = (json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"]) for line in lines]
+    lines = (line for _, line in read_json_lines(workdir / "metrics.jsonl") if isinstance(line, dict))
+    return [(line["step"], line["loss"]) for line in lines if line.keys() >= {"step", "loss"}]
 
 
 def _thinned(losses: list, points: int = 200) -> list:

@@ -43,6 +43,7 @@ from jvflow.assembly import Latents, build_network, build_solver, choose, choose
 from jvflow.biflow.compare import compare
 from jvflow.biflow.demo import demo
 from jvflow.biflow.evaluate import evaluate, preview
+from jvflow.biflow.rules import RULES
 from jvflow.biflow.sample import CURVES, StreamSettings, add_context, context_keys, sample, sampling_program
 from jvflow.data import latents as data_latents
 from jvflow.data.pipeline import Window
@@ -231,6 +232,7 @@ METHOD = Method(
     video_codecs=False,
     encode=data_latents.encode_config,
     check_sampling=_check_sampling,
+    rules=RULES,
     unread=_unread,
     compare=compare,
     demo=demo,

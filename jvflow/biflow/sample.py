@@ -232,7 +232,11 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     rows = processes.local_rows(count)
     stream = stream_frames(run, first[rows], jax.random.key(request.seed), rows=rows)
     source = str(request.first_frame or f"split {pipeline.held_out(request.data())}")
-    write = lambda frames: record.update(_write_stream(run, Path(out), first, frames, length, request.seed, source))
+
+    def write(frames: Iterator[tuple]) -> None:
+        with videos.replace_samples(out) as folder:
+            record.update(_write_stream(run, folder, first, frames, length, request.seed, source))
+
     processes.gather_stream(stream, count, write)
     return record
 
@@ -240,7 +244,6 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
 def _write_stream(run: Run, out: Path, first, stream: Iterator[tuple], length: int, seed: int, source: str) -> dict:
     count, given = first.shape[:2]
     fps = float(run.config.data.fps)
-    out.mkdir(parents=True, exist_ok=True)
     files = [out / f"sample_{i:03d}.mp4" for i in range(count)]
     shown = np.unique(np.linspace(0, length - 1, min(length, 8)).round().astype(int))  # columns of the sheet
     kept, nfe = [first[:, shown[shown < given]]], np.zeros(count)

@@ -3,12 +3,15 @@
 import ast
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
+
+from jvflow.files import readable
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DEMO_CONFIG = "configs/biflow/procedural.py"
@@ -21,6 +24,7 @@ def find_config(path: str) -> str:
     Searches the working directory, then the checkout, then the installed package. Returns `path` unchanged if no such
     file exists.
     """
+    path = os.path.expanduser(path)
     file = path.partition(":")[0]
     for root in (Path(), PACKAGE.parent, PACKAGE):
         if (root / file).exists():
@@ -53,6 +57,16 @@ def parse_overrides(flag: flags.FlagHolder, example: str) -> dict:
     return entries
 
 
+def parse_numbers(flag: flags.FlagHolder) -> list[float]:
+    """Returns the numbers of a flag that lists them; raises ValueError if an entry is no number."""
+    try:
+        return [float(text) for text in flag.value]
+    except ValueError as error:
+        raise ValueError(
+            f"--{flag.name}={','.join(flag.value)}: write numbers, such as {','.join(flag.default)}"
+        ) from error
+
+
 def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = None) -> None:
     """Parses the flags in `sys.argv` and runs `command()` as one process of its job.
 
@@ -78,9 +92,9 @@ def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = 
             sys.exit(143)  # the exit status of SIGTERM: schedulers restart such a job
         except OSError as error:
             full = ": free some space and run the same command again; it continues after the complete files"
-            sys.exit(f"error: {error}{full if error.errno == errno.ENOSPC else ''}")
+            sys.exit(f"error: {readable(str(error))}{full if error.errno == errno.ENOSPC else ''}")
         except (ValueError, FloatingPointError) as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {readable(str(error))}")
         except AttributeError as error:
             # ml_collections wraps a KeyError; any other AttributeError is a bug of jvflow
             if not (error.args and isinstance(error.args[0], KeyError)):

@@ -10,7 +10,7 @@ continue after an interruption.
 
 from absl import flags
 
-from jvflow.cli import parse_overrides
+from jvflow.cli import parse_numbers, parse_overrides
 
 WORKDIRS = flags.DEFINE_list(
     "workdirs", None, "Workdirs of trained runs, with the same config.data and config.evaluate.", required=True
@@ -31,8 +31,8 @@ def main():
     record = compare(
         WORKDIRS.value,
         OUT.value,
-        epsilons=[float(e) for e in EPSILON.value],
-        gains=[float(g) for g in GAIN.value],
+        epsilons=parse_numbers(EPSILON),
+        gains=parse_numbers(GAIN),
         overrides=parse_overrides(PROTOCOL, "videos=64"),
     )
     print("method   kind               eps gain    NFE     first      last      mean motion")

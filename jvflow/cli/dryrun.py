@@ -8,6 +8,7 @@ sampler.
 
 import json
 import os
+from contextlib import nullcontext
 
 from absl import flags
 from ml_collections import config_flags
@@ -26,18 +27,20 @@ flags.mark_flag_as_required("config")
 
 def main():
     from jvflow.files import write_text
+    from jvflow.parallel import processes
     from jvflow.training import dryrun
 
-    record = dryrun.report(CONFIG.value, TOPOLOGY.value, sampler=SAMPLER.value, largest=LARGEST.value)
-    print(dryrun.table(record))
-    if OUT.value:
-        write_text(OUT.value, json.dumps(record, indent=1) + "\n")
+    with processes.one_writer(OUT.value, "--out", whole=True) if OUT.value else nullcontext() as out:
+        record = dryrun.report(CONFIG.value, TOPOLOGY.value, sampler=SAMPLER.value, largest=LARGEST.value)
+        print(dryrun.table(record))
+        if out:
+            write_text(out, json.dumps(record, indent=1) + "\n")
 
 
 def simulate_devices() -> None:
     """Sets JAX's environment: CPU only, with one simulated device for each GPU. Call it before the import of JAX."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     name, _, count = TOPOLOGY.value.partition(":")
-    if count.isdigit() and not name.startswith("v"):
+    if count.isdigit() and int(count) and not name.startswith("v"):
         given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={count}"

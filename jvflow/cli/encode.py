@@ -22,10 +22,10 @@ flags.mark_flag_as_required("config")
 def main():
     from jvflow.commands import encode
     from jvflow.data import records
-    from jvflow.files import mebibytes
+    from jvflow.files import local_path, mebibytes
     from jvflow.parallel import processes
 
-    out, config = OUT.value.rstrip("/"), CONFIG.value
+    out, config = local_path(OUT.value, "--out").rstrip("/"), CONFIG.value
     manifest, note = encode(config, out)
     if not processes.is_primary():
         return

@@ -26,14 +26,15 @@ def main():
     from jvflow.parallel import processes
     from jvflow.run import scalars
 
-    record = evaluate(
-        WORKDIR.value,
-        step=STEP.value,
-        ema=EMA.value,
-        overrides=parse_overrides(PROTOCOL, "videos=64"),
-        sampling=parse_overrides(SAMPLE, "epsilon=0.1"),
-    )
-    if not processes.is_primary():
-        return
-    write_text(OUT.value, json.dumps(record, indent=1) + "\n")
+    with processes.one_writer(OUT.value, "--out", whole=True) as out:
+        record = evaluate(
+            WORKDIR.value,
+            step=STEP.value,
+            ema=EMA.value,
+            overrides=parse_overrides(PROTOCOL, "videos=64"),
+            sampling=parse_overrides(SAMPLE, "epsilon=0.1"),
+        )
+        if not processes.is_primary():
+            return
+        write_text(out, json.dumps(record, indent=1) + "\n")
     print(json.dumps(scalars(record), indent=1))

@@ -3,7 +3,8 @@
     jvflow train --config=configs/biflow/procedural.py --workdir=DIR
     tensorboard --logdir=DIR/tensorboard
 
-The progress bar shows the remaining time. Run the same command again to continue a run that was stopped.
+The progress bar shows the remaining time. Run the same command again to continue a run that was stopped, and with a
+larger --config.train.steps to extend one that has ended.
 --config.KEY=VALUE replaces an entry of the config: for example --config.data.path=FOLDER for your own videos, or
 '--config.data.size=(64,64)' for another resolution. DIR holds metrics.jsonl (one line for each step), validation.jsonl,
 checkpoints/, tensorboard/ (pip install tensorboard), and samples/, where --config.run.sample_every=500 writes preview

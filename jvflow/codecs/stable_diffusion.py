@@ -1,12 +1,12 @@
 """Stable Diffusion 1.x as a codec of single frames, with a public checkpoint.
 
-    stable_diffusion          its autoencoder's mean times its config's factor (0.18215), with about unit variance
+    stable_diffusion          (its autoencoder's mean - shift) factor, with the config's shift (0) and factor (0.18215):
+                              about unit variance
     stable_diffusion_ddim     the noise that DDIM inverts these latents to: the decoder of VLFM (section 6 of its paper)
 
 DDIM is a bijection up to the accuracy of its steps. The paper gives neither the number of steps nor the guidance.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,18 +25,18 @@ from jvflow.flow.field import Condition
 from jvflow.networks import precision, unet_field
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
 from jvflow.networks.unet import UNet, UNetConfig
-from jvflow.pretrained import LazyParams
+from jvflow.pretrained import LazyParams, hub
+from jvflow.pretrained.readers import read_json
 
-FACTOR = 0.18215
-"""Factor of the latents if the config gives none."""
-SCHEDULER = "scheduler/scheduler_config.json"
+KIND = "sd_vae"
+SCHEDULER = "scheduler_config.json"
 
 
 def build(*folders: str | Path, scale: float = 1.0, tile: int = 0, dtype: str = "float32") -> Codec:
     """Returns the codec of an autoencoder.
 
     Args:
-      folders: one folder, with config.json and safetensors, see `jvflow.pretrained.load`.
+      folders: one folder or file, see `jvflow.pretrained.load`.
       scale: latents are also divided by it.
       tile: side of a tile in pixels, a multiple of four times the reduction of height and width. Larger frames are
         encoded and decoded in tiles, see `tiling.apply_tiled`; 0 for no tiles.
@@ -48,45 +48,48 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0, dtype: str = 
             "the codec stable_diffusion takes one folder as config.codec.checkpoint, "
             f"such as ('stable-diffusion-v1-5/vae',), got {folders}"
         )
-    sizes = pretrained.inspect(folders[0]).network.config
+    public = pretrained.inspect(folders[0], kind=KIND)
+    sizes, settings = public.network.config, public.settings
     if not isinstance(sizes, KLConfig):
         raise ValueError(f"{folders[0]} holds no autoencoder: give the folder vae of the model")
     network = networks.functional(precision.computed_in(Autoencoder, dtype), sizes)  # in our layout
-    factor = json.loads((Path(folders[0]) / pretrained.CONFIG).read_text()).get("scaling_factor", FACTOR) / scale
+    factor, shift = settings["scaling_factor"] / scale, settings["shift_factor"] or 0.0
     reduction = 2 ** (len(network.config.channels) - 1)
     if tile % (4 * reduction):
         raise ValueError(
             f"config.codec.tile is {tile}: tiles are multiples of {4 * reduction} pixels, "
             "four times the reduction of the autoencoder"
         )
-    options = dict(factor=factor, tile=tile, reduction=reduction)
+    options = dict(factor=factor, shift=shift, tile=tile, reduction=reduction)
     return Codec(
         encode=jax.jit(partial(_encode, network.apply, **options)),
         decode=jax.jit(partial(_decode, network.apply, **options)),
         latent_shape=image_latent_shape(reduction, network.config.latent),
         valid_frames=lambda frames: frames >= 1,
-        lazy=LazyParams(lambda: pretrained.load(folders[0], dtype=jnp.dtype(dtype)).params),
+        lazy=LazyParams(lambda: pretrained.load(folders[0], kind=KIND, dtype=jnp.dtype(dtype)).params),
         posterior=True,
     )
 
 
-def _encode(apply, params, video: UInt8[Array, "b f h w 3"], *, factor: float, tile: int, reduction: int) -> Posterior:
+def _encode(
+    apply, params, video: UInt8[Array, "b f h w 3"], *, factor: float, shift: float, tile: int, reduction: int
+) -> Posterior:
     def moments(images):
         return jnp.concatenate(apply(params, images.astype(jnp.float32) / 127.5 - 1, method="encode"), axis=-1)
 
     def encode(images):
         mean, log_variance = jnp.split(apply_tiled(moments, images, tile, 1 / reduction), 2, axis=-1)
-        return mean * factor, jnp.exp(log_variance / 2) * factor
+        return (mean - shift) * factor, jnp.exp(log_variance / 2) * factor
 
     latents = map_images(encode, rearrange(video, "b f h w c -> (b f) h w c"), video.shape[2] * video.shape[3])
     return Posterior(*(rearrange(a, "(b f) h w c -> b f h w c", b=len(video)) for a in latents))
 
 
 def _decode(
-    apply, params, latents: Float[Array, "b f h w c"], *, factor: float, tile: int, reduction: int
+    apply, params, latents: Float[Array, "b f h w c"], *, factor: float, shift: float, tile: int, reduction: int
 ) -> UInt8[Array, "b f _ _ 3"]:
     def decode(latents):
-        to_image = lambda latents: apply(params, latents / factor, method="decode")
+        to_image = lambda latents: apply(params, latents / factor + shift, method="decode")
         images = apply_tiled(to_image, latents, tile // reduction, reduction)
         return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
@@ -116,28 +119,35 @@ def build_ddim(
       guidance: guidance scale of sampling and inversion; 1 for none. Larger values make the round trip less exact.
       prompt: prompt for all frames.
     """
-    if len(folders) != 1 or not (Path(folders[0]) / SCHEDULER).is_file():
+    scheduler = hub.fetch(hub.join(folders[0], "scheduler")) / SCHEDULER if len(folders) == 1 else None
+    if scheduler is None or not scheduler.is_file():
         raise ValueError(
             "the codec stable_diffusion_ddim takes the folder of a whole model as config.codec.checkpoint, "
-            f"with {SCHEDULER} in it, got {folders}"
+            f"with scheduler/{SCHEDULER} in it, got {folders}"
         )
-    folder = Path(folders[0])
-    schedule = Schedule.from_config(json.loads((folder / SCHEDULER).read_text()))
+    part = partial(hub.join, folders[0])
+    schedule = _read_schedule(scheduler)
     schedule.step_table(steps)  # raises ValueError if the number of steps does not fit
-    vae = build(folder / "vae", tile=tile, dtype=dtype)
-    unet = pretrained.inspect(folder / "unet")
+    vae = build(part("vae"), tile=tile, dtype=dtype)
+    unet = pretrained.inspect(part("unet"), kind="sd_unet")
     if not isinstance(unet.network.config, UNetConfig) or not unet.network.config.text_width:
-        raise ValueError(f"{folder / 'unet'} holds no U-Net of Stable Diffusion")
-    encoder = text.build("clip_text", checkpoint=(folder / "text_encoder", folder / "tokenizer"), dtype=dtype)
+        raise ValueError(f"{part('unet')} holds no U-Net of Stable Diffusion")
+    sizes, channels = unet.network.config, vae.latent_shape((1, 512, 512))[-1]
+    if (sizes.inputs, sizes.outputs) != (channels, channels):
+        raise ValueError(
+            f"{part('unet')} maps {sizes.inputs} channels to {sizes.outputs}, the latents have {channels}: DDIM "
+            "inverts models of text alone, not of inpainting or of images"
+        )
+    encoder = text.build("clip_text", checkpoint=(part("text_encoder"), part("tokenizer")), dtype=dtype)
     if encoder.width != unet.network.config.text_width:
         raise ValueError(
-            f"the text encoder in {folder} has width {encoder.width}, its U-Net takes "
+            f"the text encoder in {folders[0]} has width {encoder.width}, its U-Net takes "
             f"{unet.network.config.text_width}: they come from different models"
         )
 
     def read() -> dict:
         embedded = encoder.apply(encoder.lazy.read(), encoder.tokenize(["", prompt])[0])
-        unet_params = pretrained.load(folder / "unet", dtype=jnp.dtype(dtype)).params
+        unet_params = pretrained.load(part("unet"), kind="sd_unet", dtype=jnp.dtype(dtype)).params
         return dict(vae=vae.lazy.read(), unet=unet_params, text=embedded)
 
     field = unet_field.single_unet_field(networks.functional(precision.computed_in(UNet, dtype), unet.network.config))
@@ -149,6 +159,14 @@ def build_ddim(
         valid_frames=vae.valid_frames,
         lazy=LazyParams(read),
     )
+
+
+def _read_schedule(file: Path) -> Schedule:
+    config = read_json(file)
+    try:
+        return Schedule.from_config(config)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _invert(encode: Callable, solve: Callable, params, video: UInt8[Array, "b f h w 3"], *, scale: float) -> Posterior:

@@ -1,27 +1,30 @@
 """The TAESD family as codecs of single frames: `jvflow.networks.taesd` with the original files or diffusers' files."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, UInt8
-from safetensors.numpy import load_file
 
+from jvflow import pretrained
 from jvflow.codecs import Codec, Posterior
 from jvflow.codecs.tiling import image_latent_shape, map_images
 from jvflow.networks.taesd import Tensors, decode, encode, layers
-from jvflow.pretrained import LazyParams
+from jvflow.pretrained import KINDS, LazyParams, hub
+from jvflow.pretrained.folder import PICKLES, SAFETENSORS
+from jvflow.pretrained.sources import open_tensors
 
 
-def build(*files: str | os.PathLike, scale: float = 1.0) -> Codec:
+def build(*files: str | Path, scale: float = 1.0) -> Codec:
     """Returns the codec of an autoencoder of the family.
 
     Args:
-      files: one safetensors file whose tensor names begin with `encoder.` and `decoder.`, or one file for each half.
+      files: one file whose tensor names begin with `encoder.` and `decoder.`, or one file for each half; or one folder
+        with the files of diffusers or with both halves. Files are safetensors or of PyTorch.
       scale: latents are divided by it, so that they have about unit variance.
 
     Raises:
@@ -67,13 +70,11 @@ def _decode_video(params, latents: Float[Array, "b f h w c"], *, scale: float) -
 # --- tensors --------------------------------------------------------------------------------------
 
 
-def _read(files: Sequence[str | os.PathLike]) -> dict[str, Tensors]:
+def _read(files: Sequence[str | Path]) -> dict[str, Tensors]:
     """Reads the tensors of encoder and decoder in float32, under their names without prefixes."""
     params = {}
-    for file in files:
-        if not os.path.exists(file):
-            raise ValueError(f"there is no file {file}")
-        tensors = {name: np.asarray(tensor, np.float32) for name, tensor in load_file(file).items()}
+    for file, opened in _open(files):
+        tensors = {name: np.asarray(tensor, np.float32) for name, tensor in opened.items()}
         for name, tensor in tensors.items():
             half, _, rest = name.partition(".")
             if half not in ("encoder", "decoder"):
@@ -86,6 +87,22 @@ def _read(files: Sequence[str | os.PathLike]) -> dict[str, Tensors]:
                 "give both files, or one that holds both"
             )
     return params
+
+
+def _open(files: Sequence[str | Path]) -> list[tuple[str | Path, Mapping]]:
+    """Returns each file and its tensors, not read yet; the files of a folder if one folder is given."""
+    if len(files) != 1 or not (folder := hub.fetch(files[0], KINDS["taesd"].file)).is_dir():
+        return [(file, open_tensors(file)) for file in files]
+    for suffixes in (SAFETENSORS, PICKLES):
+        found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+        pair = [[path for path in found if path.stem.endswith(f"_{half}")] for half in ("encoder", "decoder")]
+        if not (folder / pretrained.CONFIG).is_file() and all(len(halves) == 1 for halves in pair):
+            return [(halves[0], open_tensors(halves[0])) for halves in pair]
+    kind, config, tensors = pretrained.open_folder(folder, "taesd")
+    if kind != "taesd":
+        raise ValueError(f"{files[0]} holds a {kind}, no autoencoder of the TAESD family")
+    KINDS["taesd"].model(config, "diffusers")  # raises ValueError for another config
+    return [(files[0], tensors)]
 
 
 def _half(tensors: Mapping, file) -> str:

@@ -6,13 +6,12 @@ latent frame stands for one frame.
     latents = (mean - m) / d        the model's mean m and deviation d of each channel: about unit variance
     video   = decoder(latents d + m)
 
-The decoder of LTX-Video 0.9.5 also takes a time, the noise level of its latents, 0 by default. Both codecs process a
-video whole or in pieces (`jvflow.networks.streaming`), and frames whole or in tiles (`jvflow.codecs.tiling`). Pieces
+From LTX-Video 0.9.1 on the decoder also takes a time, the noise level of its latents, 0 by default. Both codecs process
+a video whole or in pieces (`jvflow.networks.streaming`), and frames whole or in tiles (`jvflow.codecs.tiling`). Pieces
 change only rounding; tiles change pixels near their edges.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +50,7 @@ def build_ltx(
     """Returns the codec of LTX-Video.
 
     Args:
-      folders: one folder of an autoencoder, with config.json and safetensors, see `jvflow.pretrained.load`.
+      folders: one folder or file of an autoencoder, see `jvflow.pretrained.load`.
       scale: latents are also divided by it.
       piece: how many latent frames are encoded or decoded at a time, so that memory does not grow with the length of
         a video; 0 for all at once.
@@ -61,7 +60,7 @@ def build_ltx(
       tiny: without a folder, a very small model with random parameters, to try out a configuration.
       abstract: without a folder, give only the shapes of the latents of 0.9.5; the codec cannot encode.
     """
-    lazy, config, public = _load(folders, LTXVAEConfig, LTXVAE, TINY_LTX, dtype, tiny, abstract)
+    lazy, config, settings = _load(folders, LTXVAEConfig, LTXVAE, TINY_LTX, dtype, tiny, abstract)
     if not 0 <= time <= 1 or (time and not config.timed):
         raise ValueError(
             f"config.codec.time is {time}: this decoder takes "
@@ -83,7 +82,7 @@ def build_ltx(
         frames=2 ** sum(f == 2 for f, _, _ in strides),
         channels=config.latent,
     )
-    return _build(lazy, model=model, scale=scale / public.get("scaling_factor", 1.0), piece=piece, tile=tile)
+    return _build(lazy, model=model, scale=scale / settings.get("scaling_factor", 1.0), piece=piece, tile=tile)
 
 
 def build_wan(
@@ -96,12 +95,9 @@ def build_wan(
     abstract: bool = False,
 ) -> Codec:
     """Returns the codec of Wan 2.1; arguments as in `build_ltx`."""
-    lazy, config, public = _load(folders, WanVAEConfig, WanVAE, TINY_WAN, dtype, tiny, abstract)
+    lazy, config, settings = _load(folders, WanVAEConfig, WanVAE, TINY_WAN, dtype, tiny, abstract)
     apply = networks.functional(precision.computed_in(WanVAE, dtype), config).apply
-    statistics = tuple(
-        np.asarray(public.get(name, [value] * config.latent), np.float32)
-        for name, value in (("latents_mean", 0.0), ("latents_std", 1.0))
-    )
+    statistics = _wan_statistics(settings, config.latent, folders)
     model = VideoVAE(
         encode=partial(apply, method="encode"),
         decode=partial(apply, method="decode"),
@@ -113,22 +109,36 @@ def build_wan(
     return _build(lazy, model=model, scale=scale, piece=piece, tile=tile)
 
 
+def _wan_statistics(settings: Mapping, channels: int, folders: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and deviation of each latent channel; Wan 2.1's own if the config of the model has none."""
+    if not settings:  # a model without a folder
+        return np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    mean, deviation = (np.asarray(settings[name], np.float32) for name in ("latents_mean", "latents_std"))
+    if not len(mean) == len(deviation) == channels:
+        raise ValueError(
+            f"latents_mean and latents_std of {folders[0]} have {len(mean)} and {len(deviation)} entries (Wan 2.1's if "
+            f"its config.json has none), its latents have {channels} channels: write as many into its config.json"
+        )
+    return mean, deviation
+
+
 def _load(
     folders: tuple, config_type: type, module: type, tiny_config: Any, dtype: str, tiny: bool, abstract: bool
-) -> tuple[LazyParams | None, Any, dict]:
-    """Returns parameters, sizes, and the public config."""
+) -> tuple[LazyParams | None, Any, Mapping]:
+    """Returns parameters, sizes, and the values of all keys of the public config; none without a folder."""
     precision.check_dtype("config.codec.dtype", dtype)
     if folders or not (tiny or abstract):
-        name = {LTXVAE: "LTX-Video", WanVAE: "Wan"}[module]
+        name, kind = {LTXVAE: ("LTX-Video", "ltx_vae"), WanVAE: ("Wan", "wan_vae")}[module]
         if len(folders) != 1:
             raise ValueError(
                 f"the codec takes one folder as config.codec.checkpoint, such as ('{name}/vae',), got {folders}"
             )
-        config = pretrained.inspect(folders[0]).network.config
+        public = pretrained.inspect(folders[0], kind=kind)
+        config = public.network.config
         if not isinstance(config, config_type):
             raise ValueError(f"{folders[0]} holds no autoencoder of {name}: give the folder vae of the model")
-        public = json.loads((Path(folders[0]) / pretrained.CONFIG).read_text())
-        return LazyParams(lambda: pretrained.load(folders[0], dtype=jnp.dtype(dtype)).params), config, public
+        read = lambda: pretrained.load(folders[0], kind=kind, dtype=jnp.dtype(dtype)).params
+        return LazyParams(read), config, public.settings
     if tiny:
         init = networks.functional(module, tiny_config).init
         return LazyParams(lambda: precision.cast(jax.jit(init)(jax.random.key(0)), dtype)), tiny_config, {}

@@ -10,9 +10,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from jvflow.data.splits import NAMES
 
@@ -85,11 +86,32 @@ def _row(where: str, entries: dict) -> tuple[str, Row]:
     return Path(entries[NAME]).as_posix(), Row(caption, NAMES.get(split))
 
 
+def match(file: Path, table: Mapping[str, Row], names: Collection[str]) -> dict[str, Row]:
+    """Returns the table with the names of the videos as they are on disk, where "é" may be one character or two.
+
+    Raises ValueError if two rows of the table in `file` name one video.
+    """
+    on_disk, rows = {_composed(name): name for name in names}, {}
+    for name, row in table.items():
+        found = name if name in names else on_disk.get(_composed(name), name)
+        if found in rows:
+            raise ValueError(f"{file} names {found} in two rows, which spell it in two forms of Unicode: keep one")
+        rows[found] = row
+    return rows
+
+
+def _composed(name: str) -> str:
+    return normalize("NFC", name)
+
+
 def read_text_file(path: Path) -> str:
     """Returns the caption in the text file next to a video file or a folder of images; empty without a file."""
     file = path.with_name(path.name + ".txt") if path.is_dir() else path.with_suffix(".txt")
+    if not (file.name.isascii() or os.path.isfile(file)):
+        alike = [other for other in file.parent.iterdir() if _composed(other.name) == _composed(file.name)]
+        file = alike[0] if alike else file
     try:
-        return file.read_text("utf-8-sig").strip() if file.is_file() else ""
+        return file.read_text("utf-8-sig").strip() if os.path.isfile(file) else ""  # False for a name that is too long
     except UnicodeDecodeError as error:
         raise _not_utf8(file, error) from error
 

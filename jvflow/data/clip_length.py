@@ -1,4 +1,4 @@
-"""Chooses the frames of a clip to suit short videos, and reports the videos that give no clip."""
+"""Chooses the frames of a clip to suit short videos, and reports the videos that are too short or too slow."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,8 @@ from jvflow.data.splits import some
 
 SECOND = 0.95
 """Seconds of the shortest video that `fit` makes room for."""
+MIN_RATE = 0.99
+"""Smallest ratio of a video's frame rate to its clips' (23.976 to 24 is enough). Below, clips would repeat frames."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Cutting:
       stride: frames from the start of one clip to the start of the next; `frames` by default, without overlap.
       image_fps: frames per second of folders of images; 0 skips them.
       min_frames: `fit` may lower `frames` to this number; 0 keeps them.
+      slow: "skip" leaves out videos with fewer than `MIN_RATE * fps` frames per second; "error" makes `folder.build`
+        raise ValueError.
     """
 
     frames: int
@@ -34,6 +38,7 @@ class Cutting:
     stride: int | None = None
     image_fps: float | int = 0.0
     min_frames: int = 0
+    slow: str = "skip"
 
     def __post_init__(self):
         if self.stride is None:
@@ -42,6 +47,8 @@ class Cutting:
             raise ValueError(f"frames and stride must be at least 1, not {self.frames} and {self.stride}")
         if self.min_frames < 0:
             raise ValueError(f"min_frames must be at least 0, not {self.min_frames}: 0 keeps the length of clips")
+        if self.slow not in ("skip", "error"):
+            raise ValueError(f"config.data.slow must be 'skip' or 'error', not {self.slow!r}")
         video.exact_rate(self.fps)  # raises for a wrong rate; the last line for a wrong size or fit
         if self.image_fps:
             video.exact_rate(self.image_fps)
@@ -51,6 +58,10 @@ class Cutting:
     def bytes(self) -> int:
         """Size of a clip in bytes."""
         return self.frames * math.prod(self.size) * 3
+
+    def is_slow(self, length: video.Length) -> bool:
+        """Returns whether a video has so few frames per second that clips would repeat them."""
+        return bool(length.pictures) and length.fps < MIN_RATE * self.fps
 
     def clips(self, length: int) -> int:
         """Returns the number of clips of a shot of `length` frames."""

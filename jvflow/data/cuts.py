@@ -71,6 +71,10 @@ class Scan(NamedTuple):
         return cls(starts, ends, float(arrays["last"]), signature if len(signature.cells) else None)
 
 
+NONE = Scan([], [], -1.0, None)
+"""The scan of a video without frames."""
+
+
 def scan(path: str | os.PathLike | video.ImageFolder) -> Scan:
     """Looks through a video once. A file that does not decode to its end is searched as far as it decodes.
 

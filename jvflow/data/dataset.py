@@ -7,21 +7,26 @@ determines their content: the key changes when a video changes, but not when it 
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from jvflow.data import folder, procedural, records
-from jvflow.data.dataset_key import FileHashes, dataset_key
-from jvflow.files import check_room
+from jvflow.data.dataset_key import FileHashes, dataset_key, differences
+from jvflow.files import READ_ONLY, check_room, short_name
+from jvflow.parallel import locks
 
 LOG = logging.getLogger(__name__)
 PROCEDURAL = "procedural:"
+LATER = dict(slow="skip", splits="")
+"""Entries that records of earlier versions do not have, with the values that change nothing."""
 TEST_SEEDS = 1_000_000  # scene seeds of the test split start here
 
 
-def prepare(data, workdir, frames: int = 1) -> Path:
+def prepare(data, workdir, frames: int = 1, key: str | None = None, built_first: bool = False) -> Path:
     """Returns the folder of the data set; builds it if it does not exist.
 
     Logs the warnings of its report, once in a process.
@@ -30,14 +35,27 @@ def prepare(data, workdir, frames: int = 1) -> Path:
       data: `config.data`.
       workdir: the run's folder.
       frames: how many frames each clip needs.
+      key: the key of the data set that a run was trained on. If `config.data.path` is not there any more, the data set
+        with this key takes its place, where it is built in the cache or in the workdir.
+      built_first: use that data set without a look at `config.data.path`.
 
     Raises:
       ValueError: if the clips are shorter, if a built data set has another size, rate, fit or dtype than the config
-        says, or if the disk is too small.
+        says, if the data have another key than `key`, if the disk is too small, or if it cannot be written.
     """
     if data.frames < frames:
         raise ValueError(f"config.data.frames is {data.frames}, this experiment needs {frames} frames of each clip")
-    directory = _build_once(data, workdir)
+    directory = _find_built(data, workdir, key, built_first)
+    try:
+        directory = directory or _build_once(data, workdir, key)
+    except OSError as error:
+        if not _is_of_cache(error, _cache(data, workdir)):
+            raise
+        raise ValueError(
+            f"the data set of {data.path} has to be built in {_cache(data, workdir)}, which cannot be written "
+            f"({error.strerror}): allow it, or copy the workdir to a disk that can be written"
+        ) from error
+    records.check_readable(directory)
     have = records.manifest(directory)["shape"][0]
     if have < frames:
         entry = "min_frames" if have < data.frames and not is_built(data.path) else "frames"
@@ -47,7 +65,7 @@ def prepare(data, workdir, frames: int = 1) -> Path:
         )
     made = records.manifest(directory)["settings"]
     made = made.get("of", made)  # latents keep the settings of their clips
-    if made.get("kind") == "folder" and made["version"] < folder.SPLIT_BY_VIDEO:
+    if made.get("kind") == "folder" and made.get("version", 0) < folder.SPLIT_BY_VIDEO:
         _warn_once(directory, "clips of one video may be in both splits, so figures are flattered: build it again")
     for note in records.report(directory).get("notes", ()):
         _warn_once(directory, note)
@@ -59,11 +77,63 @@ def _warn_once(directory: Path, note: str) -> None:
     LOG.warning("warning: %s: %s", directory, note)
 
 
-def _build_once(data, workdir) -> Path:
+def is_gone(path: str) -> bool:
+    """Returns whether `config.data.path` names a place where nothing is: no folder, or an empty one (not mounted)."""
+    return not path.startswith(PROCEDURAL) and not (Path(path).is_dir() and any(Path(path).iterdir()))
+
+
+def _is_of_cache(error: OSError, cache: Path) -> bool:
+    """Returns whether an error shows that the cache must not be written, and not that a video must not be read."""
+    file, cache = Path(error.filename or cache).absolute(), cache.absolute()
+    return error.errno in READ_ONLY and (file.is_relative_to(cache) or cache.is_relative_to(file))
+
+
+def _find_built(data, workdir, key: str | None, built_first: bool) -> Path | None:
+    """Returns the data set with this key, where it is wanted and built; else None. Logs that it replaces the path."""
+    gone = bool(data.path) and is_gone(data.path)
+    if not (key and (gone or built_first)):
+        return None
+    found = next(_with_key(data, workdir, key), None)
+    if gone and found is None:
+        raise ValueError(
+            f"config.data.path={data.path} is not there, and no data set with key {key} is in {_cache(data, workdir)}: "
+            f"give the command of training with --config.data.path=FOLDER of the same data, or move that data set to "
+            f"{Path(workdir) / 'data'}"
+        )
+    if gone:
+        LOG.info("config.data.path=%s is not there: the run goes on with its clips in %s", data.path, found)
+    return found
+
+
+def _with_key(data, workdir, key: str) -> Iterator[Path]:
+    """Yields the data sets with this key in the cache and in the workdir; those that are named by it come first."""
+    folders = dict.fromkeys((_cache(data, workdir), Path(workdir) / "data"))
+    found = [file.parent for folder in folders for file in sorted(folder.glob(f"*/{records.MANIFEST}"))]
+    for directory in (directory for directory in found if directory.name.endswith(key)):
+        if records.manifest(directory).get("key") == key:
+            yield directory
+    for directory in found:
+        with suppress(ValueError):  # damaged, and perhaps of another run
+            if records.manifest(directory).get("key") == key:
+                yield directory
+
+
+def _build_once(data, workdir, key: str | None = None) -> Path:
     wanted = settings(data, workdir)
     directory = location(data, workdir, wanted)
+    if key and dataset_key(wanted) != key:
+        raise _other_data(data, workdir, key, wanted)
+    if key:  # it may have been built from another path
+        directory = next(_with_key(data, workdir, key), directory)
     if records.is_dataset(directory):
         return directory
+    with locks.hold(locks.next_to(directory), directory, wait=True):
+        if not records.is_dataset(directory):  # another process may have built it while this one waited
+            _build(data, workdir, wanted, directory)
+    return directory
+
+
+def _build(data, workdir, wanted: dict, directory: Path) -> None:
     if data.path.startswith(PROCEDURAL):
         count = max_clips(data)
         need = count * data.frames * math.prod(data.size) * 3 - records.bytes_written(directory)
@@ -73,7 +143,16 @@ def _build_once(data, workdir) -> Path:
     else:
         hashes = _hashes(data, workdir)
         folder.build(data.path, directory, **_split_options(data), **_cut_options(data), hashes=hashes)
-    return directory
+
+
+def _other_data(data, workdir, key: str, wanted: dict) -> ValueError:
+    """Returns the error for a run that was trained on other data; it lists differences if those are still built."""
+    built = next(_with_key(data, workdir, key), None)
+    some = f" ({differences(records.manifest(built)['settings'], wanted)})" if built else ""
+    return ValueError(
+        f"{workdir} was trained on data with key {key}, but config.data now has key {dataset_key(wanted)}: files or "
+        f"captions have changed{some}; restore them, or use another --workdir"
+    )
 
 
 def settings(data, workdir) -> dict:
@@ -99,10 +178,11 @@ def settings(data, workdir) -> dict:
 
 def unread(data) -> tuple[str, ...]:
     """Returns the keys of `config.data` that its kind of data does not read."""
-    cutting = ("stride", "min_frames", "test_fraction", "captions")
+    cutting = ("stride", "min_frames", "test_fraction", "captions", *LATER)
     if data.path.startswith(PROCEDURAL):
         return cutting
-    return ("clips", *cutting) if is_built(data.path) else ("clips",)
+    unused = [name for name, value in LATER.items() if data.get(name, value) == value]
+    return ("clips", *(cutting if is_built(data.path) else unused))
 
 
 def is_built(path: str) -> bool:
@@ -114,7 +194,9 @@ def location(data, workdir, settings: dict) -> Path:
     """Returns the folder of the data set with these settings, whether it is built or not."""
     if is_built(data.path):
         return Path(data.path)
-    return _cache(data, workdir) / f"{Path(data.path.removeprefix(PROCEDURAL)).name}-{dataset_key(settings)}"
+    ending = f"-{dataset_key(settings)}"
+    name = short_name(Path(data.path.removeprefix(PROCEDURAL)).name, used=len(f".{ending}.partial"))
+    return _cache(data, workdir) / f"{name}{ending}"
 
 
 def max_clips(data) -> int:
@@ -123,7 +205,7 @@ def max_clips(data) -> int:
         return data.clips.train + data.clips.test
     if is_built(data.path):
         return sum(records.manifest(data.path)["splits"].values())
-    return folder.max_clips(data.path, **_cut_options(data))
+    return folder.max_clips(data.path, split_by=data.get("splits", LATER["splits"]), **_cut_options(data))
 
 
 def _cut_options(data) -> dict:
@@ -134,12 +216,14 @@ def _cut_options(data) -> dict:
         fit=data.fit,
         stride=data.stride,
         min_frames=data.min_frames,
+        slow=data.get("slow", LATER["slow"]),
         image_fps=data.image_fps,
     )
 
 
 def _split_options(data) -> dict:
-    return dict(captions=data.captions, test_fraction=data.test_fraction, seed=data.seed)
+    split_by = data.get("splits", LATER["splits"])
+    return dict(captions=data.captions, split_by=split_by, test_fraction=data.test_fraction, seed=data.seed)
 
 
 def _cache(data, workdir) -> Path:

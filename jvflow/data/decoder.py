@@ -37,7 +37,8 @@ def open_file(path: str | os.PathLike):
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        # absolute, because FFmpeg takes "12:30/a.mp4" for a protocol
+        container = av.open(str(path.absolute()), metadata_errors="replace")
     except av.FFmpegError as error:
         raise ValueError(f"{path} does not decode: {error.strerror}") from error
     stream = video_stream(container)

@@ -31,7 +31,7 @@ class ImageFolder:
 
     def files(self) -> list[Path]:
         """Returns the images in order: frame_2.png comes before frame_10.png."""
-        order = lambda file: [int(part) if part.isdigit() else part for part in _NUMBERS.split(file.name)]
+        order = lambda file: [int(part) if part.isdecimal() else part for part in _NUMBERS.split(file.name)]
         return sorted(images_in(self.path), key=order)
 
 

@@ -36,6 +36,7 @@ from jvflow.data.dataset_key import check_settings
 from jvflow.files import check_room, mebibytes
 from jvflow.parallel import processes
 from jvflow.pretrained.files import Files, save
+from jvflow.pretrained.sources import model_files
 from jvflow.text import TextEncoder
 
 LOG = logging.getLogger(__name__)
@@ -48,20 +49,15 @@ EMPTY_CAPTION = "empty_caption.safetensors"
 
 def model_fingerprint(name: str, *, checkpoint: Sequence[str | Path] = (), **options) -> dict:
     """Returns a codec's or text encoder's identity: its config without `IGNORED_OPTIONS`, with checksums for files."""
-    files = [file for path in map(Path, checkpoint) for file in (_model_files(path) if path.is_dir() else [path])]
     digests = []
-    for file in files:
+    beside = dict(config_beside=name != "tiny")  # the sizes of this codec follow from its tensors
+    for file, prefix in (part for source in checkpoint for part in model_files(source, **beside)):
         with file.open("rb") as opened:  # reads in pieces: a file may have many gigabytes
-            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest() + prefix)
     kept = {key: value for key, value in options.items() if key not in IGNORED_OPTIONS}
     if name in codecs.CODECS and kept.get("dtype") == "float32":  # as of a codec without this option
         del kept["dtype"]
     return dict(name=name, weights=digests, **kept)  # stays weights: another name would change all keys
-
-
-def _model_files(folder: Path) -> list[Path]:
-    """Returns the files of a folder that determine its model."""
-    return sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
 
 
 def text_fingerprint(config) -> dict | None:
@@ -188,7 +184,7 @@ def encode(
         for split in clips
     }
     empty = (lambda: captions[0].empty) if captions else None
-    write_latents(directory, encoded, wanted, records.report(source), empty=empty)
+    write_latents(directory, encoded, wanted, records.report(source), empty, videos=made.get("videos"))
     return records.manifest(directory)
 
 
@@ -249,9 +245,15 @@ def _is_latent(value) -> bool:
 
 
 def _rounded(name: str, value: np.ndarray, dtype, source: str) -> np.ndarray:
+    if not np.isfinite(value).all():
+        made_by = "text encoder" if name == "text_embedding" else "model"
+        raise ValueError(
+            f"{name} of {source} holds values that are not finite: the {made_by} is damaged, or its numbers exceed its "
+            "dtype; use other files, or float32 for it"
+        )
     with np.errstate(over="ignore"):
         rounded = value.astype(dtype)
-    if not np.isfinite(rounded).all() and np.isfinite(value).all():
+    if not np.isfinite(rounded).all():
         largest = np.abs(value).max()
         raise ValueError(
             f"{name} of {source} holds values up to {largest:.4g}, more than float16 can hold: "
@@ -324,6 +326,7 @@ def check_latents(directory: str | Path, codec_id: dict, lengths: tuple[int, ...
             f"the latents in {directory} were made with {made_with}, config.codec is {codec_id}: "
             "use that codec, or encode into another folder"
         )
+    _check_finite(directory)
     missing = sorted(set(lengths) - set(settings.get("chunks", [])))
     if missing:
         raise ValueError(
@@ -346,10 +349,24 @@ def has_embeddings(directory: str | Path, text_id: dict | None) -> bool:
             f"the captions in {directory} were embedded with {made_with}, config.text is {text_id}: "
             "use that encoder, or encode into another folder"
         )
-    return bool(text_id) and made_with is not None
+    if text_id and made_with is not None:
+        _check_finite(directory)
+        return True
+    return False
 
 
 def empty_caption(directory: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns the embedding (1, m, d) and the mask (1, m) of the empty caption in a data set with embeddings."""
     stored = Files([Path(directory) / EMPTY_CAPTION])
     return stored["text_embedding"], stored["text_mask"]
+
+
+def _check_finite(directory: str | Path) -> None:
+    """Raises ValueError if the statistics of a data set show latents or embeddings that are not finite."""
+    statistics = records.report(directory).get("latents", {})
+    wrong = [name for name, a in statistics.items() if not math.isfinite(a["mean"]) or not math.isfinite(a["std"])]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} in {directory} hold values that are not finite: remove the data set and encode it "
+            "again, with other files of the model, or float32 for it"
+        )

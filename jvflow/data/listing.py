@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jvflow.data import images, video
+from jvflow.files import readable
 
 KEPT, SKIPPED, IGNORED = "kept", "skipped", "ignored"
 """Status of a file: a video with clips; a video or link without any; a file whose suffix or name is not a video's."""
@@ -38,9 +39,8 @@ def list_folder(folder: str | os.PathLike) -> Listing:
         raise ValueError(f"{folder} is not a folder")
     videos, others = [], []
     for path, reason in _walk(folder):
-        name = path.relative_to(folder).as_posix()
         if reason:
-            others.append(dict(file=name, status=SKIPPED, reason=reason))
+            others.append(dict(file=name_of(folder, path), status=SKIPPED, reason=reason))
             continue
         files = sorted(child for child in path.iterdir() if not child.is_dir())
         found = [file for file in files if _is_video(file)]
@@ -49,9 +49,18 @@ def list_folder(folder: str | os.PathLike) -> Listing:
         for file in files:
             status, reason = _why_left_out(file, is_video)
             if status != KEPT:
-                others.append(dict(file=file.relative_to(folder).as_posix(), status=status, reason=reason))
-    name = lambda path: path.relative_to(folder).as_posix()
-    return Listing(sorted(videos, key=name), sorted(others, key=lambda entry: entry["file"]))
+                others.append(dict(file=name_of(folder, file), status=status, reason=reason))
+    named = {}
+    for path in sorted(videos, key=lambda path: path.relative_to(folder).as_posix()):
+        if named.setdefault(name_of(folder, path), path) is not path:
+            reason = "not UTF-8, and its readable name is that of another file"
+            others.append(dict(file=name_of(folder, path), status=SKIPPED, reason=reason))
+    return Listing(list(named.values()), sorted(others, key=lambda entry: entry["file"]))
+
+
+def name_of(folder: Path, path: Path) -> str:
+    """Returns the name of a video or file: its path below the folder, `readable`."""
+    return readable(path.relative_to(folder).as_posix())
 
 
 def find_videos(folder: str | os.PathLike) -> list[Path]:
@@ -85,7 +94,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
         path = waiting.pop(0) if waiting else links.pop(0)
         real = path.resolve()
         if real in seen:
-            yield path, f"a link to a folder that is listed as {seen[real].relative_to(folder).as_posix()}"
+            yield path, f"a link to a folder that is listed as {name_of(folder, seen[real])}"
             continue
         try:
             inside = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
@@ -109,7 +118,7 @@ def _why_left_out(file: Path, in_video: bool) -> tuple[str, str]:
     if file.name.startswith("."):
         return IGNORED, "hidden"
     if not image and suffix not in video.VIDEO_SUFFIXES:
-        return IGNORED, f"suffix {suffix}" if suffix else "no suffix"
+        return IGNORED, f"suffix {readable(suffix)}" if suffix else "no suffix"
     if not file.is_file():
         return SKIPPED, "a link to nothing" if file.is_symlink() else "not a regular file"
     if image and not in_video:

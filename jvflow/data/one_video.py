@@ -10,13 +10,9 @@ import numpy as np
 from jvflow.data import captions as texts
 from jvflow.data import cuts, listing, video
 from jvflow.data.clip_length import Cutting
+from jvflow.data.listing import name_of
 from jvflow.data.records import Clip
-from jvflow.files import write_text
-
-
-def name_of(folder: Path, path: Path) -> str:
-    """Returns the name of a video: its path below the folder."""
-    return path.relative_to(folder).as_posix()
+from jvflow.files import in_one_line, read_json, readable, write_text
 
 
 def cut_video(
@@ -28,9 +24,15 @@ def cut_video(
     counts = dict.fromkeys(("frames", "shots", "clips", "dropped", "damaged", "damaged_clips"), 0)
     entry = dict(file=name, bytes=size, **counts, error=None)
     try:
-        yield from _cut(path, entry, caption_of(path, name, table), cutting, starts)
-    except ValueError as reason:
-        entry["error"] = "; ".join([entry["error"]] * bool(entry["error"]) + [str(reason)])
+        length = video.measure(source_of(path, cutting))
+        if cutting.is_slow(length):
+            yield entry | dict(status=listing.SKIPPED, reason=_why_slow(path, length, cutting))
+            return
+        most = length.most_frames(video.exact_rate(cutting.fps))
+        yield from _cut(path, entry, caption_of(path, name, table), cutting, starts, most)
+    except ValueError as error:
+        entry["error"] = "; ".join([entry["error"]] * bool(entry["error"]) + [str(error)])
+    entry["error"] = entry["error"] and readable(entry["error"])
     yield entry | _judge(entry, cutting)
 
 
@@ -40,6 +42,11 @@ def _judge(entry: dict, cutting: Cutting) -> dict:
         return dict(status=listing.KEPT, reason=None)
     short = f"no shot has the {cutting.frames} frames of a clip at {cutting.fps} fps; the video has {entry['frames']}"
     return dict(status=listing.SKIPPED, reason=entry["error"] or short)
+
+
+def _why_slow(path: Path, length: video.Length, cutting: Cutting) -> str:
+    given = " (config.data.image_fps)" if path.is_dir() else ""
+    return f"{length.fps:.4g} fps{given}, slower than config.data.fps {cutting.fps:g}"
 
 
 def files_of(path: Path) -> list[Path]:
@@ -58,11 +65,15 @@ def caption_of(path: Path, name: str, table: dict[str, texts.Row]) -> str:
     return texts.read_text_file(path) if caption is None else caption
 
 
-def _cut(path: Path, entry: dict, caption: str, cutting: Cutting, starts: Sequence[float] | None) -> Iterator[Clip]:
-    """Yields the clips of one video without damage, and counts frames, shots and clips in `entry`."""
+def _cut(
+    path: Path, entry: dict, caption: str, cutting: Cutting, starts: Sequence[float] | None, most: int
+) -> Iterator[Clip]:
+    """Yields the clips of one video without damage, and counts frames, shots and clips in `entry`.
+
+    Raises ValueError if the video has more than `most` frames.
+    """
     frames, fps, stride = cutting.frames, cutting.fps, cutting.stride
     source = source_of(path, cutting)
-    most = video.measure(source).most_frames(video.exact_rate(fps))
     current, length, used = None, 0, 0  # the shot, how many frames of it were read, how many of them are in clips
     window = deque(maxlen=frames)  # (time, pixels), without pixels where they are damaged
     for number, (shot, shown) in enumerate(cuts.shots(source, fps, starts)):
@@ -106,7 +117,7 @@ def decode_once(
                     pixels.write(item.video)
                     cut.append((item.source, item.start, item.caption))
         write_text(report, json.dumps([entry, cut]))
-    entry, cut = json.loads(report.read_text("utf-8"))
+    entry, cut = read_json(report, f"remove {report.parent.parent} and build again", kind=list)
     return entry, cut
 
 
@@ -115,4 +126,5 @@ def line(entry: dict) -> str:
     parts = [f"{entry['clips']} clips of {entry['shots']} shots", f"{entry['dropped']} frames dropped"]
     if entry["damaged"]:
         parts.append(f"{entry['damaged']} damaged, {entry['damaged_clips']} clips left out for them")
-    return f"{entry['file']}: {', '.join(parts)}" + (f"; {entry['error']}" if entry["error"] else "")
+    reason = entry["error"] or entry["reason"]
+    return in_one_line(f"{entry['file']}: {', '.join(parts)}" + (f"; {reason}" if reason else ""))

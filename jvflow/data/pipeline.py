@@ -25,7 +25,6 @@ Videos = UInt8[np.ndarray, "b f h w 3"]
 COUNT = 4  # samples, where nobody asks for a number
 HALF_DTYPES = ("float16", "bfloat16")  # stored arrays of these types are read as float32
 MEMORY_CACHE_BYTES = 512 * 2**20  # a data set of at most this size stays in memory once it is decoded
-MAX_EXAMPLES = 2**52  # length of an endlessly repeated data set: grain counts batches in floats
 warn_once = cache(logging.getLogger(__name__).warning)
 
 
@@ -152,7 +151,7 @@ def _crop(window: Window, latents: bool, tokenize, embedded: bool, clip: dict, r
     places = (len(clip["video"]) - window.span) // step + 1
     place = int(rng.integers(places)) if window.anywhere else 0  # counts chunks, or frames where there are no chunks
     first = step * place
-    frames = slice(first, first + window.span, window.every)
+    frames = np.arange(first, first + window.span, window.every)  # copies: a slice would keep the whole clip in memory
     row = dict(
         video=None if latents else clip["video"][frames],
         fps=np.float32(clip["fps"] / window.every),
@@ -161,11 +160,11 @@ def _crop(window: Window, latents: bool, tokenize, embedded: bool, clip: dict, r
     if latents:
         mean, std = latent_columns(chunk if window.encoded else 0)
         if window.encoded:
-            frames = slice(chunk_latents * place, chunk_latents * (place + window.frames // chunk))
+            frames = np.arange(chunk_latents * place, chunk_latents * (place + window.frames // chunk))
         row |= dict(latent_mean=clip[mean][frames], latent_std=clip[std][frames] if std in clip else None)
     if window.inverted:
         column = inverted_column(chunk)
-        second = slice(chunk_latents * (place + 1), chunk_latents * (place + 2))
+        second = np.arange(chunk_latents * (place + 1), chunk_latents * (place + 2))
         row |= dict(inverted=clip[column][second], inverted_error=np.float32(clip[f"{column}_error"][place + 1]))
     if embedded:
         row |= dict(text_embedding=clip["text_embedding"], text_mask=clip["text_mask"])
@@ -182,7 +181,7 @@ class _BatchRows:
         self._examples, self._seed, self._batch_size, self._rows = examples, seed, batch_size, rows
 
     def __len__(self) -> int:
-        return min(len(self._examples[0]), MAX_EXAMPLES) // self._batch_size * len(self._rows)
+        return len(self._examples[0]) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index: int) -> dict:
         batch, row = divmod(index, len(self._rows))
@@ -205,14 +204,14 @@ def batches(
     embedded: bool = False,
     split: str = "train",
 ) -> Iterator[Batch]:
-    """Yields the batches of a split endlessly, as NumPy arrays, from step `step` on.
+    """Yields the batches of a split endlessly, as NumPy arrays, from step `step` on. Reads at most two batches ahead.
 
     Args:
       directory: a data set (`jvflow.data.records`).
       windows: the frames to cut out of each clip; each batch draws one window.
       batch_size: rows of the global batch.
       seed: determines order and windows.
-      threads: number of threads that read ahead; 0 reads on demand.
+      threads: number of threads that read rows ahead; 0 reads on demand.
       step: number of batches that were used before.
       rows: the rows of the global batch that this process needs; all when None.
       latents: read the stored latents (`jvflow.data.latents`) instead of the video.
@@ -228,11 +227,11 @@ def batches(
     shuffled = grain.MapDataset.range(len(source)).map(read_clip).seed(seed).shuffle().repeat()
     examples = [shuffled.random_map(partial(_crop, window, latents, tokenize, embedded)) for window in windows]
     rows = range(batch_size) if rows is None else rows
-    local_rows = grain.MapDataset.source(_BatchRows(examples, seed, batch_size, rows)).batch(len(rows))
-    local_batches = local_rows.map(lambda columns: Batch(**columns))
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * len(rows) if threads else 0)
-    iterator = iter(local_batches.to_iter_dataset(options))
-    iterator.set_state({"next_index": step})
+    local_rows = grain.MapDataset.source(_BatchRows(examples, seed, batch_size, rows))
+    ahead = 2 * len(rows) if threads else 0  # grain buffers what comes before `to_iter_dataset`: rows, not batches
+    options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
+    iterator = iter(local_rows.to_iter_dataset(options).batch(len(rows)).map(lambda columns: Batch(**columns)))
+    iterator.set_state({"next_index": step * len(rows)})
     return iterator
 
 

@@ -3,7 +3,7 @@
     directory/
       clips-train.array_record-00000-of-00002, ...    one `tf.train.Example` for each clip
       dataset_info.json, features.json                read by `tfds.builder_from_directory`
-      manifest.json                                   key, settings, clips per split, shape of a clip
+      manifest.json                                   key, clips and videos per split, shape of a clip, settings
       report.json                                     size in bytes, and a report on the build
 
 A clip is a `Clip`, or a dict of named columns: arrays, numbers and strings (such as the latents of
@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from errno import EIO, ENOSPC
 from itertools import islice
 from numbers import Real
@@ -30,11 +30,14 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from jvflow.data.columns import Clip, Columns, as_dict
 from jvflow.data.dataset_key import dataset_key
-from jvflow.files import write_text
+from jvflow.files import read_json, write_text
+from jvflow.parallel import locks
 
 MANIFEST, REPORT = "manifest.json", "report.json"
 IDENTITY = "identity.json"  # of an unfinished build
 NAME = "clips"
+INFO = ("dataset_info.json", "features.json")
+"""The JSON files that tfds reads."""
 SHARD_BYTES = 256 * 2**20
 """Default size of a shard."""
 
@@ -58,16 +61,38 @@ def is_dataset(directory: str | os.PathLike) -> bool:
 
 
 def manifest(directory: str | os.PathLike) -> dict:
-    """Returns `{"key": dataset_key(settings), "settings": ..., "splits": {name: clips}, "shape": [f, h, w, 3]}`."""
+    """Returns the manifest of a data set.
+
+    It is `{"key": dataset_key(settings), "splits": {split: clips}, "shape": [f, h, w, 3], "settings": ...}`. A data set
+    of videos also has `"videos": {split: {video: clips}}`.
+    """
     if not is_dataset(directory):
         raise ValueError(f"{directory} is not a data set: it has no {MANIFEST}; build it first")
-    return json.loads((Path(directory) / MANIFEST).read_text("utf-8"))
+    keys = dict(settings=dict, splits=dict, shape=list)
+    return read_json(Path(directory) / MANIFEST, rebuild(directory), keys=keys)
 
 
 def report(directory: str | os.PathLike) -> dict:
     """Returns the report that `Build.write` stored: `{"bytes": size on disk, ...}`; {} if there is none."""
     file = Path(directory) / REPORT
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return read_json(file, "restore it, or remove it: it holds no clips") if file.is_file() else {}
+
+
+def check_readable(directory: str | os.PathLike) -> None:
+    """Raises ValueError if a JSON file of the data set, which tfds reads, is missing or damaged."""
+    files = [Path(directory) / name for name in INFO]
+    for file in files:
+        read_json(file, rebuild(directory))
+    try:
+        tfds.builder_from_directory(directory)
+    except Exception as error:  # tfds and protobuf raise many types for wrong entries
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{' or '.join(map(str, files))} is damaged ({reason}): {rebuild(directory)}") from error
+
+
+def rebuild(directory: str | os.PathLike) -> str:
+    """Returns the end of an error message: how to replace a damaged data set."""
+    return f"restore it, or remove {directory} and run the command that built it again"
 
 
 def bytes_written(directory: str | os.PathLike) -> int:
@@ -93,11 +118,25 @@ def check_free(directory: str | os.PathLike) -> None:
 def write(directory: str | os.PathLike, splits: Mapping[str, Iterable], *, settings: dict, **options) -> None:
     """Writes a data set; `options` are options of `Build.write`."""
     check_free(directory)
-    Build(directory, dict(settings=settings, splits=list(splits))).write(splits, settings=settings, **options)
+    with begin(directory, dict(settings=settings, splits=list(splits))) as build:
+        build.write(splits, settings=settings, **options)
+
+
+@contextmanager
+def begin(directory: str | os.PathLike, identity: dict) -> Iterator["Build"]:
+    """Yields a `Build` of `directory`, alone there. A ValueError in the block removes the build."""
+    with locks.hold(locks.next_to(directory), directory, wait=True):
+        check_free(directory)
+        build = Build(directory, identity)
+        try:
+            yield build
+        except ValueError:
+            build.remove()
+            raise
 
 
 class Build:
-    """The build of a data set, in the sibling folder `.<name>.partial` of its directory. One process builds it.
+    """The build of a data set, in the sibling folder `.<name>.partial` of its directory; use `begin`.
 
     It continues from the files of an interrupted build with the same `identity`, and removes the files of any other.
 
@@ -109,7 +148,6 @@ class Build:
         self._directory = Path(directory).absolute()
         self._partial = _partial(self._directory)
         self.scratch = self._partial / "scratch"
-        self._new_folders = [folder for folder in self._partial.parents if not folder.exists()]
         try:
             text = json.dumps(identity, sort_keys=True)
         except TypeError as error:
@@ -130,12 +168,12 @@ class Build:
         measure: Callable[[dict], dict[str, Real]] = lambda clip: {},
         report: Callable[[dict[str, float]], dict] = lambda sums: {},
         extra: Callable[[Path], None] = lambda folder: None,
+        videos: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         """Writes every split and renames the result to the directory, which must not hold a data set.
 
         An interrupted build continues after its last complete shard, and gives the same bytes. From a split that is a
-        sequence (`LazyClips`) it reads only the missing clips. A ValueError from making or writing a clip removes
-        the build.
+        sequence (`LazyClips`) it reads only the missing clips.
 
         Args:
           splits: clips of each split, read one split after the other, in the given order. Empty splits are left out,
@@ -146,32 +184,26 @@ class Build:
           measure: returns numbers for a clip's columns; they are summed over all clips.
           report: returns the content of `REPORT` from those sums.
           extra: writes further files of the data set into the given folder.
+          videos: the number of clips of each video, for the manifest: {split: {video: clips}}.
         """
-        try:
-            check_free(self._directory)
-            _check_splits(splits)
-            counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measure)
-            size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
-            self._write_json(REPORT, {"bytes": size, **report(sums)})
-            extra(self._partial)
-            content = {"key": dataset_key(settings), "settings": settings, "splits": counts, "shape": list(shape)}
-            self._write_json(MANIFEST, content)
-            shutil.rmtree(self.scratch)
-            (self._partial / IDENTITY).unlink()
-            self._partial.replace(self._directory)
-        except ValueError:
-            self.remove()
-            raise
+        check_free(self._directory)
+        _check_splits(splits)
+        counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measure)
+        size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
+        self._write_json(REPORT, {"bytes": size, **report(sums)})
+        extra(self._partial)
+        content = {"key": dataset_key(settings), "splits": counts, "shape": list(shape)}
+        self._write_json(MANIFEST, content | ({"videos": videos} if videos else {}) | {"settings": settings})
+        shutil.rmtree(self.scratch)
+        (self._partial / IDENTITY).unlink()
+        self._partial.replace(self._directory)
 
     def _write_json(self, name: str, content: dict) -> None:
         write_text(self._partial / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def remove(self) -> None:
-        """Removes the unfinished data set, and the folders that were created for it if they are empty."""
+        """Removes the unfinished data set."""
         shutil.rmtree(self._partial, ignore_errors=True)
-        with suppress(OSError):  # the first one that is not empty ends the loop
-            for folder in self._new_folders:
-                folder.rmdir()
 
 
 def _check_splits(splits: Iterable[str]) -> None:
@@ -259,7 +291,7 @@ def _write_shards(
     done = lambda number: _done(directory, split, number)
     shards = []
     while done(len(shards)).is_file():
-        shards.append(_Shard(*json.loads(done(len(shards)).read_text("utf-8"))))
+        shards.append(_Shard(*read_json(done(len(shards)), f"remove {directory} and build again", kind=list)))
     index = sum(shard.clips for shard in shards)
     clips = clips_from(max(index, 1))
     clip = first if index == 0 else next(clips, None)

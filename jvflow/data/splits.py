@@ -1,9 +1,10 @@
 """Decides in which split each video is: `train`, `val` or `test`. All clips of a video are in one split.
 
-A layout or a table gives splits. In a layout, the videos lie in folders `train`, `test`, `val` or `validation` directly
-below the folder of the videos. In a table, the column `split` has one of these names.
+Split files (`jvflow.data.split_files`), a layout or a table give splits; split files replace the others. In a layout,
+the videos lie in folders `train`, `test`, `val` or `validation` directly below the folder of the videos. In a table,
+the column `split` has one of these names.
 
-Where neither holds a video out, a hash draws: the videos are ranked by sha256 of "seed/name", and the first
+Where none holds a video out, a hash draws: the videos are ranked by sha256 of "seed/name", and the first
 `test_fraction` of them are in `test`. Copies (`jvflow.data.copies`) count as one video.
 """
 
@@ -43,6 +44,17 @@ def given(names: Sequence[str], column: Mapping[str, str | None]) -> dict[str, s
     if not outside and "train" not in splits.values():
         raise ValueError(f"no video is in the split 'train', all are in {', '.join(sorted(set(splits.values())))}")
     return splits
+
+
+def overruled(names: Sequence[str], column: Mapping[str, str | None], chosen: Mapping[str, str]) -> list[str]:
+    """Returns a sentence on the videos for which layout or table give another split than split files, if any."""
+    before = _layout(names) | {name: split for name, split in column.items() if split}
+    differing = [
+        f"{name} ({before[name]} / {chosen[name]})" for name in chosen if before.get(name) not in (None, chosen[name])
+    ]
+    return [
+        f"config.data.splits replaces the splits of folders or table for {len(differing)} videos: {some(differing)}"
+    ] * bool(differing)
 
 
 def _first(name: str) -> str:
@@ -132,6 +144,15 @@ def assign(
             "use fewer frames, or move videos to 'train'"
         )
     return chosen
+
+
+def listed(entries: Sequence[dict]) -> dict[str, dict[str, int]]:
+    """Returns the number of clips of each video, {split: {video: clips}}, from the entries of `assign`."""
+    found: dict[str, dict[str, int]] = {}
+    for entry in entries:
+        if entry["split"]:
+            found.setdefault(entry["split"], {})[entry["file"]] = entry["clips"]
+    return found
 
 
 def notes(entries: Sequence[dict]) -> list[str]:

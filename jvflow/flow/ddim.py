@@ -1,6 +1,6 @@
 """DDIM without noise (Song et al., arXiv 2010.02502): maps noise to data in few evaluations of a diffusion model.
 
-    x_t  = sqrt(a_t) x_0 + sqrt(1 - a_t) e                  a_t the cumulative product of 1 - beta
+    x_t  = sqrt(a_t) x_0 + sqrt(1 - a_t) e                  a_t from the model's `Schedule`
     x'   = sqrt(a') x0(x, t) + sqrt(1 - a') e(x, t)         a step from a to a' with the model's output at t    (1)
 
 Sampling goes from large t to small t. Inversion takes the same steps in reverse, with the model's output at the
@@ -8,108 +8,18 @@ timestep where each step ends. The two undo each other up to the error of a step
 field of flow matching.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
 from jvflow.flow.field import Field, as_partial, expand_like
+from jvflow.flow.schedule import Schedule
 
-Predict = Callable[[Float[Array, "b ..."], Int[Array, "b"]], Float[Array, "b ..."]]
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
-TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The noise schedule and output of a diffusion model, with diffusers' names and Stable Diffusion 1.5's values.
-
-    Attributes:
-      beta_schedule: "linear", "scaled_linear" (linear in the square root) or "squaredcos_cap_v2".
-      beta_start, beta_end: the first and the last beta of the linear schedules.
-      num_train_timesteps: number of timesteps in training.
-      prediction_type: output of the model: "epsilon" e, "sample" x_0, or "v_prediction" sqrt(a) e - sqrt(1 - a) x_0.
-      timestep_spacing: the spacing of a solve's steps among the timesteps: "leading", "trailing" or "linspace".
-      steps_offset: number that "leading" adds to its timesteps.
-      set_alpha_to_one: True if the last step ends at a = 1; otherwise it ends at the a of timestep 0.
-      clip_range: x_0 is clamped to [-clip_range, clip_range], unless it is None.
-    """
-
-    beta_schedule: str = "scaled_linear"
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    num_train_timesteps: int = 1000
-    prediction_type: str = "epsilon"
-    timestep_spacing: str = "leading"
-    steps_offset: int = 1
-    set_alpha_to_one: bool = False
-    clip_range: float | None = None
-
-    def __post_init__(self):
-        for value, known in (
-            (self.beta_schedule, BETA_SCHEDULES),
-            (self.prediction_type, PREDICTION_TYPES),
-            (self.timestep_spacing, TIMESTEP_SPACINGS),
-        ):
-            if value not in known:
-                raise ValueError(f"unknown {value!r} in a diffusion schedule: use one of {', '.join(known)}")
-
-    @classmethod
-    def from_config(cls, config: Mapping) -> "Schedule":
-        """Reads a public scheduler_config.json; absent entries have the defaults of the diffusers package."""
-        return cls(
-            beta_schedule=config.get("beta_schedule", "linear"),
-            beta_start=config.get("beta_start", 0.0001),
-            beta_end=config.get("beta_end", 0.02),
-            num_train_timesteps=config.get("num_train_timesteps", 1000),
-            prediction_type=config.get("prediction_type", "epsilon"),
-            timestep_spacing=config.get("timestep_spacing", "leading"),
-            steps_offset=config.get("steps_offset", 0),
-            set_alpha_to_one=config.get("set_alpha_to_one", True),
-            clip_range=config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None,
-        )
-
-    def alphas(self) -> Float[np.ndarray, "num_train_timesteps"]:
-        """Returns a_t of every timestep."""
-        n = self.num_train_timesteps
-        if self.beta_schedule == "linear":
-            betas = np.linspace(self.beta_start, self.beta_end, n)
-        elif self.beta_schedule == "scaled_linear":
-            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, n) ** 2
-        else:
-            bar = lambda t: np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
-            betas = np.minimum(1 - bar(np.arange(1, n + 1) / n) / bar(np.arange(n) / n), 0.999)
-        return np.cumprod(1 - betas)
-
-    def timesteps(self, steps: int) -> Int[np.ndarray, "steps"]:
-        """Returns the timesteps of a solve, from noise to data."""
-        n = self.num_train_timesteps
-        if not 1 <= steps <= n or steps != int(steps):
-            raise ValueError(f"steps must be a whole number from 1 to {n}, the timesteps of training, got {steps}")
-        if self.timestep_spacing == "linspace":
-            return np.linspace(0, n - 1, steps).round().astype(int)[::-1]
-        if self.timestep_spacing == "leading":
-            return (np.arange(steps) * (n // steps))[::-1] + self.steps_offset
-        return np.round(np.arange(n, 0, -n / steps)).astype(int) - 1
-
-    def step_table(
-        self, steps: int
-    ) -> tuple[Int[np.ndarray, "steps"], Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
-        """Returns the timestep of each step from noise to data, a at the timestep, and a after the step."""
-        alphas, at = self.alphas(), self.timesteps(steps)
-        if at.max() >= self.num_train_timesteps:
-            raise ValueError(
-                f"{steps} steps with offset {self.steps_offset} reach timestep {at.max()}, but training had only "
-                f"{self.num_train_timesteps} timesteps: use another number of steps"
-            )
-        after = at - self.num_train_timesteps // steps
-        last = 1.0 if self.set_alpha_to_one else alphas[0]
-        return at, alphas[at], np.where(after >= 0, alphas[np.maximum(after, 0)], last)
+Predict = Callable[[Float[Array, "b ..."], Num[Array, "b"]], Float[Array, "b ..."]]
 
 
 def sample(
@@ -159,7 +69,7 @@ def flow(field: Field, schedule: Schedule) -> Field:
 
 def _velocity(schedule: Schedule, field, x, s, condition=None):
     t = jnp.clip(s[0], 0.0, 1.0)
-    alphas = schedule.alphas()
+    alphas = np.maximum(schedule.alphas(), 2.0**-24)  # the last one may be 0
     odds = np.log(alphas / (1 - alphas))  # falls over the timesteps
     wanted = jnp.clip(2 * (jnp.log(t) - jnp.log1p(-t)), odds[-1], odds[0])
     timestep = jnp.interp(wanted, odds[::-1], np.arange(schedule.num_train_timesteps)[::-1].astype(float))

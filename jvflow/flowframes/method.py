@@ -53,6 +53,7 @@ from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
 from jvflow.flow.times import TimeDensity
 from jvflow.flowframes import inversion
 from jvflow.flowframes.evaluate import evaluate, preview
+from jvflow.flowframes.rules import RULES
 from jvflow.flowframes.sample import ChunkSampler, make_solver, sample, sampling_program, with_observed
 from jvflow.method import Method
 
@@ -269,6 +270,16 @@ def _encode(config, directory, load_model: Callable) -> tuple[dict, str]:
     return inversion.prepare(config, directory, load_model), "the chunks of every length are inverted too"
 
 
+def _check_data(config, experiment, data, checksum: str | None) -> None:
+    """Raises ValueError if an evaluation cannot predict chunks, or training lacks inversions, see `Method`."""
+    try:
+        for length in config.evaluate.frames:
+            networks.check(experiment.network, experiment.codec.latent_shape((length, *config.data.size)))
+    except ValueError as error:
+        raise ValueError(f"config.evaluate.frames is {tuple(config.evaluate.frames)}: {error}") from None
+    inversion.check_data(config, experiment, data, checksum)
+
+
 def _unread(config) -> tuple[str, ...]:
     follows, inverts = config.objective != "text_to_video", uses_inversion(config)
     settings = ("coin", "std", "max_error", *inversion.OPTIONS)
@@ -288,7 +299,8 @@ METHOD = Method(
     sampling_program=sampling_program,
     video_codecs=True,
     encode=_encode,
-    check_data=inversion.check_data,
+    check_data=_check_data,
     unread=_unread,
+    rules=RULES,
     pretrained_config=_pretrained_config,
 )

@@ -13,9 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jvflow.networks.public_layers import attend
-
-ACTIVATIONS = {"quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x), "gelu": lambda x: nnx.gelu(x, approximate=False)}
+from jvflow.networks.public_layers import ACTIVATIONS, attend
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class ClipTextConfig:
       vocabulary: number of different tokens.
       length: largest number of tokens in a text.
       width, depth, heads, hidden: sizes of the transformer; `hidden` is the width inside its MLPs.
-      activation: "quick_gelu" or "gelu".
+      activation: a key of `public_layers.ACTIVATIONS`.
       epsilon: epsilon of each layer norm.
       dtype: dtype of the computation; parameters are float32.
     """

@@ -69,13 +69,24 @@ class Attention(nnx.Module):
 
 
 class TextTransformer(nnx.Module):
-    """x + a transformer block over pixels that attends to text (b, n, text_width), between 1 x 1 convolutions."""
+    """x + a transformer block over pixels that attends to text (b, n, text_width), between two layers over channels.
 
-    def __init__(self, channels: int, text_width: int, rngs, *, heads: int, groups: int, dtype=None):
+    Args:
+      linear: whether these two are linear layers; else they are 1 x 1 convolutions, which compute the same.
+    """
+
+    def __init__(
+        self, channels: int, text_width: int, rngs, *, heads: int, groups: int, linear: bool = False, dtype=None
+    ):
+        def layer():
+            if linear:
+                return nnx.Linear(channels, channels, rngs=rngs, dtype=dtype)
+            return convolution(channels, channels, rngs, size=1, dtype=dtype)
+
         self.norm = group_norm(channels, groups, rngs)
-        self.proj_in = convolution(channels, channels, rngs, size=1, dtype=dtype)
+        self.proj_in = layer()
         self.transformer_blocks = nnx.List([TextBlock(channels, text_width, rngs, heads=heads, dtype=dtype)])
-        self.proj_out = convolution(channels, channels, rngs, size=1, dtype=dtype)
+        self.proj_out = layer()
 
     def __call__(self, x, text):
         y = self.proj_in(self.norm(x))

@@ -1,16 +1,21 @@
-"""The autoencoder of LTX-Video (HaCohen et al., arXiv 2501.00103), versions 0.9.0 and 0.9.5.
+"""The autoencoders of LTX-Video (HaCohen et al., arXiv 2501.00103), versions 0.9.0, 0.9.1 and 0.9.5 to 0.9.8.
 
 A latent pixel stands for 32 x 32 pixels and 8 frames; the first latent frame stands for one frame.
 
     encoder    4 x 4 pixels as channels, then levels of residual blocks with downsampling; frames see no later frames
-    decoder    the reverse; frames see later frames too. In 0.9.5 it takes the noise level of the latents, in [0, 1]
+    decoder    the reverse; frames see later frames too. From 0.9.1 on it takes the latents' noise level, in [0, 1]
     block      x + conv(silu(norm(conv(silu(norm(x))))))      norm divides by the channels' root mean square
 
 Downsampling in 0.9.5 is a convolution after which neighbouring pixels become channels; the mean of the neighbours is
 added. In 0.9.0 it is a convolution of stride 2. Copies of the first frame, or of first and last frame, pad the frames;
 zeros pad height and width. All channels of a latent pixel share one log variance.
+
+In 0.9.1 some blocks of the decoder add noise after both convolutions: one image of noise for all frames, times a
+learned scale of each channel. Here the noise of each block has a fixed key: the same latents give the same video.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,6 +49,7 @@ class LTXVAEConfig:
       decoder_channels, decoder_blocks: sizes of the decoder's levels, from last to first, then blocks of its middle.
       ups: whether each level of the decoder doubles frames, height and width, from last to first.
       residual, factor: whether each upsampling adds its input, and by which factor it divides the channels.
+      noise: whether each level of the decoder adds noise, from last to first, then its middle; () for none.
       latent: channels of the latents.
       timed: whether the decoder takes a time.
       patch: pixels of a patch along each side.
@@ -59,6 +65,7 @@ class LTXVAEConfig:
     ups: tuple[bool, ...] = (True, True, True)
     residual: tuple[bool, ...] = (True, True, True)
     factor: tuple[int, ...] = (2, 2, 2)
+    noise: tuple[bool, ...] = ()
     latent: int = 128
     timed: bool = True
     patch: int = 4
@@ -119,14 +126,15 @@ class Decoder(nnx.Module):
     def __init__(self, config: LTXVAEConfig, rngs):
         options = dict(rngs=rngs, causal=config.decoder_causal, timed=config.timed)
         channels, blocks = config.decoder_channels[::-1], config.decoder_blocks[::-1]
+        noise, seeds = config.noise[::-1] or (False,) * len(blocks), itertools.count()
         width = channels[0]
         self.conv_in = Convolution(config.latent, width, rngs=rngs, causal=config.decoder_causal)
-        self.mid_block = Middle(width, blocks[0], **options)
+        self.mid_block = Middle(width, blocks[0], seeds=seeds if noise[0] else None, **options)
         levels = []
-        sizes = zip(channels, blocks[1:], config.ups[::-1], config.residual[::-1], config.factor[::-1])
-        for n, count, up, residual, factor in sizes:
-            upsampling = (up, residual, factor)
-            levels.append(UpLevel(width // factor, n // factor, count, upsampling, epsilon=config.epsilon, **options))
+        sizes = zip(channels, blocks[1:], noise[1:], config.ups[::-1], config.residual[::-1], config.factor[::-1])
+        for n, count, noisy, *upsampling in sizes:
+            factor, more = upsampling[-1], dict(epsilon=config.epsilon, seeds=seeds if noisy else None)
+            levels.append(UpLevel(width // factor, n // factor, count, upsampling, **more, **options))
             width = n // factor
         self.up_blocks = nnx.List(levels)
         self.conv_out = Convolution(width, 3 * config.patch**2, rngs=rngs, causal=config.decoder_causal)
@@ -176,14 +184,13 @@ class DownLevel(nnx.Module):
 
 
 class Middle(nnx.Module):
-    """Residual blocks."""
+    """Residual blocks; they add noise if there are `seeds` for it."""
 
-    def __init__(self, channels: int, blocks: int, *, rngs, causal: bool, timed: bool):
+    def __init__(self, channels: int, blocks: int, *, rngs, causal: bool, timed: bool, seeds: Iterator | None = None):
         if timed:
             self.time_embedder = TimeEmbedder(4 * channels, rngs)
-        self.resnets = nnx.List(
-            [Block(channels, channels, rngs=rngs, causal=causal, timed=timed) for _ in range(blocks)]
-        )
+        options = dict(rngs=rngs, causal=causal, timed=timed, seeds=seeds)
+        self.resnets = nnx.List([Block(channels, channels, **options) for _ in range(blocks)])
         self.timed = timed
 
     def __call__(self, x, stream, time=None):
@@ -197,7 +204,7 @@ class UpLevel(nnx.Module):
     """A block if the channels change, an upsampling, and residual blocks."""
 
     def __init__(
-        self, inputs: int, outputs: int, blocks: int, upsampling, *, rngs, causal, timed: bool, epsilon: float
+        self, inputs: int, outputs: int, blocks: int, upsampling, *, rngs, causal, timed: bool, epsilon: float, seeds
     ):
         up, residual, factor = upsampling
         if timed:
@@ -207,7 +214,8 @@ class UpLevel(nnx.Module):
             self.conv_in = Block(inputs, outputs, rngs=rngs, causal=causal, epsilon=epsilon)
         if up:
             self.upsamplers = nnx.List([Unfold(outputs * factor, residual, factor, rngs=rngs, causal=causal)])
-        self.resnets = nnx.List([Block(outputs, outputs, rngs=rngs, causal=causal, timed=timed) for _ in range(blocks)])
+        options = dict(rngs=rngs, causal=causal, timed=timed, seeds=seeds)
+        self.resnets = nnx.List([Block(outputs, outputs, **options) for _ in range(blocks)])
         self.timed, self.up = timed, up
 
     def __call__(self, x, stream, time=None):
@@ -220,9 +228,23 @@ class UpLevel(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A residual block, see the top of the file; x passes a norm and a convolution if the channels change."""
+    """A residual block, see the top of the file; x passes a norm and a convolution if the channels change.
 
-    def __init__(self, inputs: int, outputs: int, *, rngs, causal: bool, timed: bool = False, epsilon: float = 1e-6):
+    Args:
+      seeds: gives the block two seeds for its noise; None for no noise.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rngs,
+        causal: bool,
+        timed: bool = False,
+        epsilon: float = 1e-6,
+        seeds: Iterator[int] | None = None,
+    ):
         self.conv1 = Convolution(inputs, outputs, rngs=rngs, causal=causal)
         self.conv2 = Convolution(outputs, outputs, rngs=rngs, causal=causal)
         self.changes_channels = inputs != outputs
@@ -231,11 +253,17 @@ class Block(nnx.Module):
             self.conv_shortcut = Convolution(inputs, outputs, rngs=rngs, causal=causal, size=1)
         if timed:
             self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (4, inputs)) / inputs**0.5)
+        self.seeds = None if seeds is None else (next(seeds), next(seeds))
+        if self.seeds:
+            zeros = lambda: nnx.Param(jnp.zeros((inputs, 1, 1)))
+            self.per_channel_scale1, self.per_channel_scale2 = zeros(), zeros()
 
     def __call__(self, x, stream, c=None):
         shift, scale, shift_2, scale_2 = (0.0,) * 4 if c is None else modulation(c, self.scale_shift_table[...])
         y = self.conv1(nnx.silu(normalize(x) * (1 + scale) + shift), stream)
+        y = _add_noise(y, self.seeds[0], self.per_channel_scale1[...]) if self.seeds else y
         y = self.conv2(nnx.silu(normalize(y) * (1 + scale_2) + shift_2), stream)
+        y = _add_noise(y, self.seeds[1], self.per_channel_scale2[...]) if self.seeds else y
         x = stream.delay(x, self.conv1.after + self.conv2.after)
         return y + (self.conv_shortcut(self.norm3(x), stream) if self.changes_channels else x)
 
@@ -296,6 +324,15 @@ class TimeEmbedder(nnx.Module):
 
     def __call__(self, time):
         return self.timestep_embedder(sinusoidal_features(time, FREQUENCIES))
+
+
+def draw_noise(seed: int, size: tuple[int, int]) -> Float[Array, "h w"]:
+    """Returns the noise of one layer, the same for all videos, frames and channels."""
+    return jax.random.normal(jax.random.key(seed), size)
+
+
+def _add_noise(y: Video, seed: int, scale: Float[Array, "c 1 1"]) -> Video:
+    return y + draw_noise(seed, y.shape[2:4])[None, None, :, :, None] * scale.reshape(1, 1, 1, 1, -1)
 
 
 def modulation(c: Float[Array, "b kd"], table: Float[Array, "k d"]) -> Float[Array, "k b 1 1 1 d"]:

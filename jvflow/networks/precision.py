@@ -1,6 +1,6 @@
 """Half precision: which parameters are stored in it, and networks that compute in it.
 
-Kernels, their biases, and embeddings can be bfloat16, as in the pipelines of public models. Norms, tables of
+Kernels, their biases, and embeddings can be bfloat16, as in the pipelines of public models, or float16. Norms, tables of
 scales and shifts, statistics of latents, and the layers that embed times stay float32.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 TIMES = re.compile(r"(^|/)(timestep_embedder|time_embedder|time_embedding|conditioning/embedders)/")
 """Matches the paths of the layers that embed times."""
 

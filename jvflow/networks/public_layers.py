@@ -1,8 +1,24 @@
 """Layers that networks with public checkpoints share, under the names of those checkpoints."""
 
+from functools import partial
+
 import jax
 from einops import rearrange
 from flax import nnx
+
+_EXACT_GELU, _TANH_GELU = partial(nnx.gelu, approximate=False), partial(nnx.gelu, approximate=True)
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x),
+    "gelu": _EXACT_GELU,
+    "gelu_python": _EXACT_GELU,
+    "gelu_new": _TANH_GELU,
+    "gelu_fast": _TANH_GELU,
+    "gelu_pytorch_tanh": _TANH_GELU,
+    "relu": nnx.relu,
+    "silu": nnx.silu,
+    "swish": nnx.silu,
+}
+"""Activations by their names in the transformers package; several names are one function."""
 
 
 class TimeMLP(nnx.Module):

@@ -1,7 +1,9 @@
-"""The encoder of T5 (Raffel et al., arXiv 1910.10683), version 1.1, and of UMT5 (Chung et al., arXiv 2304.09151).
+"""The encoders of T5 (Raffel et al., arXiv 1910.10683) and UMT5 (Chung et al., arXiv 2304.09151).
 
     x = token embedding
     x = x + attention(norm(x)),  x = x + wo(gelu(wi_0(norm(x))) wi_1(norm(x)))      depth times; norm at the end
+
+The first version of T5 has wo(relu(wi(norm(x)))) instead; version 1.1 and UMT5 have the gated MLP.
 
 norm divides by the root mean square. Attention is softmax(q k^T + bias) v, without a scale. bias is one number for each
 head and each bucket of distances between tokens; buckets grow logarithmically. In T5 all layers use the first layer's
@@ -17,6 +19,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jvflow.networks.public_layers import ACTIVATIONS
+
 Tokens = Int[Array | np.ndarray, "b n"]
 
 
@@ -30,6 +34,8 @@ class T5Config:
       buckets: number of buckets of distances between tokens.
       distance: all distances from this one on share the last bucket.
       own_bias: whether each layer has its own bias (UMT5).
+      gated: whether the MLPs are gated.
+      activation: activation of the MLPs, a key of `public_layers.ACTIVATIONS`.
       epsilon: epsilon of each norm.
       dtype: dtype of matrix products; parameters, norms and residuals are float32.
     """
@@ -43,6 +49,8 @@ class T5Config:
     buckets: int = 32
     distance: int = 128
     own_bias: bool = False
+    gated: bool = True
+    activation: str = "gelu_new"
     epsilon: float = 1e-6
     dtype: str = "float32"
 
@@ -127,20 +135,23 @@ class MLPLayer(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Two linear layers, the first of them gated."""
+    """Two linear layers with an activation between them; the first one is gated, or not."""
 
     def __init__(self, config: T5Config, rngs):
         linear = lambda inputs, outputs: nnx.Linear(
             inputs, outputs, use_bias=False, rngs=rngs, dtype=jnp.dtype(config.dtype)
         )
-        self.wi_0, self.wi_1, self.wo = (
-            linear(config.width, config.hidden),
-            linear(config.width, config.hidden),
-            linear(config.hidden, config.width),
-        )
+        if config.gated:
+            self.wi_0, self.wi_1 = (linear(config.width, config.hidden) for _ in range(2))
+        else:
+            self.wi = linear(config.width, config.hidden)
+        self.wo = linear(config.hidden, config.width)
+        self.gated, self.activation = config.gated, config.activation
 
     def __call__(self, x):
-        return self.wo(nnx.gelu(self.wi_0(x), approximate=True) * self.wi_1(x)).astype(jnp.float32)
+        activation = ACTIVATIONS[self.activation]
+        hidden = activation(self.wi_0(x)) * self.wi_1(x) if self.gated else activation(self.wi(x))
+        return self.wo(hidden).astype(jnp.float32)
 
 
 def _norm(config: T5Config, rngs) -> nnx.RMSNorm:

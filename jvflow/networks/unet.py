@@ -12,6 +12,7 @@ text, and an MLP. Images are (b, h, w, c); height and width are multiples of 2^(
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +32,21 @@ class UNetConfig:
 
     Attributes:
       channels: channels of each level.
-      attends: whether each level has attention.
+      attends: whether each level has attention on the way down.
+      attends_up: the same on the way up, also from the first level to the last; () for the same levels.
       inputs, outputs: channels of the image, and of the result.
       blocks: residual blocks of each level of down; a level of up has one more.
       groups, epsilon: options of each group norm.
+      middle_groups: groups of the middle's attention, 0 for `groups`.
+      middle_attends: whether the middle has attention.
       head: channels of an attention head, unless `heads` is given.
-      heads: number of heads of each attention; 0 to use `head`.
+      heads: number of heads of each level's attention; () to use `head`.
       text_width: width of the text's tokens, 0 for no text.
+      linear: whether the layers around attention to text are linear layers instead of 1 x 1 convolutions.
       level: whether there is a second coordinate, Bi-flow's noise level.
       frequency_shift: shift of the frequencies, see `layers.sinusoidal_features`.
+      sines_first: whether the sines of a coordinate come before its cosines.
+      around: whether zeros pad an image on all sides before a downsampling, or at bottom and right only.
       dtype: dtype of the computation; parameters are float32.
       remat: "none", or "full" to compute the inside of each level again in the backward pass.
     """
@@ -52,10 +59,16 @@ class UNetConfig:
     groups: int = 32
     epsilon: float = 1e-5
     head: int = 8
-    heads: int = 0
+    heads: tuple[int, ...] = ()
     text_width: int = 0
+    linear: bool = False
     level: bool = False
-    frequency_shift: int = 0
+    frequency_shift: int | float = 0
+    sines_first: bool = False
+    around: bool = True
+    attends_up: tuple[bool, ...] = ()
+    middle_groups: int = 0
+    middle_attends: bool = True
     dtype: str = "float32"
     remat: str = "none"
 
@@ -66,12 +79,18 @@ class UNetConfig:
             raise ValueError(
                 f"a U-Net of {len(self.channels)} levels needs as many entries in attends, got {len(self.attends)}"
             )
-        uneven = [n for n in self.channels if n % self.groups or n % (self.heads or self.head)]
+        uneven = [n for n in self.channels if n % self.groups]
         if uneven:
-            raise ValueError(
-                f"channels {uneven} are no multiples of groups {self.groups} and "
-                f"{'heads' if self.heads else 'head'} {self.heads or self.head}"
-            )
+            raise ValueError(f"channels {uneven} are no multiples of groups {self.groups}")
+        levels = list(zip(self.channels, self.attends, self.attends_up or self.attends, strict=True))
+        for number, (n, down, up) in enumerate(levels):
+            attends = down or up or (self.middle_attends and number == len(levels) - 1)
+            unit = (self.heads[number] if self.heads else self.head) if attends else 1
+            if n % unit:
+                name = "heads" if self.heads else "head"
+                raise ValueError(f"channels {n} of level {number} are no multiple of {name} {unit}")
+        if self.middle_groups and self.channels[-1] % self.middle_groups:
+            raise ValueError(f"channels {self.channels[-1]} are no multiple of middle_groups {self.middle_groups}")
 
 
 class UNet(nnx.Module):
@@ -81,7 +100,8 @@ class UNet(nnx.Module):
         channels, dtype = config.channels, jnp.dtype(config.dtype)
         first, last, width = channels[0], channels[-1], 4 * channels[0]
         options = dict(rngs=rngs, groups=config.groups, epsilon=config.epsilon, time_width=width, dtype=dtype)
-        attention = lambda n: _attention(config, n, rngs)
+        attention = lambda level, attends=True: partial(_attention, config, level, rngs) if attends else None
+        last_level = len(channels) - 1
         self.config = config
         self.conv_in = convolution(config.inputs, first, rngs, dtype=dtype)
         self.time_embedding = TimeMLP(first, width, rngs, dtype)
@@ -89,19 +109,20 @@ class UNet(nnx.Module):
             self.class_embedding = TimeMLP(first, width, rngs, dtype)  # diffusers' name for a second coordinate
         width_in, skips, downs = first, [first], []
         for i, (n, attends) in enumerate(zip(channels, config.attends)):
-            down, inputs = i < len(channels) - 1, [width_in] + [n] * (config.blocks - 1)
-            downs.append(Level(inputs, n, attention if attends else None, down=down, **options))
+            down, inputs = i < last_level, [width_in] + [n] * (config.blocks - 1)
+            downs.append(Level(inputs, n, attention(i, attends), down=down, around=config.around, **options))
             skips += [n] * (config.blocks + down)
             width_in = n
         self.down_blocks = nnx.List(downs)
-        self.mid_block = Middle(last, attention, **options)
+        middle = partial(_attention, config, last_level, rngs, groups=config.middle_groups or config.groups)
+        self.mid_block = Middle(last, middle if config.middle_attends else None, **options)
         ups = []
-        for i, (n, attends) in enumerate(zip(channels[::-1], config.attends[::-1])):
+        for i, (n, attends) in reversed(list(enumerate(zip(channels, config.attends_up or config.attends)))):
             inputs = []
             for _ in range(config.blocks + 1):
                 inputs.append(width_in + skips.pop())
                 width_in = n
-            ups.append(Level(inputs, n, attention if attends else None, up=i < len(channels) - 1, **options))
+            ups.append(Level(inputs, n, attention(i, attends), up=i > 0, **options))
         self.up_blocks = nnx.List(ups)
         self.conv_norm_out = group_norm(first, config.groups, rngs, config.epsilon)
         self.conv_out = convolution(first, config.outputs, rngs, dtype=dtype)
@@ -130,7 +151,7 @@ class UNet(nnx.Module):
                 f"the network was built with{'' if config.text_width else 'out'} text, "
                 f"and got {'some' if text is not None else 'none'}"
             )
-        features = lambda s: sinusoidal_features(s, config.channels[0], shift=config.frequency_shift)
+        features = partial(_features, config)
         c = self.time_embedding(features(time))
         c = c + self.class_embedding(features(level)) if config.level else c
         remat = jax.checkpoint if config.remat == "full" else lambda function: function
@@ -148,9 +169,14 @@ class UNet(nnx.Module):
         return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)
 
 
-def _attention(config: UNetConfig, channels: int, rngs) -> nnx.Module:
-    heads = config.heads or channels // config.head
-    options = dict(heads=heads, groups=config.groups, dtype=jnp.dtype(config.dtype))
+def _features(config: UNetConfig, s) -> Float[Array, "b d"]:
+    features = sinusoidal_features(s, config.channels[0], shift=config.frequency_shift)
+    return jnp.roll(features, features.shape[-1] // 2, axis=-1) if config.sines_first else features
+
+
+def _attention(config: UNetConfig, level: int, rngs, channels: int, groups: int = 0) -> nnx.Module:
+    heads = config.heads[level] if config.heads else channels // config.head
+    options = dict(heads=heads, groups=groups or config.groups, dtype=jnp.dtype(config.dtype))
     if config.text_width:
-        return TextTransformer(channels, config.text_width, rngs, **options)
+        return TextTransformer(channels, config.text_width, rngs, linear=config.linear, **options)
     return Attention(channels, rngs, epsilon=config.epsilon, **options)

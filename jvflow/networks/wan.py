@@ -62,6 +62,7 @@ class WanConfig(VideoConfig):
     Attributes:
       hidden: width of the MLPs' hidden layer.
       patch: latent pixels of a token (frames, rows, columns).
+      frequencies: width of the timestep's sinusoidal features.
       norm_text: whether tokens are normalized before they attend to the text.
     """
 
@@ -72,6 +73,7 @@ class WanConfig(VideoConfig):
     outputs: int = 16
     hidden: int = 8960
     patch: tuple[int, int, int] = (1, 2, 2)
+    frequencies: int = FREQUENCIES
     norm_text: bool = True
 
     def grid(self, shape: tuple) -> tuple[int, int, int]:
@@ -125,12 +127,15 @@ class ConditionEmbedder(nnx.Module):
 
     def __init__(self, config: WanConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
-        self.time_embedder = TimeMLP(FREQUENCIES, d, rngs, jnp.dtype("float32"))  # as the public pipeline computes it
+        self.frequencies = config.frequencies
+        # in float32, as the public pipeline computes it
+        self.time_embedder = TimeMLP(config.frequencies, d, rngs, jnp.dtype("float32"))
         self.time_proj = linear(d, 6 * d, rngs, dtype)
         self.text_embedder = Captions(config.captions, d, rngs, dtype)
 
     def __call__(self, timestep, text):
-        embedded = constrain(self.time_embedder(sinusoidal_features(timestep, FREQUENCIES)), ROWS, None, None)
+        features = sinusoidal_features(timestep, self.frequencies)
+        embedded = constrain(self.time_embedder(features), ROWS, None, None)
         return constrain(self.time_proj(nnx.silu(embedded)), ROWS, None, None), embedded, self.text_embedder(text)
 
 

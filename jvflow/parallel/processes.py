@@ -12,6 +12,8 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import jax
@@ -20,6 +22,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
+
+from jvflow.files import local_path
+from jvflow.parallel import locks
 
 LOG = logging.getLogger(__name__)
 COORDINATOR, COUNT, INDEX = "JVFLOW_COORDINATOR", "JVFLOW_PROCESSES", "JVFLOW_PROCESS"
@@ -136,6 +141,24 @@ def on_primary(work: Callable[[], Any]) -> None:
         raise error
     if failed:
         raise ValueError(PRIMARY_FAILED)
+
+
+@contextmanager
+def one_writer(path, name: str, *, whole: bool = False) -> Iterator[Path]:
+    """Yields the path of an output as a `local_path`; during the block, no other job writes there.
+
+    Args:
+      path: a folder, or with `whole` a file or folder that is complete or absent.
+      name: the flag that gives the path.
+
+    Raises:
+      ValueError: if another job holds the lock of the path; the message names its primary process.
+    """
+    path = Path(local_path(path, name))
+    with ExitStack() as stack:
+        file = locks.next_to(path) if whole else locks.inside(path)
+        on_primary(lambda: stack.enter_context(locks.hold(file, path)))
+        yield path
 
 
 def distributed_map(count: int, make: Callable[[int], Any]) -> list:

@@ -7,7 +7,7 @@
 One error lists all tensors that are missing, unexpected or of another shape, before any tensor is read.
 """
 
-import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,16 @@ import numpy as np
 from jvflow.networks import Network, precision
 from jvflow.parallel import sharding
 from jvflow.pretrained import lora as lora_files
+from jvflow.pretrained.checks import check_copies, check_not_scaled, check_values
 from jvflow.pretrained.files import CONFIG, Files
 from jvflow.pretrained.kinds import CLASSES, KINDS, find_kind
 from jvflow.pretrained.layout import Model, flatten_paths, unflatten_paths
 from jvflow.pretrained.lazy import LazyParams
+from jvflow.pretrained.sources import is_model as is_public
+from jvflow.pretrained.sources import open_source
 from jvflow.pretrained.write import LORA_FILE, export, export_lora
 
+CURE = "restore the file that belongs to this model"
 __all__ = [
     "CLASSES",
     "CONFIG",
@@ -67,18 +71,20 @@ def import_checkpoint(
 
     Raises:
       ValueError: for an unknown kind or a config of another model, or if tensors are missing, unexpected or of another
-        shape; the message lists all these tensors.
+        shape; the message lists all these tensors. Also for quantised weights and values that are not finite.
     """
     model = find_model(kind, config, tensors, **options)
     where = dict.fromkeys(model.shapes) if mesh is None else sharding.shardings(model.shapes, model.network.rules, mesh)
     stored = precision.stored_dtype(model.shapes, dtype)
     cast = lambda path, a: a if dtype is None else a.astype(stored(path))
+    check_copies(model, tensors)
     changes, params = {} if lora is None else lora_files.read(lora, kind, config, **options), {}
     lost = changes.keys() - {entry.path for entry in model.layout}
     if lost:
         raise ValueError(f"{lora} changes {sorted(lost)[0]}, which tensors with the names of these do not have")
     for entry in model.layout:
-        array = np.asarray(entry.read(*(np.asarray(tensors[name]) for name in entry.names)))
+        read = [check_values(name, np.asarray(tensors[name])) for name in entry.names]
+        array = np.asarray(entry.read(*read))
         if entry.path in changes:
             merged = changes[entry.path].added_to(array)
             array = merged if dtype is not None else merged.astype(array.dtype)
@@ -93,26 +99,34 @@ def import_checkpoint(
     return model.network._replace(apply=model.apply, params=unflatten_paths(params), field=field)
 
 
-def load(folder: str | Path, *, mesh=None, dtype=None, lora=None, **options) -> Network:
-    """Imports the model from a folder in the layout of the public hubs; arguments as in `import_checkpoint`.
+def load(source: str | Path, *, kind: str | None = None, mesh=None, dtype=None, lora=None, **options) -> Network:
+    """Imports a model; arguments as in `import_checkpoint`.
 
     Args:
-      folder: has config.json and safetensors: one file, or several with their index.
+      source: a folder in the layout of the public hubs, a single file, or an address on the hub, see
+        `jvflow.pretrained.sources`.
+      kind: the kind to read, if the source holds several models.
     """
-    kind, config, files = open_folder(folder)
+    kind, config, files = open_folder(source, kind)
     return import_checkpoint(kind, config, files, mesh=mesh, dtype=dtype, lora=lora, **options)
 
 
-def inspect(folder: str | Path, **options) -> Model:
+def inspect(source: str | Path, *, kind: str | None = None, **options) -> Model:
     """Returns the model that `load` would import; checks its tensors without reading them."""
-    kind, config, files = open_folder(folder)
+    kind, config, files = open_folder(source, kind)
     return find_model(kind, config, files, **options)
 
 
 def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options) -> Model:
     """Returns the model of these tensors after checking shapes; arguments and errors as in `import_checkpoint`."""
     known = find_kind(kind)
-    model = known.model(config, known.find_naming(tensors), **options)
+    check_not_scaled(kind, tensors)
+    try:
+        model = known.model(config, known.find_naming(tensors), **options)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        file = tensors.folder / CONFIG if isinstance(tensors, Files) else "this config"
+        reason = f"has no {error}" if isinstance(error, KeyError) else f"has wrong entries ({error})"
+        raise ValueError(f"{file} does not describe a {kind}, it {reason}: {CURE}") from error
     if isinstance(tensors, Files):
         shapes = tensors.shapes
     else:
@@ -121,33 +135,9 @@ def find_model(kind: str, config: Mapping, tensors: Mapping[str, Any], **options
     return model
 
 
-def is_public(folder: str | Path) -> bool:
-    """Returns whether a folder holds a model in the layout of the public hubs."""
-    file = Path(folder) / CONFIG
-    return file.is_file() and bool({"_class_name", "architectures"} & json.loads(file.read_text()).keys())
-
-
-def open_folder(folder: str | Path) -> tuple[str, dict, Files]:
-    """Returns kind, config and tensors of a folder for `load`; reads no tensor yet."""
-    folder = Path(folder)
-    if not (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds no {CONFIG}: give the folder of one model, such as transformer or vae")
-    config = json.loads((folder / CONFIG).read_text())
-    class_name = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
-    if class_name not in CLASSES:
-        raise ValueError(f"{folder / CONFIG} describes {class_name}: use one of {', '.join(CLASSES)}")
-    index = sorted(folder.glob("*.safetensors.index.json"))
-    if index:
-        names = set(json.loads(index[0].read_text())["weight_map"].values())
-    else:
-        names = {path.name for path in folder.glob("*.safetensors")}
-    if not names:
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        raise ValueError(
-            f"{folder} holds no safetensors"
-            + (f" but {', '.join(pickles)}: pickles are never read, convert them to safetensors" if pickles else "")
-        )
-    return CLASSES[class_name], config, Files([folder / name for name in sorted(names)])
+def open_folder(source: str | Path, kind: str | None = None) -> tuple[str, dict, Files]:
+    """Returns kind, config and tensors for `load`; reads no tensor yet. Arguments as in `load`."""
+    return open_source(source, kind)
 
 
 def check_tensors(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
@@ -163,7 +153,7 @@ def check_tensors(kind: str, model: Model, shapes: Mapping[str, tuple]) -> None:
     wrong += [
         f"unexpected {name} {shape}"
         for name, shape in shapes.items()
-        if name not in wanted and name not in model.ignored
+        if name not in wanted and not any(re.fullmatch(pattern, name) for pattern in model.ignored)
     ]
     wrong += [
         f"{name} is {shapes[name]}, not {shape}, for {path}"

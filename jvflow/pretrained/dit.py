@@ -19,17 +19,47 @@ from jvflow.pretrained.layout import (
     Entry,
     Kind,
     Model,
-    find_differences,
     linear_entries,
     network_shapes,
     rearranged_entry,
     same_entry,
     stack,
 )
-
-EXPECTED = dict(
-    norm_type="ada_norm_zero", activation_fn="gelu-approximate", attention_bias=True, norm_elementwise_affine=False
+from jvflow.pretrained.public_config import (
+    FALSE,
+    LAYERS,
+    NONE,
+    POSITIVE,
+    SIZE,
+    TANH_GELU,
+    TRUE,
+    Key,
+    either,
+    one_of,
+    read_config,
 )
+
+KEYS = dict(
+    num_attention_heads=Key(16, SIZE),
+    attention_head_dim=Key(72, SIZE),
+    in_channels=Key(4, SIZE),
+    out_channels=Key(None, either(SIZE, NONE)),
+    num_layers=Key(28, LAYERS),
+    dropout=Key(0.0),
+    norm_num_groups=Key(32),
+    attention_bias=Key(True, TRUE),
+    sample_size=Key(32),
+    patch_size=Key(2, SIZE),
+    activation_fn=Key("gelu-approximate", TANH_GELU),
+    num_embeds_ada_norm=Key(1000, SIZE),
+    upcast_attention=Key(False),
+    norm_type=Key("ada_norm_zero", one_of("ada_norm_zero")),
+    norm_elementwise_affine=Key(False, FALSE),
+    norm_eps=Key(1e-5, POSITIVE),
+)
+"""The keys of diffusers' DiTTransformer2DModel."""
+OLD_CLASS = "Transformer2DModel"
+"""The class of DiT in older files; its `norm_type` tells DiT from other transformers."""
 
 
 def find_naming(names) -> str:
@@ -44,38 +74,43 @@ def model(config: Mapping, naming: str, *, scan: bool = False, text_width: int =
       scan: whether the layers are scanned.
       text_width: width of text that each block also attends to, without effect until it is trained; 0 for no text.
     """
-    unsupported = find_differences(config, EXPECTED)
-    if unsupported:
-        raise ValueError(f"a DiT has {EXPECTED}, this config says {unsupported}")
+    if config.get("_class_name") == OLD_CLASS:
+        config = {"norm_type": "layer_norm"} | dict(config)
+    values = read_config(config, KEYS, "a DiT", _rules)
     original = naming == "original"
-    heads, channels, patch = config["num_attention_heads"], config["in_channels"], config["patch_size"]
-    out = config.get("out_channels") or channels
-    if out % channels:
-        raise ValueError(f"out_channels {out} is no multiple of in_channels {channels}: use one or two times as many")
+    heads, channels, patch = values["num_attention_heads"], values["in_channels"], values["patch_size"]
+    out = values["out_channels"] or channels
     network = networks.build(
         "dit",
-        width=heads * config["attention_head_dim"],
-        depth=config["num_layers"],
+        width=heads * values["attention_head_dim"],
+        depth=values["num_layers"],
         heads=heads,
         patch=(1, patch, patch),
         channels=channels,
         velocities=out // channels,
-        labels=config["num_embeds_ada_norm"],
+        labels=values["num_embeds_ada_norm"],
         time_scale=1.0,
         text_width=text_width,
         scan=scan,
         each_embeds=not original,
         frequency_shift=0 if original else 1,
-        mlp_epsilon=1e-6 if original else config.get("norm_eps", 1e-5),
+        mlp_epsilon=1e-6 if original else values["norm_eps"],
     )
     sizes = dict(heads=heads, patch=patch, velocities=out // channels)
     block = _original_block if original else _diffusers_block
-    blocks = [block(f"blocks/{i}", i, heads) for i in range(config["num_layers"])]
+    blocks = [block(f"blocks/{i}", i, heads) for i in range(values["num_layers"])]
     blocks = stack(blocks, lambda path: path.replace("blocks/0/", "blocks/")) if scan else sum(blocks, [])
     ends = _original_ends(**sizes) if original else _diffusers_ends(**sizes)
-    shapes, ignored = network_shapes(network), frozenset({"pos_embed", "pos_embed.pos_embed"})
+    shapes, ignored = network_shapes(network), (r"pos_embed(\.pos_embed)?",)
     added = frozenset(path for path in shapes if re.search(r"/text_(q|kv|proj)/", path))
     return Model(network, shapes, blocks + ends, ignored, partial(_apply, network), network.apply, added)
+
+
+def _rules(values: dict) -> dict[str, str]:
+    channels = values["in_channels"]
+    if (values["out_channels"] or channels) % channels:
+        return dict(out_channels=f"a multiple of in_channels {channels}")
+    return {}
 
 
 def _apply(network, params, hidden_states, timestep, class_labels):

@@ -1,52 +1,78 @@
-"""Reads safetensors files by memory-mapping, and writes them. Pickles are never read."""
+"""The tensors of several files as one mapping, and the writing of a safetensors file."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jvflow.files import check_room
+from jvflow.pretrained.readers import open_file
 
 CONFIG = "config.json"
 
 
 class Files(Mapping):
-    """The tensors of safetensors files, each read when it is used.
+    """The tensors of files (`jvflow.pretrained.readers`), each read when it is used.
 
     Attributes:
+      folder: the folder of the first file.
       shapes: shapes of all tensors, known without reading them.
+      metadata: the strings in the headers of the files.
+      paths: the files.
     """
 
     def __init__(self, files: Sequence[Path]):
-        self._files, self.shapes, broken = {}, {}, []
-        for file in files:
-            if not Path(file).exists():
-                broken.append(f"{file} does not exist")
-                continue
+        """Opens the files; raises ValueError that names all files that cannot be read, or a tensor in two of them."""
+        self.paths, self.metadata, self.shapes, self._files, broken = tuple(files), {}, {}, {}, []
+        self.folder = Path(self.paths[0]).parent
+        for file in self.paths:
             try:
-                opened = safe_open(file, framework="np")
-            except (SafetensorError, OSError) as error:
-                broken.append(f"{file} is not a complete safetensors file ({error})")
+                opened = open_file(file)
+            except ValueError as error:
+                broken.append(str(error))
                 continue
-            for name in opened.keys():
-                self._files[name], self.shapes[name] = opened, tuple(opened.get_slice(name).get_shape())
+            twice = sorted(self._files.keys() & opened.shapes.keys())
+            if twice:
+                raise ValueError(
+                    f"the tensor {twice[0]} is in {self._files[twice[0]][0].path} and in {file}, which may differ: "
+                    "keep the files of one model in the folder, or give one file"
+                )
+            self._files |= {name: (opened, name) for name in opened.shapes}
+            self.shapes |= opened.shapes
+            self.metadata |= opened.metadata
         if broken:
-            raise ValueError(
-                f"cannot read {'; '.join(broken)}: pickled files (.bin, .pt, .ckpt) are never read, "
-                "convert them to safetensors"
-            )
+            raise ValueError("; ".join(broken))
+
+    def renamed(self, rename: Callable[[str], str | None], reshape: Callable[[str, tuple], tuple] | None = None):
+        """Returns these tensors under other names, without those whose new name is None.
+
+        Args:
+          rename: `name -> new name or None`.
+          reshape: `(new name, shape) -> shape` of the same number of elements.
+        """
+        new = object.__new__(Files)
+        new.paths, new.folder, new.metadata, new.shapes, new._files = self.paths, self.folder, self.metadata, {}, {}
+        for name, shape in self.shapes.items():
+            public = rename(name)
+            if public is None:
+                continue
+            if public in new.shapes:
+                raise ValueError(f"two tensors of {', '.join(map(str, self.paths))} would be {public}: {name} is one")
+            new.shapes[public] = reshape(public, shape) if reshape else shape
+            new._files[public] = self._files[name]
+        return new
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._files[name].get_tensor(name)
+        file, stored = self._files[name]
+        return file.read(stored).reshape(self.shapes[name])
 
     def rows(self, name: str, indices: np.ndarray) -> np.ndarray:
         """Returns rows (..., width) of a tensor for indices (...), and reads no others."""
         unique, where = np.unique(indices, return_inverse=True)
-        table = self._files[name].get_slice(name)
-        return np.concatenate([table[int(i) : int(i) + 1] for i in unique])[where.reshape(np.shape(indices))]
+        file, stored = self._files[name]
+        return file.read_rows(stored, unique)[where.reshape(np.shape(indices))]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

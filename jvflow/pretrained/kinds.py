@@ -1,5 +1,8 @@
 """All known kinds of public models. Each kind has a file of this package."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jvflow.pretrained import (
     clip_text,
     dit,
@@ -43,6 +46,21 @@ CLASSES = {
     "UMT5EncoderModel": "t5_encoder",
 }
 """Kinds by the class in a config.json: `_class_name` in diffusers, `architectures` in transformers."""
+ALIASES = {
+    "Transformer2DModel": "dit",
+    "CLIPModel": "clip_text",
+    "CLIPTextModelWithProjection": "clip_text",
+    "T5Model": "t5_encoder",
+    "T5ForConditionalGeneration": "t5_encoder",
+    "T5WithLMHeadModel": "t5_encoder",
+    "UMT5Model": "t5_encoder",
+    "UMT5ForConditionalGeneration": "t5_encoder",
+}
+"""Kinds by other classes that hold the same model, some with parts that are not read."""
+KNOWN = CLASSES | ALIASES
+"""All classes whose models are read."""
+MODEL_TYPES = {"clip": "clip_text", "clip_text_model": "clip_text", "t5": "t5_encoder", "umt5": "t5_encoder"}
+"""Kinds by the `model_type` of transformers, for files without a class."""
 
 
 def find_kind(name: str) -> Kind:
@@ -50,3 +68,24 @@ def find_kind(name: str) -> Kind:
     if name not in KINDS:
         raise ValueError(f"unknown kind {name!r}: use one of {', '.join(KINDS)}")
     return KINDS[name]
+
+
+def kind_of(config: Any, source: Any) -> str:
+    """Returns the name of the kind that a config.json describes.
+
+    Args:
+      config: the content of the file.
+      source: the file, for messages.
+
+    Raises:
+      ValueError: if the file holds no object, or its class is not known.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{source} holds no object with keys, but a {type(config).__name__}: it is no model's config")
+    classes = config.get("architectures")
+    name = config.get("_class_name") or (classes[0] if isinstance(classes, list) and classes else None)
+    if name is None and config.get("model_type") in MODEL_TYPES:
+        return MODEL_TYPES[config["model_type"]]
+    if not isinstance(name, str) or name not in KNOWN:
+        raise ValueError(f"{source} describes {name}: use one of {', '.join(KNOWN)}")
+    return KNOWN[name]

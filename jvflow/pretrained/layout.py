@@ -1,6 +1,8 @@
 """Tables of our parameters and the tensors of a public checkpoint, which convert in both directions."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -34,19 +36,24 @@ class Model(NamedTuple):
       network: our network, without parameters.
       shapes: shapes of its arrays, by path.
       layout: the entries of its arrays.
-      ignored: names of tensors that hold no learned values.
+      ignored: regular expressions for the names of tensors that are not read: they hold no learned values, or belong
+        to another part of the public model.
       apply: `(params, **inputs)`, in the public model's own layout and argument names.
       field: `(params, x, s, condition)` in our layout, with s in the model's own time; None if the model is no field.
       added: paths of arrays that only our network has; they are initialized as in a new network.
+      settings: values of all keys of the public config, absent ones with the defaults of the public library.
+      copies: names of tensors that must equal another tensor, if the files hold both: `{copy: tensor that is read}`.
     """
 
     network: Network
     shapes: dict[str, jax.ShapeDtypeStruct]
     layout: list[Entry]
-    ignored: frozenset[str]
+    ignored: tuple[str, ...]
     apply: Callable
     field: Callable | None = None
     added: frozenset[str] = frozenset()
+    settings: Mapping[str, Any] = MappingProxyType({})
+    copies: Mapping[str, str] = MappingProxyType({})
 
 
 class Kind(NamedTuple):
@@ -82,11 +89,6 @@ def autoencoder_apply(encode: Callable, decode: Callable) -> Callable:
         return jax.tree.map(lambda a: rearrange(a, "b h w c -> b c h w"), output)
 
     return apply
-
-
-def find_differences(config: Mapping, expected: Mapping) -> dict:
-    """Returns the entries of a public config that differ from the expected ones; absent entries count as equal."""
-    return {key: config[key] for key, value in expected.items() if config.get(key, value) != value}
 
 
 # --- entries --------------------------------------------------------------------------------------
@@ -130,6 +132,22 @@ def _mirror(path: str, axes: int, rename: Callable[[str], str]) -> Entry:
     if last != "kernel":
         return same_entry(path, name)
     return rearranged_entry(path, name, {2: "o i -> i o", 4: "o i h w -> h w i o", 5: "o i f h w -> f h w i o"}[axes])
+
+
+FIRST = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+"""The names that diffusers first gave to the layers of attention over pixels."""
+
+
+def has_first_names(names: Iterable[str]) -> bool:
+    """Returns whether tensors have the first names of attention."""
+    return any(".proj_attn." in name for name in names)
+
+
+def first_name(name: str) -> str:
+    """Returns the first name of a tensor of attention; other names stay."""
+    for current, first in FIRST.items():
+        name = re.sub(rf"(attentions\.\d+)\.{re.escape(current)}\.", rf"\1.{first}.", name)
+    return name
 
 
 def stack(layers: Sequence[Sequence[Entry]], rename: Callable[[str], str]) -> list[Entry]:

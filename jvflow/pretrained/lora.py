@@ -177,8 +177,8 @@ def read(path: str | Path, kind: str, config: Mapping, **options) -> dict[str, C
     known = find_kind(kind)
     model = known.model(config, known.namings[0], **options)
     file = find_file(path)
-    settings = read_settings(file)
     tensors = Files([file])
+    settings = read_settings(file, tensors.metadata)
     shapes = {}
     for entry in model.layout:
         written = entry.write(np.broadcast_to(False, model.shapes[entry.path].shape))  # takes the memory of one byte

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+from jvflow.pretrained.readers import read_json
 
+SUFFIXES = (".safetensors", ".sft")
 CONFIG = "adapter_config.json"
 PEFT_FILE = "adapter_model.safetensors"
 METADATA = "lora_adapter_metadata"
@@ -70,8 +71,10 @@ def _matching(patterns: Mapping[str, Any], module: str, default):
 def find_file(path: str | Path) -> Path:
     """Returns the safetensors file of a LoRA, given as the file or as its folder."""
     path = Path(path)
-    if path.is_file():
+    if path.is_file() and path.suffix in SUFFIXES:
         return path
+    if path.is_file():
+        raise ValueError(f"{path} is no safetensors file: convert the LoRA file to safetensors")
     if not path.is_dir():
         raise ValueError(f"there is no LoRA file or folder {path}: check the path")
     for name in (PEFT_FILE, DIFFUSERS_FILE):
@@ -84,26 +87,24 @@ def find_file(path: str | Path) -> Path:
     raise ValueError(f"{path} holds {have}: give one safetensors file with LoRA matrices")
 
 
-def read_settings(file: Path) -> Settings:
-    """Returns the settings of a LoRA file; raises ValueError if it is no plain LoRA."""
-    beside = file.with_name(CONFIG)
-    if file.name == PEFT_FILE and beside.is_file():
-        return _settings(beside, beside.read_text("utf-8"))
+def read_settings(file: Path, metadata: Mapping[str, str]) -> Settings:
+    """Returns the settings of a LoRA file with this metadata; raises ValueError if it is no plain LoRA."""
+    config = file.with_name(CONFIG)
+    if file.name == PEFT_FILE and config.is_file():
+        return _settings(config, read_json(config))
+    if METADATA not in metadata:
+        return Settings()
+    where = f"{METADATA} of {file}"
     try:
-        with safe_open(file, framework="np") as opened:
-            metadata = opened.metadata() or {}
-    except (SafetensorError, OSError):
-        return Settings()  # the reader of the tensors raises an error that says more
-    return _settings(f"{METADATA} of {file}", metadata[METADATA]) if METADATA in metadata else Settings()
-
-
-def _settings(where, text: str) -> Settings:
-    try:
-        found = json.loads(text)
+        found = json.loads(metadata[METADATA])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{where} holds {type(found).__name__}, not the settings of a LoRA")
+    return _settings(where, found)
+
+
+def _settings(where, found: dict) -> Settings:
     if not {"r", "lora_alpha"} & found.keys():  # diffusers puts the name of the model's part before each key
         found = {key.partition(".")[2]: value for key, value in found.items()}
     kind, start = found.get("peft_type") or "LORA", found.get("init_lora_weights")

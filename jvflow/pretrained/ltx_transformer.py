@@ -8,17 +8,39 @@ import jax.numpy as jnp
 from jvflow import networks
 from jvflow.networks import ltx
 from jvflow.networks.ltx import LTX, LTXConfig
-from jvflow.pretrained.layout import Kind, Model, find_differences, mirror_stacked, network_shapes
-
-EXPECTED = dict(
-    patch_size=1,
-    patch_size_t=1,
-    activation_fn="gelu-approximate",
-    qk_norm="rms_norm_across_heads",
-    norm_elementwise_affine=False,
-    attention_bias=True,
-    attention_out_bias=True,
+from jvflow.pretrained.layout import Kind, Model, mirror_stacked, network_shapes
+from jvflow.pretrained.public_config import (
+    FALSE,
+    LAYERS,
+    NONE,
+    POSITIVE,
+    SIZE,
+    TANH_GELU,
+    TRUE,
+    Key,
+    either,
+    one_of,
+    read_config,
 )
+
+KEYS = dict(
+    in_channels=Key(128, SIZE),
+    out_channels=Key(128, either(SIZE, NONE)),
+    patch_size=Key(1, one_of(1)),
+    patch_size_t=Key(1, one_of(1)),
+    num_attention_heads=Key(32, SIZE),
+    attention_head_dim=Key(64, SIZE),
+    cross_attention_dim=Key(2048, SIZE),
+    num_layers=Key(28, LAYERS),
+    activation_fn=Key("gelu-approximate", TANH_GELU),
+    qk_norm=Key("rms_norm_across_heads", one_of("rms_norm_across_heads")),
+    norm_elementwise_affine=Key(False, FALSE),
+    norm_eps=Key(1e-6, POSITIVE),
+    caption_channels=Key(4096, SIZE),
+    attention_bias=Key(True, TRUE),
+    attention_out_bias=Key(True, TRUE),
+)
+"""The keys of diffusers' LTXVideoTransformer3DModel."""
 BLOCKS = "transformer_blocks/"
 
 
@@ -30,29 +52,30 @@ def model(config: Mapping, naming: str, *, scan: bool = False, **options) -> Mod
       options: other fields of `LTXConfig`.
     """
     del naming
-    unsupported = find_differences(config, EXPECTED)
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    unsupported |= find_differences(config, dict(cross_attention_dim=width))
-    if unsupported:
-        raise ValueError(
-            f"a transformer of LTX-Video has {EXPECTED} and attends to text of its own width {width}, "
-            f"this config says {unsupported}"
-        )
+    values = read_config(config, KEYS, "a transformer of LTX-Video", _rules)
     sizes = LTXConfig(
-        depth=config["num_layers"],
-        heads=config["num_attention_heads"],
-        head=config["attention_head_dim"],
-        channels=config["in_channels"],
-        outputs=config.get("out_channels") or config["in_channels"],
-        captions=config["caption_channels"],
-        epsilon=config.get("norm_eps", 1e-6),
+        depth=values["num_layers"],
+        heads=values["num_attention_heads"],
+        head=values["attention_head_dim"],
+        channels=values["in_channels"],
+        outputs=values["out_channels"] or values["in_channels"],
+        captions=values["caption_channels"],
+        epsilon=values["norm_eps"],
         scan=scan,
         **options,
     )
     network = networks.functional(LTX, sizes, ltx.RULES)
     shapes = network_shapes(network)
     layout = mirror_stacked(shapes, BLOCKS, sizes.depth if scan else 0)
-    return Model(network, shapes, layout, frozenset(), partial(_apply, network), partial(ltx.field, network))
+    return Model(network, shapes, layout, (), partial(_apply, network), partial(ltx.field, network))
+
+
+def _rules(values: dict) -> dict[str, str]:
+    width = values["num_attention_heads"] * values["attention_head_dim"]
+    if width % 2:
+        return dict(attention_head_dim="a number that gives an even width with num_attention_heads")
+    fits = values["cross_attention_dim"] == width
+    return {} if fits else dict(cross_attention_dim=f"the width {width} of the transformer")
 
 
 def _apply(

@@ -1,7 +1,7 @@
 """Public models inside our networks: training can start from them, and a run can be exported as them.
 
-dit, ltx, wan    one folder with the transformer
-unet             a folder for each velocity, as Bi-flow's authors released them: "VIDEO,NOISE"
+dit, ltx, wan    one source with the transformer: a folder, a file or an address (`jvflow.pretrained.sources`)
+unet             a source for each velocity, "VIDEO,NOISE", or the one file with both that Bi-flow's authors released
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from jvflow import pretrained
 from jvflow.networks import Network
 from jvflow.pretrained import lora
 from jvflow.pretrained.lora import Change
+from jvflow.pretrained.sources import prefixes
 
 KINDS = {"dit": "dit", "unet": "unet2d", "ltx": "ltx_transformer", "wan": "wan_transformer"}
 """The kind of public model (see `jvflow.pretrained.KINDS`) for each network."""
@@ -27,10 +28,10 @@ class Part(NamedTuple):
     folder: str
 
 
-def folders(names: str) -> list[Path]:
-    """Returns the folders that `config.pretrained` names if all of them hold public models, else an empty list."""
-    found = [Path(name) for name in names.split(",")]
-    return found if all(pretrained.is_public(folder) for folder in found) else []
+def folders(names: str) -> list[str]:
+    """Returns the sources that `config.pretrained` names if all of them are public models, else an empty list."""
+    found = names.split(",")
+    return found if all(pretrained.is_public(source) for source in found) else []
 
 
 def parts(config, network: Network) -> list[Part]:
@@ -41,10 +42,16 @@ def parts(config, network: Network) -> list[Part]:
     return [Part(("velocities", i), name) for i, name in enumerate(("video", "noise")[: network.config.velocities])]
 
 
+def split_file(sources: Sequence[str | Path], kind: str) -> list[str | Path]:
+    """Returns one source for each model of a kind, if a single file holds several; otherwise the same sources."""
+    found = prefixes(sources[0], kind) if len(sources) == 1 else []
+    return [f"{sources[0]}/{prefix[:-1]}" for prefix in found] if len(found) > 1 else list(sources)
+
+
 def load_params(
-    config, network: Network, folders: Sequence[Path], text_width: int = 0, loras: Sequence[str] = ()
+    config, network: Network, folders: Sequence[str | Path], text_width: int = 0, loras: Sequence[str] = ()
 ) -> dict:
-    """Returns the parameters of the config's network from public folders, without a text encoder's.
+    """Returns the parameters of the config's network from public models, without a text encoder's.
 
     Parameters that the public models do not have are initialized as in a new network.
 
@@ -54,7 +61,8 @@ def load_params(
     Raises:
       ValueError: if the folders hold models of another kind, or their number is wrong.
     """
-    wanted = parts(config, network)
+    kind, wanted = _kind(config), parts(config, network)
+    folders = split_file(folders, kind) if len(wanted) > 1 else folders
     _check_kinds(config, folders)
     if len(folders) != len(wanted):
         names = ",".join(part.folder.upper() or "FOLDER" for part in wanted)
@@ -65,7 +73,7 @@ def load_params(
     options = import_options(config, text_width)
     params = {}
     for part, folder, file in zip(wanted, folders, loras or [None] * len(folders), strict=True):
-        loaded = pretrained.load(folder, dtype=jnp.float32, lora=file, **options).params
+        loaded = pretrained.load(folder, kind=kind, dtype=jnp.float32, lora=file, **options).params
         at = params
         for key in part.path[:-1]:
             at = at.setdefault(key, {})
@@ -79,9 +87,10 @@ def lora_files(config) -> tuple[str, ...]:
     Raises:
       ValueError: if `config.pretrained` names no public models, or another number.
     """
-    files, models = config.tune.get("lora"), folders(config.pretrained)
+    files = config.tune.get("lora")
     if not files:
         return ()
+    models = _models(config)
     if not models:
         raise ValueError(
             f"config.tune.lora={files} changes layers of a public model, and config.pretrained={config.pretrained} is "
@@ -98,21 +107,26 @@ def lora_files(config) -> tuple[str, ...]:
 
 def lora_changes(config) -> dict[str, Change]:
     """Returns what the files of `config.tune.lora` add to the arrays of the config's network, by their paths."""
-    changes, models = {}, folders(config.pretrained)
-    files = lora_files(config)
+    changes, files, models = {}, lora_files(config), _models(config)
     _check_kinds(config, models)
     for i, (folder, file) in enumerate(zip(models, files)):
-        kind, config_json, _ = pretrained.open_folder(folder)
+        kind, config_json, _ = pretrained.open_folder(folder, _kind(config))
         prefix = f"velocities/{i}/" if config.network.name == "unet" else ""
         found = lora.read(file, kind, config_json, **import_options(config))
         changes |= {f"{prefix}{path}": change for path, change in found.items()}
     return changes
 
 
-def _check_kinds(config, folders: Sequence[Path]) -> None:
-    """Raises ValueError if a folder does not hold the kind of model that the config's network starts from."""
+def _models(config) -> list[str | Path]:
+    """Returns one source for each public model that `config.pretrained` names; [] if it names a run."""
+    found = folders(config.pretrained)
+    return split_file(found, _kind(config)) if config.network.name == "unet" and found else found
+
+
+def _check_kinds(config, folders: Sequence[str | Path]) -> None:
+    """Raises ValueError if a source does not hold the kind of model that the config's network starts from."""
     kind = _kind(config)
-    kinds = {folder: pretrained.open_folder(folder)[0] for folder in folders}
+    kinds = {folder: pretrained.open_folder(folder, kind)[0] for folder in folders}
     wrong = [f"{folder} holds a {found}" for folder, found in kinds.items() if found != kind]
     if wrong:
         raise ValueError(

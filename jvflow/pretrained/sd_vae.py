@@ -9,44 +9,77 @@ from functools import partial
 
 from jvflow import networks
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
-from jvflow.pretrained.layout import Kind, Model, autoencoder_apply, find_differences, mirror, network_shapes
+from jvflow.pretrained.layout import Kind, Model, autoencoder_apply, first_name, has_first_names, mirror, network_shapes
+from jvflow.pretrained.public_config import (
+    FLAG,
+    LAYERS,
+    NONE,
+    NUMBER,
+    POSITIVE,
+    SILU,
+    SIZE,
+    Key,
+    either,
+    list_of,
+    one_of,
+    read_config,
+)
 
-FIRST = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-EXPECTED = dict(in_channels=3, out_channels=3, act_fn="silu", shift_factor=None, latents_mean=None, latents_std=None)
+KEYS = dict(
+    in_channels=Key(3, one_of(3)),
+    out_channels=Key(3, one_of(3)),
+    down_block_types=Key(["DownEncoderBlock2D"], list_of(one_of("DownEncoderBlock2D"))),
+    up_block_types=Key(["UpDecoderBlock2D"], list_of(one_of("UpDecoderBlock2D"))),
+    block_out_channels=Key([64], list_of(SIZE)),
+    layers_per_block=Key(1, LAYERS),
+    act_fn=Key("silu", SILU),
+    latent_channels=Key(4, SIZE),
+    norm_num_groups=Key(32, SIZE),
+    sample_size=Key(32),
+    scaling_factor=Key(0.18215, POSITIVE),
+    shift_factor=Key(None, either(NUMBER, NONE)),
+    latents_mean=Key(None, NONE),
+    latents_std=Key(None, NONE),
+    force_upcast=Key(True),
+    use_quant_conv=Key(True, FLAG),
+    use_post_quant_conv=Key(True, FLAG),
+    mid_block_add_attention=Key(True, FLAG),
+)
+"""The keys of diffusers' AutoencoderKL."""
 
 
 def find_naming(names) -> str:
     """Returns the naming of these tensors."""
-    return "first" if any(".proj_attn." in name for name in names) else "current"
+    return "first" if has_first_names(names) else "current"
 
 
 def model(config: Mapping, naming: str) -> Model:
     """Returns the model of a config of the diffusers package."""
-    unsupported = find_differences(config, EXPECTED)
-    kinds = dict(down_block_types="DownEncoderBlock2D", up_block_types="UpDecoderBlock2D")
-    unsupported |= {key: config[key] for key, kind in kinds.items() if set(config[key]) != {kind}}
-    if unsupported:
-        raise ValueError(f"an autoencoder of Stable Diffusion has {EXPECTED | kinds}, this config says {unsupported}")
-    if config.get("use_quant_conv", True) != config.get("use_post_quant_conv", True):
-        raise ValueError("use_quant_conv and use_post_quant_conv differ: use both 1 x 1 convolutions, or none")
+    values = read_config(config, KEYS, "an autoencoder of Stable Diffusion", _rules)
     sizes = KLConfig(
-        channels=tuple(config["block_out_channels"]),
-        blocks=config["layers_per_block"],
-        latent=config["latent_channels"],
-        groups=config.get("norm_num_groups", 32),
-        attention=config.get("mid_block_add_attention", True),
-        moments=config.get("use_quant_conv", True),
+        channels=tuple(values["block_out_channels"]),
+        blocks=values["layers_per_block"],
+        latent=values["latent_channels"],
+        groups=values["norm_num_groups"],
+        attention=bool(values["mid_block_add_attention"]),
+        moments=bool(values["use_quant_conv"]),
     )
     network = networks.functional(Autoencoder, sizes)
     shapes = network_shapes(network)
     apply = autoencoder_apply(*(partial(network.apply, method=method) for method in ("encode", "decode")))
-    return Model(network, shapes, mirror(shapes, _first_name if naming == "first" else str), frozenset(), apply)
+    layout = mirror(shapes, first_name if naming == "first" else str)
+    return Model(network, shapes, layout, (), apply, settings=values)
 
 
-def _first_name(name: str) -> str:
-    for current, first in FIRST.items():
-        name = name.replace(f"attentions.0.{current}.", f"attentions.0.{first}.")
-    return name
+def _rules(values: dict) -> dict[str, str]:
+    channels, groups = values["block_out_channels"], values["norm_num_groups"]
+    kinds = ("down_block_types", "up_block_types")
+    wrong = {key: f"a list of {len(channels)} entries" for key in kinds if len(values[key]) != len(channels)}
+    if any(n % groups for n in channels):
+        wrong["block_out_channels"] = f"multiples of norm_num_groups {groups}"
+    if bool(values["use_quant_conv"]) != bool(values["use_post_quant_conv"]):
+        wrong["use_post_quant_conv"] = f"the same as use_quant_conv, {str(bool(values['use_quant_conv'])).lower()}"
+    return wrong
 
 
 KIND = Kind(model, find_naming, ("current", "first"))

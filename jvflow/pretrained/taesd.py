@@ -10,11 +10,27 @@ import jax
 import jax.numpy as jnp
 
 from jvflow.networks import Network, taesd
-from jvflow.pretrained.layout import Kind, Model, autoencoder_apply, find_differences, same_entry
+from jvflow.pretrained.layout import Kind, Model, autoencoder_apply, same_entry
+from jvflow.pretrained.public_config import LAYERS, SIZE, Key, list_of, one_of, read_config
 
-EXPECTED = dict(
-    in_channels=3, out_channels=3, act_fn="relu", upsample_fn="nearest", upsampling_scaling_factor=2, latent_magnitude=3
+KEYS = dict(
+    in_channels=Key(3, one_of(3)),
+    out_channels=Key(3, one_of(3)),
+    encoder_block_out_channels=Key([64] * 4, list_of(SIZE)),
+    decoder_block_out_channels=Key([64] * 4, list_of(SIZE)),
+    act_fn=Key("relu", one_of("relu")),
+    upsample_fn=Key("nearest", one_of("nearest")),
+    latent_channels=Key(4, SIZE),
+    upsampling_scaling_factor=Key(2, one_of(2)),
+    num_encoder_blocks=Key([1, 3, 3, 3], list_of(LAYERS)),
+    num_decoder_blocks=Key([3, 3, 3, 1], list_of(LAYERS)),
+    latent_magnitude=Key(3),
+    latent_shift=Key(0.5),
+    force_upcast=Key(False),
+    scaling_factor=Key(1.0),
+    shift_factor=Key(0.0),
 )
+"""The keys of diffusers' AutoencoderTiny."""
 
 
 def find_naming(names) -> str:
@@ -24,17 +40,11 @@ def find_naming(names) -> str:
 
 def model(config: Mapping, naming: str) -> Model:
     """Returns the model of a config of the diffusers package."""
-    unsupported = find_differences(config, EXPECTED)
-    widths = {half: set(config.get(f"{half}_block_out_channels", (64,))) for half in ("encoder", "decoder")}
-    unsupported |= {f"{half}_block_out_channels": sorted(found) for half, found in widths.items() if len(found) > 1}
-    if unsupported:
-        raise ValueError(
-            f"a tiny autoencoder has {EXPECTED} and one width in all its layers, this config says {unsupported}"
-        )
-    latent = config.get("latent_channels", 4)
+    values = read_config(config, KEYS, "a tiny autoencoder", _rules)
+    latent, width = values["latent_channels"], lambda half: values[f"{half}_block_out_channels"][0]
     halves = dict(
-        encoder=_encoder(config.get("num_encoder_blocks", (1, 3, 3, 3)), *widths["encoder"], latent),
-        decoder=_decoder(config.get("num_decoder_blocks", (3, 3, 3, 1)), *widths["decoder"], latent),
+        encoder=_encoder(values["num_encoder_blocks"], width("encoder"), latent),
+        decoder=_decoder(values["num_decoder_blocks"], width("decoder"), latent),
     )
     shapes, entries = {}, []
     for half, tensors in halves.items():
@@ -43,7 +53,18 @@ def model(config: Mapping, naming: str) -> Model:
             shapes[path] = jax.ShapeDtypeStruct(shape, jnp.float32)
             entries.append(same_entry(path, _public_name(half, number, name, naming)))
     network = Network(apply=None, config=dict(config))
-    return Model(network, shapes, entries, frozenset(), autoencoder_apply(_encode, _decode))
+    return Model(network, shapes, entries, (), autoencoder_apply(_encode, _decode), settings=values)
+
+
+def _rules(values: dict) -> dict[str, str]:
+    wrong = {}
+    for half in ("encoder", "decoder"):
+        channels = values[f"{half}_block_out_channels"]
+        if len(set(channels)) > 1:
+            wrong[f"{half}_block_out_channels"] = "one number of channels in all layers"
+        if len(values[f"num_{half}_blocks"]) != len(channels):
+            wrong[f"num_{half}_blocks"] = f"a list of {len(channels)} entries, as {half}_block_out_channels has"
+    return wrong
 
 
 def _public_name(half: str, number: int, name: str, naming: str) -> str:

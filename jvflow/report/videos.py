@@ -4,8 +4,12 @@ Frames are uint8 (h, w, 3), RGB, with rows from the top, as in `jvflow.data.vide
 """
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,8 +20,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jvflow.data.video import Frame, check_pixels, exact_rate
-from jvflow.files import write_text
+from jvflow.files import read_json, write_text
 from jvflow.parallel import processes
+
+LOG = logging.getLogger(__name__)
+RECORD, SHEET, PARTIAL = "samples.json", "sheet.png", ".samples.partial"
+SAMPLE = re.compile(r"sample_\d{3,}\.mp4")
 
 
 class Writer:
@@ -49,7 +57,8 @@ class Writer:
 
     def __enter__(self) -> "Writer":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "faststart"})
+        file = str(self._partial.absolute())  # because FFmpeg takes "12:30/a.mp4" for a protocol
+        self._container = av.open(file, "w", format="mp4", options={"movflags": "faststart"})
         return self
 
     def append(self, frame: np.ndarray) -> None:
@@ -134,6 +143,44 @@ def _magnify(frame: Frame, min_side: int, scale: int | None = None) -> UInt8[np.
     return frame.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+@contextmanager
+def replace_samples(out: str | os.PathLike) -> Iterator[Path]:
+    """Gives a folder for the files of new samples, which replace those in `out` when the block ends.
+
+    If the block raises, `out` keeps its older samples. Otherwise these are removed first: the files that the old
+    `samples.json` lists, and `sample_NNN.mp4`. No other file is touched; without an old `samples.json`, none is
+    removed. The new `samples.json` comes last, so that a folder with one holds exactly the samples that it lists.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    new, stopped = out / PARTIAL, (out / PARTIAL).exists()  # left by a command that was killed
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        old = _sample_files(out)
+        if stopped or (out / RECORD).exists():
+            for file in (out / RECORD, out / SHEET, *old):
+                file.unlink(missing_ok=True)
+        elif others := [file.name for file in old if not (new / file.name).exists()]:
+            LOG.warning("warning: %s also holds %s, which no %s lists: they stay", out, ", ".join(others), RECORD)
+        for file in sorted(new.iterdir(), key=lambda file: file.name == RECORD):
+            file.replace(out / file.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _sample_files(out: Path) -> list[Path]:
+    """Returns the videos of samples in a folder."""
+    try:
+        entries = read_json(out / RECORD, "", keys=dict(samples=list))["samples"]
+    except ValueError:  # no record, or a damaged one
+        entries = []
+    listed = [entry.get("file") for entry in entries if isinstance(entry, dict)]
+    names = lambda file: SAMPLE.fullmatch(file.name) or (file.name in listed and file.suffix == ".mp4")
+    return sorted(file for file in out.iterdir() if names(file) and file.is_file())
+
+
 def write_record(out: str | os.PathLike, samples: list[dict], protocol: dict, sheet: np.ndarray) -> dict:
     """Writes `sheet.png` and `samples.json` into the folder `out`; returns the content of `samples.json`.
 
@@ -144,8 +191,8 @@ def write_record(out: str | os.PathLike, samples: list[dict], protocol: dict, sh
       sheet: see `sheet`.
     """
     record = dict(samples=samples, protocol=protocol)
-    write_png(Path(out) / "sheet.png", sheet)
-    write_text(Path(out) / "samples.json", json.dumps(record, indent=1) + "\n")
+    write_png(Path(out) / SHEET, sheet)
+    write_text(Path(out) / RECORD, json.dumps(record, indent=1) + "\n")
     return record
 
 
@@ -164,19 +211,18 @@ def write_samples(
 
     Every process calls this; the primary one writes.
     """
-    out = Path(out)
-    files = [out / f"sample_{i:03d}.mp4" for i in range(len(videos))]
+    names = [f"sample_{i:03d}.mp4" for i in range(len(videos))]
     each = dict(frames=videos.shape[1], fps=fps, seconds_per_frame=seconds_per_frame, seed=seed)
     samples = [
-        dict(file=file.name, caption=caption, nfe_per_frame=float(n), **each)
-        for file, caption, n in zip(files, captions, nfe_per_frame)
+        dict(file=name, caption=caption, nfe_per_frame=float(n), **each)
+        for name, caption, n in zip(names, captions, nfe_per_frame)
     ]
 
     def write_all():
-        out.mkdir(parents=True, exist_ok=True)
-        for file, video in zip(files, videos):
-            write(file, video, fps)
-        write_record(out, samples, protocol, sheet(videos))
+        with replace_samples(out) as folder:
+            for name, video in zip(names, videos):
+                write(folder / name, video, fps)
+            write_record(folder, samples, protocol, sheet(videos))
 
     processes.on_primary(write_all)
     return dict(samples=samples, protocol=protocol)

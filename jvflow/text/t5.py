@@ -20,10 +20,14 @@ from jvflow import networks, pretrained
 from jvflow.networks import precision
 from jvflow.networks.t5 import T5, Block, T5Config
 from jvflow.pretrained import LazyParams
+from jvflow.pretrained.checks import check_copies, check_values
 from jvflow.text import TextEncoder, Tokens, warn_truncated
+from jvflow.text.special_tokens import check_end_token, check_vocabulary, read_special_tokens
+from jvflow.text.tokenizer_files import TOKENIZER, find_file, read_tokenizer
 
+KIND = "t5_encoder"
 PADDING, END = 0, 1
-EMBEDDING = "shared.weight"
+EMBEDDING = "shared/embedding"
 
 
 def build(
@@ -34,10 +38,11 @@ def build(
     attend_padding: bool = False,
     abstract: bool = False,
 ) -> TextEncoder:
-    """Returns the encoder from two folders in the layout of the public hubs.
+    """Returns the encoder from a model and its tokenizer.
 
     Args:
-      folders: the model, with config.json and safetensors, and its tokenizer, with spiece.model.
+      folders: the model, a folder or a file (`jvflow.pretrained.load`), and the folder of its tokenizer, with
+        spiece.model or tokenizer.json, or one of these files.
       length: tokens in a caption, including its end token; 128 in LTX-Video, 512 in Wan.
       dtype: dtype of kernels, embeddings and matrix products, float32 or bfloat16; norms are float32.
       by_layer: read each layer when it is used. `apply` cannot be compiled then: captions are embedded before
@@ -55,16 +60,16 @@ def build(
         )
     precision.check_dtype("config.text.dtype", dtype)
     model, tokenizer = folders
-    tokenize = make_tokenize(tokenizer, length)
-    if by_layer:
-        apply = ByLayer(model, dtype, attend_padding)
-        return TextEncoder(tokenize, apply, apply.config.width, compilable=False)
-    sizes = pretrained.inspect(model).network.config
+    public = pretrained.inspect(model, kind=KIND)
+    sizes = public.network.config
     if not isinstance(sizes, T5Config):
         raise ValueError(f"{model} holds no encoder of T5: give the folder text_encoder")
+    tokenize = make_tokenize(tokenizer, length, sizes.vocabulary, public.settings["eos_token_id"])
+    if by_layer:
+        return TextEncoder(tokenize, ByLayer(model, dtype, attend_padding), sizes.width, compilable=False)
     apply = networks.functional(T5, replace(sizes, dtype=dtype)).apply
     embed = jax.jit(lambda params, tokens: apply(params, tokens, None if attend_padding else tokens != PADDING))
-    lazy = LazyParams(lambda: pretrained.load(model, dtype=jnp.dtype(dtype)).params)
+    lazy = LazyParams(lambda: pretrained.load(model, kind=KIND, dtype=jnp.dtype(dtype)).params)
     return TextEncoder(tokenize, embed, sizes.width, lazy=lazy)
 
 
@@ -78,10 +83,9 @@ class ByLayer:
     """The `apply` of an encoder that reads one layer at a time: `(None, tokens (b, n)) -> (b, n, width)`."""
 
     def __init__(self, folder: str | Path, dtype: str, attend_padding: bool = False):
-        kind, config, self._files = pretrained.open_folder(folder)
-        if kind != "t5_encoder":
-            raise ValueError(f"{folder} holds no encoder of T5: give the folder text_encoder")
+        kind, config, self._files = pretrained.open_folder(folder, KIND)
         self._model = pretrained.find_model(kind, config, self._files)
+        self._embedding = next(e.names[0] for e in self._model.layout if e.path == EMBEDDING)
         self.config, self._dtype = replace(self._model.network.config, dtype=dtype), jnp.dtype(dtype)
         self._attend_padding = attend_padding
         self._blocks = {
@@ -92,7 +96,7 @@ class ByLayer:
     def __call__(self, params: None, tokens):
         del params
         tokens = np.asarray(tokens)
-        x = jnp.asarray(self._files.rows(EMBEDDING, tokens), self._dtype).astype(jnp.float32)
+        x = jnp.asarray(self._read_rows(tokens), self._dtype).astype(jnp.float32)
         bias, mask = None, None if self._attend_padding else tokens != PADDING
         for i in range(self.config.depth):
             layer = pretrained.unflatten_paths(self._read(f"encoder/block/{i}/"))
@@ -102,42 +106,49 @@ class ByLayer:
         variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         return x * jax.lax.rsqrt(variance + self.config.epsilon) * scale[None, None]
 
+    def _read_rows(self, tokens: np.ndarray) -> np.ndarray:
+        """Reads the embeddings of tokens, and checks them and their copy."""
+        rows = check_values(self._embedding, self._files.rows(self._embedding, tokens))
+        for copy in self._model.copies:
+            if copy in self._files:
+                check_copies(self._model, {self._embedding: rows, copy: self._files.rows(copy, tokens)})
+        return rows
+
     def _read(self, prefix: str) -> dict:
         """Reads the arrays below a path."""
         entries = [entry for entry in self._model.layout if entry.path.startswith(prefix)]
         stored = precision.stored_dtype(self._model.shapes, self._dtype)
-        read = lambda entry: entry.read(*(self._files[name] for name in entry.names))
+        read = lambda entry: entry.read(*(check_values(name, self._files[name]) for name in entry.names))
         return {entry.path.removeprefix(prefix): jnp.asarray(read(entry), stored(entry.path)) for entry in entries}
 
 
-def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], Tokens]:
+def make_tokenize(
+    folder: str | Path, length: int, vocabulary: int | None = None, end_token=None
+) -> Callable[[Sequence[str]], Tokens]:
     """Returns the `tokenize` of a `TextEncoder`; its mask is True for the pieces and the end token.
 
     Args:
-      folder: has spiece.model.
+      folder: has spiece.model or tokenizer.json, or is one of these files.
       length: length of all rows; longer captions are cut before their end token, with one warning.
+      vocabulary: number of tokens in the model's vocabulary.
+      end_token: the model's `eos_token_id`.
+
+    Raises:
+      ValueError: if the tokenizer does not belong to the model.
     """
-    try:
-        from sentencepiece import SentencePieceProcessor
-    except ImportError as error:
-        raise ValueError("T5's tokenizer needs the package sentencepiece: pip install 'jvflow[text]'") from error
-    file = Path(folder) / "spiece.model"
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no {file.name}: give the folder tokenizer of the model")
-    try:
-        pieces = SentencePieceProcessor(model_file=str(file))
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"{file} is no model of sentencepiece: {error}") from error
-    if (pieces.pad_id(), pieces.eos_id()) != (PADDING, END):
+    encode, pieces, file = _load_tokenizer(folder)
+    check_vocabulary(folder, max(pieces.values()), vocabulary)
+    check_end_token(folder, END, end_token)
+    padding = read_special_tokens(file.parent).get("pad_token")
+    if padding is not None and pieces.get(padding) != PADDING:
         raise ValueError(
-            f"{file} has padding {pieces.pad_id()} and end {pieces.eos_id()}, T5 has {PADDING} and {END}: "
-            "it belongs to another model"
+            f"the tokenizer in {folder} pads with {padding!r}, T5 with token {PADDING}: it belongs to another model"
         )
 
     def tokenize(captions: Sequence[str]) -> Tokens:
         tokens = np.full((len(captions), length), PADDING, np.int32)
         for row, caption in zip(tokens, captions):
-            found = pieces.encode(caption)
+            found = encode(caption)
             if len(found) > length - 1:
                 warn_truncated(length, "tokens")
                 found = found[: length - 1]
@@ -145,3 +156,29 @@ def make_tokenize(folder: str | Path, length: int) -> Callable[[Sequence[str]], 
         return tokens, tokens != PADDING
 
     return tokenize
+
+
+def _load_tokenizer(folder: str | Path) -> tuple[Callable[[str], list[int]], dict[str, int], Path]:
+    """Returns `caption -> tokens of its pieces`, the number of each piece, and the file: spiece.model, or else
+    tokenizer.json."""
+    file = find_file(folder, ("spiece.model",), (TOKENIZER,))[0]
+    if file.name == TOKENIZER:
+        tokenizer = read_tokenizer(file)
+        known, encode = tokenizer.get_vocab(), lambda caption: tokenizer.encode(caption, add_special_tokens=False).ids
+        ends = known.get("<pad>"), known.get("</s>")
+    else:
+        try:
+            from sentencepiece import SentencePieceProcessor
+        except ImportError as error:
+            raise ValueError("T5's tokenizer needs the package sentencepiece: pip install 'jvflow[text]'") from error
+        try:
+            pieces = SentencePieceProcessor(model_file=str(file))
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"{file} is no model of sentencepiece: {error}") from error
+        ends, encode = (pieces.pad_id(), pieces.eos_id()), pieces.encode
+        known = {pieces.id_to_piece(number): number for number in range(pieces.get_piece_size())}
+    if ends != (PADDING, END):
+        raise ValueError(
+            f"{file} has padding {ends[0]} and end {ends[1]}, T5 has {PADDING} and {END}: it belongs to another model"
+        )
+    return encode, known, file

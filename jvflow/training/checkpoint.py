@@ -2,7 +2,7 @@
 
 A save is complete when `save` returns, so a killed run loses at most the steps since its last save. `latest` ignores an
 incomplete save. `restore` skips a damaged checkpoint with a warning: the checksums show changed bits in arrays, which
-orbax does not detect.
+orbax does not detect. Arrays are read in the dtype in which they were saved, and checked before they are cast.
 """
 
 import json
@@ -26,9 +26,14 @@ METADATA_BYTES = 2**20
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own."""
 
-    def __init__(self, directory, *, keep: int = 2):
-        """Opens or creates `directory`; keeps the newest `keep` checkpoints."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+    def __init__(self, directory, *, keep: int = 2, write: bool = True):
+        """Opens `directory`, and creates it if `write`; `save` keeps the newest `keep` checkpoints."""
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=write,
+            enable_async_checkpointing=False,
+            lightweight_initialize=True,  # reads no metadata here: `restore` skips a checkpoint where it is damaged
+        )
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
     def latest(self) -> int | None:
@@ -60,41 +65,61 @@ class Checkpoints:
         except Exception as error:  # an OSError, or tensorstore's own error type for it
             raise self._not_saved(step, _reason(error)) from error
 
-    def restore(self, abstract, step: int | None = None) -> tuple:
+    def restore(self, abstract, step: int | None = None, *, keep_dtypes: bool = False) -> tuple:
         """Restores the state and the data position of a step.
 
         Args:
           abstract: a state of `jax.ShapeDtypeStruct`s with the shardings of the restored arrays.
           step: which checkpoint; None takes the newest one that is not damaged.
+          keep_dtypes: keep the dtypes of the saved arrays, as far as JAX has them, instead of those of `abstract`.
         """
 
         def read(step):
-            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
-            restored = self._manager.restore(step, args=items)
-            state, position = restored["state"], restored["position"]
-            self._check(step, field_checksums(state) | {"position": _checksum_of_text(position)})
+            state = self._read(step, abstract, keep_dtypes)
+            position = self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
+            self._check(step, {"position": _checksum_of_text(position)})
             return state, position
 
         return self._newest(read, step)
 
-    def restore_only(self, abstract: dict, step: int | None = None) -> tuple[dict, int]:
-        """Restores some fields of the state, such as {"ema": abstract parameters}; returns them and their step."""
-        sharded = jax.tree.map(lambda a: ocp.ArrayRestoreArgs(sharding=a.sharding), abstract)
-        arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=sharded, partial_restore=True)
+    def restore_only(self, abstract: dict, step: int | None = None, *, keep_dtypes: bool = False) -> tuple[dict, int]:
+        """Restores some fields of the state, such as {"ema": abstract parameters}; returns them and their step.
 
-        def read(step):
-            fields = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-            self._check(step, field_checksums(fields))
-            return fields, step
+        Arguments as for `restore`.
+        """
+        return self._newest(lambda step: (self._read(step, abstract, keep_dtypes, partial=True), step), step)
 
-        return self._newest(read, step)
+    def _read(self, step: int, abstract, keep_dtypes: bool, partial: bool = False):
+        """Reads arrays in their saved dtypes, checks them, and casts them; `partial` leaves out other fields."""
+        dtypes = {_name(path): a.dtype for path, a in jax.tree.leaves_with_path(self._saved(step))}
+        stored = jax.tree.map_with_path(lambda path, a: _stored(a, dtypes.get(_name(path), a.dtype)), abstract)
+        wide = sorted({str(a.dtype) for a in jax.tree.leaves(stored) if a.sharding is None})
+        if wide:
+            LOG.warning(
+                "warning: the checkpoint in %s holds %s, which JAX casts to 32 bits: set JAX_ENABLE_X64=1 to keep them",
+                self._manager.directory,
+                ", ".join(wide),
+            )
+        arguments = ocp.args.PyTreeRestore(
+            item=stored, restore_args=jax.tree.map(_restore_args, stored), partial_restore=partial
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            state = reader.restore(self._folder(step), args=arguments)
+        self._check(step, field_checksums(state))
+        return jax.tree.map(lambda a, s: _cast(a, a.dtype if keep_dtypes else s.dtype, s.sharding), state, abstract)
+
+    def _saved(self, step: int):
+        """Returns the metadata of the saved arrays, as nested dicts."""
+        return ocp.PyTreeCheckpointHandler().metadata(self._folder(step)).tree
+
+    def _folder(self, step: int) -> Path:
+        return Path(self._manager.directory) / str(step) / "state"
 
     def restore_raw(self, step: int | None = None) -> dict:
         """Restores the whole state of a step as nested dicts of NumPy arrays, from a run on any devices."""
         step = self._find(step)
-        tree = ocp.PyTreeCheckpointHandler().metadata(Path(self._manager.directory) / str(step) / "state").tree
         arguments = ocp.args.PyTreeRestore(
-            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), self._saved(step))
         )
         return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
 
@@ -163,6 +188,27 @@ class Checkpoints:
 def abstract_like(state, sharding):
     """Returns the shapes of a state, with one sharding for all arrays, for `restore`."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _stored(array: jax.ShapeDtypeStruct, dtype) -> jax.ShapeDtypeStruct:
+    """Returns an array as it was saved; without a sharding, so that it stays in NumPy, if JAX would cast it."""
+    kept = jax.dtypes.canonicalize_dtype(dtype) == dtype
+    return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding if kept else None)
+
+
+def _restore_args(array: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
+    if array.sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray, dtype=array.dtype)
+    return ocp.ArrayRestoreArgs(sharding=array.sharding, global_shape=array.shape, dtype=array.dtype)
+
+
+def _cast(array, dtype, sharding) -> jax.Array:
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return array.astype(dtype) if isinstance(array, jax.Array) else jax.device_put(array.astype(dtype), sharding)
 
 
 def _reason(error: Exception) -> str:

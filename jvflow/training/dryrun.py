@@ -20,10 +20,12 @@ from jax.experimental import topologies
 from jvflow.assembly import Experiment
 from jvflow.data.pipeline import Batch
 from jvflow.experiment import assemble
+from jvflow.files import with_local_paths
 from jvflow.networks import as_field
 from jvflow.parallel import hlo, sharding
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel.sharding import DATA, FSDP, TENSOR
+from jvflow.training.config_check import check_config
 from jvflow.training.sharded import check_mesh, compiled_step, init_and_abstract_state
 from jvflow.training.step import merge
 
@@ -60,7 +62,7 @@ def parse(topology: str) -> tuple[str, int]:
       ValueError: if the chip is unknown or the size is not a number.
     """
     chip, _, sizes = topology.partition(":")
-    if chip not in CHIPS or not re.fullmatch(r"\d+(x\d+)*" if chip in TPUS else r"\d+", sizes):
+    if chip not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*" if chip in TPUS else r"[1-9]\d*", sizes):
         raise ValueError(
             f"unknown topology {topology!r}: use a TPU slice such as v5e:4x4 or v5p:4x4x4, or GPUs such as h100:8; "
             f"chips are {', '.join(CHIPS)}"
@@ -97,7 +99,9 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
       sampler: also compile the sampler.
       largest: also find the largest batch size that fits, which takes some more compilations.
     """
+    check_config(config)
     chip, count = parse(topology)
+    config = with_local_paths(config)
     mesh = meshes.make_mesh(config.run.mesh, devices(topology))
     meshes.check_batch(config.train.batch_size, mesh, config.run.microbatches)
     experiment = assemble(config, abstract=True)

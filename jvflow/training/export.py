@@ -11,7 +11,7 @@ import numpy as np
 
 from jvflow import pretrained
 from jvflow.experiment import assemble
-from jvflow.files import write_text
+from jvflow.files import local_path, write_text
 from jvflow.load import load
 from jvflow.parallel import processes
 from jvflow.pretrained import public
@@ -32,36 +32,37 @@ def export(
       workdir: the folder of the run.
       out: a new or empty folder; it gets one subfolder for each of two U-Nets.
       lora: write only the low-rank matrices; otherwise they are merged into the parameters.
-      like: folders of public models whose config.json describes the run; if empty, the models that training started
-        from, directly or through earlier runs.
+      like: public models whose config describes the run (`jvflow.pretrained.sources`); if empty, the models that
+        training started from, directly or through earlier runs.
       step, ema: which parameters, see `jvflow.load.load`.
 
     Raises:
       ValueError: if no public model has such a network or such layers, if the run did not start from one and `like` is
         empty, or if `out` is not empty.
     """
-    out = Path(out)
+    like = [local_path(folder, "--like") for folder in like]
+    with processes.one_writer(out, "--out", whole=True) as out:
+        return _export(workdir, out, lora, like, step, ema)
+
+
+def _export(workdir, out: Path, lora: bool, like: list[str], step: int | None, ema: bool | None) -> list[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder: remove it, or choose another name")
     config = Workdir.read(workdir)[1]
     wanted = public.parts(config, assemble(config).network)
-    like = [Path(folder) for folder in like] or _started_from(config)
+    kind = public.KINDS[config.network.name]
+    like = list(like) or _started_from(config)
+    like = public.split_file(like, kind) if len(wanted) > 1 else like
     if len(like) != len(wanted):
         names = ",".join(["FOLDER"] * len(wanted))
         raise ValueError(
             f"{workdir} holds {len(wanted)} public models, and the config.json of {len(like)} is known: "
             f"give --like={names}"
         )
-    kinds = [pretrained.open_folder(folder)[:2] for folder in like]
-    wrong = [
-        f"{folder} holds a {kind}"
-        for folder, (kind, _) in zip(like, kinds)
-        if kind != public.KINDS[config.network.name]
-    ]
+    kinds = [pretrained.open_folder(folder, kind)[:2] for folder in like]
+    wrong = [f"{folder} holds a {found}" for folder, (found, _) in zip(like, kinds) if found != kind]
     if wrong:
-        raise ValueError(
-            f"{'; '.join(wrong)}: the network {config.network.name} is a {public.KINDS[config.network.name]}"
-        )
+        raise ValueError(f"{'; '.join(wrong)}: the network {config.network.name} is a {kind}")
     run = load(workdir, step=step, ema=ema)
     options = public.import_options(config, run.experiment.text.width if run.experiment.text else 0)
     if "text" in run.params:
@@ -95,8 +96,8 @@ def export(
     ]
 
 
-def _started_from(config) -> list[Path]:
-    """Returns the folders of the public models that a run started from, directly or through earlier runs."""
+def _started_from(config) -> list[str]:
+    """Returns the sources of the public models that a run started from, directly or through earlier runs."""
     while config.pretrained:
         found = public.folders(config.pretrained)
         if found:

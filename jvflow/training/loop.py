@@ -1,10 +1,10 @@
 """The training loop: from a config to a trained run in its workdir.
 
-config.json      the config; on resume only config.run.* may differ
+config.json      the config; `config_history.jsonl` keeps those before, where it changed, see `jvflow.training.resume`
 metrics.jsonl    one line for each step
 validation.jsonl the validation loss and its split, and the metrics of `jvflow evaluate`, as often as config.run sets
 checkpoints/     the state and the data position
-data.json        the key of the data set
+data.json        the key of the data set, and the identity of the models that encode it
 frozen.json      the checksum of the frozen parameters, if some are frozen
 sharding.txt     how each array of the state is split over the devices, and why
 samples/         preview images, with a row of frames for each video
@@ -26,19 +26,23 @@ from jvflow import load
 from jvflow.assembly import Experiment
 from jvflow.data import dataset, latents, pipeline, records
 from jvflow.experiment import assemble
-from jvflow.files import write_text
+from jvflow.files import run_path, with_local_paths, write_text
 from jvflow.flow.solver import SolveError
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes, sharding
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.report import videos
 from jvflow.run import Run, scalars
+from jvflow.training import resume
 from jvflow.training.checkpoint import Checkpoints
+from jvflow.training.config_check import check_config
 from jvflow.training.sharded import check_mesh, compiled_step, held_out_loss, init_and_abstract_state
 from jvflow.training.step import State, merge
 from jvflow.training.workdir import Metrics, Workdir, recorded
 
 LOG = logging.getLogger(__name__)
+UNLOGGED_STEPS = 100
+"""Steps between two writes of `metrics.jsonl` if config.run.log_every is 0."""
 
 
 class Stopped(Exception):
@@ -49,11 +53,20 @@ def train(config, workdir: str | Path) -> Workdir:
     """Trains `config` in `workdir`, or continues the run that is there.
 
     Raises:
-      ValueError: if the config contradicts itself, or does not fit its data, devices or workdir.
+      ValueError: if the config contradicts itself, or does not fit its data, devices or workdir, or if another job
+        trains in the workdir.
       FloatingPointError: if the loss is not finite; the message names the step.
       Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
+    check_config(config)
+    config = with_local_paths(config)
+    with processes.one_writer(run_path(workdir, "--workdir"), "--workdir") as folder:
+        return _train(config, folder)
+
+
+def _train(config, workdir: Path) -> Workdir:
     experiment = assemble(config)
+    fork = config.pretrained_state
     config = recorded(config)
     run = config.run
     folder = Workdir.open(workdir, config)
@@ -70,19 +83,25 @@ def train(config, workdir: str | Path) -> Workdir:
     mesh = meshes.make_mesh(run.mesh)
     meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
     check_mesh(experiment, mesh)
-    data = processes.primary_first(lambda: dataset.prepare(config.data, folder.path, frames=experiment.window.span))
+    options = dict(frames=experiment.window.span, key=folder.data_key)
+    data = processes.primary_first(lambda: dataset.prepare(config.data, folder.path, **options))
     key = records.manifest(data).get("key")
-    folder.check_data(key)
-    encoded, embedded = _check_encoded(experiment, config, data)
+    models = _model_identities(config)
+    folder.check_models(models)
+    encoded, embedded = _check_encoded(experiment, config, data, models)
     initial = None
-    if experiment.pretrained and (fresh or experiment.tuning):
+    if fork and fresh:
+        source = load.check_fork(config, experiment)
+    elif experiment.pretrained and (fresh or experiment.tuning):
         initial = load.load_pretrained(config, experiment)
     model = load.load_model(config) if initial and load.trains_file(config) else initial  # as `jvflow encode` has it
     experiment.method.check_data(config, experiment, data, model and tree_checksum(model.params))
     del model
     init, abstract = init_and_abstract_state(experiment, config, mesh)
-    processes.on_primary(lambda: folder.begin(config))  # nothing is written before config, devices and data are checked
-    processes.on_primary(lambda: folder.note_data(key))
+    # nothing is written before config, devices and data are checked
+    if fresh:
+        processes.on_primary(lambda: folder.begin(config))
+    processes.on_primary(lambda: folder.note_data(key, models))
     _log_start(experiment, config, mesh, abstract, folder, initial)
 
     key_init, key_steps = jax.random.split(jax.random.key(config.seed))
@@ -90,7 +109,12 @@ def train(config, workdir: str | Path) -> Workdir:
     checkpoints = Checkpoints(folder.checkpoints, keep=run.keep)
     begin = checkpoints.latest()
     state = None
-    if begin is None or initial:
+    if fork and fresh:
+        state, position = source.restore(abstract, keep_dtypes=True)
+        source.close()
+        begin = int(position["next_index"])
+        LOG.info("continues the state of %s at step %d of %d", config.pretrained, begin, config.train.steps)
+    elif begin is None or initial:
         create = jax.jit(init, out_shardings=shardings)
         state = create(key_init, params=initial and jax.device_get(initial.params))
     if experiment.tuning:
@@ -99,15 +123,15 @@ def train(config, workdir: str | Path) -> Workdir:
             processes.on_primary(lambda: folder.note_frozen(config.pretrained, checksum))
         folder.check_frozen(config.pretrained, checksum)
     del initial
-    if begin is None:
-        begin = 0
+    if fresh:
+        begin = begin or 0
     else:
         frozen = state.frozen if experiment.tuning else {}
-        state, position = checkpoints.restore(abstract.replace(frozen={}))
+        state, position = checkpoints.restore(abstract.replace(frozen={}), keep_dtypes=True)
         state = state.replace(frozen=frozen)
         begin = int(position["next_index"])
         checkpoints.forget_after(begin)
-        LOG.info("continues at step %d of %d", begin, config.train.steps)
+        processes.on_primary(lambda: _log_resumed(experiment, config, folder.begin(config, begin), begin))
     metrics = Metrics(folder, begin, tensorboard=run.tensorboard, write=processes.is_primary())
     if begin >= config.train.steps:
         if checkpoints.latest() is None:  # no steps: the run is the model that it starts from
@@ -158,13 +182,15 @@ def train(config, workdir: str | Path) -> Workdir:
                 state, values = step_fn(state, batch, key_steps, encoder_params)
             metrics.add(step, values)
             stopping = any_stop(stop.requested)  # read once: a later signal stops the next step
-            saving = step % run.checkpoint_every == 0 or step == config.train.steps or stopping
-            if step % run.log_every == 0 or saving:
-                loss = metrics.flush(behind=0 if saving else 1)  # before a save, all losses are checked and written
+            saving = _is_multiple(step, run.checkpoint_every) or step == config.train.steps or stopping
+            if _is_multiple(step, run.log_every or UNLOGGED_STEPS) or saving:
+                # before a save, all losses are checked and written
+                loss = metrics.flush(behind=0 if saving else 1, log=run.log_every > 0)
                 now = time.perf_counter()
-                metrics.scalar("steps_per_second", step, metrics.flushed / max(now - clock, 1e-9))
+                if run.log_every:
+                    metrics.scalar("steps_per_second", step, metrics.flushed / max(now - clock, 1e-9))
+                    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 clock = now
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
             if checks.validate(step, state):  # before the save, so that a resumed run has this line
                 clock = time.perf_counter()
@@ -182,14 +208,20 @@ def train(config, workdir: str | Path) -> Workdir:
     return folder
 
 
-def _check_encoded(experiment: Experiment, config, data: Path) -> tuple[bool, bool]:
+def _model_identities(config) -> dict[str, dict]:
+    """Returns the fingerprints of the codec and the text encoder, if they have checkpoints."""
+    found = dict(codec=latents.model_fingerprint(**config.codec)) if config.codec.get("checkpoint") else {}
+    text = latents.text_fingerprint(config)
+    return found | (dict(text=text) if text else {})
+
+
+def _check_encoded(experiment: Experiment, config, data: Path, models: dict) -> tuple[bool, bool]:
     """Returns whether the data holds latents, and embedded captions; raises ValueError if another model made them."""
     encoded = latents.has_latents(data)
     if encoded:
-        latents.check_latents(
-            data, latents.model_fingerprint(**config.codec), latents.chunk_lengths(experiment.codec, config)
-        )
-    embedded = latents.has_embeddings(data, latents.text_fingerprint(config))
+        codec = models.get("codec") or latents.model_fingerprint(**config.codec)
+        latents.check_latents(data, codec, latents.chunk_lengths(experiment.codec, config))
+    embedded = latents.has_embeddings(data, models.get("text"))
     if experiment.text and not experiment.text.compilable and not embedded:
         raise ValueError(
             "config.text.by_layer needs captions that are embedded before training: make the data set with `jvflow "
@@ -211,11 +243,31 @@ def _log_start(experiment: Experiment, config, mesh, abstract: State, folder: Wo
         LOG.info("starts from %s, step %d, parameter checksum %s", experiment.pretrained, initial.step, checksum)
 
 
+def _log_resumed(experiment: Experiment, config, changed: dict, begin: int) -> None:
+    """Logs where a run continues, what has changed, and what the learning rate is from here on."""
+    LOG.info("continues at step %d of %d", begin, config.train.steps)
+    if changed:
+        LOG.info("the config has changed from this step on:\n%s", resume.lines(changed))
+    if any(key in changed for key in resume.SCHEDULE) and begin < config.train.steps:
+        LOG.info(
+            "the learning rate follows the schedule of the new config, %s over all %d steps: %.4g at step %d",
+            config.optimizer.schedule,
+            config.train.steps,
+            experiment.schedule(begin),
+            begin + 1,
+        )
+
+
 def _free_encoders(experiment: Experiment) -> None:
     """Frees the parameters of codec and text encoder; they are read again at their next use."""
     for model in (experiment.codec, experiment.text):
         if model and model.lazy:
             model.lazy.release()
+
+
+def _is_multiple(step: int, every: int) -> bool:
+    """Returns whether a step is a multiple of `every`; False if `every` is 0, which means never."""
+    return every > 0 and step % every == 0
 
 
 class _Checks:
@@ -271,7 +323,7 @@ class _Checks:
 
     def _due(self, step: int, every: int) -> bool:
         """Returns whether a task is due that runs every `every` steps and after the last one; never if `every` is 0."""
-        return every > 0 and (step % every == 0 or step == self._config.train.steps)
+        return _is_multiple(step, every) or step == self._config.train.steps and every > 0
 
 
 class _StopRequest:

@@ -1,7 +1,9 @@
 """The folder of a run: its paths, its config and its metrics."""
 
 import json
+import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,18 @@ from ml_collections import ConfigDict
 
 from jvflow.data import dataset
 from jvflow.experiment import method_of
-from jvflow.files import write_text
+from jvflow.files import read_json, read_json_lines, run_path, write_text
+from jvflow.training import resume
+from jvflow.training.config_check import check_overrides
+
+LOG = logging.getLogger(__name__)
+SECTIONS = ("codec", "data", "network", "optimizer", "train", "run", "sample", "evaluate", "tune")
+CONFIG_KEYS = dict(method=str, objective=str) | dict.fromkeys(SECTIONS, dict)
+"""Entries that every config.json of a run has."""
+RESTORE = "restore it from a copy, or use another --workdir"
+NO_CONFIG = (
+    "restore it from a copy, or train again in another --workdir (runs of an earlier version have other entries)"
+)
 
 
 @dataclass(frozen=True)
@@ -24,9 +37,33 @@ class Workdir:
         return self.path / "checkpoints"
 
     @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
     def has_checkpoint(self) -> bool:
         """True if a checkpoint was completed here, even if it was damaged later."""
-        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+        return bool(self.saved_steps)
+
+    @property
+    def saved_steps(self) -> list[int]:
+        """The steps of the checkpoints, in ascending order."""
+        return sorted(int(path.name) for path in self.checkpoints.glob("*") if path.name.isdigit())
+
+    @property
+    def noted(self) -> dict:
+        """The content of data.json, see `note_data`; {} if the run has no checkpoint."""
+        file = self.path / "data.json"
+        if not (self.has_checkpoint and file.is_file()):
+            return {}
+        return read_json(
+            file, "restore it from a copy, or remove it: the run then continues without a check of its data"
+        )
+
+    @property
+    def data_key(self) -> str | None:
+        """The key of the data set that the run was trained on; None if the run has no checkpoint."""
+        return self.noted.get("key")
 
     @property
     def samples(self) -> Path:
@@ -48,57 +85,82 @@ class Workdir:
     def open(cls, path, config) -> "Workdir":
         """Returns the folder of a run of `config`; writes nothing.
 
-        Raises ValueError if the folder holds a run of another config.
+        Raises ValueError if the folder holds a run of another config, see `jvflow.training.resume`.
         """
         folder = cls(Path(path))
-        file = folder.path / "config.json"
-        if file.exists():
-            differing = _differences(json.loads(file.read_text()), json.loads(config.to_json()))
-            if differing:
-                lines = "\n".join(f"  config.{k}: begun with {a!r}, now {b!r}" for k, a, b in differing)
-                raise ValueError(
-                    f"{folder.path} holds a run of another config; on resume only config.run.* may differ:\n{lines}\n"
-                    "use another --workdir, or the config of that run"
-                )
+        if folder.config_file.exists():
+            folder._check_changes(resume.changes(folder.read_config(), json.loads(config.to_json())), config)
         elif folder.checkpoints.exists():
             raise ValueError(f"{folder.path} holds checkpoints but no config.json: use another --workdir")
         return folder
 
-    def begin(self, config) -> None:
-        """Creates the folder and writes the config, after which `open` refuses other configs."""
+    def _check_changes(self, changed: dict, config) -> None:
+        models = self.noted.get("models", {})
+        verified = [f"{name}.checkpoint" for name in models]
+        verified += ["data.path", "data.captions"] * bool(self.data_key or not self.has_checkpoint)
+        verified += ["pretrained", "tune.lora"] * bool(config.tune.rank or config.tune.layers)
+        if refused := resume.refused(changed, tuple(verified)):
+            raise ValueError(
+                f"{self.path} holds a run of another config; on resume these entries must stay:\n"
+                f"{resume.lines({key: changed[key] for key in refused})}\n"
+                f"use the config of that run, or another --workdir: --config.pretrained={self.path} starts there from "
+                "its parameters, and --config.pretrained_state=True also continues its optimizer and its steps"
+            )
+        if "data.path" in changed and dataset.is_gone(config.data.path):
+            raise ValueError(f"config.data.path={config.data.path} is not there: give a folder of the same videos")
+        last = max(self.saved_steps, default=0)
+        if config.train.steps < last:
+            raise ValueError(
+                f"config.train.steps is {config.train.steps}, and {self.path} is at step {last}: use {last} or more; "
+                "`jvflow sample --step` and `jvflow evaluate --step` load earlier checkpoints"
+            )
+
+    def begin(self, config, step: int = 0) -> dict[str, list]:
+        """Creates the folder and writes the config, after which `open` refuses other configs.
+
+        If a run continues at `step` with a changed config, the one before goes to `resume.HISTORY`. Returns the
+        changes, {key: [value before, value now]}.
+        """
         self.samples.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "config.json", config.to_json(indent=1) + "\n")
+        now = json.loads(config.to_json())
+        before = self.read_config() if self.config_file.exists() else now
+        resume.record(self.path, step, before, now)
+        write_text(self.config_file, config.to_json(indent=1) + "\n")
+        return resume.changes(before, now)
 
     def note_frozen(self, source: str, checksum: str) -> None:
         """Writes the source and the checksum of the frozen parameters, which checkpoints do not hold."""
         write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=checksum)) + "\n")
 
-    def note_data(self, key: str | None) -> None:
-        """Writes the key of the data set that the run is trained on, see `jvflow.data.dataset_key`.
-
-        Also notes that dropped captions are the empty caption, see `dropped_to_zeros`.
-        """
-        write_text(self.path / "data.json", json.dumps(dict(key=key, empty_caption=True)) + "\n")
-
     def dropped_to_zeros(self, config, encoder) -> bool:
         """Returns whether an earlier version dropped captions of a pretrained encoder to zeros in this run."""
-        file = self.path / "data.json"
         learned = encoder is not None and encoder.init is None and config.get("caption_dropout")
-        return bool(learned) and file.is_file() and "empty_caption" not in json.loads(file.read_text())
+        return bool(learned and self.noted) and not self.noted.get("empty_caption")
 
-    def check_data(self, key: str | None) -> None:
-        """Raises ValueError if the run has a checkpoint and was trained on a data set with another key."""
-        file = self.path / "data.json"
-        noted = json.loads(file.read_text())["key"] if self.has_checkpoint and file.is_file() else None
-        if noted not in (None, key):
-            raise ValueError(
-                f"{self.path} was trained on data with key {noted}, but config.data now has key {key}: files "
-                "or captions have changed; restore them, or use another --workdir"
-            )
+    def note_data(self, key: str | None, models: Mapping[str, dict]) -> None:
+        """Writes data.json, which identifies the data and the models that encode them.
+
+        Also notes that dropped captions are the empty caption, see `dropped_to_zeros`.
+
+        Args:
+          key: the key of the data set, see `jvflow.data.dataset_key`.
+          models: {"codec" or "text": its identity, see `jvflow.data.latents.model_fingerprint`}.
+        """
+        write_text(self.path / "data.json", json.dumps(dict(key=key, models=models, empty_caption=True)) + "\n")
+
+    def check_models(self, models: Mapping[str, dict]) -> None:
+        """Raises ValueError if the run has a checkpoint, and codec or text encoder were others; see `note_data`."""
+        noted = self.noted.get("models", {})
+        for name, model in json.loads(json.dumps(models)).items():
+            if noted.get(name, model) != model:
+                raise ValueError(
+                    f"{self.path} was trained with the {name} model {noted[name]}, and config.{name}.checkpoint now "
+                    f"holds {model}: give the files of the former model, or use another --workdir"
+                )
 
     def check_frozen(self, source: str, checksum: str) -> None:
         """Raises ValueError if the frozen parameters from `source` have another checksum than `note_frozen` wrote."""
-        noted = json.loads((self.path / "frozen.json").read_text())["checksum"]
+        noted = read_json(self.path / "frozen.json", RESTORE, keys=dict(checksum=str))["checksum"]
         if noted != checksum:
             raise ValueError(
                 f"the frozen parameters of {self.path} come from {source} and had checksum {noted} when the run began; "
@@ -108,16 +170,18 @@ class Workdir:
     @classmethod
     def read(cls, path) -> tuple["Workdir", ConfigDict]:
         """Returns the folder of a run and its config; raises ValueError if there is none."""
-        folder = cls(Path(path))
-        file = folder.path / "config.json"
-        if not file.exists():
+        folder = cls(Path(run_path(path, "--workdir")))
+        if not folder.config_file.exists():
             raise ValueError(f"{folder.path} is not a workdir, it has no config.json: train first, with this --workdir")
-        return folder, ConfigDict(json.loads(file.read_text()))
+        return folder, ConfigDict(folder.read_config())
+
+    def read_config(self) -> dict:
+        """Returns the content of config.json; raises ValueError if it is damaged or incomplete."""
+        return read_json(self.config_file, NO_CONFIG, keys=CONFIG_KEYS)
 
     def losses(self) -> list[tuple[int, float]]:
-        """Returns (step, loss) of every step so far."""
-        lines = (json.loads(line) for line in self.metrics.read_text().splitlines())
-        return [(line["step"], line["loss"]) for line in lines]
+        """Returns (step, loss) of every step so far; leaves out damaged lines with a warning."""
+        return [(entry["step"], entry["loss"]) for _, entry in step_lines(self.metrics) if "loss" in entry]
 
 
 def recorded(config) -> ConfigDict:
@@ -136,6 +200,7 @@ def recorded(config) -> ConfigDict:
     keys += [] if tune.get("lora") else ["tune.lora"]
     keys += [] if (tune.rank or tune.layers) and tune.get("dtype") != "float32" else ["tune.dtype"]
     keys += ["codec.dtype"] if codec.get("dtype") == "float32" else []
+    keys += [] if config.pretrained_state else ["pretrained_state"]
     with config.unlocked():
         for key in keys:
             section, _, name = key.rpartition(".")
@@ -151,12 +216,15 @@ def override(config: ConfigDict, section: str, entries: dict) -> None:
     """Replaces entries of `config[section]`, in place.
 
     Raises:
-      ValueError: if the section has no such name, or the value has another type.
+      ValueError: if the section has no such name, or the value is not allowed or has another type.
     """
     settings = config[section]
-    for name, value in entries.items():
+    for name in entries:
         if name not in settings:
             raise ValueError(f"config.{section} has no {name!r}: use one of {', '.join(sorted(settings))}")
+    if entries:
+        check_overrides(config, section, entries)
+    for name, value in entries.items():
         try:
             settings[name] = value
         except TypeError as error:
@@ -165,17 +233,16 @@ def override(config: ConfigDict, section: str, entries: dict) -> None:
             ) from error
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def step_lines(file: Path) -> list[tuple[str, dict]]:
+    """Returns (line, content) of each line of `metrics.jsonl` or `validation.jsonl`.
 
-
-def _differences(before: dict, now: dict) -> list[tuple]:
-    before, now = _flat(before), _flat(now)
-    keys = [k for k in sorted(before | now) if not k.startswith("run.")]
-    return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
+    Leaves out damaged lines with a warning.
+    """
+    found = read_json_lines(file)
+    good = [(line, entry) for line, entry in found if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    if damaged := len(found) - len(good):
+        LOG.warning("warning: %s has %d damaged lines, which are left out", file, damaged)
+    return good
 
 
 class Metrics:
@@ -197,22 +264,24 @@ class Metrics:
         )
         for file in (self._file, self._validation):
             if write and file.exists():
-                whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-                write_text(file, "".join(line for line in whole if step and json.loads(line)["step"] <= step))
+                write_text(
+                    file, "".join(f"{line}\n" for line, entry in step_lines(file) if entry["step"] <= step and step)
+                )
         self._writer = None
         if write and tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+            self._writer = SummaryWriter(str(folder.tensorboard.absolute()), purge_step=step + 1)
 
     def add(self, step: int, values: dict) -> None:
         """Keeps the values of a step until the next flush."""
         self._pending.append((step, values))
 
-    def flush(self, behind: int = 0) -> float:
+    def flush(self, behind: int = 0, *, log: bool = True) -> float:
         """Writes the values that `add` kept, and returns the last loss.
 
-        Keeps the `behind` newest steps for the next flush, because the device still computes them.
+        Keeps the `behind` newest steps for the next flush, because the device still computes them. With `log`, writes
+        the last step to TensorBoard too.
 
         Raises:
           FloatingPointError: if a loss is not finite. Writes the steps before it.
@@ -227,7 +296,7 @@ class Metrics:
             lines.append(json.dumps({"step": step, **values}) + "\n")
             self._loss = values["loss"]
         self._append(self._file, lines)
-        for name, value in (values if lines and not bad else {}).items():
+        for name, value in (values if lines and log and not bad else {}).items():
             self.scalar(name, step, value)
         self.flushed, self._pending = ready, self._pending[ready:]
         if bad:
@@ -240,7 +309,7 @@ class Metrics:
     def validated(self, step: int, record: dict) -> None:
         """Writes a line of `validation.jsonl`, and its numbers to TensorBoard."""
         self._append(self._validation, [json.dumps({"step": step, **record}) + "\n"])
-        for name, value in _flat(record).items():
+        for name, value in resume.flat(record).items():
             if isinstance(value, float | int):
                 self.scalar(f"validation/{name}", step, value)
 

@@ -38,13 +38,12 @@ from jvflow.data.pipeline import Window
 from jvflow.flow.field import Bound, Condition, Field, as_partial, expand_like
 from jvflow.flow.path import Path, squared_error
 from jvflow.method import Method
-from jvflow.vlfm import data, hippo
+from jvflow.vlfm import data, hippo, rules
 from jvflow.vlfm.evaluate import evaluate, preview
 from jvflow.vlfm.latent_path import LatentEnds, SigmaSchedule, latent
 from jvflow.vlfm.sample import ClipSampler, regress, sample, sample_frames, sampling_program
 
 Frames = Float[Array, "b n h w c"]
-
 OBJECTIVES = ("vlfm", "direct")  # the paper's method, and its ablation without a flow
 
 
@@ -225,4 +224,5 @@ METHOD = Method(
     video_codecs=False,
     encode=data.encode,
     unread=_unread,
+    rules=rules.RULES,
 )

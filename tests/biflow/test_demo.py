@@ -1,7 +1,9 @@
 """Tests of `jvflow demo`: one report of three methods, and a restart that repeats no work."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import debug_config
 
@@ -47,9 +49,33 @@ def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatc
     runs |= dict(train=train, load=load_with_data)
     other = demo.side_by_side(out=tmp_path / "out", sampling=dict(epsilon=0.7), **runs)
     assert other["protocol"]["biflow"]["epsilon"] == 0.7 and len(calls) == 4
-    config.evaluate.videos = 3
+    (tmp_path / "out").rename(tmp_path / "moved")
+    commands.demo(config, tmp_path / "moved", command="one")
+    assert calls[4:] == ["biflow"]  # nothing else is trained or measured again
+    config.seed = 3
     with pytest.raises(ValueError, match="holds a run of another config"):
-        commands.demo(config, tmp_path / "out", command="two")
+        commands.demo(config, tmp_path / "moved", command="two")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK cut", bytes(300), None])
+def test_measures_that_cannot_be_read_are_made_again(tmp_path, monkeypatch, caplog, content):
+    monkeypatch.setattr(demo, "describe", lambda run, reference: dict(step=7))
+    monkeypatch.setattr(demo, "evaluate_streams", lambda *args: (dict(distance=1.0), np.zeros((1, 2))))
+    file = tmp_path / "measured.npz"
+    if content is None:
+        np.savez(file, protocol=json.dumps(dict(step=7)))  # without figures
+    else:
+        file.write_bytes(content)
+    for _ in range(2):
+        assert demo._measure(SimpleNamespace(workdir=tmp_path), None, tmp_path)[0] == dict(distance=1.0)
+    assert caplog.text.count("measured.npz is damaged") == 1
+
+
+def test_a_loss_that_cannot_be_read_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(
+        b'{"step": 1, "loss": 0.5}\n' + bytes(30) + b'\n7\n{"step": 2}\n{"step": 3, "lo'
+    )
+    assert demo._losses(tmp_path) == [(1, 0.5)]
 
 
 def test_the_protocol_of_several_runs_lists_the_settings_that_differ():

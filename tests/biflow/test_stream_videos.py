@@ -107,18 +107,19 @@ def test_the_seed_determines_the_stream_and_ema_differs_from_the_raw_parameters(
     [
         (dict(step=7), r"no checkpoint of step 7 .* use one of \[10, 20\]"),
         (dict(count=99), "--count=8"),
-        (dict(count=0), "count must be at least 1"),
-        (dict(length=0), "frames must be at least 1"),
+        (dict(count=0), "--count is 0: use a whole number of 1 or more"),
+        (dict(length=0), "--frames is 0: use a whole number of 1 or more"),
+        (dict(seed=2**32), "--seed is 4294967296: use a whole number from 0 to 4294967295"),
         (
             dict(sampling={"epsilom": 0.1}),
             "config.sample has no 'epsilom': use one of atol, context_noise, curve, epsilon",
         ),
-        (dict(sampling={"epsilon": "high"}), r"config.sample.epsilon is 0\.\d+, it cannot become 'high'"),
+        (dict(sampling={"epsilon": "high"}), "config.sample.epsilon is 'high': use a number of 0 or more"),
         (
             dict(sampling={"curve": "forward"}),
-            "unknown sample.curve 'forward': use one of plain, joint, backward, correcting",
+            "config.sample.curve is 'forward': use one of plain, joint, backward, correcting",
         ),
-        (dict(sampling={"epsilon": -0.1}), "epsilon scales noise and must be 0 or more, got -0.1"),
+        (dict(sampling={"epsilon": -0.1}), "config.sample.epsilon is -0.1: use a number of 0 or more"),
     ],
 )
 def test_errors_leave_nothing(workdir, tmp_path, options, message):

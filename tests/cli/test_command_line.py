@@ -124,7 +124,7 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     done = jvflow("sample", f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}", cwd=tmp_path)
     assert done.returncode == 1
-    assert last_line(done).startswith("error: the config has no key 'prediction': copy the missing keys")
+    assert last_line(done).startswith(f"error: {tmp_path / 'config.json'} has no key 'prediction': restore it")
     assert not (tmp_path / "out").exists()
 
 

@@ -49,7 +49,7 @@ def test_motion_and_fades_are_no_cuts(tmp_path):
     [
         ("a.mp4", 10, 10),
         ("a.mp4", 10, 7),
-        ("a.mp4", 10, 23.976),
+        ("a.mp4", 30, 23.976),
         ("a.mp4", 10, 4),
         ("a.mkv", 30, 30),
         ("a.mkv", 30, 12),

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import namedtuple
 
+import films
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -216,6 +217,12 @@ def test_the_report(videos, tmp_path):
         ("deep/b.mp4", 2, 0, False),
         ("walk", 2, 0, False),
     ]
+    listed = {}
+    for split in manifest["splits"]:
+        for clip in pipeline.open_split(tmp_path / "set", split):
+            of_split = listed.setdefault(split, {})
+            of_split[clip["source"]] = of_split.get(clip["source"], 0) + 1
+    assert manifest["videos"] == listed and sum(map(len, listed.values())) == 3
     assert report["bytes"] == sum(path.stat().st_size for path in (tmp_path / "set").glob("clips-*")) and report[
         "folder"
     ] == str(videos)
@@ -334,12 +341,50 @@ def test_a_disk_that_fills_up_raises_os_error_and_the_build_continues(tmp_path, 
     assert contents("a") == contents("whole") and records.report(tmp_path / "a")["sum"] == 9 * 15
 
 
-def test_videos_slower_than_clips_are_refused_by_name(videos, tmp_path):
-    """Checks that only videos long enough for a clip are refused; slightly lower rates (23.976 for 24) are accepted."""
-    write(videos / "short.mp4", 1)
+def test_videos_slower_than_clips_are_left_out_and_named(videos, tmp_path, caplog):
+    """Checks the report, the warning, and that clips have the same key whether slow videos are skipped or refused."""
+    films.write(videos / "fast.mp4", 12, rate=24)
+    config = config_of(videos, fps=12.0)
+    built = dataset.prepare(config.data, tmp_path / "run")
+    report = records.report(built)
+    reasons = {entry["file"]: (entry["status"], entry["reason"]) for entry in report["files"]}
+    assert reasons == {
+        "a.mp4": ("skipped", "10 fps, slower than config.data.fps 12"),
+        "deep/b.mp4": ("skipped", "10 fps, slower than config.data.fps 12"),
+        "fast.mp4": ("kept", None),
+        "walk": ("skipped", "10 fps (config.data.image_fps), slower than config.data.fps 12"),
+    }
+    left_out = (
+        "left out: 3 of 4 videos are slower than config.data.fps=12, so clips would repeat frames: a.mp4 (10 fps), "
+        "deep/b.mp4 (10 fps), walk (10 fps by config.data.image_fps): --config.data.fps=10 takes all of them"
+    )
+    assert report["notes"][0] == left_out and f"warning: {built}: {left_out}" in caplog.messages
+    assert {clip.source for clip in folder.clips(videos, frames=4, fps=12.0, size=(8, 8))} == {"fast.mp4"}
+    config.data.slow = "error"
+    with pytest.raises(ValueError, match="3 of 4 videos .* takes all of them, --config.data.slow=skip leaves them out"):
+        folder.max_clips(videos, frames=4, fps=12.0, size=(16, 16), image_fps=10.0, slow="error")
+    assert dataset.settings(config.data, tmp_path) == records.manifest(built)["settings"]
+    config.data.slow = "ignore"
+    with pytest.raises(ValueError, match="config.data.slow must be 'skip' or 'error', not 'ignore'"):
+        dataset.settings(config.data, tmp_path)
+
+
+def test_a_short_slow_video_is_no_error_and_shortens_no_clip(tmp_path):
+    """Checks a video of 0.6 s at 10 fps next to one of 2 s at 24 fps, in both modes, and a rate that is 1 % lower."""
+    films.write(tmp_path / "fast.mp4", 48, rate=24)
+    write(tmp_path / "short.mp4", 6)
+    options = dict(frames=16, fps=24.0, size=(8, 8), min_frames=2)
+    for slow in ("skip", "error"):
+        assert folder.max_clips(tmp_path, **options, slow=slow) >= 3
+    assert folder.max_clips(tmp_path, **options | dict(fps=24.2), slow="error") >= 3
+
+
+def test_an_error_names_the_rate_where_all_videos_are_slow(videos, tmp_path):
+    """Checks the error before anything is written; slightly lower rates (23.976 for 24) are accepted."""
+    (videos / "broken.mp4").write_bytes(b"nothing")
     refused = (
-        r"3 videos in .* fewer frames per second than config.data.fps=12.0, .*: a.mp4 10, deep/b.mp4 10, "
-        r"walk 10 \(config.data.image_fps\): use --config.data.fps=10, or remove"
+        r"videos: 3 of 4 videos are slower than config.data.fps=12, .*: a.mp4 \(10 fps\), deep/b.mp4 \(10 fps\), "
+        r"walk \(10 fps by config.data.image_fps\): --config.data.fps=10 takes all of them$"
     )
     for make in (
         lambda config: dataset.prepare(config.data, tmp_path / "run"),

@@ -1,5 +1,7 @@
 """Batches and windows, which depend on seed and step but not on the number of processes; start frames of samples."""
 
+import time
+
 import numpy as np
 import pytest
 from conftest import debug_config
@@ -132,3 +134,30 @@ def test_wrong_windows():
         pipeline.Window(4, chunk=4, inverted=True)
     with pytest.raises(ValueError, match="encoded chunks needs whole chunks of 4 frames, got frames 6, every 1"):
         pipeline.Window(6, chunk=4, encoded=1)
+
+
+@pytest.mark.parametrize("batch_size, threads", [(1, 1), (1, 16), (4, 1), (4, 3), (64, 4)])
+def test_at_most_two_batches_are_read_ahead(data, monkeypatch, batch_size, threads):
+    """Counts the clips that are read, and the frames that rows keep in memory."""
+    reads, cropped, plain, crop = [], [], pipeline.Source.__getitem__, pipeline._crop
+    monkeypatch.setattr(pipeline.Source, "__getitem__", lambda source, i: reads.append(i) or plain(source, i))
+    monkeypatch.setattr(pipeline, "_crop", lambda *args: cropped.append(crop(*args)) or cropped[-1])
+    monkeypatch.setattr(pipeline, "MEMORY_CACHE_BYTES", 0)
+    options = dict(windows=[pipeline.Window(2), pipeline.Window(3)], batch_size=batch_size, seed=3)
+    iterator = pipeline.batches(data, threads=threads, **options)
+    alone = pipeline.batches(data, threads=0, **options)
+    reads.clear()
+    for taken in (1, 2):
+        batch = next(iterator)
+        deadline = time.monotonic() + 20
+        while len(reads) < (taken + 2) * batch_size and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02)  # a reader that went further would read more
+        assert len(reads) == (taken + 2) * batch_size
+    iterator.close()
+    assert all(row["video"].base is None for row in cropped)  # no row keeps its whole clip
+    reads.clear()
+    next(alone)
+    expected = next(alone)
+    assert len(reads) == 2 * batch_size
+    np.testing.assert_array_equal(batch.video, expected.video)

@@ -38,7 +38,9 @@ def test_two_splits_never_share_a_video(tmp_path):
         write(tmp_path / "in" / f"{number % 3}" / f"{number}.mp4", 40, seed=number)
     drawn = build(tmp_path / "in", tmp_path / "out", test_fraction=0.3)
     assert len(drawn["test"]) == 3 and not drawn["train"] & drawn["test"]
-    assert records.manifest(tmp_path / "out")["splits"] == {"train": 70, "test": 30}
+    manifest = records.manifest(tmp_path / "out")
+    assert manifest["splits"] == {"train": 70, "test": 30}
+    assert manifest["videos"] == {split: dict.fromkeys(sorted(drawn[split]), 10) for split in ("train", "test")}
     draw = lambda seed: splits.draw(
         [[name] for name in drawn["train"] | drawn["test"]], {}, test_fraction=0.3, seed=seed
     )

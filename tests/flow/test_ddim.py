@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from jvflow.flow import ddim
-from jvflow.flow.ddim import Schedule
+from jvflow.flow.schedule import PREDICTION_TYPES, Schedule
 from jvflow.flow.solver import solve
 
 FILE = Path(__file__).parents[1] / "fixtures" / "ddim.safetensors"
@@ -90,7 +90,7 @@ def test_mistakes(call, message):
         call()
 
 
-@pytest.mark.parametrize("prediction", ddim.PREDICTION_TYPES)
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
 def test_a_diffusion_model_is_a_flow(prediction, betas):
     """Checks that the exact model of Gaussian data becomes the exact velocity field and takes noise to data."""

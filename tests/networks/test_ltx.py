@@ -75,8 +75,8 @@ def test_it_is_a_field_in_our_time(causal):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(patch_size=2), "this config says {'patch_size': 2}"),
-        (dict(cross_attention_dim=5), "'cross_attention_dim': 5"),
+        (dict(patch_size=2), "read: patch_size is 2, allowed: 1$"),
+        (dict(cross_attention_dim=5), "cross_attention_dim is 5, allowed: the width 16 of the transformer$"),
     ],
 )
 def test_another_transformer(change, message):

@@ -9,7 +9,7 @@ from public_models import FIXTURES, assert_same, read_fixture
 
 from jvflow import pretrained
 
-NAMES = ("ltx_vae_090", "ltx_vae_095")
+NAMES = ("ltx_vae_090", "ltx_vae_091", "ltx_vae_095")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,11 +38,17 @@ def test_full_size_autoencoder_has_the_public_tensors(shared):
     "change, message",
     [
         (
-            dict(decoder_inject_noise=[True, False, False]),
-            r"this config says {'decoder_inject_noise': \[True, False, False\]}",
+            dict(decoder_inject_noise=[True, False]),
+            r"decoder_inject_noise is \[true, false\], allowed: a list of at least 3 entries$",
         ),
-        (dict(patch_size_t=2), "'patch_size_t': 2"),
-        (dict(down_block_types=["LTXVideo095DownBlock3D", "LTXVideoDownBlock3D"]), "blocks of one kind"),
+        (dict(patch_size_t=2), "patch_size_t is 2, allowed: 1$"),
+        (
+            dict(down_block_types=["LTXVideo095DownBlock3D", "LTXVideoDownBlock3D"]),
+            "down_block_types is .*, allowed: a list",
+        ),
+        (dict(upsample_factor=[3, 2]), "upsample_factor is .*, allowed: factors of 8"),
+        (dict(upsample_factor=[2, 1]), "decoder_block_out_channels is .* only upsample_factor changes, with time"),
+        (dict(block_out_channels=[4, 8, 8, 12]), "block_out_channels is .* as downsample_type asks for"),
     ],
 )
 def test_another_autoencoder(change, message):

@@ -116,7 +116,7 @@ def test_a_codec_in_bfloat16_is_close_to_float32(name):
     video = np.repeat(rng.integers(0, 256, (1, *VIDEO[name][:1], 2, 2, 3)), VIDEO[name][1] // 2, axis=2)
     video = np.repeat(video, VIDEO[name][2] // 2, axis=3).astype(np.uint8)
     made = {}
-    for dtype in precision.DTYPES:
+    for dtype in ("float32", "bfloat16"):
         codec = codecs.build(name, tiny=True, dtype=dtype)
         sizes = set(itemsizes(codec.params).values())
         assert sizes == ({4} if dtype == "float32" else {2, 4})
@@ -135,7 +135,7 @@ def test_other_models_in_bfloat16(tmp_path):
     clip = export_random("clip_text", clip, tmp_path / "clip")
     frames = np.random.default_rng(0).integers(0, 256, (1, 1, 8, 8, 3), dtype=np.uint8)
     latents, embeddings = [], []
-    for dtype in precision.DTYPES:
+    for dtype in ("float32", "bfloat16"):
         codec = codecs.build("stable_diffusion", checkpoint=(vae,), dtype=dtype)
         latents.append(np.asarray(codec.encode(codec.params, frames).mean))
         encoder = text.build("clip_text", checkpoint=(clip, FIXTURES / "clip_text_tokenizer"), dtype=dtype)

@@ -19,7 +19,7 @@ def run_fixture(network, io):
 
 
 @pytest.mark.parametrize("options", [{}, dict(scan=True, remat="full", attention=5)])
-@pytest.mark.parametrize("name", ["wan_plain", "wan_tokens", "wan_nine", "wan_seventeen"])
+@pytest.mark.parametrize("name", ["wan_plain", "wan_tokens", "wan_nine", "wan_seventeen", "wan_frequencies"])
 def test_the_transformer_gives_what_diffusers_gives(name, options):
     """Covers one timestep or one per token, 1 to 17 frames, head widths divisible by 6 or not, and optional norms."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
@@ -83,7 +83,7 @@ def test_built_from_sizes_it_is_the_same_function():
         (lambda: networks.build("wan", channels=4, text_width=6, remat="some"), "unknown remat 'some'"),
         (
             lambda: pretrained.KINDS["wan_transformer"].model(dict(image_dim=1280), "diffusers"),
-            "this config says {'image_dim': 1280}",
+            "read: image_dim is 1280, allowed: null$",
         ),
     ],
 )

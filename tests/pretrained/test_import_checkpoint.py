@@ -137,8 +137,8 @@ def test_all_wrong_tensors_are_in_one_message(dit):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(norm_type="ada_norm"), "this config says {'norm_type': 'ada_norm'}"),
-        (dict(out_channels=6), "out_channels 6 is no multiple of in_channels 4"),
+        (dict(norm_type="ada_norm"), 'read: norm_type is "ada_norm", allowed: "ada_norm_zero"$'),
+        (dict(out_channels=6), "out_channels is 6, allowed: a multiple of in_channels 4$"),
         (dict(num_layers=3), "missing transformer_blocks.2"),
     ],
 )
@@ -188,7 +188,7 @@ def test_folders_that_hold_no_model(dit, tmp_path):
         ValueError,
         match="describes UNet3D: use one of DiTTransformer2DModel, AutoencoderKL, AutoencoderTiny, UNet2DModel, "
         "LTXVideoTransformer3DModel, AutoencoderKLLTXVideo, WanTransformer3DModel, AutoencoderKLWan, "
-        "UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel",
+        "UNet2DConditionModel, CLIPTextModel, T5EncoderModel, UMT5EncoderModel, Transformer2DModel, CLIPModel, ",
     ):
         pretrained.load(other)
     missing = write_folder(tmp_path / "missing", config, tensors, files=2)

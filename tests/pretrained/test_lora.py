@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from jvflow import pretrained
 from jvflow.pretrained import flatten_paths, lora, unflatten_paths
+from jvflow.pretrained.single import ltx, wan
+from jvflow.pretrained.single.origin import substitute
 from jvflow.training import lora as tuning
 from jvflow.training.lora import Tuning
 
@@ -124,6 +126,8 @@ def test_every_layer_has_one_name_of_each_kind():
         modules = [key.removesuffix(".weight") for key in tensors if key.endswith(".weight")]
         table = lora.module_names(kind, modules)
         assert set(table.values()) == set(modules) and len({m.replace(".", "_") for m in modules}) == len(modules)
+        renames = dict(wan=wan, ltx=ltx)[name].TRANSFORMER  # of files with the names of the authors, the other way
+        assert all(substitute(f"{spelled}.", renames) == f"{m}." for spelled, m in table.items() if "." in spelled)
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -203,7 +207,10 @@ def test_settings_of_peft_that_are_no_plain_lora(change, message, tmp_path):
 
 
 def test_paths_that_are_no_lora(tmp_path):
-    for content, message in (("{", "is not JSON"), ("[3]", "holds list, not the settings of a LoRA")):
+    for content, message in (
+        ("{", "adapter_config.json is damaged: it is not JSON"),
+        ("[3]", "adapter_config.json .*list"),
+    ):
         shutil.copytree(FOLDER / "ltx_peft", tmp_path / "broken", dirs_exist_ok=True)
         (tmp_path / "broken" / "adapter_config.json").write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -216,7 +223,7 @@ def test_paths_that_are_no_lora(tmp_path):
         "nowhere": "there is no LoRA file or folder .*nowhere",
         "empty": "holds nothing: give one safetensors file",
         "pickle": "holds adapter_model.bin: give one safetensors file",
-        "pickle/adapter_model.bin": "pickled files",
+        "pickle/adapter_model.bin": "is no safetensors file: convert the LoRA file to safetensors",
         "many": "holds ltx_comfyui.safetensors, .*: give one safetensors file",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +130,91 @@ def test_samples_and_their_record(tmp_path):
     assert record["samples"][0] == first
     assert len(list(video.frames(tmp_path / "out" / "sample_001.mp4"))) == 4
     np.testing.assert_array_equal(video.read_image(tmp_path / "out" / "sheet.png"), videos.sheet(clips))
+
+
+# --- samples into a folder that holds older ones --------------------------------------------------
+
+
+def write_samples(out, count, seed=0):
+    clips = np.random.default_rng(seed).integers(0, 256, (count, 2, 16, 16, 3), dtype=np.uint8)
+    costs = dict(nfe_per_frame=np.ones(count), seconds_per_frame=1.0)
+    return videos.write_samples(out, clips, [""] * count, fps=8.0, seed=seed, protocol={}, **costs)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_fewer_samples_leave_no_older_ones(tmp_path):
+    write_samples(tmp_path, 4)
+    record = json.loads((tmp_path / "samples.json").read_text())
+    record["samples"][3]["file"] = "stream.mp4"  # the name that another version may have given
+    record["samples"] += [{"file": "../outside.mp4"}, {"file": "notes.txt"}, {}, 7]
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    ours, others = ("stream.mp4", "sample_1000.mp4"), ("sample_1.mp4", "my_sample_001.mp4", "notes.txt", "a.mp4")
+    for name in (*ours, *others, "../outside.mp4"):
+        (tmp_path / name).write_bytes(b"video")
+    (tmp_path / "sample_005.mp4").mkdir()
+    write_samples(tmp_path, 2, seed=1)
+    left = ["sample_000.mp4", "sample_001.mp4", "sample_005.mp4", "samples.json", "sheet.png"]
+    assert names(tmp_path) == sorted([*others, *left])
+    assert (tmp_path / ".." / "outside.mp4").exists()
+
+
+def test_a_damaged_record_of_older_samples_is_replaced(tmp_path):
+    write_samples(tmp_path, 3)
+    (tmp_path / "samples.json").write_bytes(bytes(100))
+    assert write_samples(tmp_path, 1) == json.loads((tmp_path / "samples.json").read_text())
+    assert names(tmp_path) == ["sample_000.mp4", "samples.json", "sheet.png"]
+
+
+def test_videos_of_another_program_stay(tmp_path, caplog):
+    """Checks that a folder without a record of samples loses no video, and that a warning names those that stay."""
+    for number in (1, 7):
+        (tmp_path / f"sample_{number:03d}.mp4").write_bytes(b"video")
+    write_samples(tmp_path, 2)
+    assert names(tmp_path) == ["sample_000.mp4", "sample_001.mp4", "sample_007.mp4", "samples.json", "sheet.png"]
+    assert "also holds sample_007.mp4, which no samples.json lists" in caplog.text
+
+
+@pytest.mark.parametrize("failing", ["write", "write_png", "write_text"])
+def test_a_failure_keeps_the_older_samples_whole(tmp_path, monkeypatch, failing):
+    write_samples(tmp_path, 3)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    calls, real = [], getattr(videos, failing)
+
+    def fail(*args, **options):
+        calls.append(args)
+        if len(calls) == (2 if failing == "write" else 1):
+            raise OSError("the disk is full")
+        return real(*args, **options)
+
+    monkeypatch.setattr(videos, failing, fail)
+    with pytest.raises(OSError, match="full"):
+        write_samples(tmp_path, 2, seed=1)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_a_command_that_is_killed_mixes_no_samples(tmp_path, monkeypatch, moves):
+    """Stops while the new files take their places: no old file is left then, and the next command cleans up."""
+    write_samples(tmp_path, 3)
+    old = {path.read_bytes() for path in tmp_path.glob("*.*")}
+    real, done = Path.replace, []
+
+    def replace(self, target):
+        if Path(target).parent == tmp_path:
+            if len(done) == moves:
+                raise KeyboardInterrupt
+            done.append(target)
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        patch.setattr(videos.shutil, "rmtree", lambda *args, **options: None)  # nothing cleans up after a kill
+        with pytest.raises(KeyboardInterrupt):
+            write_samples(tmp_path, 2, seed=1)
+    assert not old & {path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert not (tmp_path / "samples.json").exists()
+    write_samples(tmp_path, 1)
+    assert names(tmp_path) == ["sample_000.mp4", "samples.json", "sheet.png"]

@@ -21,7 +21,7 @@ def embedded(network, io):
     return np.asarray(jax.jit(network.apply)(network.params, io["input_ids"], io.get("attention_mask")))
 
 
-@pytest.mark.parametrize("name", ["t5_shared", "t5_masked", "umt5_own"])
+@pytest.mark.parametrize("name", ["t5_shared", "t5_masked", "umt5_own", "t5_first"])
 def test_the_encoder_gives_what_transformers_gives(name):
     """Covers one bias for all layers or one per layer, distances beyond the last bucket, with and without a mask."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
@@ -61,8 +61,8 @@ def test_buckets_grow_with_the_distance():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(feed_forward_proj="relu"), "this config says {'feed_forward_proj': 'relu'}"),
-        (dict(model_type="mt5"), "'model_type': 'mt5'"),
+        (dict(feed_forward_proj="gated-tanh"), 'feed_forward_proj is "gated-tanh", allowed: "quick_gelu" or '),
+        (dict(model_type="mt5"), "model_type is 'mt5', allowed: t5 or umt5$"),
     ],
 )
 def test_another_encoder(change, message):

@@ -95,6 +95,67 @@ def test_checksums_see_one_bit_and_the_order_and_no_sharding(dtype):
     assert field_checksums({"x": jnp.asarray(array[:, ::-1].copy())}) != whole
 
 
+def shapes(state):
+    return abstract_like(jax.eval_shape(lambda: state), meshes.replicated(meshes.make_mesh()))
+
+
+def wide():
+    """Returns `STATE` as JAX makes it with 64 bits: float64 arrays."""
+    return {"params": {"a": jnp.arange(4096.0).reshape(64, 64) ** 0.5}, "step": jnp.int32(7)}
+
+
+def test_checksums_of_earlier_checkpoints_stay_valid():
+    assert field_checksums(STATE) == {"params": 1814239219, "step": 7}
+
+
+@pytest.mark.parametrize("saved, restored", [(False, False), (False, True), (True, False), (True, True)])
+def test_a_good_checkpoint_is_good_with_any_number_of_bits(tmp_path, caplog, saved, restored):
+    """Saves with or without x64 and restores with or without it: checksums are those of the arrays on disk."""
+    with jax.enable_x64(saved):
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(1, wide(), {"next_index": 1})
+        checkpoints.close()
+    with jax.enable_x64(restored):
+        checkpoints = Checkpoints(tmp_path, write=False)
+        state, _ = checkpoints.restore(shapes(wide()))
+        kept, _ = checkpoints.restore(shapes(wide()), keep_dtypes=True)
+        only, _ = checkpoints.restore_only({"params": shapes(wide())["params"]})
+        checkpoints.close()
+        assert "damaged" not in caplog.text and ("float64, which JAX casts" in caplog.text) == (saved > restored)
+        assert state["params"]["a"].dtype == only["params"]["a"].dtype == ("float64" if restored else "float32")
+        assert kept["params"]["a"].dtype == ("float64" if saved and restored else "float32")
+        for params in (state, kept, only):
+            np.testing.assert_allclose(params["params"]["a"], np.arange(4096).reshape(64, 64) ** 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_parameters_are_checked_before_they_are_cast(tmp_path, dtype):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, STATE, {"next_index": 1})
+    abstract = jax.tree.map(lambda a: a.update(dtype=jnp.dtype(dtype)), shapes(STATE)["params"])
+    params, _ = checkpoints.restore_only({"params": abstract})
+    assert params["params"]["a"].dtype == dtype and params["params"]["a"].sharding == abstract["a"].sharding
+    np.testing.assert_array_equal(params["params"]["a"], STATE["params"]["a"].astype(dtype))
+    whole, _ = checkpoints.restore({"params": abstract, "step": shapes(STATE)["step"]})
+    np.testing.assert_array_equal(whole["params"]["a"], params["params"]["a"])
+    checkpoints.save(2, STATE, {"next_index": 2})  # the same manager still saves
+    saved = Checkpoints(tmp_path / "wrong")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jvflow.training.checkpoint.field_checksums", lambda state: dict(params=1, step=2))
+        saved.save(1, STATE, {"next_index": 1})
+    with pytest.raises(
+        ValueError, match="the checksum of params at step 1 is 6c2317f3, but the checkpoint stores 00000001"
+    ):
+        saved.restore_only({"params": abstract}, 1)
+
+
+def test_reading_creates_no_folder(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", write=False)
+    with pytest.raises(ValueError, match="no complete checkpoint in .*: train first"):
+        checkpoints.restore_only({"params": shapes(STATE)["params"]})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_goes_back_to_the_whole_checkpoint_and_ends_the_same(tmp_path, caplog):
     config = debug_config(tmp_path)
     train(config, tmp_path / "whole")

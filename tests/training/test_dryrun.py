@@ -143,7 +143,7 @@ def test_an_axis_may_be_a_part_of_the_slice():
     assert mesh.size == 64 and (mesh.shape["data"], mesh.shape["fsdp"]) == (4, 16)
 
 
-@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v9:4x4", "h100:2x2", "v5e:4xx4", ""])
+@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v9:4x4", "h100:2x2", "v5e:4xx4", "v5e:0x4", "h100:0", ""])
 def test_wrong_topologies(topology):
     with pytest.raises(ValueError, match="unknown topology .*v5e:4x4.*h100:8"):
         dryrun.report(config_of("biflow"), topology)

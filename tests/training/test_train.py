@@ -142,6 +142,30 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path):
     assert 20 < saved < 4000
 
 
+def test_zero_means_never(tmp_path, uninterrupted, monkeypatch):
+    """Checks that the run only saves at its end, logs nothing, and still writes its losses now and then."""
+    config = debug_config(uninterrupted.parent, steps=5)
+    config.run.update(log_every=0, checkpoint_every=0, sample_every=0, validate_every=0, evaluate_every=0)
+    monkeypatch.setattr(loop, "UNLOGGED_STEPS", 2)
+    saves, logs = [], []
+    save, flush = Checkpoints.save, Metrics.flush
+
+    def noted_save(self, step, *rest):
+        saves.append(step)
+        save(self, step, *rest)
+
+    def noted_flush(self, *args, log, **options):
+        logs.append(log)
+        return flush(self, *args, log=log, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", noted_save)
+    monkeypatch.setattr(Metrics, "flush", noted_flush)
+    monkeypatch.setattr(Metrics, "scalar", lambda *args: pytest.fail(f"logs {args[1:]}"))
+    folder = train(config, tmp_path / "run")
+    assert saves == [5] and logs == [False, False, False] and steps_in(tmp_path / "run") == [1, 2, 3, 4, 5]
+    assert not folder.validation.exists() and list(folder.samples.iterdir()) == []
+
+
 @pytest.mark.parametrize("moment", ["add", "flush"])
 def test_a_signal_at_any_moment_of_a_step_saves(tmp_path, monkeypatch, moment):
     """Sends SIGTERM before and after the loop checks for a stop: no step is lost in either case."""
@@ -171,12 +195,12 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(tmp_path, uninterrup
     assert Checkpoints(tmp_path / "run" / "checkpoints").latest() is None
 
 
-def test_only_run_may_differ_on_resume(uninterrupted):
+def test_what_defines_a_run_may_not_differ_on_resume(uninterrupted):
     config = debug_config(uninterrupted.parent)
     config.run.log_every = 1
     train(config, uninterrupted)
-    config.optimizer.learning_rate = 0.5
-    with pytest.raises(ValueError, match=r"config.optimizer.learning_rate: begun with .*now 0.5"):
+    config.seed = 5
+    with pytest.raises(ValueError, match=r"config.seed: was 1, now 5"):
         train(config, uninterrupted)
 
 

@@ -239,6 +239,27 @@ def test_another_model_under_the_same_name(before, tuned, tmp_path):
         train(config, moved)
 
 
+def test_the_same_model_at_another_place_is_accepted(before, tuned, tmp_path):
+    """Moves the model that a tuned run starts from: the run is refused with a cure, and takes the new place."""
+    shutil.copytree(tuned, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    file.write_text(file.read_text().replace(str(before), str(tmp_path / "before")))
+    message = (
+        "needs models that are not where its config.json names them .config.pretrained: .*before.: .* training comm"
+    )
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "run")
+    shutil.copytree(before, tmp_path / "elsewhere")
+    config = tuned_config(before, rank=2, alpha=4.0, layers=("qkv", "modulation", "patch_out"))
+    config.pretrained = str(tmp_path / "elsewhere")
+    train(config, tmp_path / "run")
+    here, there = load(tmp_path / "run"), load(tuned)
+    assert here.config.pretrained == config.pretrained
+    assert here.protocol["parameters"] == there.protocol["parameters"]
+    with jax.enable_x64(True):  # the frozen parameters keep their checksum
+        assert load(tmp_path / "run").protocol["parameters"] == there.protocol["parameters"]
+
+
 def test_layers_by_rule_train_and_others_do_not(before, tmp_path):
     config = tuned_config(before, layers=("patch_out",))
     config.train.steps = 2
@@ -248,7 +269,7 @@ def test_layers_by_rule_train_and_others_do_not(before, tmp_path):
         for folder in (before, tmp_path / "run")
     )
     assert {name for name in was if not np.array_equal(was[name], now[name])} == {"patch_out/kernel", "patch_out/bias"}
-    config.optimizer.learning_rate = 0.0
+    config.optimizer.learning_rate = 1e-30  # too small to change a parameter
     config.run.validate_every = 1
     train(config, tmp_path / "still")
     said = {json.loads(line)["loss"] for line in (tmp_path / "still" / "validation.jsonl").read_text().splitlines()}

@@ -1,0 +1,70 @@
+"""The rules for the entries of a FlowFrames config."""
+
+from collections.abc import Iterator
+
+from jvflow.flow.coupling import COUPLINGS
+from jvflow.flow.solver import METHODS
+from jvflow.training.rules import (
+    COUNT,
+    DISTANCE,
+    FRACTION,
+    LARGEST,
+    NOT_NEGATIVE,
+    NUMBER,
+    POSITIVE,
+    Rules,
+    choice,
+    many,
+    optional,
+)
+
+GRID = 8  # of `jvflow.metrics.fit_window_pca`
+COUNTS = many(COUNT, "a tuple of whole numbers of 1 or more, such as (8,)", range(1, LARGEST))
+
+ENTRIES = {
+    "chunk.frames": COUNTS,
+    "coupling": choice(*COUPLINGS),
+    "inversion.rho": FRACTION,
+    "inversion.coin": choice("example", "batch"),
+    "inversion.max_error": optional(POSITIVE),
+    "inversion.std": optional(NOT_NEGATIVE),
+    "inversion.steps": COUNT,
+    "inversion.guidance": NUMBER,
+    "inversion.method": choice(*METHODS),
+    "inversion.back": choice(*METHODS),
+    "times.name": choice("uniform", "logit_normal"),
+    "times.logit_mean": optional(NUMBER),
+    "times.logit_std": POSITIVE,
+    "times.warp": POSITIVE,
+    "caption_dropout": FRACTION,
+    "sample.method": choice(*METHODS, "unipc"),
+    "sample.steps": COUNT,
+    "sample.warp": POSITIVE,
+    "sample.guidance": NUMBER,
+    "evaluate.clips": COUNT,
+    "evaluate.starts": COUNT,
+    "evaluate.frames": COUNTS,
+    "evaluate.chunks": COUNT,
+    "evaluate.steps": COUNTS,
+    **DISTANCE,
+}
+
+
+def contradictions(config: dict) -> Iterator[str]:
+    """Yields a sentence for each pair of entries that contradict each other."""
+    settings = config["evaluate"]
+    window, shortest = settings["window"], min(settings["frames"])
+    most = min(settings["chunks"] * shortest, 2 * shortest + 1)  # half of a window is observed, in one chunk
+    if window > most:
+        yield (
+            f"config.evaluate.window is {window}, too long for config.evaluate.chunks={settings['chunks']} of "
+            f"{shortest} frames (config.evaluate.frames): use {most} or less, or longer chunks"
+        )
+    if min(config["data"]["size"]) < GRID:
+        yield (
+            f"config.data.size is {tuple(config['data']['size'])}: use at least {GRID} pixels a side, because the "
+            f"features of the evaluation have {GRID} x {GRID} cells"
+        )
+
+
+RULES = Rules(ENTRIES, contradictions)
