@@ -1,7 +1,7 @@
 """Half precision: which parameters are stored in it, and networks that compute in it.
 
-Kernels, their biases, and embeddings can be bfloat16, as in the pipelines of public models, or float16. Norms, tables of
-scales and shifts, statistics of latents, and the layers that embed times stay float32.
+Kernels, their biases, and embeddings can be bfloat16, as in the pipelines of public models, or float16. Norms, tables
+of scales and shifts, statistics of latents, and the layers that embed times stay float32.
 """
 
 import re
