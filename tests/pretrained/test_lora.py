@@ -207,13 +207,10 @@ def test_settings_of_peft_that_are_no_plain_lora(change, message, tmp_path):
 
 
 def test_paths_that_are_no_lora(tmp_path):
-    for content, message in (
-        ("{", "adapter_config.json is damaged: it is not JSON"),
-        ("[3]", "adapter_config.json .*list"),
-    ):
+    for content, message in (("{", "it is not JSON"), ("[3]", "it holds an array, not an object")):
         shutil.copytree(FOLDER / "ltx_peft", tmp_path / "broken", dirs_exist_ok=True)
         (tmp_path / "broken" / "adapter_config.json").write_text(content)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"adapter_config.json is damaged: {message}"):
             merged("ltx", tmp_path / "broken")
     (tmp_path / "empty").mkdir()
     (tmp_path / "pickle").mkdir()
