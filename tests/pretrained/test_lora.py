@@ -289,6 +289,12 @@ def test_ranks_that_differ_and_arrays_of_several_tensors(scan, tmp_path):
     if not scan:
         expected = {"blocks/0/qkv/kernel": 3, "blocks/1/qkv/kernel": 2, "blocks/1/proj/kernel": 3}
     assert ranks == expected
+    start = Tuning(tuple(path.rpartition("/")[0] for path in changes), rank=3, alpha=3.0)
+    whole = start.add_lora(jax.random.key(0), tuning.add_file(unflatten_paths(plain), changes, 3))
+    found, merged = flatten_paths(whole), flatten_paths(tuning.merge_lora(whole))
+    for path, change in changes.items():  # ranks that a layer lacks can train: A is not 0
+        assert np.asarray(found[path.replace("kernel", "lora_a")]).any(-2).all()
+        np.testing.assert_allclose(merged[path], change.added_to(np.asarray(plain[path])), atol=1e-5)
     with pytest.raises(ValueError, match="config.tune.rank=2 is below the rank 3 of blocks/.*: use 3 or more, or 0 to"):
         tuning.add_file(unflatten_paths(plain), changes, 2)
 
