@@ -73,8 +73,8 @@ class Experiment:
 
     @property
     def encoder_params(self) -> dict:
-        """Reads the parameters of codec and text encoder: arguments of a compiled step, not constants in it."""
-        return dict(codec=self.codec.params, text=self.text and self.text.params)
+        """Reads the parameters of codec and text encoder, and embeds "": a compiled step takes them as arguments."""
+        return dict(codec=self.codec.params, text=self.text and self.text.params, empty=self.text and self.text.empty)
 
     def latents(self, batch: Batch, encoder_params: Mapping) -> Latents:
         """Returns the latents of a batch, or encodes its video."""
@@ -92,17 +92,17 @@ class Experiment:
             return None if fps is None else Condition(fps=fps)
         if embedding is None:
             embedding = self.text.apply(params["text"] if self.text.init else encoder_params["text"], tokens)
-        return Condition(text=embedding, text_mask=mask, fps=fps)
+        return Condition(text=embedding, text_mask=mask, fps=fps, empty=encoder_params and encoder_params["empty"])
 
     def caption_condition(self, params, captions: Sequence[str], fps: float, embedded: tuple | None = None):
-        """Returns the condition for captions; `embedded` holds their embeddings (b, m, d) and masks (b, m) if known."""
-        if embedded:
-            tokens, (embedding, mask) = None, embedded
-        else:
-            (tokens, mask), embedding = self.text.tokenize(captions) if self.text else (None, None), None
-        encoder_params = dict(text=self.text.params) if self.text and embedding is None else {}
+        """Returns the condition for captions; `embedded` is what `TextEncoder.embed` returns for them, if known."""
+        tokens, (embedding, mask, empty) = None, embedded or (None, None, None)
+        if self.text and self.text.init:
+            tokens, mask = self.text.tokenize(captions)
+        elif self.text and not embedded:
+            embedding, mask, empty = self.text.embed(captions)
         rates = np.full(len(captions), fps, np.float32)
-        return self.condition(params, tokens, mask, encoder_params, embedding, rates)
+        return self.condition(params, tokens, mask, dict(empty=empty), embedding, rates)
 
 
 # --- parts that the papers share ------------------------------------------------------------------

@@ -33,8 +33,8 @@ def common(method: str, objective: str, mode: str, *, seed: int = 0) -> ConfigDi
     config.data.dtype = "float32"  # of latents on disk; or "float16", "bfloat16"
     config.optimizer = dict(name="adamw", schedule="cosine", b1=0.9, b2=0.99, eps=1e-8)
     config.optimizer.update(weight_decay=0.0, max_grad_norm=1.0)
-    # all parameters train; or the layers that match an expression; or LoRA matrices of rank > 0
-    config.tune = dict(layers=(), rank=0, alpha=16.0)
+    # all parameters train; or layers that match an expression; or LoRA matrices of rank > 0, new or those of a file
+    config.tune = dict(layers=(), rank=0, alpha=16.0, lora="", dtype="float32")  # dtype: of frozen parameters
     # mesh, microbatches and remat say how steps are computed, and change no result
     config.run = dict(mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), microbatches=1, remat="none", keep=2)
     config.run.update(evaluate_every=0, progress=True, tensorboard=True)

@@ -38,14 +38,7 @@ def assemble(config, *, abstract: bool = False) -> Experiment:
             f"{config.objective} needs a latent for each frame: use an image codec, such as tiny"
         )
     update, schedule = _optimizer(config)
-    tune = config.tune
-    layers, rank = tuple(tune.layers), tune.rank
-    tuning = Tuning(layers, rank, tune.alpha if rank else 1.0) if layers or rank else None
-    if tuning and not config.pretrained:
-        raise ValueError(
-            "config.tune freezes parameters, which would stay random without config.pretrained: set config.pretrained, "
-            "or use --config.tune.rank=0 --config.tune.layers='()'"
-        )
+    tuned = any(config.tune.get(key) for key in ("layers", "rank", "lora"))
     return Experiment(
         method=method,
         codec=codec,
@@ -53,7 +46,7 @@ def assemble(config, *, abstract: bool = False) -> Experiment:
         schedule=schedule,
         text=encoder,
         pretrained=config.pretrained,
-        tuning=tuning,
+        tuning=Tuning.of(config) if tuned else None,
         **method.assemble(config, codec, encoder),
     )
 
@@ -61,9 +54,8 @@ def assemble(config, *, abstract: bool = False) -> Experiment:
 def _optimizer(config) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Returns the optimizer of a config, with clipping of gradients by their global norm, and its learning rates."""
     settings = config.optimizer
-    schedule = learning_rate_schedule(
-        settings.schedule, settings.learning_rate, warmup_steps=settings.warmup_steps, steps=config.train.steps
-    )
+    lengths = dict(warmup_steps=settings.warmup_steps, steps=config.train.steps)
+    schedule = learning_rate_schedule(settings.schedule, settings.learning_rate, **lengths)
     build = choose(dict(adamw=optax.adamw, grams=grams), "optimizer", settings.name)
     update = build(schedule, **{key: settings[key] for key in ("b1", "b2", "eps", "weight_decay")})
     limit = settings.max_grad_norm

@@ -81,6 +81,9 @@ def with_local_paths(config):
     if isinstance(config.pretrained, str):
         sources = config.pretrained.split(",")
         config.pretrained = ",".join(checked(source, "pretrained", model_source) for source in sources)
+    lora = config.tune.get("lora")
+    if isinstance(lora, str) and lora:
+        config.tune.lora = ",".join(checked(path, "tune.lora") for path in lora.split(","))
     for part in ("codec", "text"):
         paths = config.get(part, {}).get("checkpoint")
         if isinstance(paths, tuple):

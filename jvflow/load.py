@@ -1,11 +1,13 @@
 """Loads trained runs and pretrained models from their folders."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from jvflow.assembly import Experiment
 from jvflow.data import dataset
@@ -20,6 +22,8 @@ from jvflow.training import lora, resume
 from jvflow.training.checkpoint import Checkpoints, abstract_like
 from jvflow.training.step import merge
 from jvflow.training.workdir import NO_CONFIG, Workdir, override
+
+LOG = logging.getLogger(__name__)
 
 
 def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
@@ -43,6 +47,12 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     if ema and not averaged:
         raise ValueError(f"{folder.path} was trained without a moving average (config.optimizer.ema = 0)")
     which = "ema" if (averaged if ema is None else ema) else "params"
+    if folder.dropped_to_zeros(config, experiment.text):
+        LOG.warning(
+            "warning: %s was trained by an earlier version of jvflow, which dropped captions to zeros; guidance now "
+            "compares with the empty caption, so that only guidance 1 is right for it: train the run again",
+            folder.path,
+        )
     everywhere = meshes.replicated(meshes.make_mesh())
     frozen = load_frozen(config, experiment, folder)
     shapes = jax.eval_shape(lambda key: _split(experiment, key)[0], jax.random.key(0))
@@ -68,7 +78,9 @@ def _named(file: Path) -> Iterator[None]:
 
 def _check_places(folder: Workdir, config) -> None:
     """Raises ValueError if a model that a run needs to be loaded is not at its place any more."""
-    places = {"pretrained": config.pretrained.split(",") if config.tune.rank or config.tune.layers else []}
+    tuned = config.tune.rank or config.tune.layers
+    places = {"pretrained": config.pretrained.split(",") if tuned else []}
+    places |= {"tune.lora": config.tune.lora.split(",") if tuned and config.tune.get("lora") else []}
     places |= {f"{name}.checkpoint": config.get(name, {}).get("checkpoint", ()) for name in ("codec", "text")}
     lost = [f"config.{key}: {place}" for key, paths in places.items() for place in paths if not is_found(place)]
     if lost:
@@ -96,14 +108,18 @@ def load_frozen(config, experiment: Experiment, folder: Workdir) -> dict:
     return frozen
 
 
-def load_model(config) -> Run:
-    """Loads the model of `config.pretrained`: the run of a workdir, or public models."""
+def load_model(config, *, merge: bool = True) -> Run:
+    """Loads the model of `config.pretrained`: the run of a workdir, or public models.
+
+    With `merge`, the LoRA files of `config.tune.lora` are merged into the parameters of public models.
+    """
     found = _public_sources(config)
+    files = public.lora_files(config) if merge else ()
     if not found:
         run = load(Path(config.pretrained))
-        return replace(run, params=lora.merge_lora(run.params))
+        return replace(run, params=jax.tree.map(lambda a: a.astype(jnp.float32), lora.merge_lora(run.params)))
     config, experiment, width = _pretrained_experiment(config)
-    params = public.load_params(config, experiment.network, found, width)
+    params = public.load_params(config, experiment.network, found, width, files)
     if experiment.text and experiment.text.init:
         params["text"] = experiment.text.init(jax.random.key(config.seed))
     return Run(config, experiment, params, Path(found[0]), 0, run_protocol(config, 0, params))
@@ -133,7 +149,7 @@ def _pretrained_experiment(config) -> tuple:
     """Returns config and experiment of the public models themselves, and the width of their text."""
     config = method_of(config).pretrained_config(config.copy_and_resolve_references())
     with config.unlocked():
-        config.update(pretrained="", tune=dict(rank=0, layers=()))
+        config.update(pretrained="", tune=dict(rank=0, layers=(), lora=""))
     experiment = assemble(config)
     return config, experiment, experiment.text.width if experiment.text else 0
 
@@ -141,10 +157,15 @@ def _pretrained_experiment(config) -> tuple:
 def load_pretrained(config, experiment: Experiment) -> Run:
     """Loads the model whose parameters training starts from.
 
+    If LoRA matrices train, and `config.tune.lora` names files, their matrices stand next to the kernels.
+
     Raises ValueError if its parameters differ from those of the network of `experiment`, in name or shape.
     """
-    run = load_model(config)
+    apart = trains_file(config)
+    run = load_model(config, merge=not apart)
     _check_shapes(run.params, experiment)
+    if apart:
+        return replace(run, params=lora.add_file(run.params, public.lora_changes(config), config.tune.rank))
     return run
 
 
@@ -165,7 +186,10 @@ def check_fork(config, experiment: Experiment) -> Checkpoints:
             f"{where} has another state:\n{resume.lines({key: changed[key] for key in reshaped})}\n"
             "use these entries of that run, or config.pretrained_state=False"
         )
-    _check_shapes(jax.eval_shape(assemble(before).network.init, jax.random.key(0)), experiment)
+    started = assemble(before)
+    if folder.dropped_to_zeros(before, started.text):
+        raise ValueError(f"{where} learned to drop captions to zeros: use config.pretrained_state=False")
+    _check_shapes(jax.eval_shape(started.network.init, jax.random.key(0)), experiment)
     checkpoints = Checkpoints(folder.checkpoints, write=False)
     last = checkpoints.latest()
     if last is not None and last >= config.train.steps:
@@ -185,6 +209,19 @@ def _check_shapes(params, experiment: Experiment) -> None:
             f"the network of config.pretrained={experiment.pretrained} differs from this config's in {len(different)} "
             f"parameters: {some}: use the config.network and config.text of the pretrained model"
         )
+
+
+def check_lora(config) -> None:
+    """Raises ValueError if the files of `config.tune.lora` do not fit `config.pretrained` or `config.tune.rank`."""
+    if config.tune.get("lora"):
+        changes = public.lora_changes(config)
+        if config.tune.rank:
+            lora.add_file({}, changes, config.tune.rank)
+
+
+def trains_file(config) -> bool:
+    """Returns whether the LoRA matrices of a file train on; otherwise a file is merged."""
+    return bool(config.tune.rank and config.tune.get("lora"))
 
 
 def _shapes(params) -> dict:

@@ -39,7 +39,7 @@ def get_config(mode: str = "") -> ConfigDict:
     """Returns the experiment; mode "debug" returns the same code path with a very small model of random parameters."""
     config = defaults.common("flowframes", "flowframes", mode)  # or objective "conventional", "text_to_video"
     # data
-    config.codec = dict(name="ltx_vae", checkpoint=(), scale=1.0, piece=0, tile=0, time=0.0)
+    config.codec = dict(name="ltx_vae", checkpoint=(), scale=1.0, piece=0, tile=0, time=0.0, dtype="float32")
     config.data.update(frames=82, fps=24.0, size=(256, 384), stride=82, test_fraction=0.01, threads=4)
     config.data.clips = dict(train=1, test=1)
     config.chunk = dict(frames=(17, 41))  # chunk lengths, 8 k + 1 frames of video each; each batch uses one
@@ -71,7 +71,7 @@ def get_config(mode: str = "") -> ConfigDict:
         config.chunk.frames = (9, 17)
         config.text = dict(name="bytes", length=64, group=4, width=16, depth=1, heads=2)
         config.network.update(depth=2, heads=2, head=12, dtype="float32")
-        config.evaluate.update(clips=4, starts=2, batch=4, frames=(9,), window=8, steps=(5, 10), dimensions=4)
-        config.evaluate.real_clips = 8
+        config.evaluate.update(clips=4, starts=2, frames=(9,), window=8, dimensions=4, real_clips=8)
         config.run.update(microbatches=1, sample_every=20)
+    config.tune.dtype = config.network.dtype  # frozen parameters are stored as the network computes
     return config

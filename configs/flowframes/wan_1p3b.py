@@ -24,7 +24,7 @@ from jvflow import defaults
 def get_config(mode: str = "") -> ConfigDict:
     """Returns ltx_2b.py's config of the same mode, with Wan's models."""
     config = defaults.derive(__file__, "ltx_2b.py", mode)
-    config.codec = dict(name="wan_vae", checkpoint=(), scale=1.0, piece=1, tile=0)
+    config.codec = dict(name="wan_vae", checkpoint=(), scale=1.0, piece=1, tile=0, dtype="float32")
     config.data.update(fps=16.0, size=(240, 416))
     config.times = dict(name="uniform", warp=3.0)
     config.network = dict(name="wan", depth=30, heads=12, head=128, hidden=8960, patch=(1, 2, 2))

@@ -27,6 +27,6 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode == "debug":
         config.network.labels = 10
     else:
-        config.codec = dict(name="stable_diffusion", checkpoint=(), scale=1.0, tile=0)
+        config.codec = dict(name="stable_diffusion", checkpoint=(), scale=1.0, tile=0, dtype="float32")
         config.train.update(steps=20_000, batch_size=64)
     return config

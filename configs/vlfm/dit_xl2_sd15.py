@@ -25,8 +25,8 @@ def get_config(mode: str = "") -> ConfigDict:
     config = defaults.derive(__file__, "paper.py", mode)
     if mode != "debug":
         config.codec = dict(name="stable_diffusion_ddim", checkpoint=(), scale=1.0)
-        config.codec.update(steps=50, guidance=1.0, prompt="", tile=0)
-        config.text = dict(name="clip_text", checkpoint=())
+        config.codec.update(steps=50, guidance=1.0, prompt="", tile=0, dtype="float32")
+        config.text = dict(name="clip_text", checkpoint=(), dtype="float32")
         config.data.size = (512, 512)
         config.path.velocity_scale = 0.4  # use the value that `launch.encode` prints for your latents
     return config

@@ -75,9 +75,8 @@ def build(name: str, *, checkpoint: Sequence = (), scale: float = 1.0, abstract:
       abstract: without a checkpoint, use only the shapes of the public model's latents, if there is one.
     """
     if name == "pixels":
-        given = (
-            options | (dict(checkpoint=checkpoint) if checkpoint else {}) | (dict(scale=scale) if scale != 1 else {})
-        )
+        own = dict(checkpoint=checkpoint or None, scale=None if scale == 1 else scale)
+        given = options | {key: value for key, value in own.items() if value is not None}
         if given:
             raise ValueError(f"the codec pixels has no checkpoint, scale or other option, got {given}: leave it out")
         return PIXELS

@@ -22,8 +22,9 @@ from jvflow.codecs.tiling import apply_tiled, image_latent_shape, map_images
 from jvflow.flow import ddim
 from jvflow.flow.ddim import Schedule
 from jvflow.flow.field import Condition
+from jvflow.networks import precision, unet_field
 from jvflow.networks.autoencoder_kl import Autoencoder, KLConfig
-from jvflow.networks.unet import UNetConfig
+from jvflow.networks.unet import UNet, UNetConfig
 from jvflow.pretrained import LazyParams, hub
 from jvflow.pretrained.readers import read_json
 
@@ -31,7 +32,7 @@ KIND = "sd_vae"
 SCHEDULER = "scheduler_config.json"
 
 
-def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
+def build(*folders: str | Path, scale: float = 1.0, tile: int = 0, dtype: str = "float32") -> Codec:
     """Returns the codec of an autoencoder.
 
     Args:
@@ -39,7 +40,9 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
       scale: latents are also divided by it.
       tile: side of a tile in pixels, a multiple of four times the reduction of height and width. Larger frames are
         encoded and decoded in tiles, see `tiling.apply_tiled`; 0 for no tiles.
+      dtype: dtype of kernels and their products, float32 or bfloat16; norms are float32.
     """
+    precision.check_dtype("config.codec.dtype", dtype)
     if len(folders) != 1:
         raise ValueError(
             "the codec stable_diffusion takes one folder as config.codec.checkpoint, "
@@ -49,7 +52,7 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
     sizes, settings = public.network.config, public.settings
     if not isinstance(sizes, KLConfig):
         raise ValueError(f"{folders[0]} holds no autoencoder: give the folder vae of the model")
-    network = networks.functional(Autoencoder, sizes)  # in our layout
+    network = networks.functional(precision.computed_in(Autoencoder, dtype), sizes)  # in our layout
     factor, shift = settings["scaling_factor"] / scale, settings["shift_factor"] or 0.0
     reduction = 2 ** (len(network.config.channels) - 1)
     if tile % (4 * reduction):
@@ -63,7 +66,7 @@ def build(*folders: str | Path, scale: float = 1.0, tile: int = 0) -> Codec:
         decode=jax.jit(partial(_decode, network.apply, **options)),
         latent_shape=image_latent_shape(reduction, network.config.latent),
         valid_frames=lambda frames: frames >= 1,
-        lazy=LazyParams(lambda: pretrained.load(folders[0], kind=KIND, dtype=jnp.float32).params),
+        lazy=LazyParams(lambda: pretrained.load(folders[0], kind=KIND, dtype=jnp.dtype(dtype)).params),
         posterior=True,
     )
 
@@ -99,13 +102,19 @@ def _decode(
 
 
 def build_ddim(
-    *folders: str | Path, scale: float = 1.0, tile: int = 0, steps: int = 50, guidance: float = 1.0, prompt: str = ""
+    *folders: str | Path,
+    scale: float = 1.0,
+    tile: int = 0,
+    dtype: str = "float32",
+    steps: int = 50,
+    guidance: float = 1.0,
+    prompt: str = "",
 ) -> Codec:
     """Returns the codec of a whole model: `encode` inverts each frame's latents to noise, `decode` samples from noise.
 
     Args:
       folders: one folder in the layout of the public hubs: vae, unet, text_encoder, tokenizer and scheduler.
-      scale, tile: as in `build`; noise has unit variance.
+      scale, tile, dtype: as in `build`; noise has unit variance.
       steps: DDIM steps in each direction; a step evaluates the U-Net once, or twice with guidance.
       guidance: guidance scale of sampling and inversion; 1 for none. Larger values make the round trip less exact.
       prompt: prompt for all frames.
@@ -119,7 +128,7 @@ def build_ddim(
     part = partial(hub.join, folders[0])
     schedule = _read_schedule(scheduler)
     schedule.step_table(steps)  # raises ValueError if the number of steps does not fit
-    vae = build(part("vae"), tile=tile)
+    vae = build(part("vae"), tile=tile, dtype=dtype)
     unet = pretrained.inspect(part("unet"), kind="sd_unet")
     if not isinstance(unet.network.config, UNetConfig) or not unet.network.config.text_width:
         raise ValueError(f"{part('unet')} holds no U-Net of Stable Diffusion")
@@ -129,7 +138,7 @@ def build_ddim(
             f"{part('unet')} maps {sizes.inputs} channels to {sizes.outputs}, the latents have {channels}: DDIM "
             "inverts models of text alone, not of inpainting or of images"
         )
-    encoder = text.build("clip_text", checkpoint=(part("text_encoder"), part("tokenizer")))
+    encoder = text.build("clip_text", checkpoint=(part("text_encoder"), part("tokenizer")), dtype=dtype)
     if encoder.width != unet.network.config.text_width:
         raise ValueError(
             f"the text encoder in {folders[0]} has width {encoder.width}, its U-Net takes "
@@ -138,10 +147,11 @@ def build_ddim(
 
     def read() -> dict:
         embedded = encoder.apply(encoder.lazy.read(), encoder.tokenize(["", prompt])[0])
-        unet_params = pretrained.load(part("unet"), kind="sd_unet", dtype=jnp.float32).params
+        unet_params = pretrained.load(part("unet"), kind="sd_unet", dtype=jnp.dtype(dtype)).params
         return dict(vae=vae.lazy.read(), unet=unet_params, text=embedded)
 
-    solve = partial(_solve_ddim, unet.field, schedule=schedule, steps=steps, guidance=guidance)
+    field = unet_field.single_unet_field(networks.functional(precision.computed_in(UNet, dtype), unet.network.config))
+    solve = partial(_solve_ddim, field, schedule=schedule, steps=steps, guidance=guidance)
     return Codec(
         encode=jax.jit(partial(_invert, vae.encode, solve, scale=scale)),
         decode=jax.jit(partial(_sample, vae.decode, solve, scale=scale)),

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, UInt8
 from jvflow import networks, pretrained
 from jvflow.codecs import Codec, Posterior
 from jvflow.codecs.tiling import apply_tiled, image_latent_shape, map_images
+from jvflow.networks import precision
 from jvflow.networks.ltx_vae import LTXVAE, STRIDES, LTXVAEConfig
 from jvflow.networks.streaming import WHOLE, apply_in_pieces
 from jvflow.networks.wan_vae import WanVAE, WanVAEConfig
@@ -42,6 +43,7 @@ def build_ltx(
     piece: int = 0,
     tile: int = 0,
     time: float = 0.0,
+    dtype: str = "float32",
     tiny: bool = False,
     abstract: bool = False,
 ) -> Codec:
@@ -54,10 +56,11 @@ def build_ltx(
         a video; 0 for all at once.
       tile: side of a tile in pixels, a multiple of four latent pixels; larger frames are split. 0 for no tiles.
       time: noise level that the decoder takes, in [0, 1].
+      dtype: dtype of kernels and their products, float32 or bfloat16; norms are float32.
       tiny: without a folder, a very small model with random parameters, to try out a configuration.
       abstract: without a folder, give only the shapes of the latents of 0.9.5; the codec cannot encode.
     """
-    lazy, config, settings = _load(folders, LTXVAEConfig, LTXVAE, TINY_LTX, tiny, abstract)
+    lazy, config, settings = _load(folders, LTXVAEConfig, LTXVAE, TINY_LTX, dtype, tiny, abstract)
     if not 0 <= time <= 1 or (time and not config.timed):
         raise ValueError(
             f"config.codec.time is {time}: this decoder takes "
@@ -65,7 +68,7 @@ def build_ltx(
         )
     if piece and not config.causal:
         raise ValueError(f"config.codec.piece is {piece}, but this encoder's frames depend on later frames: use 0")
-    apply = networks.functional(LTXVAE, config).apply
+    apply = networks.functional(precision.computed_in(LTXVAE, dtype), config).apply
     strides = [STRIDES.get(down, (2, 2, 2)) for down in config.downs if down]
 
     def decode(params, latents, stream):
@@ -83,11 +86,17 @@ def build_ltx(
 
 
 def build_wan(
-    *folders: str | Path, scale: float = 1.0, piece: int = 1, tile: int = 0, tiny: bool = False, abstract: bool = False
+    *folders: str | Path,
+    scale: float = 1.0,
+    piece: int = 1,
+    tile: int = 0,
+    dtype: str = "float32",
+    tiny: bool = False,
+    abstract: bool = False,
 ) -> Codec:
     """Returns the codec of Wan 2.1; arguments as in `build_ltx`."""
-    lazy, config, settings = _load(folders, WanVAEConfig, WanVAE, TINY_WAN, tiny, abstract)
-    apply = networks.functional(WanVAE, config).apply
+    lazy, config, settings = _load(folders, WanVAEConfig, WanVAE, TINY_WAN, dtype, tiny, abstract)
+    apply = networks.functional(precision.computed_in(WanVAE, dtype), config).apply
     statistics = _wan_statistics(settings, config.latent, folders)
     model = VideoVAE(
         encode=partial(apply, method="encode"),
@@ -114,9 +123,10 @@ def _wan_statistics(settings: Mapping, channels: int, folders: tuple) -> tuple[n
 
 
 def _load(
-    folders: tuple, config_type: type, module: type, tiny_config: Any, tiny: bool, abstract: bool
+    folders: tuple, config_type: type, module: type, tiny_config: Any, dtype: str, tiny: bool, abstract: bool
 ) -> tuple[LazyParams | None, Any, Mapping]:
     """Returns parameters, sizes, and the values of all keys of the public config; none without a folder."""
+    precision.check_dtype("config.codec.dtype", dtype)
     if folders or not (tiny or abstract):
         name, kind = {LTXVAE: ("LTX-Video", "ltx_vae"), WanVAE: ("Wan", "wan_vae")}[module]
         if len(folders) != 1:
@@ -127,11 +137,11 @@ def _load(
         if found != kind:
             raise ValueError(f"{folders[0]} holds no autoencoder of {name}: give the folder vae of the model")
         public = pretrained.find_model(kind, config_json, files)
-        lazy = LazyParams(lambda: pretrained.load(folders[0], kind=kind, dtype=jnp.float32).params)
-        return lazy, public.network.config, public.settings
+        read = lambda: pretrained.load(folders[0], kind=kind, dtype=jnp.dtype(dtype)).params
+        return LazyParams(read), public.network.config, public.settings
     if tiny:
         init = networks.functional(module, tiny_config).init
-        return LazyParams(lambda: jax.jit(init)(jax.random.key(0))), tiny_config, {}
+        return LazyParams(lambda: precision.cast(jax.jit(init)(jax.random.key(0)), dtype)), tiny_config, {}
     return None, config_type(), {}
 
 
@@ -187,7 +197,8 @@ def _encode(
     params, video: UInt8[Array, "b f h w 3"], *, model: VideoVAE, scale: float, piece: int, tile: int
 ) -> Posterior:
     def moments(video, stream=WHOLE):
-        return jnp.concatenate(model.encode(params, video.astype(jnp.float32) / 127.5 - 1, stream), axis=-1)
+        encoded = model.encode(params, video.astype(jnp.float32) / 127.5 - 1, stream)
+        return jnp.concatenate(encoded, axis=-1).astype(jnp.float32)
 
     def encode(video):
         if not piece:
@@ -209,7 +220,7 @@ def _decode(
     tiled = tile and max(latents.shape[2:4]) * space > tile  # tiles are blended before they are rounded
 
     def decode_piece(latents, stream=WHOLE):
-        video = model.decode(params, latents, stream)
+        video = model.decode(params, latents, stream).astype(jnp.float32)
         return video if tiled else to_uint8(video)
 
     def decode(latents):

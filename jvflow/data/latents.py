@@ -7,7 +7,7 @@
                                            (n f, h, w, c), n chunks of 17 frames, each encoded separately; likewise for
                                            every other length in `config.chunk.frames`
     text_embedding, text_mask              float32 (m, d) and bool (m,) of the caption, where the config has a
-                                           pretrained text encoder
+                                           pretrained text encoder; `empty_caption.safetensors` holds both for ""
 
 `config.data.dtype` float16 or bfloat16 rounds latents and embeddings on disk; they are read back as float32. Training
 reads the latents and the embeddings, and runs neither codec nor text encoder; streams start from the video, and are
@@ -35,6 +35,7 @@ from jvflow.data import dataset, pipeline, records
 from jvflow.data.dataset_key import check_settings
 from jvflow.files import check_room, mebibytes
 from jvflow.parallel import processes
+from jvflow.pretrained.files import Files, save
 from jvflow.pretrained.sources import model_files
 from jvflow.text import TextEncoder
 
@@ -42,6 +43,8 @@ LOG = logging.getLogger(__name__)
 IGNORED_OPTIONS = ("piece", "time", "by_layer")
 """Options that split the work or affect only decoding: they change stored values at most by rounding."""
 DTYPES = dict(float32=np.float32, float16=np.float16, bfloat16=jnp.bfloat16)
+EMPTY_CAPTION = "empty_caption.safetensors"
+"""The file with the embedding of the empty caption, which guidance and caption dropout use, and its mask."""
 
 
 def model_fingerprint(name: str, *, checkpoint: Sequence[str | Path] = (), **options) -> dict:
@@ -52,14 +55,19 @@ def model_fingerprint(name: str, *, checkpoint: Sequence[str | Path] = (), **opt
         with file.open("rb") as opened:  # reads in pieces: a file may have many gigabytes
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest() + prefix)
     kept = {key: value for key, value in options.items() if key not in IGNORED_OPTIONS}
+    if name in codecs.CODECS and kept.get("dtype") == "float32":  # as of a codec without this option
+        del kept["dtype"]
     return dict(name=name, weights=digests, **kept)  # stays weights: another name would change all keys
 
 
 def text_fingerprint(config) -> dict | None:
-    """Returns the `model_fingerprint` of a pretrained text encoder, whose embeddings are stored; None for any other."""
+    """Returns the `model_fingerprint` of a pretrained text encoder, whose embeddings are stored; None for any other.
+
+    Its entry `empty_caption` tells these data sets from earlier ones, which masked empty captions and did not store "".
+    """
     if not config.get("text", {}).get("checkpoint"):
         return None
-    return model_fingerprint(**config.text)
+    return model_fingerprint(**config.text) | dict(empty_caption=True)
 
 
 def chunk_lengths(codec: Codec, config) -> tuple[int, ...]:
@@ -175,12 +183,18 @@ def encode(
         )
         for split in clips
     }
-    write_latents(directory, encoded, wanted, records.report(source), videos=made.get("videos"))
+    empty = (lambda: captions[0].empty) if captions else None
+    write_latents(directory, encoded, wanted, records.report(source), empty, videos=made.get("videos"))
     return records.manifest(directory)
 
 
 def write_latents(
-    directory: Path, splits: Mapping[str, records.LazyClips], settings: dict, source_report: dict, **options
+    directory: Path,
+    splits: Mapping[str, records.LazyClips],
+    settings: dict,
+    source_report: dict,
+    empty: Callable[[], tuple] | None = None,
+    **options,
 ) -> None:
     """Writes a data set of clips with latents; every process makes some of the clips.
 
@@ -192,6 +206,7 @@ def write_latents(
       splits: the clips of each split.
       settings: everything that determines the content.
       source_report: the report of the data set that the clips come from.
+      empty: returns `TextEncoder.empty` of the encoder of the captions; None for a data set without embeddings.
       options: options of `records.Build.write`.
     """
     dtype, made, shapes, started = DTYPES[settings.get("dtype", "float32")], 0, {}, time.perf_counter()
@@ -203,6 +218,12 @@ def write_latents(
         rounded = lambda name, value: _rounded(name, value, dtype, clip["source"])
         return {name: rounded(name, value) if name in shapes else value for name, value in clip.items()}
 
+    def write_empty(folder: Path):
+        if empty is not None:
+            embedding, mask = (np.asarray(a) for a in empty())
+            embedding = _rounded("text_embedding", embedding.astype(np.float32), dtype, "the empty caption")
+            save(folder / EMPTY_CAPTION, dict(text_embedding=embedding.astype(np.float32), text_mask=mask))
+
     def write(splits):
         lazy = lambda clips: records.LazyClips(len(clips), lambda i: stored(clips[i]))
         records.write(
@@ -211,6 +232,7 @@ def write_latents(
             settings=settings,
             measure=_sums,
             report=lambda sums: _report(source_report, shapes, sums),
+            extra=write_empty,
             **options,
         )
 
@@ -317,6 +339,11 @@ def check_latents(directory: str | Path, codec_id: dict, lengths: tuple[int, ...
 def has_embeddings(directory: str | Path, text_id: dict | None) -> bool:
     """Returns whether a data set holds embeddings of this text encoder; raises ValueError if another one made them."""
     made_with = records.manifest(directory)["settings"].get("text")
+    if text_id and made_with and dict(made_with, empty_caption=True) == text_id != made_with:
+        raise ValueError(
+            f"the captions in {directory} were embedded by an earlier version of jvflow, which did not store the "
+            "embedding of the empty caption, and guidance needs it: encode the data again, into another folder"
+        )
     if text_id and made_with not in (None, text_id):
         raise ValueError(
             f"the captions in {directory} were embedded with {made_with}, config.text is {text_id}: "
@@ -326,6 +353,12 @@ def has_embeddings(directory: str | Path, text_id: dict | None) -> bool:
         _check_finite(directory)
         return True
     return False
+
+
+def empty_caption(directory: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the embedding (1, m, d) and the mask (1, m) of the empty caption in a data set with embeddings."""
+    stored = Files([Path(directory) / EMPTY_CAPTION])
+    return stored["text_embedding"], stored["text_mask"]
 
 
 def _check_finite(directory: str | Path) -> None:

@@ -167,6 +167,7 @@ class Build:
         shard_bytes: int | None = None,
         measure: Callable[[dict], dict[str, Real]] = lambda clip: {},
         report: Callable[[dict[str, float]], dict] = lambda sums: {},
+        extra: Callable[[Path], None] = lambda folder: None,
         videos: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         """Writes every split and renames the result to the directory, which must not hold a data set.
@@ -182,6 +183,7 @@ class Build:
             are costly to make: an interruption loses at most one shard.
           measure: returns numbers for a clip's columns; they are summed over all clips.
           report: returns the content of `REPORT` from those sums.
+          extra: writes further files of the data set into the given folder.
           videos: the number of clips of each video, for the manifest: {split: {video: clips}}.
         """
         check_free(self._directory)
@@ -189,6 +191,7 @@ class Build:
         counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measure)
         size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
         self._write_json(REPORT, {"bytes": size, **report(sums)})
+        extra(self._partial)
         content = {"key": dataset_key(settings), "splits": counts, "shape": list(shape)}
         self._write_json(MANIFEST, content | ({"videos": videos} if videos else {}) | {"settings": settings})
         shutil.rmtree(self.scratch)

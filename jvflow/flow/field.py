@@ -28,6 +28,7 @@ class Condition:
       context: known frames, concatenated with x on the channel axis: (b, f, h, w, c).
       fps: frames per second of the clip (b,).
       label: class index (b,), with -1 for "none".
+      empty: text (1, n, d) and text_mask (1, n) of the empty caption, for `null`.
     """
 
     text: Float[Array | np.ndarray, "b n d"] | None = None
@@ -35,26 +36,26 @@ class Condition:
     context: Float[Array | np.ndarray, "b f h w c"] | None = None
     fps: Float[Array | np.ndarray, "b"] | None = None
     label: Int[Array | np.ndarray, "b"] | None = None
+    empty: tuple | None = None
 
 
 Field = Callable[[Array, tuple, Condition | None], tuple]
 
 
 def null(condition: Condition | None) -> Condition | None:
-    """Returns the condition without its text and its label, for guidance and caption dropout.
+    """Returns the condition with the empty caption and without a label, for guidance and caption dropout.
 
-    The masked-out text keeps its shape, so that both conditions use one compiled program. Context and fps
-    are part of the input and stay.
+    The text becomes `condition.empty`, or zeros that are masked out. Its shape stays, so that both conditions use one
+    compiled program. Context and fps are part of the input and stay.
     """
     if condition is None:
         return None
-    text, mask, label = condition.text, condition.text_mask, condition.label
-    return replace(
-        condition,
-        text=None if text is None else jnp.zeros_like(text),
-        text_mask=None if text is None else jnp.zeros(text.shape[:2] if mask is None else mask.shape, bool),
-        label=None if label is None else jnp.full_like(label, -1),
-    )
+    text, label = condition.text, None if condition.label is None else jnp.full_like(condition.label, -1)
+    if text is None:
+        return replace(condition, label=label)
+    empty, mask = condition.empty or (jnp.zeros_like(text), jnp.zeros(text.shape[:2], bool))
+    empty, mask = jnp.broadcast_to(empty, text.shape), jnp.broadcast_to(mask, text.shape[:2])
+    return replace(condition, text=empty, text_mask=mask, label=label)
 
 
 def drop(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Condition | None:
@@ -64,9 +65,12 @@ def drop(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Con
     """
     if condition is None or not rate:
         return condition
+    if condition.text is not None and condition.text_mask is None:
+        condition = replace(condition, text_mask=jnp.ones(condition.text.shape[:2], bool))
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    parts = lambda condition: dict(text=condition.text, text_mask=condition.text_mask, label=condition.label)
     choose = lambda kept, empty: jnp.where(expand_like(dropped, kept), empty, kept)
-    return jax.tree.map(choose, condition, null(condition))
+    return replace(condition, **jax.tree.map(choose, parts(condition), parts(null(condition))))
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,9 @@ def _guided(field, weight, x, s, condition):
 def guide(field: Field, weight: float) -> Field:
     """Applies classifier-free guidance (2). With `weight` 1 returns the field itself.
 
-    Each call of the guided field calls the given field twice. A solver counts calls of the guided
-    field, so guidance doubles the cost of an evaluation and not the NFE.
+    A call of the guided field calls the given field twice: guidance doubles the cost of an evaluation, not the NFE.
     """
-    if weight == 1:
-        return field
-    return jax.tree_util.Partial(_guided, as_partial(field), weight)
+    return field if weight == 1 else jax.tree_util.Partial(_guided, as_partial(field), weight)
 
 
 def along(
@@ -115,8 +116,7 @@ def along(
       curve: `(k, *curve_args) -> s`, a tuple of scalars.
       curve_args: arguments of the curve that differ between samples, arrays (b,).
       condition: passed on to the field.
-      num_moving: number of leading coordinates that change along the curve; the field may omit the
-        velocities of the others. All coordinates when None.
+      num_moving: number of leading coordinates that change; the field may omit the others' velocities. None for all.
 
     Returns:
       `(k (b,), x (b, ...)) -> dx/dk (b, ...)`, as `solver.solve` takes it.

@@ -13,6 +13,7 @@ run, only have inversions from one model.
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from jvflow.files import check_room
 from jvflow.flow.field import Condition, Field, along, guide
 from jvflow.flow.path import squared_error
 from jvflow.flow.solver import Solver
-from jvflow.networks import as_field
+from jvflow.networks import as_field, precision
 from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.parallel.mesh import local_mesh
@@ -118,6 +119,7 @@ def prepare(config, directory: str | Path, load_model: Callable) -> dict:
     latents.check_latents(
         source, latents.model_fingerprint(**config.codec), latents.chunk_lengths(run.experiment.codec, config)
     )
+    latents.has_embeddings(source, latents.text_fingerprint(config))  # raises if another encoder made them
     options = {name: config.inversion[name] for name in OPTIONS}
     return invert_dataset(run, source, directory, lengths=tuple(config.chunk.frames), **options)
 
@@ -151,6 +153,8 @@ def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[in
     manifest = records.manifest(source)
     inversion = dict(model=tree_checksum(run.params), frames=list(lengths), **options)
     settings: dict = dict(manifest["settings"], inversion=inversion)
+    # its layers compute in this dtype, so that storing their kernels in it changes no bit
+    run = replace(run, params=precision.cast(run.params, run.config.network.dtype))
     if "inversion" in manifest["settings"]:
         raise ValueError(f"{source} has inversions already: give the data set of latents that it was made from")
     if records.is_dataset(directory):
@@ -164,14 +168,16 @@ def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[in
             "use shorter ones in config.chunk.frames"
         )
 
+    empty = latents.empty_caption(source) if "text" in manifest["settings"] else None
+
     def inverted(split: str) -> records.LazyClips:
-        make = partial(_with_inversions, run, lengths=lengths, options=options, empty=split != "train")
+        make = partial(_with_inversions, run, empty, lengths=lengths, options=options, skip=split != "train")
         return records.LazyClips(len(clips[split]), lambda i: make(clips[split][i]))
 
     dtype = latents.DTYPES[settings.get("dtype", "float32")]
     processes.on_primary(lambda: _check_room(clips, lengths, directory, dtype))
     made = {split: inverted(split) for split in clips}
-    writing = dict(shard_bytes=SHARD_BYTES, videos=manifest.get("videos"))
+    writing = dict(empty=empty and (lambda: empty), shard_bytes=SHARD_BYTES, videos=manifest.get("videos"))
     latents.write_latents(directory, made, settings, records.report(source), **writing)
     for length in lengths:
         LOG.info("%s: round-trip errors for chunks of %d frames: %s", directory, length, report(directory, length))
@@ -188,20 +194,24 @@ def _check_room(clips: dict, lengths: tuple[int, ...], directory: Path, dtype) -
     check_room(directory, need - records.bytes_written(directory), f"{count} clips with their latents and inversions")
 
 
-def _with_inversions(run: Run, clip: dict, *, lengths, options, empty: bool) -> dict:
-    """Adds the columns of inversions to a clip; with `empty` fills them with 0 and infinite errors."""
+def _with_inversions(run: Run, empty: tuple | None, clip: dict, *, lengths, options, skip: bool) -> dict:
+    """Adds the columns of inversions to a clip; with `skip` fills them with 0 and infinite errors.
+
+    `empty` is the embedded empty caption of a data set with embeddings, see `latents.empty_caption`.
+    """
     codec, frames = run.experiment.codec, len(clip["video"])
     repeat = lambda name, count: np.repeat(clip[name][None], count, axis=0)
     for length in lengths:
         mean = clip[pipeline.latent_columns(length if codec.frames_per_latent > 1 else 0)[0]]
         count, latent_frames = frames // length, codec.latent_shape((length, *clip["video"].shape[1:3]))[0]
         latents, error = np.zeros_like(mean), np.full(-(-frames // length), np.inf, np.float32)
-        if count > 1 and not empty:
+        if count > 1 and not skip:
             targets = slice(latent_frames, count * latent_frames)
             chunks = rearrange(mean[targets], "(n f) ... -> n f ...", f=latent_frames)
             embedded = None
             if "text_embedding" in clip:
-                embedded = tuple(repeat(name, len(chunks)) for name in ("text_embedding", "text_mask"))
+                columns = (repeat(name, len(chunks)) for name in ("text_embedding", "text_mask"))
+                embedded = (*columns, empty)
             field = as_field(run.experiment.network, run.params)
             with jax.set_mesh(local_mesh()):
                 captions = [clip["caption"]] * len(chunks)

@@ -169,7 +169,10 @@ def field(
     t = t.reshape(len(x), -1)
     positions = token_positions((f, h, w), condition.fps, network.config.causal)
     tokens = rearrange(x, "b f h w c -> b (f h w) c")
-    output = network.apply(params, tokens, positions, 1000 * (1 - t), condition.text, condition.text_mask)
+    text, mask = condition.text, condition.text_mask
+    if mask is not None:  # a caption without tokens is the null of guidance: zeros
+        text = jnp.where(jnp.asarray(mask).any(-1)[:, None, None], text, 0)
+    output = network.apply(params, tokens, positions, 1000 * (1 - t), text, mask)
     return (-rearrange(output, "b (f h w) c -> b f h w c", f=f, h=h, w=w),)
 
 

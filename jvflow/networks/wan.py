@@ -128,7 +128,8 @@ class ConditionEmbedder(nnx.Module):
     def __init__(self, config: WanConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
         self.frequencies = config.frequencies
-        self.time_embedder = TimeMLP(config.frequencies, d, rngs, dtype)
+        # in float32, as the public pipeline computes it
+        self.time_embedder = TimeMLP(config.frequencies, d, rngs, jnp.dtype("float32"))
         self.time_proj = linear(d, 6 * d, rngs, dtype)
         self.text_embedder = Captions(config.captions, d, rngs, dtype)
 

@@ -2,6 +2,7 @@
 
     entry       one of our arrays, its public tensors, and functions that convert in both directions (`layout.Entry`)
     kind        a public model: its network, and the entries for each naming of its tensors; one file each (`kinds`)
+    lora        LoRA files of other packages, and what they add to our arrays
 
 One error lists all tensors that are missing, unexpected or of another shape, before any tensor is read.
 """
@@ -15,8 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jvflow.networks import Network
+from jvflow.networks import Network, precision
 from jvflow.parallel import sharding
+from jvflow.pretrained import lora as lora_files
 from jvflow.pretrained.checks import check_copies, check_not_scaled, check_values
 from jvflow.pretrained.files import CONFIG, Files
 from jvflow.pretrained.kinds import CLASSES, KINDS, find_kind
@@ -48,7 +50,7 @@ __all__ = [
 
 
 def import_checkpoint(
-    kind: str, config: Mapping, tensors: Mapping[str, Any], *, mesh=None, dtype=None, **options
+    kind: str, config: Mapping, tensors: Mapping[str, Any], *, mesh=None, dtype=None, lora=None, **options
 ) -> Network:
     """Returns a public model with its parameters.
 
@@ -58,7 +60,9 @@ def import_checkpoint(
       tensors: arrays under their public names, in any known naming; `files.Files` reads each when it is needed.
       mesh: receives each parameter as soon as it is read, sharded by the network's rules; None for the default
         device.
-      dtype: dtype of the parameters; None keeps the tensors' dtype.
+      dtype: dtype of the parameters; None keeps the tensors' dtype. bfloat16 leaves norms and the like in float32
+        (`jvflow.networks.precision`).
+      lora: a LoRA file or its folder (`jvflow.pretrained.lora`), which is merged into the parameters; None for none.
       options: options of the kind, such as scan, or text_width, which makes a dit take captions too.
 
     Returns:
@@ -71,23 +75,31 @@ def import_checkpoint(
     """
     model = find_model(kind, config, tensors, **options)
     where = dict.fromkeys(model.shapes) if mesh is None else sharding.shardings(model.shapes, model.network.rules, mesh)
-    cast = lambda a: a if dtype is None else a.astype(dtype)
+    stored = precision.stored_dtype(model.shapes, dtype)
+    cast = lambda path, a: a if dtype is None else a.astype(stored(path))
     check_copies(model, tensors)
-    params = {}
+    changes, params = {} if lora is None else lora_files.read(lora, kind, config, **options), {}
+    lost = changes.keys() - {entry.path for entry in model.layout}
+    if lost:
+        raise ValueError(f"{lora} changes {sorted(lost)[0]}, which tensors with the names of these do not have")
     for entry in model.layout:
         read = [check_values(name, np.asarray(tensors[name])) for name in entry.names]
         array = np.asarray(entry.read(*read))
-        params[entry.path] = jax.device_put(cast(array), where[entry.path])
+        if entry.path in changes:
+            merged = changes[entry.path].added_to(array)
+            array = merged if dtype is not None else merged.astype(array.dtype)
+        params[entry.path] = jax.device_put(cast(entry.path, array), where[entry.path])
     if model.added:
         init = lambda key: {
             path: a for path, a in flatten_paths(model.network.init(key)).items() if path in model.added
         }
-        params |= {path: jax.device_put(cast(a), where[path]) for path, a in jax.jit(init)(jax.random.key(0)).items()}
+        added = jax.jit(init)(jax.random.key(0))
+        params |= {path: jax.device_put(cast(path, a), where[path]) for path, a in added.items()}
     field = model.field or partial(_no_field, kind)
     return model.network._replace(apply=model.apply, params=unflatten_paths(params), field=field)
 
 
-def load(source: str | Path, *, kind: str | None = None, mesh=None, dtype=None, **options) -> Network:
+def load(source: str | Path, *, kind: str | None = None, mesh=None, dtype=None, lora=None, **options) -> Network:
     """Imports a model; arguments as in `import_checkpoint`.
 
     Args:
@@ -96,7 +108,7 @@ def load(source: str | Path, *, kind: str | None = None, mesh=None, dtype=None, 
       kind: the kind to read, if the source holds several models.
     """
     kind, config, files = open_folder(source, kind)
-    return import_checkpoint(kind, config, files, mesh=mesh, dtype=dtype, **options)
+    return import_checkpoint(kind, config, files, mesh=mesh, dtype=dtype, lora=lora, **options)
 
 
 def inspect(source: str | Path, *, kind: str | None = None, **options) -> Model:

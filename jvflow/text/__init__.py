@@ -41,7 +41,7 @@ class TextEncoder:
 
     Attributes:
       tokenize: `captions -> (tokens (b, n), mask (b, m))`, on the host. The mask is True for the embeddings that stand
-        for text; it is all False for an empty caption.
+        for text; if the encoder is trained with the network, it is all False for an empty caption.
       apply: `(params, tokens) -> (b, m, width)`.
       width: width of an embedding.
       init: `key -> params` of an encoder that is trained with the network; None for a pretrained one.
@@ -60,6 +60,17 @@ class TextEncoder:
     def params(self) -> Any:
         """The parameters of a pretrained encoder, else None."""
         return self.lazy and self.lazy.get()
+
+    @property
+    def empty(self) -> tuple | None:
+        """Embedding (1, m, width) and mask (1, m) of "" for guidance and caption dropout; None if not pretrained."""
+        return None if self.init else self.embed([])[2]
+
+    def embed(self, captions: Sequence[str]) -> tuple:
+        """Returns the embeddings (b, m, width) and masks (b, m) of captions, and `empty`, from a pretrained encoder."""
+        tokens, mask = self.tokenize([*captions, ""])
+        embedded = self.apply(self.params, tokens)
+        return embedded[:-1], mask[:-1], (embedded[-1:], mask[-1:])
 
 
 def build(name: str, *, checkpoint: Sequence = (), abstract: bool = False, **options) -> TextEncoder | None:
@@ -143,9 +154,8 @@ class ByteTransformer(nnx.Module):
         return self.norm(x)
 
 
-def _constrain_rows(x):
-    """Keeps rows on their devices. Without it the compiler splits widths, and sums all rows over all devices."""
-    return constrain(x, ROWS, None, None)
+_constrain_rows = lambda x: constrain(x, ROWS, None, None)
+"""Keeps rows on their devices. Without it the compiler splits widths, and sums all rows over all devices."""
 
 
 class _Block(nnx.Module):
@@ -169,8 +179,7 @@ def byte_encoder(config: ByteConfig) -> TextEncoder:
             encoded = caption.encode()
             if len(encoded) > config.length:
                 warn_truncated(config.length, "bytes", ": increase config.text.length to read them whole")
-                encoded = encoded[: config.length]
-            row[: len(encoded)] = list(encoded)
+            row[: len(encoded)] = list(encoded[: config.length])
         return tokens, tokens[:, :: config.group] != NO_BYTE
 
     def init(key):

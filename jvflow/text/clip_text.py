@@ -17,6 +17,7 @@ import numpy as np
 
 from jvflow import networks, pretrained
 from jvflow.files import read_json
+from jvflow.networks import precision
 from jvflow.networks.clip_text import ClipText, ClipTextConfig
 from jvflow.pretrained import LazyParams
 from jvflow.pretrained.clip_text import LAST
@@ -33,13 +34,15 @@ Radford et al., arXiv 2103.00020, and the authors' released tokenizer.
 """
 
 
-def build(*folders: str | Path) -> TextEncoder:
+def build(*folders: str | Path, dtype: str = "float32") -> TextEncoder:
     """Returns the encoder from a model and its tokenizer.
 
     Args:
       folders: the model, a folder or a file (`jvflow.pretrained.load`), and the folder of its tokenizer, with
         vocab.json and merges.txt, or with tokenizer.json.
+      dtype: dtype of kernels and their products, float32 or bfloat16; norms are float32.
     """
+    precision.check_dtype("config.text.dtype", dtype)
     if len(folders) != 2:
         raise ValueError(
             "the text encoder clip_text takes two folders as config.text.checkpoint, "
@@ -51,8 +54,10 @@ def build(*folders: str | Path) -> TextEncoder:
     if not isinstance(sizes, ClipTextConfig):
         raise ValueError(f"{model} holds no text model of CLIP: give the folder text_encoder")
     tokenize = make_tokenize(tokenizer, sizes.length, sizes.vocabulary, public.settings["eos_token_id"])
-    lazy = LazyParams(lambda: pretrained.load(model, kind=KIND, dtype=jnp.float32).params)
-    return TextEncoder(tokenize, jax.jit(networks.functional(ClipText, sizes).apply), sizes.width, lazy=lazy)
+    lazy = LazyParams(lambda: pretrained.load(model, kind=KIND, dtype=jnp.dtype(dtype)).params)
+    apply = networks.functional(precision.computed_in(ClipText, dtype), sizes).apply
+    embed = jax.jit(lambda params, tokens: apply(params, tokens).astype(jnp.float32))
+    return TextEncoder(tokenize, embed, sizes.width, lazy=lazy)
 
 
 def make_tokenize(
@@ -89,7 +94,7 @@ def make_tokenize(
                 warn_truncated(length, "tokens")
                 pieces = pieces[: length - 2]
             row[0], row[1 : len(pieces) + 2] = start, [*pieces, end]
-            row_mask[: len(pieces) + 2] = bool(caption.strip())
+            row_mask[: len(pieces) + 2] = True
         return tokens, mask
 
     return tokenize

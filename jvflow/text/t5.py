@@ -1,7 +1,7 @@
 """The text encoders T5 v1.1 and UMT5 with public checkpoints, as LTX-Video and Wan use them.
 
     tokens = pieces of the caption, end, padding ...      by sentencepiece, cut to `length`
-    embedded by `jvflow.networks.t5`                      no token attends to padding
+    embedded by `jvflow.networks.t5`                      no token attends to padding, by default
 
 An XXL encoder has 9 GiB in bfloat16. `ByLayer` needs the memory of one layer: it reads a layer, applies it to all rows
 and frees it. So a machine that cannot hold the model can compute the embeddings that `jvflow.data.latents` stores.
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jvflow import networks, pretrained
+from jvflow.networks import precision
 from jvflow.networks.t5 import T5, Block, T5Config
 from jvflow.pretrained import LazyParams
 from jvflow.pretrained.checks import check_copies, check_values
@@ -30,7 +31,12 @@ EMBEDDING = "shared/embedding"
 
 
 def build(
-    *folders: str | Path, length: int = 128, dtype: str = "bfloat16", by_layer: bool = False, abstract: bool = False
+    *folders: str | Path,
+    length: int = 128,
+    dtype: str = "bfloat16",
+    by_layer: bool = False,
+    attend_padding: bool = False,
+    abstract: bool = False,
 ) -> TextEncoder:
     """Returns the encoder from a model and its tokenizer.
 
@@ -38,9 +44,11 @@ def build(
       folders: the model, a folder or a file (`jvflow.pretrained.load`), and the folder of its tokenizer, with
         spiece.model or tokenizer.json, or one of these files.
       length: tokens in a caption, including its end token; 128 in LTX-Video, 512 in Wan.
-      dtype: dtype of parameters and matrix products.
+      dtype: dtype of kernels, embeddings and matrix products, float32 or bfloat16; norms are float32.
       by_layer: read each layer when it is used. `apply` cannot be compiled then: captions are embedded before
         training.
+      attend_padding: whether tokens also attend to padding. diffusers' pipeline of LTX-Video lets them; its authors'
+        pipeline and those of Wan do not.
       abstract: without folders, return an encoder that has the shapes of XXL but embeds no text.
     """
     if abstract:
@@ -50,6 +58,7 @@ def build(
             "the text encoder t5 takes two folders as config.text.checkpoint, "
             f"such as ('LTX-Video/text_encoder', 'LTX-Video/tokenizer'), got {folders}"
         )
+    precision.check_dtype("config.text.dtype", dtype)
     model, tokenizer = folders
     public = pretrained.inspect(model, kind=KIND)
     sizes = public.network.config
@@ -57,9 +66,9 @@ def build(
         raise ValueError(f"{model} holds no encoder of T5: give the folder text_encoder")
     tokenize = make_tokenize(tokenizer, length, sizes.vocabulary, public.settings["eos_token_id"])
     if by_layer:
-        return TextEncoder(tokenize, ByLayer(model, dtype), sizes.width, compilable=False)
+        return TextEncoder(tokenize, ByLayer(model, dtype, attend_padding), sizes.width, compilable=False)
     apply = networks.functional(T5, replace(sizes, dtype=dtype)).apply
-    embed = jax.jit(lambda params, tokens: apply(params, tokens, tokens != PADDING))
+    embed = jax.jit(lambda params, tokens: apply(params, tokens, None if attend_padding else tokens != PADDING))
     lazy = LazyParams(lambda: pretrained.load(model, kind=KIND, dtype=jnp.dtype(dtype)).params)
     return TextEncoder(tokenize, embed, sizes.width, lazy=lazy)
 
@@ -73,11 +82,12 @@ def _abstract(length: int) -> TextEncoder:
 class ByLayer:
     """The `apply` of an encoder that reads one layer at a time: `(None, tokens (b, n)) -> (b, n, width)`."""
 
-    def __init__(self, folder: str | Path, dtype: str):
+    def __init__(self, folder: str | Path, dtype: str, attend_padding: bool = False):
         kind, config, self._files = pretrained.open_folder(folder, KIND)
         self._model = pretrained.find_model(kind, config, self._files)
         self._embedding = next(e.names[0] for e in self._model.layout if e.path == EMBEDDING)
         self.config, self._dtype = replace(self._model.network.config, dtype=dtype), jnp.dtype(dtype)
+        self._attend_padding = attend_padding
         self._blocks = {
             biased: jax.jit(networks.functional(partial(Block, biased=biased), self.config).apply)
             for biased in (True, False)
@@ -87,7 +97,7 @@ class ByLayer:
         del params
         tokens = np.asarray(tokens)
         x = jnp.asarray(self._read_rows(tokens), self._dtype).astype(jnp.float32)
-        bias, mask = None, tokens != PADDING
+        bias, mask = None, None if self._attend_padding else tokens != PADDING
         for i in range(self.config.depth):
             layer = pretrained.unflatten_paths(self._read(f"encoder/block/{i}/"))
             apply = self._blocks[self.config.own_bias or not i]
@@ -107,8 +117,9 @@ class ByLayer:
     def _read(self, prefix: str) -> dict:
         """Reads the arrays below a path."""
         entries = [entry for entry in self._model.layout if entry.path.startswith(prefix)]
+        stored = precision.stored_dtype(self._model.shapes, self._dtype)
         read = lambda entry: entry.read(*(check_values(name, self._files[name]) for name in entry.names))
-        return {entry.path.removeprefix(prefix): jnp.asarray(read(entry), self._dtype) for entry in entries}
+        return {entry.path.removeprefix(prefix): jnp.asarray(read(entry), stored(entry.path)) for entry in entries}
 
 
 def make_tokenize(
@@ -143,7 +154,7 @@ def make_tokenize(
                 warn_truncated(length, "tokens")
                 found = found[: length - 1]
             row[: len(found) + 1] = [*found, END]
-        return tokens, (tokens != PADDING) & np.array([bool(caption.strip()) for caption in captions])[:, None]
+        return tokens, tokens != PADDING
 
     return tokenize
 

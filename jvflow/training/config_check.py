@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from jvflow import codecs, text
 from jvflow.data import dataset, latents, procedural
 from jvflow.experiment import method_of
-from jvflow.networks import NETWORKS
+from jvflow.networks import NETWORKS, precision
 from jvflow.networks.layers import REMAT
 from jvflow.training.rules import (
     BELOW_ONE,
@@ -61,6 +61,7 @@ RULES: Mapping[str, Rule] = {
     "codec.tile": whole(0),
     "codec.piece": whole(0),
     "codec.time": FRACTION,
+    "codec.dtype": choice(*precision.DTYPES),
     "codec.tiny": BOOLEAN,
     "codec.steps": COUNT,
     "codec.guidance": NUMBER,
@@ -74,6 +75,7 @@ RULES: Mapping[str, Rule] = {
     "text.heads": COUNT,
     "text.dtype": DTYPE,
     "text.by_layer": BOOLEAN,
+    "text.attend_padding": BOOLEAN,
     "data.path": TEXT,
     "data.cache": TEXT,
     "data.seed": SEED,
@@ -105,7 +107,9 @@ RULES: Mapping[str, Rule] = {
     "tune.layers": many(NAME, "a tuple of regular expressions, such as ('attn1',), or () for all layers"),
     "tune.rank": special(0, "for no LoRA matrices", COUNT),
     "tune.alpha": POSITIVE,
-    "train.steps": COUNT,
+    "tune.lora": TEXT,
+    "tune.dtype": choice(*precision.DTYPES),
+    "train.steps": special(0, "to write the model that a run starts from", COUNT),
     "train.batch_size": COUNT,
     "run.mesh.data": AXIS,
     "run.mesh.fsdp": AXIS,

@@ -266,9 +266,14 @@ def _largest(experiment, config, mesh, abstract, chip: Chip, train: dict) -> int
 
 
 def _everywhere(experiment: Experiment, mesh) -> tuple[jax.ShapeDtypeStruct, Any]:
-    """Returns the shapes of a key and of the encoders' parameters, replicated on every device."""
-    shapes = jax.eval_shape(lambda: (jax.random.key(0), experiment.encoder_params))
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=meshes.replicated(mesh)), shapes)
+    """Returns the shapes of a key and of `Experiment.encoder_params`, replicated on every device."""
+    text = experiment.text
+    params = lambda: dict(codec=experiment.codec.params, text=text and text.params)
+    key, shapes = jax.eval_shape(lambda: (jax.random.key(0), params()))
+    mask = None if text is None or text.init else text.tokenize([""])[1]  # its embedding may be too costly to compute
+    shapes["empty"] = None if mask is None else (np.broadcast_to(np.float32(0), (*mask.shape, text.width)), mask)
+    place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=meshes.replicated(mesh))
+    return jax.tree.map(place, (key, shapes))
 
 
 def _per_device(tree) -> int:

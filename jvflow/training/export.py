@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jvflow import pretrained
 from jvflow.experiment import assemble
@@ -82,7 +83,8 @@ def _export(workdir, out: Path, lora: bool, like: list[str], step: int | None, e
             if lora:
                 pretrained.export_lora(kind, config_json, here, partial / part.folder, **options)
             else:
-                pretrained.export(kind, config_json, merge_lora(here), partial / part.folder, **options)
+                whole = jax.tree.map(lambda a: np.asarray(a, np.float32), merge_lora(here))
+                pretrained.export(kind, config_json, whole, partial / part.folder, **options)
         write_text(
             partial / "jvflow.json",
             json.dumps(dict(run.protocol, lora=lora, tune=config.tune.to_dict()), indent=1) + "\n",

@@ -70,12 +70,19 @@ def _train(config, workdir: Path) -> Workdir:
     config = recorded(config)
     run = config.run
     folder = Workdir.open(workdir, config)
+    fresh = not folder.has_checkpoint
+    if fresh:
+        load.check_lora(config)
+    elif folder.dropped_to_zeros(config, experiment.text):
+        raise ValueError(
+            f"{folder.path} was begun by an earlier version of jvflow, which dropped captions to zeros and not to the "
+            "empty caption: finish it with that version, or train again in another --workdir"
+        )
 
     # mesh and shapes, then data, then arrays: what the config alone contradicts is found before data are built
     mesh = meshes.make_mesh(run.mesh)
     meshes.check_batch(config.train.batch_size, mesh, run.microbatches)
     check_mesh(experiment, mesh)
-    fresh = not folder.has_checkpoint
     forks = fork and fresh
     reads_pretrained = not forks and experiment.pretrained and (fresh or experiment.tuning)
     if forks:
@@ -90,7 +97,9 @@ def _train(config, workdir: Path) -> Workdir:
     folder.check_models(models)
     encoded, embedded = _check_encoded(experiment, config, data, models)
     initial = load.load_pretrained(config, experiment) if reads_pretrained else None
-    experiment.method.check_data(config, experiment, data, initial and tree_checksum(initial.params))
+    model = load.load_model(config) if initial and load.trains_file(config) else initial  # as `jvflow encode` has it
+    experiment.method.check_data(config, experiment, data, model and tree_checksum(model.params))
+    del model
     # nothing is written before config, devices and data are checked
     if fresh:
         processes.on_primary(lambda: folder.begin(config))
@@ -128,6 +137,9 @@ def _train(config, workdir: Path) -> Workdir:
         processes.on_primary(lambda: _log_resumed(experiment, config, folder.begin(config, begin), begin))
     metrics = Metrics(folder, begin, tensorboard=run.tensorboard, write=processes.is_primary())
     if begin >= config.train.steps:
+        if checkpoints.latest() is None:  # no steps: the run is the model that it starts from
+            checkpoints.save(begin, state.replace(frozen={}), {"next_index": begin})
+            checkpoints.close()
         return folder
 
     read = partial(
@@ -145,6 +157,7 @@ def _train(config, workdir: Path) -> Workdir:
     # only the encoders that a step needs stay in memory
     needed = dict(codec=None if encoded else experiment.codec, text=None if embedded else experiment.text)
     encoder_params = {name: model and model.params for name, model in needed.items()}
+    encoder_params["empty"] = latents.empty_caption(data) if embedded else experiment.text and experiment.text.empty
     encoder_params = jax.device_put(encoder_params, meshes.replicated(mesh))
     _free_encoders(experiment)
     step_fn = compiled_step(experiment, config, shardings)

@@ -3,7 +3,7 @@
 These entries of the config may change:
 
     run.*, sample.*, evaluate.*     they do not change training
-    data.path, data.captions, data.cache, codec.checkpoint, text.checkpoint, and pretrained with config.tune
+    data.path, data.captions, data.cache, codec.checkpoint, text.checkpoint, and with config.tune pretrained, tune.lora
                                     places of files; keys and checksums show that the content is the same
     train.steps, optimizer.*        as long as the state keeps its shape; from the restored step on, the schedule is
                                     the new config's, counted from step 0 over all steps

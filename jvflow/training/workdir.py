@@ -98,7 +98,7 @@ class Workdir:
         models = self.noted.get("models", {})
         verified = [f"{name}.checkpoint" for name in models]
         verified += ["data.path", "data.captions"] * bool(self.data_key or not self.has_checkpoint)
-        verified += ["pretrained"] * bool(config.tune.rank or config.tune.layers)
+        verified += ["pretrained", "tune.lora"] * bool(config.tune.rank or config.tune.layers)
         if refused := resume.refused(changed, tuple(verified)):
             raise ValueError(
                 f"{self.path} holds a run of another config; on resume these entries must stay:\n"
@@ -137,14 +137,21 @@ class Workdir:
         """Writes the source and the checksum of the frozen parameters, which checkpoints do not hold."""
         write_text(self.path / "frozen.json", json.dumps(dict(source=source, checksum=checksum)) + "\n")
 
+    def dropped_to_zeros(self, config, encoder) -> bool:
+        """Returns whether an earlier version dropped captions of a pretrained encoder to zeros in this run."""
+        learned = encoder is not None and encoder.init is None and config.get("caption_dropout")
+        return bool(learned and self.noted) and not self.noted.get("empty_caption")
+
     def note_data(self, key: str | None, models: Mapping[str, dict]) -> None:
         """Writes data.json, which identifies the data and the models that encode them.
+
+        Also notes that dropped captions are the empty caption, see `dropped_to_zeros`.
 
         Args:
           key: the key of the data set, see `jvflow.data.dataset_key`.
           models: {"codec" or "text": its identity, see `jvflow.data.latents.model_fingerprint`}.
         """
-        write_text(self.path / "data.json", json.dumps(dict(key=key, models=models)) + "\n")
+        write_text(self.path / "data.json", json.dumps(dict(key=key, models=models, empty_caption=True)) + "\n")
 
     def check_models(self, models: Mapping[str, dict]) -> None:
         """Raises ValueError if the run has a checkpoint, and codec or text encoder were others; see `note_data`."""
@@ -193,10 +200,12 @@ def recorded(config) -> ConfigDict:
         for name in size
         if name != config.objective
     ]
-    if not config.tune.rank:
-        keys.append("tune.alpha")
-    if not config.pretrained_state:
-        keys.append("pretrained_state")
+    tune, codec = config.tune, config.codec
+    keys += [] if tune.rank else ["tune.alpha"]
+    keys += [] if tune.get("lora") else ["tune.lora"]
+    keys += [] if (tune.rank or tune.layers) and tune.get("dtype") != "float32" else ["tune.dtype"]
+    keys += ["codec.dtype"] if codec.get("dtype") == "float32" else []
+    keys += [] if config.pretrained_state else ["pretrained_state"]
     with config.unlocked():
         for key in keys:
             section, _, name = key.rpartition(".")

@@ -12,8 +12,9 @@ from public_models import FIXTURES, assert_same, export_random, read_fixture
 
 from jvflow import networks, pretrained, text
 from jvflow.data import latents
+from jvflow.load import load
 from jvflow.networks.t5 import T5, distance_buckets
-from jvflow.text import t5
+from jvflow.text import TextEncoder, t5
 from jvflow.training import loop as train
 
 
@@ -87,7 +88,7 @@ def test_tokens_are_those_of_transformers():
     expected = json.loads((TOKENIZER / "expected.json").read_text())
     tokens, mask = t5.make_tokenize(TOKENIZER, 20)(expected["captions"])
     assert tokens.tolist() == expected["tokens"]
-    assert not mask[:2].any() and (mask[2:] == (tokens[2:] != 0)).all() and mask[-1].all()
+    assert (mask == (tokens != 0)).all() and mask[:2].sum() == 2 and mask[-1].all()  # an empty caption is its end token
 
 
 def test_a_tokenizer_in_one_file_gives_the_same_tokens(tmp_path):
@@ -141,7 +142,11 @@ def test_embedding_layer_by_layer_is_equal_and_holds_two_layers_at_most(model, m
     assert max(sizes) <= 2 * max(layers) and len(sizes) == len(layers) + 1
 
 
-def test_captions_are_embedded_before_training(model, tmp_path):
+def refuse(*args):
+    raise AssertionError("the encoder is called")
+
+
+def test_captions_are_embedded_before_training(model, tmp_path, monkeypatch, caplog):
     config = load_config("vlfm/procedural.py", "debug")
     config.text = dict(name="t5", checkpoint=(str(model), str(TOKENIZER)), length=16, dtype="float32", by_layer=True)
     config.run.update(progress=False)
@@ -151,8 +156,25 @@ def test_captions_are_embedded_before_training(model, tmp_path):
     ):
         train.train(config, tmp_path / "refused")
     latents.prepare(config, tmp_path / "latents")
+    encoder = text.build(**config.text)
+    for stored, made in zip(latents.empty_caption(tmp_path / "latents"), encoder.empty, strict=True):
+        np.testing.assert_array_equal(stored, made)
     config.data.path, config.text.by_layer = str(tmp_path / "latents"), False  # neither changes the data set
+    config.caption_dropout = 0.5
+    monkeypatch.setattr(TextEncoder, "embed", refuse)  # training from the data set needs no encoder, "" included
     assert len(list(train.train(config, tmp_path / "run").losses())) == 1
+    noted = tmp_path / "run" / "data.json"
+    noted.write_text(json.dumps(dict(key=json.loads(noted.read_text())["key"])))  # as earlier versions wrote it
+    with caplog.at_level("WARNING", "jvflow"):
+        load(tmp_path / "run")
+    assert "which dropped captions to zeros; guidance now compares with the empty caption" in caplog.text
+    with pytest.raises(ValueError, match="dropped captions to zeros and not to the empty caption: finish it with that"):
+        train.train(config, tmp_path / "run")
+    manifest = json.loads((tmp_path / "latents" / "manifest.json").read_text())
+    del manifest["settings"]["text"]["empty_caption"]
+    (tmp_path / "latents" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="embedded by an earlier version of jvflow, which did not store .* encode the"):
+        train.train(config, tmp_path / "other")
 
 
 @pytest.mark.parametrize(
