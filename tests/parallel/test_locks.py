@@ -24,7 +24,10 @@ from jvflow.training.loop import train
 
 HOLDER = "import sys; from pathlib import Path; from jvflow.parallel import locks\n"
 HOLDER += "with locks.hold(Path(sys.argv[1]), 'the run'): print('holds', flush=True); sys.stdin.readline()"
-FORKING = HOLDER.replace("print", "import os, time; os.fork() or time.sleep(60); print")
+CHILD = (
+    "import os, time; ready, tell = os.pipe(); os.fork() or (os.write(tell, b'.'), time.sleep(60)); os.read(ready, 1)"
+)
+FORKING = HOLDER.replace("print", f"{CHILD}; print")
 
 
 def start(file, script=HOLDER):
