@@ -42,10 +42,12 @@ class Recorder:
 
     def __init__(self):
         self._step, self._parts, self._shown = FIRST_STEP, [], None  # a part: [sum of cells times seconds, seconds]
-        self._before, self._time = 0.0, 0.0
+        self._first, self._before, self._time = None, 0.0, 0.0
 
     def add(self, time: float, thumbnail: UInt8[np.ndarray, "16 32 3"]) -> None:
-        """Adds the frame that is shown from `time` on, in seconds."""
+        """Adds the frame that is shown from `time` on, in seconds; the first frame may begin late."""
+        self._first = time if self._first is None else self._first
+        time -= self._first
         self._show_until(time)
         cells = (thumbnail.astype(np.float32) @ LUMA).reshape(8, 2, 16, 2).mean(axis=(1, 3))
         self._shown, self._before, self._time = cells, self._time, time

@@ -217,6 +217,8 @@ def _misfits(config: dict) -> Iterator[str]:
             f"config.data.min_frames is {data['min_frames']}, more than config.data.frames={data['frames']}: use "
             f"{data['frames']} or less"
         )
+    if config.get("train", {}).get("steps", 1) == 0 and not config.get("pretrained"):
+        yield "config.train.steps is 0, and config.pretrained names no model: use a whole number of 1 or more"
     if data.get("path", "").startswith(dataset.PROCEDURAL):
         if not data["clips"]["train"]:
             yield "config.data.clips.train is 0: use a whole number of 1 or more for procedural video"

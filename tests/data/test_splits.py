@@ -130,6 +130,15 @@ def test_flat_videos_are_copies_only_if_their_bytes_are_equal(tmp_path):
     assert copies.group(["a", "b", "c"], ["x", "y", "x"], [None] * 3) == [["a", "c"], ["b"]]
 
 
+def test_a_video_with_a_damaged_begin_has_the_signature_of_the_rest():
+    frames = np.random.default_rng(0).integers(0, 256, (12, 16, 32, 3), np.uint8)
+    whole, late = copies.Recorder(), copies.Recorder()
+    for k, frame in enumerate(frames):
+        whole.add(k / 24, frame)
+        late.add(0.3 + k / 24, frame)
+    assert copies.alike(whole.finish(), late.finish())
+
+
 def test_no_two_real_videos_are_taken_for_copies():
     real = sorted((SHARED / "data" / "asl_gestures").glob("*"))
     if not real:

@@ -88,8 +88,9 @@ SIZE, BELOW = r"use \(height, width\) in pixels, two whole numbers", "use a numb
         (BIFLOW, "data.clips.train", [0], f"{WHOLE} for procedural video"),
         (BIFLOW, "data.clips.train", [1_000_001], "use a whole number from 0 to 1000000"),
         (BIFLOW, "data.clips", [3], "use a dict with the entries train, test"),
-        (BIFLOW, "train.steps", [0, -20, 20.0, "20", True], WHOLE),
-        (BIFLOW, "train.steps", [2**31], "use a whole number from 1 to 2147483647"),
+        (BIFLOW, "train.steps", [0], f"config.pretrained names no model: {WHOLE}"),
+        (BIFLOW, "train.steps", [-20, 20.0, "20", True], f"{WHOLE}, or 0 to write the model"),
+        (BIFLOW, "train.steps", [2**31], "use a whole number from 1 to 2147483647, or 0"),
         (BIFLOW, "train.batch_size", [0, -4], WHOLE),
         (BIFLOW, "optimizer.learning_rate", [0, -1e-3, "1e-3"], ABOVE),
         (BIFLOW, "optimizer.learning_rate", [1e-300, 1e300, float("inf")], "use a number from 1e-30 to"),
@@ -157,11 +158,13 @@ def test_values_that_contradict_each_other(file, values, message):
 
 
 def test_all_wrong_values_are_in_one_message():
-    assert refused(with_values(BIFLOW, {"data.fps": 0.0, "network.dtype": "bf16", "train.steps": 0})).splitlines() == [
+    assert refused(
+        with_values(BIFLOW, {"data.fps": 0.0, "network.dtype": "bf16", "train.batch_size": 0})
+    ).splitlines() == [
         "3 values are wrong:",
         "  config.data.fps is 0.0: use frames per second from 0.01 to 1000",
         "  config.network.dtype is 'bf16': use one of float32, bfloat16",
-        "  config.train.steps is 0: use a whole number of 1 or more",
+        "  config.train.batch_size is 0: use a whole number of 1 or more",
     ]
 
 
