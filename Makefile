@@ -20,7 +20,7 @@ test-integration: $(VENV)/installed-test
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
 
 CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-ffmpeg check-fuzz
-CHECKS += check-python
+CHECKS += check-public check-python
 
 check-all: $(CHECKS)
 
@@ -59,6 +59,12 @@ check-ffmpeg: $(VENV)/installed-test
 
 check-fuzz: $(VENV)/installed-test
 	$(RECORD) fuzz_files $(VENV)/bin/python tests/slow/fuzz_files.py --files 2100
+
+# compares public models with the packages that published them, which the extra dev installs
+check-public: $(VENV)/installed-test
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	$(RECORD) public_configs $(VENV)/bin/python tests/slow/public_configs.py
+	$(RECORD) public_names $(VENV)/bin/python tests/slow/public_names.py
 
 # runs the tests with other installed versions of Python: make check-python PYTHONS="python3.12 python3.13"
 PYTHONS ?= python3.12 python3.13

@@ -1,7 +1,7 @@
 """Compares the renaming of single files (`jvflow.pretrained.single`) with the converters of diffusers.
 
     pip install -e '.[dev]'
-    PYTHONPATH=tests:tests/pretrained python tests/slow/public_names.py
+    python tests/slow/public_names.py
 
 Makes small random models of diffusers, writes them under the names of their authors by the tables of the tests, and
 reads them by diffusers' converter and by jvflow: the names and the tensors must be equal. Takes a minute.
@@ -12,6 +12,9 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the tables
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretrained"))
 
 import diffusers
 import numpy as np
