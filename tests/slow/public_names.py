@@ -3,7 +3,7 @@
     pip install -e '.[dev]'
     python tests/slow/public_names.py
 
-Makes small random models of diffusers, writes them under the names of their authors by the tables of the tests, and
+Makes small random models of diffusers, writes them under the names of their authors (`tests/author_names.py`), and
 reads them by diffusers' converter and by jvflow: the names and the tensors must be equal. Takes a minute.
 """
 
@@ -14,11 +14,10 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the tables
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretrained"))
 
+import author_names
 import diffusers
 import numpy as np
-import test_single_files as tables
 import torch
 from diffusers.loaders import single_file_utils as converters
 from safetensors.torch import save_file
@@ -49,21 +48,21 @@ def compare(what: str, old: dict, kind: str, converted: dict, metadata: dict | N
 
 
 def check_ltx():
-    model = diffusers.LTXVideoTransformer3DModel(**tables.LTX)
+    model = diffusers.LTXVideoTransformer3DModel(**author_names.LTX)
     public = random_tensors(model)
-    old = {f"model.diffusion_model.{tables.backwards(n, tables.LTX_NAMES)}": a for n, a in public.items()}
-    metadata = dict(config=json.dumps(dict(transformer=tables.LTX_METADATA)))
+    old = {f"model.diffusion_model.{author_names.backwards(n, author_names.LTX_NAMES)}": a for n, a in public.items()}
+    metadata = dict(config=json.dumps(dict(transformer=author_names.LTX_METADATA)))
     converted = converters.convert_ltx_transformer_checkpoint_to_diffusers(dict(old))
     yield compare("the transformer of LTX-Video", old, "ltx_transformer", converted, metadata)
-    for version, blocks in tables.VAE_BLOCKS.items():
-        config = tables.VAE_METADATA | blocks | dict(latent_channels=3, encoder_base_channels=2)
+    for version, blocks in author_names.VAE_BLOCKS.items():
+        config = author_names.VAE_METADATA | blocks | dict(latent_channels=3, encoder_base_channels=2)
         config |= dict(decoder_base_channels=2)
         model = diffusers.AutoencoderKLLTXVideo(
             **{k: v for k, v in ltx.read_autoencoder_config(config).items() if k[0] != "_"}
         )
         public = random_tensors(model)
-        names = tables.VAE_NAMES[version] + tables.VAE_COMMON
-        old = {f"vae.{tables.backwards(name, names)}": a for name, a in public.items()}
+        names = author_names.VAE_NAMES[version] + author_names.VAE_COMMON
+        old = {f"vae.{author_names.backwards(name, names)}": a for name, a in public.items()}
         wide = {"vae.encoder.conv_out.conv.weight": torch.zeros(4, 2048, 1, 1, 1)}  # tells 0.9.5 to the converter
         converted = converters.convert_ltx_vae_checkpoint_to_diffusers(old | (wide if version == "0.9.5" else {}))
         converted["encoder.conv_out.conv.weight"] = public["encoder.conv_out.conv.weight"]
@@ -76,7 +75,7 @@ def check_ltx():
 def check_wan():
     sizes = dict(num_attention_heads=1, attention_head_dim=128, num_layers=2, in_channels=16, out_channels=16)
     public = random_tensors(diffusers.WanTransformer3DModel(**sizes, text_dim=4, ffn_dim=6, cross_attn_norm=True))
-    old = {tables.backwards(name, tables.WAN_NAMES): a for name, a in public.items()}
+    old = {author_names.backwards(name, author_names.WAN_NAMES): a for name, a in public.items()}
     converted = converters.convert_wan_transformer_to_diffusers(dict(old))
     yield converted.keys() == public.keys() and compare("the transformer of Wan", old, "wan_transformer", converted)
     public = random_tensors(diffusers.AutoencoderKLWan(base_dim=4, z_dim=3))
@@ -87,7 +86,7 @@ def check_wan():
     old = {}
     for name, a in public.items():
         name = re.sub(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)", number, name)
-        name = tables.backwards(name.replace("decoder.upsamples", "decoder.resnets"), tables.VAE_OF_WAN)
+        name = author_names.backwards(name.replace("decoder.upsamples", "decoder.resnets"), author_names.VAE_OF_WAN)
         old[name.replace("decoder.resnets", "decoder.upsamples")] = a
     converted = converters.convert_wan_vae_to_diffusers(dict(old))
     yield converted.keys() == public.keys() and compare("the autoencoder of Wan", old, "wan_vae", converted)
@@ -97,8 +96,8 @@ def check_stable_diffusion():
     unet = dict(block_out_channels=[32, 32, 64, 64], cross_attention_dim=64, attention_head_dim=8)
     model = diffusers.UNet2DConditionModel(**unet)
     public = random_tensors(model)
-    pairs = tables.old_unet_names(4, 2, (True, True, True, False))
-    old = {f"model.diffusion_model.{tables.old_unet_name(name, pairs)}": a for name, a in public.items()}
+    pairs = author_names.old_unet_names(4, 2, (True, True, True, False))
+    old = {f"model.diffusion_model.{author_names.old_unet_name(name, pairs)}": a for name, a in public.items()}
     converted = converters.convert_ldm_unet_checkpoint(dict(old), dict(model.config))
     yield converted.keys() == public.keys() and compare("the U-Net of Stable Diffusion", old, "sd_unet", converted)
     blocks = dict(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)
@@ -107,7 +106,7 @@ def check_stable_diffusion():
     old = {}
     for name, a in public.items():
         attention = re.search(r"attentions\.0\.to_.*weight", name)
-        old[f"first_stage_model.{tables.old_vae_name(name, 4)}"] = a[:, :, None, None] if attention else a
+        old[f"first_stage_model.{author_names.old_vae_name(name, 4)}"] = a[:, :, None, None] if attention else a
     converted = converters.convert_ldm_vae_checkpoint(dict(old), dict(model.config))
     yield converted.keys() == public.keys() and compare("the autoencoder of it", old, "sd_vae", converted)
     text = CLIPTextModel(
