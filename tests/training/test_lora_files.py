@@ -150,6 +150,7 @@ def test_mistakes(folder, tmp_path, tune, change, message):
     (tmp_path / "run" / "config.json").write_text(recorded(config_of(folder, lora="")).to_json())
     config = config_of(folder, **tune)
     config.update({key: value.format(run=tmp_path / "run") for key, value in change.items()})
+    config.train.steps = 0 if config.pretrained else 1
     with pytest.raises(ValueError, match=message):
         train(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
