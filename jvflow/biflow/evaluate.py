@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from jvflow import metrics
 from jvflow.biflow.sample import backward, correcting, stream_frames, stream_protocol
 from jvflow.data import pipeline, records
+from jvflow.flow import torchode
 from jvflow.metrics import flatten_windows, to_unit_range
 from jvflow.parallel import processes
 from jvflow.run import Run, lowered
@@ -235,6 +236,7 @@ def evaluate_streams(run: Run, reference: Reference, data: Path) -> tuple[dict, 
     )
     figures: dict = dict(
         nfe_per_frame=float(nfe.mean()),
+        nfe_batch=float(torchode.slowest_of_each(nfe).mean()),
         seconds_per_frame=seconds,
         **reference.drift(video, reverse=curve is backward),
     )
@@ -247,6 +249,7 @@ def describe(run: Run, reference: Reference) -> dict:
     """Returns the protocol of an evaluation: everything that determines its figures."""
     return stream_protocol(run) | dict(
         distance=metrics.DISTANCE_NAME,
+        nfe_batch=f"evaluations of the slowest of each {torchode.BATCH} streams, mean over frames",
         reference_windows=len(reference.features),
         real_motion=reference.motion,
         split=reference.split,
