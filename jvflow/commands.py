@@ -20,7 +20,7 @@ from jvflow.report import side_by_side
 from jvflow.run import Run, scalars
 from jvflow.training.config_check import check_config
 from jvflow.training.loop import train
-from jvflow.training.rules import COUNT, NAME, RATE, SEED, check
+from jvflow.training.rules import COUNT, NAME, RATE, SEED, check, choice
 from jvflow.training.workdir import Workdir, override
 
 
@@ -78,24 +78,31 @@ def evaluate(
     ema: bool | None = None,
     overrides: dict | None = None,
     sampling: dict | None = None,
+    preset: str | None = None,
 ) -> dict:
-    """Evaluates a trained run by the protocol of its config.
+    """Evaluates a trained run by the protocol of its config, or by a named one.
 
     Args:
       workdir, step, ema, sampling: see `jvflow.load.load`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
+      preset: one of the paper's `Method.presets`, which sets the entries that `overrides` does not set.
 
     Returns:
       The record: metrics, curves over time, controls, and the protocol.
     """
+    if preset is not None:
+        presets = method_of(Workdir.read(workdir)[1]).presets
+        if not presets:
+            raise ValueError(f"the paper of {workdir} has no named protocols: leave out --preset={preset}")
+        check([("--preset", preset, choice(*presets))])
     run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema)
-    return evaluate_run(run, data)
+    return evaluate_run(run, data, **({} if preset is None else dict(preset=preset)))
 
 
-def evaluate_run(run: Run, data: Path) -> dict:
+def evaluate_run(run: Run, data: Path, **options) -> dict:
     """Returns the record of `evaluate` for a loaded run and the folder of its data set."""
     with jax.set_mesh(local_mesh()):
-        return run.experiment.method.evaluate(run, data)
+        return run.experiment.method.evaluate(run, data, **options)
 
 
 def encode(config, out) -> tuple[dict, str]:
