@@ -1,10 +1,10 @@
 """Protocols of an evaluation of streams, by name: `small`, which `config.evaluate` sets, and `paper`.
 
-The paper's protocol (section 3): 128 videos of 512 frames that start at random frames of the test set, and a distance for
-each window of 32 frames with stride 16, under two solvers. At equal accuracy, adaptive Heun has tolerances of 1e-2, and
-`nfe_batch` is what the paper calls steps. At equal budget, Euler has 20 steps. BI-FLOW has the best epsilon of four for
-each solver. The search has other start frames and other noise than the figures that are reported, so that these are not
-the best of several draws.
+The paper's protocol (section 3): 128 videos of 512 frames that start at random frames of the test set, and a distance
+for each window of 32 frames with stride 16, under two solvers. At equal accuracy, adaptive Heun has tolerances of 1e-2,
+and `nfe_batch` is what the paper calls steps. At equal budget, Euler has 20 steps. BI-FLOW has the best epsilon of four
+for each solver. The search has other start frames and other noise than the figures that are reported, so that these are
+not the best of several draws. The distance is that of `config.evaluate.features`, which is not FVD.
 """
 
 import logging
