@@ -165,15 +165,15 @@ def unchanged(value: Any) -> Any:
 
 def build_solver(sample) -> Solver:
     """Returns the solver of `config.sample`: with tolerances, or with a number of steps."""
-    tolerances = dict(rtol=sample.rtol, atol=sample.atol) if sample.steps is None else {}
-    return Solver(sample.method, steps=sample.steps, per_sample=sample.per_sample, **tolerances)
+    adaptive = dict(rtol=sample.rtol, atol=sample.atol, controller=sample.controller)
+    return Solver(sample.method, steps=sample.steps, per_sample=sample.per_sample, **({} if sample.steps else adaptive))
 
 
 def solver_protocol(solver) -> dict:
     """Returns the settings of a solver, for records."""
     nfe = "evaluations of the network that each sample needed, rejected steps included"
     settings = dict(method=solver.method, rtol=solver.rtol, atol=solver.atol, fixed_steps=solver.steps)
-    return settings | dict(per_sample=solver.per_sample, nfe=nfe)
+    return settings | dict(per_sample=solver.per_sample, controller=solver.controller, nfe=nfe)
 
 
 def drop_captions(condition: Condition | None, keys: Key[Array, "b"], rate: float) -> Condition | None:

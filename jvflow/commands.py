@@ -1,22 +1,26 @@
 """The commands of every paper: each loads a run or a config, and calls the paper's method."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from jvflow import load as loading
 from jvflow.experiment import method_of
-from jvflow.files import local_path, with_local_paths
+from jvflow.files import local_path, read_json, with_local_paths
 from jvflow.method import SampleRequest
+from jvflow.metrics.published import NAMES, read_tables
 from jvflow.parallel import processes
 from jvflow.parallel.mesh import local_mesh
-from jvflow.run import Run
+from jvflow.report import side_by_side
+from jvflow.run import Run, scalars
 from jvflow.training.config_check import check_config
 from jvflow.training.loop import train
-from jvflow.training.rules import COUNT, NAME, RATE, SEED, check
+from jvflow.training.rules import COUNT, NAME, RATE, SEED, check, choice
 from jvflow.training.workdir import Workdir, override
 
 
@@ -74,24 +78,31 @@ def evaluate(
     ema: bool | None = None,
     overrides: dict | None = None,
     sampling: dict | None = None,
+    preset: str | None = None,
 ) -> dict:
-    """Evaluates a trained run by the protocol of its config.
+    """Evaluates a trained run by the protocol of its config, or by a named one.
 
     Args:
       workdir, step, ema, sampling: see `jvflow.load.load`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
+      preset: one of the paper's `Method.presets`, which sets the entries that `overrides` does not set.
 
     Returns:
       The record: metrics, curves over time, controls, and the protocol.
     """
+    if preset is not None:
+        presets = method_of(Workdir.read(workdir)[1]).presets
+        if not presets:
+            raise ValueError(f"the paper of {workdir} has no named protocols: leave out --preset={preset}")
+        check([("--preset", preset, choice(*presets))])
     run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema)
-    return evaluate_run(run, data)
+    return evaluate_run(run, data, **({} if preset is None else dict(preset=preset)))
 
 
-def evaluate_run(run: Run, data: Path) -> dict:
+def evaluate_run(run: Run, data: Path, **options) -> dict:
     """Returns the record of `evaluate` for a loaded run and the folder of its data set."""
     with jax.set_mesh(local_mesh()):
-        return run.experiment.method.evaluate(run, data)
+        return run.experiment.method.evaluate(run, data, **options)
 
 
 def encode(config, out) -> tuple[dict, str]:
@@ -114,6 +125,43 @@ def compare(workdirs: Sequence, out, **options) -> dict:
     method = method_of(next(iter(configs.values())))
     with processes.one_writer(out, "--out") as out, jax.set_mesh(local_mesh()):
         return method.compare(configs, load_with_data, out, **options)
+
+
+def report(runs: Sequence, *, published: str | None = None) -> str:
+    """Returns a Markdown table of the metrics of runs and of a paper's published values, in columns of their own.
+
+    Args:
+      runs: files that `jvflow evaluate` wrote, or folders with such a metrics.json.
+      published: a paper of `jvflow.metrics.published`, or "none"; the paper of the runs when None.
+
+    Raises:
+      ValueError: if there is no run, a file is no record of an evaluation, or the protocols differ; the message lists
+        the differences.
+    """
+    if not runs:
+        raise ValueError("give the metrics of one or more runs: jvflow report out/a/metrics.json out/b/metrics.json")
+    records = {}
+    for run in runs:
+        path = Path(local_path(run, "the run"))
+        file = path / "metrics.json" if path.is_dir() else path
+        record = read_json(file, "give the file of `jvflow evaluate --out=FILE`", keys=dict(protocol=dict))
+        if str(run) in records:
+            raise ValueError(f"{run} is given twice: give each run once")
+        records[str(run)] = record
+    protocols = {name: record["protocol"] for name, record in records.items()}
+    if published is None:
+        found = {_paper_of(protocol.get("objective")) for protocol in protocols.values()}
+        published = found.pop() if len(found) == 1 else "none"
+    tables = () if published == "none" else read_tables(published)
+    return side_by_side.table({name: scalars(record) for name, record in records.items()}, protocols, tables)
+
+
+def _paper_of(objective: str | None) -> str:
+    """Returns the paper with an objective; "none" if there is no such paper."""
+    for name in NAMES:
+        with suppress(ValueError):  # of another paper
+            return method_of(ConfigDict(dict(method=name, objective=objective))).name
+    return "none"
 
 
 def demo(config, out, *, command: str) -> dict:

@@ -49,7 +49,7 @@ def dit(**settings) -> dict:
 def adaptive_heun() -> dict:
     """Returns entries of `config.sample`: Heun's method with a step size per sample, at the papers' tolerance."""
     steps = config_dict.placeholder(int)  # a number of equal steps, in place of the tolerances
-    return dict(method="heun", rtol=1e-2, atol=1e-2, steps=steps, per_sample=True)
+    return dict(method="heun", rtol=1e-2, atol=1e-2, steps=steps, per_sample=True, controller="diffrax")
 
 
 def shorten(config: ConfigDict) -> None:

@@ -48,6 +48,7 @@ class Method:
       check_sampling: `(config, entries) -> None`; raises ValueError if `config.sample` cannot take these entries.
       unread: `config -> key paths` that the objective does not read, such as "loss_weights.x"; records omit them.
       pretrained_config: `config -> config`; returns the config of the model that training starts from.
+      presets: names of protocols that `evaluate` takes as `preset`.
       compare: `(configs, load, out, **options) -> record`; compares trained runs.
       demo: `(config, out, command, train, load) -> record`; trains and compares small runs.
     """
@@ -66,6 +67,7 @@ class Method:
     check_sampling: Callable = accept
     unread: Callable = nothing_unread
     pretrained_config: Callable = same_config
+    presets: tuple[str, ...] = ()
     compare: Callable = refuse_comparison
     demo: Callable = refuse_comparison
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from jvflow import metrics
 from jvflow.biflow.sample import backward, correcting, stream_frames, stream_protocol
 from jvflow.data import pipeline, records
+from jvflow.flow import torchode
 from jvflow.metrics import flatten_windows, to_unit_range
 from jvflow.parallel import processes
 from jvflow.run import Run, lowered
@@ -79,14 +80,23 @@ class Reference:
 
         With `reverse` the frames run back in time, and each window is reversed before the comparison.
         """
-        window, stride, pooled = self.settings.window, self.settings.stride, self.settings.pooled
+        return self.summarize(*self.window_figures(video, reverse=reverse))
+
+    def window_figures(self, video: Videos, *, reverse: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the features (b, n, d) and the motion (b, n), over the real one, of the n windows of each video."""
+        window, stride = self.settings.window, self.settings.stride
         _check_length(self.settings, video.shape[1])
         signal = to_unit_range(video)
         windows = metrics.windows(signal, window, stride)[:, :, :: -1 if reverse else 1]
         motion = metrics.motion(signal, window, stride) / self.motion
         features = np.stack([self.feature_map(np.asarray(windows[:, i])) for i in range(windows.shape[1])], axis=1)
+        return features, motion
+
+    def summarize(self, features: Float[np.ndarray, "b n d"], motion: Float[np.ndarray, "b n"]) -> dict:
+        """Computes the result of `drift` from that of `window_figures`."""
+        stride, pooled = self.settings.stride, self.settings.pooled
         distance = lambda some: metrics.distance(rearrange(some, "b n d -> (b n) d"), self.features)
-        starts = [i * stride for i in range(windows.shape[1])]
+        starts = [i * stride for i in range(features.shape[1])]
         # one window has too few samples for a covariance, so each distance pools `pooled` windows
         over_time = [
             (s, distance(features[:, i : i + pooled])) for i, s in enumerate(starts[: len(starts) - pooled + 1])
@@ -164,6 +174,21 @@ def controls(reference: Reference, data: Path) -> dict:
     )
 
 
+def stream_videos(run: Run, first: Videos, key, length: int, **options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples streams from the given frames; returns video, nfe and seconds after the first frame, see `generate`."""
+    given = first.shape[1]
+    video = np.empty((len(first), length, *first.shape[2:]), np.uint8)
+    nfe = np.zeros((len(first), length - given))
+    video[:, :given] = first
+    frames = stream_frames(run, first, key, **options)
+    clock = time.perf_counter()
+    for number, (frame, cost) in zip(range(length - given), frames):
+        if number == 0:
+            clock = time.perf_counter()  # the first frame includes the compilation
+        video[:, given + number], nfe[:, number] = frame[:, 0], cost
+    return video, nfe, np.array(time.perf_counter() - clock)
+
+
 def generate(
     run: Run, start: Videos, *, length: int, batch: int, seed: int, **options
 ) -> tuple[np.ndarray, np.ndarray, float]:
@@ -177,16 +202,7 @@ def generate(
 
     def make(group: int) -> tuple:
         first = start[group * batch : (group + 1) * batch]
-        video = np.empty((len(first), length, *start.shape[2:]), np.uint8)
-        nfe = np.zeros((len(first), length - given))
-        video[:, :given] = first
-        frames = stream_frames(run, first, jax.random.fold_in(jax.random.key(seed), group), **options)
-        clock = time.perf_counter()
-        for number, (frame, cost) in zip(range(length - given), frames):
-            if number == 0:
-                clock = time.perf_counter()  # the first frame includes the compilation
-            video[:, given + number], nfe[:, number] = frame[:, 0], cost
-        return video, nfe, np.array(time.perf_counter() - clock)
+        return stream_videos(run, first, jax.random.fold_in(jax.random.key(seed), group), length, **options)
 
     video, nfe, seconds = zip(*processes.distributed_map(-(-videos // batch), make))
     return np.concatenate(video), np.concatenate(nfe), float(sum(seconds)) / (max(length - given - 1, 1) * videos)
@@ -235,6 +251,7 @@ def evaluate_streams(run: Run, reference: Reference, data: Path) -> tuple[dict, 
     )
     figures: dict = dict(
         nfe_per_frame=float(nfe.mean()),
+        nfe_batch=float(torchode.slowest_of_each(nfe).mean()),
         seconds_per_frame=seconds,
         **reference.drift(video, reverse=curve is backward),
     )
@@ -246,7 +263,9 @@ def evaluate_streams(run: Run, reference: Reference, data: Path) -> tuple[dict, 
 def describe(run: Run, reference: Reference) -> dict:
     """Returns the protocol of an evaluation: everything that determines its figures."""
     return stream_protocol(run) | dict(
+        preset="small",
         distance=metrics.DISTANCE_NAME,
+        nfe_batch=f"evaluations of the slowest of each {torchode.BATCH} streams, mean over frames",
         reference_windows=len(reference.features),
         real_motion=reference.motion,
         split=reference.split,

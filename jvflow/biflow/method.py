@@ -42,7 +42,8 @@ from jaxtyping import Array, Float, Key
 from jvflow.assembly import Latents, build_network, build_solver, choose, choose_coupling, noise_like, split_each
 from jvflow.biflow.compare import compare
 from jvflow.biflow.demo import demo
-from jvflow.biflow.evaluate import evaluate, preview
+from jvflow.biflow.evaluate import preview
+from jvflow.biflow.protocol import PRESETS, evaluate
 from jvflow.biflow.rules import RULES
 from jvflow.biflow.sample import CURVES, StreamSettings, add_context, context_keys, sample, sampling_program
 from jvflow.data import latents as data_latents
@@ -228,6 +229,7 @@ METHOD = Method(
     preview=preview,
     sample=sample,
     evaluate=evaluate,
+    presets=tuple(PRESETS),
     sampling_program=sampling_program,
     video_codecs=False,
     encode=data_latents.encode_config,

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags
@@ -67,11 +68,12 @@ def parse_numbers(flag: flags.FlagHolder) -> list[float]:
         ) from error
 
 
-def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = None) -> None:
+def run(command: Callable, *, before_jax: Callable[[], None] | None = None, positional: bool = False) -> None:
     """Parses the flags in `sys.argv` and runs `command()` as one process of its job.
 
     A user's mistake ends the program with one line on stderr and exit status 1. A signal ends it with status 143.
-    Calls `before_jax` after it parses the flags and before it imports JAX.
+    Calls `before_jax` after it parses the flags and before it imports JAX. With `positional`, calls `command` with the
+    list of the arguments that are no flags; otherwise such an argument is a mistake.
     """
 
     def main(argv: list[str]) -> None:
@@ -85,7 +87,7 @@ def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = 
         try:
             processes.start()
             log.setLevel(logging.INFO if processes.is_primary() else logging.WARNING)
-            command()
+            command(argv[1:]) if positional else command()
             processes.barrier("the end")
         except Stopped as stopped:
             log.info("%s", stopped)
@@ -104,7 +106,8 @@ def run(command: Callable[[], None], *, before_jax: Callable[[], None] | None = 
                 "yours follows; for a run of an earlier version of jvflow, install that version or train again"
             )
 
-    app.run(main, argv=_with_found_config(sys.argv), flags_parser=_parse_flags)
+    parser = partial(_parse_flags, positional=positional)
+    app.run(main, argv=_with_found_config(sys.argv), flags_parser=parser)
 
 
 def _start_log() -> logging.Logger:
@@ -119,7 +122,7 @@ def _start_log() -> logging.Logger:
     return log
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], positional: bool) -> list[str]:
     """Parses the flags; a mistake in them or in the config ends the program with one line."""
     try:
         rest = flags.FLAGS(argv)
@@ -132,6 +135,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"error: the config has no key {text} (given: {given})")
     except (ValueError, OSError, TypeError) as error:
         sys.exit(f"error: {error}")
-    if len(rest) > 1:
+    if len(rest) > 1 and not positional:
         sys.exit(f"error: unexpected arguments: {' '.join(rest[1:])}; flags are written --NAME=VALUE")
     return rest

@@ -1,9 +1,10 @@
 """Computes the metrics of a trained run.
 
-    jvflow evaluate --workdir=DIR --out=FILE.json [--protocol=videos=64]
+    jvflow evaluate --workdir=DIR --out=FILE.json [--preset=paper] [--protocol=videos=64]
 
 Writes the metrics, their curves over time and the settings to FILE.json. Prints the metrics that are single numbers.
---protocol overrides entries of `evaluate` in DIR/config.json, and --sample entries of `sample`.
+--preset names a protocol of the paper; --protocol overrides its entries, or those of `evaluate` in DIR/config.json, and
+--sample entries of `sample`.
 """
 
 import json
@@ -16,6 +17,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", r
 OUT = flags.DEFINE_string("out", None, "The JSON file to write.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")
 EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; default: if the run has one.")
+PRESET = flags.DEFINE_string("preset", None, "A named protocol: small or paper (Bi-flow); default: config.evaluate.")
 PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE sets config.evaluate.NAME")
 SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE sets config.sample.NAME")
 
@@ -33,6 +35,7 @@ def main():
             ema=EMA.value,
             overrides=parse_overrides(PROTOCOL, "videos=64"),
             sampling=parse_overrides(SAMPLE, "epsilon=0.1"),
+            preset=PRESET.value,
         )
         if not processes.is_primary():
             return

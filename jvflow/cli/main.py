@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "Computes the metrics of a trained run.",
     "encode": "Encodes a data set into latents, to train on them.",
     "compare": "Compares the cost and quality of Bi-flow runs on one data set.",
+    "report": "Sets the metrics of runs next to each other, with the published values of their paper.",
     "export": "Exports a trained run in diffusers' format, so that other packages can load it.",
     "dryrun": "Compiles a config for accelerators that this machine does not have.",
     "demo": "Trains Bi-flow's three methods on synthetic video and compares their videos in a report.",
@@ -45,4 +46,5 @@ def run_command(name: str, arguments: list[str], *, program: str) -> None:
         print(f"{module.__doc__}{flags.FLAGS.module_help(module.__name__)}")
         return
     sys.argv = [program, *arguments]
-    cli.run(module.main, before_jax=module.simulate_devices if name == "dryrun" else None)
+    before_jax = module.simulate_devices if name == "dryrun" else None
+    cli.run(module.main, before_jax=before_jax, positional=name == "report")

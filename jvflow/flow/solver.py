@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jvflow.flow.runge_kutta import FIXED_ONLY, METHODS
 from jvflow.flow.solve_error import SolveError
-from jvflow.flow.times import check_steps
+from jvflow.flow.times import step_times
+from jvflow.flow.torchode import CONTROLLERS, FIRST_STEP_NFE, Torchode, check_torchode
 
 __all__ = ["FIRST_STEP", "FIXED_ONLY", "METHODS", "Solution", "SolveError", "Solver", "raise_if_failed", "solve"]
 
@@ -77,24 +78,16 @@ def evaluations(name: str, steps: Any) -> Any:
     return steps * (tableau.num_stages - 1) + 1 if tableau.fsal else steps * tableau.num_stages
 
 
-def _check_settings(method, rtol, atol, steps):
+def _check_settings(method, rtol, atol, steps, per_sample, controller):
     make_method(method)
+    if controller not in CONTROLLERS:
+        raise ValueError(f"unknown controller {controller!r}: use one of {', '.join(CONTROLLERS)}")
+    if controller == "torchode":
+        check_torchode(method, steps, per_sample)
     if steps is not None and (rtol is not None or atol is not None):
         raise ValueError(f"give tolerances (rtol={rtol}, atol={atol}) or steps={steps}, not both")
     if steps is None and method in FIXED_ONLY:
         raise ValueError(f"{method} has no error estimate here: give steps=, or an adaptive method such as heun")
-
-
-def _step_times(steps, t0, t1) -> np.ndarray:
-    """Returns the times of a fixed-step solve, from t0 to t1."""
-    if np.ndim(steps) == 0:
-        check_steps(steps)
-        return np.linspace(t0, t1, int(steps) + 1)
-    grid = np.asarray(steps, float)
-    direction = np.sign(t1 - t0)
-    if grid.ndim != 1 or len(grid) < 2 or grid[0] != t0 or grid[-1] != t1 or np.any(np.diff(grid) * direction <= 0):
-        raise ValueError(f"a sequence of steps must run strictly from t0 = {t0} to t1 = {t1}, got {grid.tolist()}")
-    return grid
 
 
 def _check_output_times(times, t0, t1):
@@ -121,6 +114,7 @@ def solve(
     times: Sequence[float] | Float[Array | np.ndarray, "m"] | None = None,
     per_sample: bool = True,
     max_steps: int = 4096,
+    controller: str = "diffrax",
 ) -> Solution:
     """Integrates dx/dt = field(t, x) from t0 to t1; t1 < t0 runs backwards.
 
@@ -138,6 +132,7 @@ def solve(
         rounding); the network still runs on the whole batch until the slowest sample is done. False uses one
         common step size, as the authors of Bi-flow do; reverse-mode differentiation needs it.
       max_steps: bound on the steps of an adaptive solve; `ok` is False for samples that hit it.
+      controller: "diffrax", or "torchode", the step sizes and the NFE of the Bi-flow paper (`jvflow.flow.torchode`).
 
     Returns:
       A `Solution`. A failed solve does not raise, see `raise_if_failed`.
@@ -146,7 +141,7 @@ def solve(
       ValueError: for an unknown method, tolerances together with steps, an adaptive solve with a
         method that has no error estimate, or times outside the interval or out of order.
     """
-    _check_settings(method, rtol, atol, steps)
+    _check_settings(method, rtol, atol, steps, per_sample, controller)
     stepper = make_method(method)
     if t0 == t1:
         raise ValueError(f"t0 and t1 are both {t0}: nothing to solve")
@@ -156,12 +151,14 @@ def solve(
     if steps is None:
         rtol = 1e-2 if rtol is None else rtol
         atol = 1e-2 if atol is None else atol
-        controller = diffrax.PIDController(rtol=rtol, atol=atol, safety=0.9, factormin=0.2, factormax=10.0)
-        first = FIRST_STEP * (t1 - t0)
+        stepsize = diffrax.PIDController(rtol=rtol, atol=atol, safety=0.9, factormin=0.2, factormax=10.0)
+        first, extra = FIRST_STEP * (t1 - t0), 0
+        if controller == "torchode":
+            stepsize, first, extra = Torchode(rtol, atol), None, FIRST_STEP_NFE
     else:
-        grid = _step_times(steps, t0, t1)
-        controller = diffrax.StepTo(ts=jnp.asarray(grid, x.dtype))
-        first, max_steps = None, len(grid)
+        grid = step_times(steps, t0, t1)
+        stepsize = diffrax.StepTo(ts=jnp.asarray(grid, x.dtype))
+        first, max_steps, extra = None, len(grid), 0
     if times is None:
         saveat = diffrax.SaveAt(t1=True)
     else:
@@ -188,7 +185,7 @@ def solve(
             dt0=first,
             y0=x,
             saveat=saveat,
-            stepsize_controller=controller,
+            stepsize_controller=stepsize,
             max_steps=max_steps,
             throw=False,
         )
@@ -205,7 +202,7 @@ def solve(
     last = (jnp.max if t1 > t0 else jnp.min)(jnp.where(reached, ts, t0), axis=0)
     return Solution(
         states[0] if times is None else states,
-        evaluations(method, attempted),
+        evaluations(method, attempted) + extra,
         attempted,
         ended & finite,
         jnp.where(finite, last, jnp.nan),
@@ -222,9 +219,10 @@ class Solver:
     steps: int | tuple[float, ...] | None = None
     per_sample: bool = True
     max_steps: int = 4096
+    controller: str = "diffrax"
 
     def __post_init__(self):
-        _check_settings(self.method, self.rtol, self.atol, self.steps)
+        _check_settings(self.method, self.rtol, self.atol, self.steps, self.per_sample, self.controller)
 
     def __call__(self, field: Callable, x: Array, t0: float = 0.0, t1: float = 1.0, times=None) -> Solution:
         return solve(field, x, t0, t1, times=times, **vars(self))

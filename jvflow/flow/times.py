@@ -10,6 +10,7 @@ word "shift" for two different operations; jvflow gives each its own name:
 Both move times towards the source. (1) with mean m equals (3) with w = exp(m) after (1) with mean 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,18 @@ def grid(steps: int, factor: float = 1.0, terminal: float | None = None) -> tupl
             raise ValueError(f"terminal must be in (0, 1), with 2 or more steps, got {terminal} for {steps} steps")
         times[:-1] *= (1 - terminal) / times[-2]
     return tuple(float(t) for t in times)
+
+
+def step_times(steps: int | Sequence[float], t0: float, t1: float) -> np.ndarray:
+    """Returns the times of a solve from t0 to t1 with a number of equal steps, or checks the sequence of its times."""
+    if np.ndim(steps) == 0:
+        check_steps(steps)
+        return np.linspace(t0, t1, int(steps) + 1)
+    grid = np.asarray(steps, float)
+    direction = np.sign(t1 - t0)
+    if grid.ndim != 1 or len(grid) < 2 or grid[0] != t0 or grid[-1] != t1 or np.any(np.diff(grid) * direction <= 0):
+        raise ValueError(f"a sequence of steps must run strictly from t0 = {t0} to t1 = {t1}, got {grid.tolist()}")
+    return grid
 
 
 def linear_quadratic(steps: int, threshold: float = 0.025, linear: int | None = None) -> tuple[float, ...]:

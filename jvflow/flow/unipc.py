@@ -52,7 +52,7 @@ class UniPC:
 
     steps: tuple[float, ...]
     order: int = 2
-    method, rtol, atol, per_sample = "unipc", None, None, False
+    method, rtol, atol, per_sample, controller = "unipc", None, None, False, None
 
     def __post_init__(self):
         times = np.asarray(self.steps)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jvflow.flow.solver import FIXED_ONLY, METHODS
+from jvflow.flow.torchode import CONTROLLERS
 from jvflow.metrics import FEATURE_MAPS
 
 Rule = Callable[[Any], str]
@@ -135,6 +136,7 @@ SOLVER: Mapping[str, Rule] = {
     "sample.atol": POSITIVE,
     "sample.steps": optional(COUNT),
     "sample.per_sample": BOOLEAN,
+    "sample.controller": choice(*CONTROLLERS),
 }
 """The entries that `jvflow.assembly.build_solver` reads."""
 DISTANCE: Mapping[str, Rule] = {
@@ -149,9 +151,16 @@ DISTANCE: Mapping[str, Rule] = {
 
 
 def check_solver(sample: Mapping) -> Iterator[str]:
-    """Yields a sentence if a method without an error estimate has no number of steps; `sample` is config.sample."""
+    """Yields a sentence for each method that its controller or its steps contradict; `sample` is config.sample."""
     if sample["steps"] is None and sample["method"] in FIXED_ONLY:
         yield (
             f"config.sample.method is {sample['method']!r}, which has no error estimate: set config.sample.steps to a "
             "number of steps, or use an adaptive method, such as heun"
+        )
+    paper = sample["method"] == "heun" and sample["per_sample"]
+    if sample["steps"] is None and sample["controller"] == "torchode" and not paper:
+        yield (
+            f"config.sample.controller is 'torchode', with config.sample.method={sample['method']!r} and "
+            f"config.sample.per_sample={sample['per_sample']}: torchode's count is that of heun with a step size for "
+            "each sample, so use method='heun' and per_sample=True, or controller='diffrax'"
         )

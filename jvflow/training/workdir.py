@@ -178,7 +178,10 @@ class Workdir:
         folder = cls(Path(run_path(path, "--workdir")))
         if not folder.config_file.exists():
             raise ValueError(f"{folder.path} is not a workdir, it has no config.json: train first, with this --workdir")
-        return folder, ConfigDict(folder.read_config())
+        config = folder.read_config()
+        if "per_sample" in config["sample"]:  # an adaptive solver; runs of an earlier version lack its controller
+            config["sample"].setdefault("controller", "diffrax")
+        return folder, ConfigDict(config)
 
     def read_config(self) -> dict:
         """Returns the content of config.json; raises ValueError if it is damaged or incomplete."""

@@ -148,6 +148,12 @@ def test_a_wrong_value_is_one_line_with_the_cure(file, path, values, message):
         ),
         (BIFLOW, {"sample.curve": "backward", "context.frames": 2}, "'backward' needs config.context.frames=1, not 2"),
         (BIFLOW, {"sample.gain": 1.0, "sample.epsilon": 0.0}, "config.sample.gain is 1.0, and config.sample.epsilon"),
+        (
+            BIFLOW,
+            {"sample.controller": "torchode", "sample.per_sample": False},
+            "config.sample.controller is 'torchode'",
+        ),
+        (VLFM, {"sample.controller": "torchode", "sample.method": "bosh3"}, "method='heun' and per_sample=True"),
         (BIFLOW, {"data.min_frames": 81}, "config.data.min_frames is 81, more than config.data.frames=80"),
         (VLFM, {"window.anywhere": True, "run.evaluate_every": 5}, "compares clips from their first frame"),
         ("flowframes/ltx_2b.py", {"network.head": 13}, "config.network.head is 13: use an even number"),

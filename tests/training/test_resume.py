@@ -40,6 +40,14 @@ def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_run_of_an_earlier_version_has_the_default_controller(tmp_path):
+    workdir = begun(tmp_path / "run")
+    config = json.loads(workdir.config_file.read_text())
+    del config["sample"]["controller"]
+    workdir.config_file.write_text(json.dumps(config))
+    assert Workdir.read(workdir.path)[1].sample.controller == "diffrax"
+
+
 OPTIMIZER = [
     {"optimizer.learning_rate": 0.5},
     {"optimizer.schedule": "constant"},
