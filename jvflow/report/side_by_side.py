@@ -44,7 +44,7 @@ def check_comparable(protocols: Mapping[str, Mapping]) -> None:
             raise ValueError(
                 "\n".join(
                     [
-                        f"{name} and {other} were evaluated under protocols that differ in {len(found)} entries:",
+                        f"{name} and {other} were evaluated under different protocols:",
                         *(f"  {line}" for line in found),
                         "evaluate both with `jvflow evaluate --protocol=NAME=VALUE` under one protocol",
                     ]

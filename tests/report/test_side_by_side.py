@@ -48,7 +48,7 @@ def test_records_of_other_protocols_are_refused_with_every_difference(tmp_path):
     with pytest.raises(ValueError) as error:
         commands.report([first, second])
     lines = str(error.value).splitlines()
-    assert lines[0] == f"{first} and {second} were evaluated under protocols that differ in 3 entries:"
+    assert lines[0] == f"{first} and {second} were evaluated under different protocols:"
     assert lines[1:4] == ["  controller: 'diffrax' and 'torchode'", "  frames: 96 and 'absent'", "  videos: 4 and 8"]
 
 
