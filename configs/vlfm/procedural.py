@@ -23,6 +23,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # path and objective
     config.path = dict(order=config_dict.placeholder(int), rule="first_order_hold", ramp=True)  # order: 1.3 N if empty
     config.path.update(sigma="exponential", alpha=7.0, sigma_min=0.9, velocity_scale=0.1)  # rms change per frame
+    config.path.update(basis="legs", allow_divergence=False)  # or basis "paper", the printed one
     config.times = dict(start=0.1, frames=1.0)  # the fraction of all t within so many first frames
     config.update(prediction="clean", mean_weight=10.0)  # or prediction "velocity", "scaled_velocity"
     # captions and network
