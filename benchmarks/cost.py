@@ -6,8 +6,8 @@ The VLFM paper claims efficiency because its network sees the latents of one fra
 networks are the same DiT with the same captions, on 8 procedural clips of 16 frames at 16 x 16 pixels: VLFM's field has
 16 tokens, the full-sequence model (linear path from noise to a whole clip) has 256. Each trains at a constant learning
 rate with a moving average, until the clips that it generates from the captions reach a PSNR of `TARGET` dB, or for
-`LIMIT` seconds. Both samplers are one program each, which is compiled once, ahead of all calls, and timed in turn. Takes
-at most twenty minutes on two CPU cores.
+`LIMIT` seconds. Each sampler is one program, which is compiled once, ahead of all calls; the two are timed in turn.
+Takes at most twenty minutes on two CPU cores.
 """
 
 import dataclasses

@@ -8,9 +8,9 @@ procedural clips. On each clip it first tries `--rates` learning rates with the 
 best of them. So no variant has a learning rate that was tuned for another.
 
 Writes `benchmarks/results/deviations.json`: PSNR against the codec's round trip, at the frames and between them; and
-for each variant the difference to the base, paired by clip and seed, as a mean with two 95 % intervals (Student's t over
-the means of the clips, and over all pairs). A run that fails (losses or states that are not finite) has the PSNR of
-`FAILED`. Continues an interrupted study: each run is written to OUT/runs.json.
+for each variant the difference to the base, paired by clip and seed, as a mean with two 95 % intervals (by t, over
+the means of clips, and over all pairs). A run that fails (losses or states that are not finite) has the PSNR `FAILED`.
+Continues an interrupted study: each run is written to OUT/runs.json.
 
 Cost of the defaults: 4 clips x 10 variants x 5 runs of 800 steps, about 14 core-hours. The same in a minute:
 
@@ -29,6 +29,7 @@ from ml_collections import ConfigDict, config_flags
 from scipy import stats
 
 from benchmarks import clips
+from benchmarks.printed import ITEMS, as_printed
 from benchmarks.record import write
 from jvflow import cli
 
@@ -48,17 +49,6 @@ ORDER = flags.DEFINE_integer("order", 16, "Order of the polynomial, in all varia
 FIRST = flags.DEFINE_integer("first", 40, "Frames to skip at the start of each video.")
 OUT = flags.DEFINE_string("out", "out/deviations", "Folder for the runs.")
 NAME = flags.DEFINE_string("name", "deviations", "Name of the result file.")
-ITEMS = dict(
-    hold=dict(path=dict(rule="forward_euler", allow_divergence=True)),
-    basis=dict(path=dict(basis="paper")),
-    ramp=dict(path=dict(ramp=False)),
-    sigma=dict(path=dict(sigma="paper", alpha=10.0)),
-    noise=dict(path=dict(sigma_min=0.01)),
-    times=dict(times=dict(start=0.0)),
-    output=dict(prediction="velocity", mean_weight=0.0, sample=dict(readout="none"), path=dict(velocity_scale=0.0)),
-    optimizer=dict(optimizer=dict(name="grams", eps=1e-6)),
-)
-"""What the paper prints for each item; together they turn overfit.py into as_printed.py, up to the order."""
 FAILED = 0.0  # dB
 PARTS = ("frames", "between")
 
@@ -83,15 +73,6 @@ def main():
     write(NAME.value, dict(variants=found, difference_to_base=differences, protocol=protocol))
 
 
-def printed_config(base: ConfigDict, printed: list[str]) -> ConfigDict:
-    """Returns a config of overfit.py with some items as printed."""
-    config = base.copy_and_resolve_references()
-    config.path.order = ORDER.value
-    for name in printed:
-        config.update(ITEMS[name])
-    return config
-
-
 class Runs:
     """The figures of all runs of a study, kept in a file: calling it trains a run that the file lacks."""
 
@@ -103,7 +84,7 @@ class Runs:
         """Returns the PSNR at and between the frames, in dB, and the wall time of training and sampling."""
         label = "/".join([clip, variant, rate, seed, str(STEPS.value)])
         if label not in self.known:
-            config = printed_config(base, printed)
+            config = as_printed(base, printed, ORDER.value)
             config.seed, config.optimizer.learning_rate, config.train.steps = int(seed), float(rate), STEPS.value
             config.run.update(sample_every=0, validate_every=0, checkpoint_every=STEPS.value, progress=False)
             clock = time.perf_counter()

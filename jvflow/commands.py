@@ -30,6 +30,7 @@ def sample(
     step: int | None = None,
     ema: bool | None = None,
     sampling: dict | None = None,
+    dtype: str | None = None,
     first_frame=None,
     captions: Sequence[str] = (),
     fps: float | None = None,
@@ -39,7 +40,7 @@ def sample(
     """Writes videos of a run into the folder `out`: mp4 files, `sheet.png` with a row for each, and `samples.json`.
 
     Args:
-      workdir, step, ema, sampling: see `jvflow.load.load`.
+      workdir, step, ema, sampling, dtype: see `jvflow.load.load`.
       out: a folder.
       count, length, seed, first_frame, captions, fps, extrapolate, observed: see `SampleRequest`.
 
@@ -51,7 +52,7 @@ def sample(
     check(each for each in values if each[1] is not None)
     first_frame = first_frame and local_path(first_frame, "--first_frame")
     with processes.one_writer(out, "--out") as out:
-        run = loading.load(workdir, step=step, ema=ema, sampling=sampling)
+        run = loading.load(workdir, step=step, ema=ema, sampling=sampling, dtype=dtype)
         request = SampleRequest(
             data=cache(lambda: loading.run_dataset(run)),
             count=count,
@@ -74,17 +75,18 @@ def evaluate(
     ema: bool | None = None,
     overrides: dict | None = None,
     sampling: dict | None = None,
+    dtype: str | None = None,
 ) -> dict:
     """Evaluates a trained run by the protocol of its config.
 
     Args:
-      workdir, step, ema, sampling: see `jvflow.load.load`.
+      workdir, step, ema, sampling, dtype: see `jvflow.load.load`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
 
     Returns:
       The record: metrics, curves over time, controls, and the protocol.
     """
-    run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema)
+    run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema, dtype=dtype)
     return evaluate_run(run, data)
 
 

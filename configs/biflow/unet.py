@@ -22,6 +22,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.network = dict(name="unet", width=dict(flow=192, biflow=128, condiff=192), levels=(1, 1, 2, 2, 2, 4, 4))
     config.network.attends = (False, False, False, False, False, True, False)
     config.network.update(blocks=2, groups=32, head=8, time_scale=1.0, dtype="bfloat16")
+    config.network.shared = False  # True: one network from 3 channels to 6, as in the paper; the authors released two
     config.network.scales = dict(flow=(), biflow=(), condiff=())
     config.prediction = "velocity"  # what the network returns where there is noise; or "clean"
     config.alpha_max = 1.0  # highest noise level

@@ -18,6 +18,9 @@ STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; defa
 EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; default: if the run has one.")
 PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE sets config.evaluate.NAME")
 SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE sets config.sample.NAME")
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Compute the network in this dtype; default: that of training."
+)
 
 
 def main():
@@ -33,6 +36,7 @@ def main():
             ema=EMA.value,
             overrides=parse_overrides(PROTOCOL, "videos=64"),
             sampling=parse_overrides(SAMPLE, "epsilon=0.1"),
+            dtype=DTYPE.value,
         )
         if not processes.is_primary():
             return

@@ -7,7 +7,8 @@ import pytest
 from conftest import load_config
 from numpy.polynomial import legendre
 
-from benchmarks import cost, deviations
+from benchmarks import cost
+from benchmarks import printed as items
 from jvflow.assembly import Latents
 from jvflow.experiment import assemble
 from jvflow.vlfm import hippo
@@ -132,9 +133,6 @@ def test_the_cost_benchmark_compiles_each_sampler_once():
 
 
 def test_printed_items_make_the_printed_config():
-    """Checks that overfit.py with all items of `benchmarks.deviations` is as_printed.py."""
-    config = load_config("vlfm/overfit.py").copy_and_resolve_references()
-    config.path.order = 16
-    for item in deviations.ITEMS.values():
-        config.update(item)
+    """Checks that overfit.py with all items of `benchmarks.printed` is as_printed.py."""
+    config = items.as_printed(load_config("vlfm/overfit.py"), items.ITEMS, 16)
     assert config.to_dict() == load_config("vlfm/as_printed.py").to_dict()
