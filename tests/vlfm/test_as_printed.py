@@ -49,11 +49,11 @@ def test_path_and_objective_are_the_printed_ones(order):
     path = made.sampler.path
     with jax.enable_x64(True):
         frames = jax.random.normal(jax.random.key(0), (2, 25, 2, 2, 3), jnp.float64)
-        keys = jax.random.split(jax.random.key(1), 2)
-        t, ends = draw(frames, keys, ClipTimeDensity(), path)
+        keys = lambda: jax.random.split(jax.random.key(1), 2)
+        t, ends = draw(frames, keys(), ClipTimeDensity(), path)
         field = jax.tree_util.Partial(lambda x, s, condition=None: (jnp.sin(x),))
         x, (velocity,) = path(ends, (t,))
-        found, _ = made.loss(field, Latents(frames), None, keys, keys[0])
+        found, _ = made.loss(field, Latents(frames), None, keys(), jax.random.key(2))
     for row in range(2):
         u = np.asarray(frames[row]).reshape(25, -1)
         H, psi = printed(u, order, path.position.seconds)
@@ -93,7 +93,7 @@ def test_the_basis_in_seconds_is_that_of_the_fraction_for_a_clip_of_one_second()
 def test_each_deviation_of_the_path_is_one_entry(entry):
     """Checks that one entry alone changes the path, and that it is in the experiment's position."""
     one, two = (made.sampler.path.position for made in (experiment(), experiment(**entry)))
-    frames, at = jnp.ones((25, 1)), jnp.float32(0.03)
+    frames, at = jax.random.normal(jax.random.key(0), (25, 1)), jnp.float32(0.03)
     values = [np.append(p.mean(frames, at), p.sigma(at)) for p in (one, two)]
     assert np.abs(values[0] - values[1]).max() > 1e-4
 
