@@ -1,4 +1,4 @@
-"""Measures what each deviation from the letter of the VLFM paper is worth, one at a time, in dB with intervals.
+"""Measures the effect of each deviation from the letter of the VLFM paper, one at a time, in dB with intervals.
 
     python -m benchmarks.deviations --data=FOLDER --checkpoint=ENCODER,DECODER --out=out/deviations
 

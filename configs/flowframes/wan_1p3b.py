@@ -16,7 +16,7 @@ public one for 480p. Cost: unknown; no run of this size was made, its step is co
 (`python -m benchmarks.backbones`). Expect: the paper's tables 3 and 4.
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from jvflow import defaults
 
@@ -30,8 +30,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.network = dict(name="wan", depth=30, heads=12, head=128, hidden=8960, patch=(1, 2, 2))
     config.network.update(dtype="bfloat16", attention=0, scan=True)
     config.optimizer.schedule = "cosine"
-    config.sample = dict(method="unipc", steps=5, schedule="warp", warp=3.0, guidance=5.0)
-    config.sample.terminal = config_dict.placeholder(float)
+    config.sample.update(method="unipc", schedule="warp", warp=3.0, terminal=0.0, guidance=5.0)
     if mode == "debug":
         config.codec.tiny = True
         config.data.size = (32, 32)

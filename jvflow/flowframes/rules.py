@@ -43,7 +43,7 @@ ENTRIES = {
     "sample.steps": COUNT,
     "sample.warp": POSITIVE,
     "sample.schedule": choice(*SCHEDULES),
-    "sample.terminal": optional(real(1e-6, 0.999999, "a number above 0 and below 1")),
+    "sample.terminal": real(0, 0.999999, "a noise level below 1, or 0 to leave the last step where it is"),
     "sample.guidance": NUMBER,
     "evaluate.clips": COUNT,
     "evaluate.starts": COUNT,
