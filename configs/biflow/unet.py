@@ -3,9 +3,8 @@
     python -m launch.train --config=configs/biflow/unet.py --config.data.path=FOLDER --workdir=out/unet
 
 Generative Video Bi-flow, section 3.1, and the authors' script: two networks of width 128 for BI-FLOW (one if `shared`,
-as in the text), one of width 192 for FLOW and CONDIFF. --config.pretrained=VIDEO,NOISE starts from the authors'
-networks (docs/finetuning.md). Cost: unknown; no run of this size was made. Expect: see unet_sky.py to unet_minerl.py,
-this config on its data sets.
+as in the text), one of width 192 for FLOW and CONDIFF. --config.pretrained=VIDEO,NOISE starts from the authors' ones
+(docs/finetuning.md). Cost: unknown, no such run was made. Expect: see unet_sky.py to unet_minerl.py, on its data sets.
 """
 
 from ml_collections import ConfigDict
