@@ -34,7 +34,7 @@ OBJECTIVES = dict(
     vlfm=("vlfm", "direct"),
     flowframes=("flowframes", "conventional", "text_to_video"),
 )
-ONE_OBJECTIVE = ("unet_", "biflow/paper.py", "vlfm/dit_")
+ONE_OBJECTIVE = ("unet_", "biflow/paper.py", "vlfm/dit_", "vlfm/as_printed.py")
 
 
 def cases():

@@ -34,6 +34,7 @@ def sample(
     step: int | None = None,
     ema: bool | None = None,
     sampling: dict | None = None,
+    dtype: str | None = None,
     first_frame=None,
     captions: Sequence[str] = (),
     fps: float | None = None,
@@ -43,7 +44,7 @@ def sample(
     """Writes videos of a run into the folder `out`: mp4 files, `sheet.png` with a row for each, and `samples.json`.
 
     Args:
-      workdir, step, ema, sampling: see `jvflow.load.load`.
+      workdir, step, ema, sampling, dtype: see `jvflow.load.load`.
       out: a folder.
       count, length, seed, first_frame, captions, fps, extrapolate, observed: see `SampleRequest`.
 
@@ -55,7 +56,7 @@ def sample(
     check(each for each in values if each[1] is not None)
     first_frame = first_frame and local_path(first_frame, "--first_frame")
     with processes.one_writer(out, "--out") as out:
-        run = loading.load(workdir, step=step, ema=ema, sampling=sampling)
+        run = loading.load(workdir, step=step, ema=ema, sampling=sampling, dtype=dtype)
         request = SampleRequest(
             data=cache(lambda: loading.run_dataset(run)),
             count=count,
@@ -79,11 +80,12 @@ def evaluate(
     overrides: dict | None = None,
     sampling: dict | None = None,
     preset: str | None = None,
+    dtype: str | None = None,
 ) -> dict:
     """Evaluates a trained run by the protocol of its config, or by a named one.
 
     Args:
-      workdir, step, ema, sampling: see `jvflow.load.load`.
+      workdir, step, ema, sampling, dtype: see `jvflow.load.load`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
       preset: one of the paper's `Method.presets`, which sets the entries that `overrides` does not set.
 
@@ -95,7 +97,7 @@ def evaluate(
         if not presets:
             raise ValueError(f"the paper of {workdir} has no named protocols: leave out --preset={preset}")
         check([("--preset", preset, choice(*presets))])
-    run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema)
+    run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema, dtype=dtype)
     return evaluate_run(run, data, **({} if preset is None else dict(preset=preset)))
 
 

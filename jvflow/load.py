@@ -26,7 +26,14 @@ from jvflow.training.workdir import NO_CONFIG, Workdir, override
 LOG = logging.getLogger(__name__)
 
 
-def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling: dict | None = None) -> Run:
+def load(
+    workdir,
+    *,
+    step: int | None = None,
+    ema: bool | None = None,
+    sampling: dict | None = None,
+    dtype: str | None = None,
+) -> Run:
     """Loads a trained run.
 
     Args:
@@ -35,6 +42,8 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
       ema: True loads the moving average of the parameters, False the parameters themselves; None loads the average if
         there is one.
       sampling: entries of `config.sample` to replace, such as {"curve": "backward"}.
+      dtype: dtype in which the network computes, "float32" or "bfloat16"; None for that of training. Parameters keep
+        theirs: they are float32, unless `config.tune.dtype` says otherwise for frozen ones.
     """
     folder, config = Workdir.read(workdir)
     sampling = sampling or {}
@@ -42,6 +51,7 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
         _check_places(folder, config)
         method_of(config).check_sampling(config, sampling)
         override(config, "sample", sampling)
+        override(config, "network", dict(dtype=dtype) if dtype else {})
         averaged = config.optimizer.ema > 0
         experiment = assemble(config)
     if ema and not averaged:
@@ -62,6 +72,7 @@ def load(workdir, *, step: int | None = None, ema: bool | None = None, sampling:
     params = meshes.to_local_devices(merge(frozen, restored[which]))
     with _named(folder.config_file):
         protocol = run_protocol(config, step, params) | resume.trained_with(folder.path, step)
+        protocol |= dict(computed_in=dtype) if dtype else {}
     return Run(config, experiment, params, folder.path, step, protocol)
 
 

@@ -2,9 +2,9 @@
 
     python -m launch.train --config=configs/biflow/unet.py --config.data.path=FOLDER --workdir=out/unet
 
-Generative Video Bi-flow, section 3.1, and the authors' script: two networks of width 128 for BI-FLOW, one of width 192
-for FLOW and CONDIFF. --config.pretrained=VIDEO,NOISE starts from the authors' networks (docs/finetuning.md). Cost:
-unknown; no run of this size was made. Expect: see unet_sky.py to unet_minerl.py, this config on the paper's data sets.
+Generative Video Bi-flow, section 3.1, and the authors' script: two networks of width 128 for BI-FLOW (one if `shared`,
+as in the text), one of width 192 for FLOW and CONDIFF. --config.pretrained=VIDEO,NOISE starts from the authors' ones
+(docs/finetuning.md). Cost: unknown, no such run was made. Expect: see unet_sky.py to unet_minerl.py, on its data sets.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # network and objective
     config.network = dict(name="unet", width=dict(flow=192, biflow=128, condiff=192), levels=(1, 1, 2, 2, 2, 4, 4))
     config.network.attends = (False, False, False, False, False, True, False)
-    config.network.update(blocks=2, groups=32, head=8, time_scale=1.0, dtype="bfloat16")
+    config.network.update(blocks=2, groups=32, head=8, time_scale=1.0, dtype="bfloat16", shared=False)
     config.network.scales = dict(flow=(), biflow=(), condiff=())
     config.prediction = "velocity"  # what the network returns where there is noise; or "clean"
     config.alpha_max = 1.0  # highest noise level

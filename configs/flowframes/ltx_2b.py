@@ -59,7 +59,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.optimizer.update(learning_rate=2e-4, schedule="linear", warmup_steps=0, ema=0.0)
     config.train = dict(steps=1450, batch_size=14336)
     # sampling and evaluation
-    config.sample = dict(method="euler", steps=5, warp=1.0, guidance=3.5)
+    config.sample = dict(method="euler", steps=5, schedule="tokens", warp=1.0, terminal=0.1, guidance=3.5)  # LTX's own
     config.evaluate = dict(clips=2000, starts=1, batch=4, seed=0, frames=(17,), chunks=1, steps=(5, 10))
     config.evaluate.update(window=16, features="window_pca", dimensions=32, real_clips=2000)
     config.run.update(log_every=10, checkpoint_every=100, sample_every=100, validate_every=100)

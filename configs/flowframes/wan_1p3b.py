@@ -30,7 +30,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.network = dict(name="wan", depth=30, heads=12, head=128, hidden=8960, patch=(1, 2, 2))
     config.network.update(dtype="bfloat16", attention=0, scan=True)
     config.optimizer.schedule = "cosine"
-    config.sample.update(method="unipc", warp=3.0, guidance=5.0)
+    config.sample.update(method="unipc", schedule="warp", warp=3.0, terminal=0.0, guidance=5.0)
     if mode == "debug":
         config.codec.tiny = True
         config.data.size = (32, 32)

@@ -23,9 +23,9 @@ def get_config(mode: str = "") -> ConfigDict:
     config.data.update(frames=49, fps=24.0, size=(128, 128), stride=1_000_000, fit="squeeze", test_fraction=0.0)
     config.data.clips = dict(train=1, test=1)
     config.window = dict(frames=25, every=2, anywhere=False)  # N frames of each clip, every second one, from the first
-    # path and objective
-    config.path = dict(order=config_dict.placeholder(int), rule="first_order_hold", ramp=True)  # order: 1.3 N if empty
-    config.path.update(sigma="exponential", alpha=7.0, sigma_min=0.5, velocity_scale=0.4)  # rms change per frame
+    # path and objective; order: 1.3 N if empty; basis: or "paper"; velocity_scale: rms change per frame
+    config.path = dict(order=config_dict.placeholder(int), rule="first_order_hold", basis="legs", ramp=True)
+    config.path.update(sigma="exponential", alpha=7.0, sigma_min=0.5, velocity_scale=0.4, allow_divergence=False)
     config.times = dict(start=0.1, frames=1.0)  # the fraction of all t within so many first frames
     config.update(prediction="clean", mean_weight=30.0)  # or prediction "velocity", "scaled_velocity"
     # network

@@ -24,9 +24,9 @@ def get_config(mode: str = "") -> ConfigDict:
     config.codec = dict(name="tiny", checkpoint=(), scale=1.0)
     config.data.update(frames=48, fps=24.0, size=(256, 256), stride=48, test_fraction=0.01, threads=16)
     config.window = dict(frames=48, every=1, anywhere=False)  # two seconds
-    # path and objective
-    config.path = dict(order=config_dict.placeholder(int), rule="first_order_hold", ramp=True)  # order: 1.3 N if empty
-    config.path.update(sigma="exponential", alpha=7.0, sigma_min=0.5, velocity_scale=0.4)  # rms change per frame
+    # path and objective; order: 1.3 N if empty; basis: or "paper"; velocity_scale: rms change per frame
+    config.path = dict(order=config_dict.placeholder(int), rule="first_order_hold", basis="legs", ramp=True)
+    config.path.update(sigma="exponential", alpha=7.0, sigma_min=0.5, velocity_scale=0.4, allow_divergence=False)
     config.times = dict(start=0.1, frames=1.0)  # the fraction of all t within so many first frames
     config.update(prediction="clean", mean_weight=30.0)  # or prediction "velocity", "scaled_velocity"
     # captions and network

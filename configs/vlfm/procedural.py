@@ -20,9 +20,9 @@ def get_config(mode: str = "") -> ConfigDict:
     config.data.update(path="procedural:bouncing", frames=384, fps=48.0, size=(32, 32), stride=384, fit="squeeze")
     config.data.clips = dict(train=16, test=1)
     config.window = dict(frames=48, every=2, anywhere=False)  # N frames of each clip, every second one, from the first
-    # path and objective
-    config.path = dict(order=config_dict.placeholder(int), rule="first_order_hold", ramp=True)  # order: 1.3 N if empty
-    config.path.update(sigma="exponential", alpha=7.0, sigma_min=0.9, velocity_scale=0.1)  # rms change per frame
+    # path and objective; order: 1.3 N if empty; basis: or "paper"; velocity_scale: rms change per frame
+    config.path = dict(order=config_dict.placeholder(int), rule="first_order_hold", basis="legs", ramp=True)
+    config.path.update(sigma="exponential", alpha=7.0, sigma_min=0.9, velocity_scale=0.1, allow_divergence=False)
     config.times = dict(start=0.1, frames=1.0)  # the fraction of all t within so many first frames
     config.update(prediction="clean", mean_weight=10.0)  # or prediction "velocity", "scaled_velocity"
     # captions and network

@@ -20,6 +20,9 @@ EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; 
 PRESET = flags.DEFINE_string("preset", None, "A named protocol: small or paper (Bi-flow); default: config.evaluate.")
 PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE sets config.evaluate.NAME")
 SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE sets config.sample.NAME")
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Compute the network in this dtype; default: that of training."
+)
 
 
 def main():
@@ -36,6 +39,7 @@ def main():
             overrides=parse_overrides(PROTOCOL, "videos=64"),
             sampling=parse_overrides(SAMPLE, "epsilon=0.1"),
             preset=PRESET.value,
+            dtype=DTYPE.value,
         )
         if not processes.is_primary():
             return

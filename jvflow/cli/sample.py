@@ -38,6 +38,9 @@ FIRST_FRAME = flags.DEFINE_string(
     "first_frame", None, "Bi-flow, FlowFrames: image, video or folder of images to start from; default: held-out clips."
 )
 SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE sets config.sample.NAME")
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Compute the network in this dtype; default: that of training."
+)
 CAPTION = flags.DEFINE_multi_string(
     "caption", [], "VLFM, FlowFrames: caption of a video; default: captions of the data"
 )
@@ -63,6 +66,7 @@ def main():
         ema=EMA.value,
         first_frame=FIRST_FRAME.value,
         sampling=parse_overrides(SAMPLE, "curve=backward"),
+        dtype=DTYPE.value,
         captions=CAPTION.value,
         fps=FPS.value,
         extrapolate=EXTRAPOLATE.value,

@@ -9,7 +9,7 @@ are arguments of a compiled function and not constants inside it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ class Condition:
       fps: frames per second of the clip (b,).
       label: class index (b,), with -1 for "none".
       empty: text (1, n, d) and text_mask (1, n) of the empty caption, for `null`.
+      starts: where in time each separately encoded chunk of x begins, in latent frames; one video begins at 0.
     """
 
     text: Float[Array | np.ndarray, "b n d"] | None = None
@@ -37,6 +38,7 @@ class Condition:
     fps: Float[Array | np.ndarray, "b"] | None = None
     label: Int[Array | np.ndarray, "b"] | None = None
     empty: tuple | None = None
+    starts: tuple[float, ...] = field(default=(0.0,), metadata=dict(static=True))
 
 
 Field = Callable[[Array, tuple, Condition | None], tuple]

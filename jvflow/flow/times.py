@@ -7,9 +7,11 @@ word "shift" for two different operations; jvflow gives each its own name:
                  m(tokens) linear, 0.95 at 1024 and 2.05 at 4096 tokens                            (2)
     warp         sigma -> w sigma / (1 + (w - 1) sigma)        a warp of the interval onto itself  (3)   Wan 2.1
 
-Both move times towards the source. (1) with mean m equals (3) with w = exp(m) after (1) with mean 0.
+Both move times towards the source. (1) with mean m equals (3) with w = exp(m) after (1) with mean 0. LTX-Video
+samples with w = exp(m(tokens)). It counts the tokens of all frames that its network gets, also of known ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
+
+from jvflow.flow.public_grids import linear_quadratic, stretch
 
 
 def logit_mean_for(tokens: int) -> float:
@@ -35,15 +39,13 @@ def grid(steps: int, factor: float = 1.0, terminal: float | None = None) -> tupl
     Args:
       steps: number of steps.
       factor: factor of the warp; exp(m) for a model whose sampler shifts by a logit mean m, such as LTX-Video.
-      terminal: if not None, the noise level at which the last step begins; the earlier times are rescaled to reach it.
+      terminal: if not None, the noise level at which the last step begins, see `stretch`.
     """
     check_steps(steps)
     check_warp(factor)
     times = 1 - warp(1 - np.linspace(0, 1, int(steps) + 1), factor)
     if terminal is not None:
-        if not 0 < terminal < 1 or steps == 1:
-            raise ValueError(f"terminal must be in (0, 1), with 2 or more steps, got {terminal} for {steps} steps")
-        times[:-1] *= (1 - terminal) / times[-2]
+        times[:-1] = stretch(times[:-1], terminal)
     return tuple(float(t) for t in times)
 
 
@@ -57,22 +59,6 @@ def step_times(steps: int | Sequence[float], t0: float, t1: float) -> np.ndarray
     if grid.ndim != 1 or len(grid) < 2 or grid[0] != t0 or grid[-1] != t1 or np.any(np.diff(grid) * direction <= 0):
         raise ValueError(f"a sequence of steps must run strictly from t0 = {t0} to t1 = {t1}, got {grid.tolist()}")
     return grid
-
-
-def linear_quadratic(steps: int, threshold: float = 0.025, linear: int | None = None) -> tuple[float, ...]:
-    """Returns the steps + 1 times of the linear-quadratic schedule of Movie Gen (arXiv 2410.13720).
-
-    The first `linear` steps (half of all when None) are equal and end at `threshold`; the others grow quadratically and
-    end at 1. The two parts meet with the same slope.
-    """
-    check_steps(steps)
-    linear = steps // 2 if linear is None else linear
-    if not 0 < linear < steps or not 0 < threshold < linear / steps:
-        raise ValueError(f"{linear} of {steps} steps go to {threshold}: use 0 < linear < steps and a lower threshold")
-    rest, slope = steps - linear, threshold / linear
-    after = np.arange(rest + 1)
-    grown = threshold + slope * after + (1 - threshold - slope * rest) * (after / rest) ** 2
-    return tuple(float(t) for t in np.concatenate([slope * np.arange(linear), grown]))
 
 
 def check_steps(steps: Any) -> None:
@@ -110,11 +96,48 @@ class TimeDensity:
             raise ValueError(f"logit_std is a standard deviation and must be above 0, got {self.logit_std}")
         check_warp(self.warp)
 
+    def mean(self, tokens: int) -> float:
+        """Returns the mean m of (1) for examples of this many tokens."""
+        return logit_mean_for(tokens) if self.logit_mean is None else self.logit_mean
+
     def __call__(self, keys: Key[Array, "b"], tokens: int) -> Float[Array, "b"]:
         """Draws one t in [0, 1] for each key; `tokens` is the number of tokens of an example."""
         if self.name == "uniform":
             sigma = 1 - jax.vmap(jax.random.uniform)(keys)
         else:
-            mean = logit_mean_for(tokens) if self.logit_mean is None else self.logit_mean
-            sigma = jax.nn.sigmoid(mean + self.logit_std * jax.vmap(jax.random.normal)(keys))  # (1)
+            sigma = jax.nn.sigmoid(self.mean(tokens) + self.logit_std * jax.vmap(jax.random.normal)(keys))  # (1)
         return 1 - warp(sigma, self.warp)  # (3)
+
+
+SCHEDULES = ("warp", "tokens", "linear_quadratic")
+
+
+@dataclass(frozen=True)
+class TimeSchedule:
+    """The time grid of a solve, for any number of steps.
+
+    Attributes:
+      name: "warp", equal steps of sigma, warped by (3); "tokens", the same with w = exp(m(tokens)); or
+        "linear_quadratic".
+      warp: w of "warp".
+      terminal: noise level at which the last step begins, see `grid`; None leaves it where it is.
+    """
+
+    name: str = "warp"
+    warp: float = 1.0
+    terminal: float | None = None
+
+    def __post_init__(self):
+        if self.name not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.name!r}: use one of {', '.join(SCHEDULES)}")
+        check_warp(self.warp)
+
+    def factor(self, tokens: int) -> float:
+        """Returns the factor of the warp (3) for a network that gets this many tokens."""
+        return math.exp(logit_mean_for(tokens)) if self.name == "tokens" else self.warp
+
+    def __call__(self, steps: int, tokens: int = 0) -> tuple[float, ...]:
+        """Returns the steps + 1 times of a solve, for a network that gets this many tokens."""
+        if self.name == "linear_quadratic":
+            return linear_quadratic(steps)
+        return grid(steps, self.factor(tokens), self.terminal)

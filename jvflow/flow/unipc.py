@@ -22,21 +22,24 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jvflow.flow.solver import Solution
-from jvflow.flow.times import check_steps, check_warp, warp
+from jvflow.flow.times import check_steps, check_warp, stretch, warp
 
 FIRST_TIME = 1e-6
 """The first time of `grid`; at pure noise, t = 0, lambda is not finite."""
 
 
-def grid(steps: int, factor: float = 1.0, sigma_min: float = 1e-3) -> tuple[float, ...]:
+def grid(steps: int, factor: float = 1.0, sigma_min: float = 1e-3, terminal: float | None = None) -> tuple[float, ...]:
     """Returns the steps + 1 times of the public scheduler for flows.
 
-    sigma falls linearly from 1 towards `sigma_min`, is warped by `factor`, and jumps to 0 in the last step. The first
-    lambda is sensitive to rounding, so the result is rounded to float32 as in the public scheduler.
+    sigma falls linearly from 1 towards `sigma_min`, is warped by `factor`, and jumps to 0 in the last step, which
+    begins at `terminal` if this is not None. The first lambda is sensitive to rounding, so the result is rounded to
+    float32 as in the public scheduler.
     """
     check_steps(steps)
     check_warp(factor)
     sigma = warp(np.linspace(1, sigma_min, int(steps) + 1)[:-1], factor)
+    if terminal is not None:
+        sigma = 1 - stretch(1 - sigma, terminal)
     sigma[0] -= FIRST_TIME
     return tuple(float(t) for t in np.float32(1) - np.append(sigma, 0).astype(np.float32))
 

@@ -14,7 +14,7 @@ from jvflow.assembly import noise_like
 from jvflow.data import pipeline, records
 from jvflow.flow.field import Condition, Field
 from jvflow.flow.path import squared_error
-from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, make_solver, predict_videos
+from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, predict_videos
 from jvflow.metrics import to_unit_range
 from jvflow.networks import as_field
 from jvflow.run import Run, lowered
@@ -86,7 +86,7 @@ def pairs(
 
 
 def _evaluate_length(run: Run, length: int, real: Videos, captions: list[str], features, training) -> dict:
-    settings, sample = run.config.evaluate, run.config.sample
+    settings = run.config.evaluate
     observed, future, clip = pairs(real, length, settings.chunks * length, settings.starts)
     captions = [captions[i] for i in clip]
     half = settings.window // 2
@@ -102,8 +102,8 @@ def _evaluate_length(run: Run, length: int, real: Videos, captions: list[str], f
     )
     figures = {}
     for steps in settings.steps:
-        options = dict(chunks=settings.chunks, solver=make_solver(sample.method, steps, sample.warp))
-        made, nfe = predict_videos(run, observed, captions, seed=settings.seed, batch=settings.batch, **options)
+        options = dict(chunks=settings.chunks, steps=steps, seed=settings.seed, batch=settings.batch)
+        made, nfe = predict_videos(run, observed, captions, **options)
         figures[f"nfe_{steps}"] = figures_of(made) | dict(nfe=float(np.mean(nfe)))
     figures["controls"] = dict(
         repeat_observed=figures_of(np.tile(observed, (1, settings.chunks, 1, 1, 1))),
@@ -126,6 +126,7 @@ def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
     condition = experiment.caption_condition(run.params, captions, run.config.data.fps)
     field = as_field(experiment.network, run.params)
     options = dict(context=sampler.context, guidance=float(sampler.guidance))
+    options |= dict(frames_per_latent=sampler.frames_per_latent)
     return float(straightness(field, start, keys, condition, **options).mean())
 
 
@@ -145,7 +146,7 @@ def _motion(frames: Videos) -> float:
     return float(metrics.motion(to_unit_range(frames), frames.shape[1], frames.shape[1]).mean())
 
 
-@partial(jax.jit, static_argnames=("context", "steps", "guidance"))
+@partial(jax.jit, static_argnames=("context", "frames_per_latent", "steps", "guidance"))
 def straightness(
     field: Field,
     observed: Chunk,
@@ -153,12 +154,13 @@ def straightness(
     condition: Condition | None = None,
     *,
     context: bool = False,
+    frames_per_latent: int = 1,
     steps: int = 40,
     guidance: float = 1.0,
 ) -> Float[Array, "b"]:
     """Computes S (5) along `steps` Euler steps from noise; if `keys` is None, from the observed chunks."""
     start = observed if keys is None else noise_like(keys, observed)
-    derivative = chunk_equation(field, observed, condition, context, guidance)
+    derivative = chunk_equation(field, observed, condition, context, guidance, frames_per_latent)
     at = np.linspace(0, 1, steps + 1)
 
     def step(x, t):

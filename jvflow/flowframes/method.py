@@ -19,7 +19,8 @@ xhat_1 is stored with its round-trip error. A prediction starts from mu_0 alone.
 
     conventional   noise flows to x1, with the observed chunk at t = 1 as context               (4)   LTX-Video
 
-The paper compares with this design. Every frame has its own t, and the network takes twice the tokens.
+The paper compares with this design. Every frame has its own t, and the network takes twice the tokens: a density of
+times that depends on the number of tokens counts all of them.
 
     S = mean over t of |u(x(t), t) - (x(1) - x(0))|^2 / |x(1) - x(0)|^2                         (5)
 
@@ -50,11 +51,11 @@ from jvflow.data import latents as data_latents
 from jvflow.data.pipeline import Window
 from jvflow.flow.field import Condition, Field, expand_like
 from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
-from jvflow.flow.times import TimeDensity
+from jvflow.flow.times import TimeDensity, TimeSchedule
 from jvflow.flowframes import inversion
 from jvflow.flowframes.evaluate import evaluate, preview
 from jvflow.flowframes.rules import RULES
-from jvflow.flowframes.sample import ChunkSampler, make_solver, sample, sampling_program, with_observed
+from jvflow.flowframes.sample import ChunkSampler, sample, sampling_program, with_observed
 from jvflow.method import Method
 
 Chunk = Float[Array, "b f h w c"]
@@ -95,13 +96,25 @@ def loss(
 
 
 def conventional_loss(
-    field: Field, observed: Chunk, future: Future, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0
+    field: Field,
+    observed: Chunk,
+    future: Future,
+    keys: Keys,
+    condition=None,
+    *,
+    times=TimeDensity(),
+    tokens: int = 0,
+    frames_per_latent: int = 1,
 ) -> Float[Array, "b"]:
-    """Computes (1) for the design (4): x0 is noise, the observed chunk is context. Takes the arguments of `loss`."""
+    """Computes (1) for the design (4): x0 is noise, the observed chunk is context.
+
+    Takes the arguments of `loss`; `tokens` counts both chunks, and `frames_per_latent` is the codec's.
+    """
     _check_chunks(observed, future)
     key_t, key_noise = split_each(keys, 2)
     ends = Ends(noise_like(key_noise, future), future)
-    return matching_loss(LINEAR, with_observed(field, observed), ends, (times(key_t, tokens),), condition)
+    field = with_observed(field, observed, frames_per_latent)
+    return matching_loss(LINEAR, field, ends, (times(key_t, tokens),), condition)
 
 
 def with_inversion(
@@ -185,9 +198,18 @@ def assemble(config, codec, encoder) -> dict:
         chunk = length if latent_frames or inverted else 0  # windows start at the start of a chunk
         return Window(length * (1 + follows), inverted=inverted, chunk=chunk, encoded=latent_frames)
 
+    batch_objective, merges = partial(objective.loss, times=TimeDensity(**config.times)), codec.frames_per_latent > 1
+    if objective.context:
+        batch_objective = partial(batch_objective, frames_per_latent=codec.frames_per_latent)
+    if objective.context and merges and "schedule" not in config.sample:
+        raise ValueError(
+            "this run of the conventional design was trained by an earlier version, which placed the chunks of a codec "
+            "that merges frames at other times: train it again"
+        )
+    count_tokens = partial(_count_tokens, network, 1 + objective.context)
     options = dict(
-        objective=partial(objective.loss, times=TimeDensity(**config.times)),
-        count_tokens=partial(networks.tokens, network),
+        objective=batch_objective,
+        count_tokens=count_tokens,
         dropout=config.caption_dropout if encoder else 0.0,
     )
     if follows:
@@ -195,17 +217,27 @@ def assemble(config, codec, encoder) -> dict:
         batch_loss = partial(chunk_loss, coupling=coupling, inversion=config.inversion if inverted else None, **options)
     else:
         batch_loss = partial(caption_loss, **options)
-    sample = config.sample
-    solver = make_solver(sample.method, sample.steps, sample.warp)
+    sample, longest = config.sample, encoded[max(lengths)]
+    # runs of an earlier version have no schedule, and records leave out what a schedule does not read
+    schedule = TimeSchedule(sample.get("schedule", "warp"), sample.get("warp", 1.0), sample.get("terminal") or None)
+    settings = dict(method=sample.method, steps=sample.steps, guidance=sample.guidance, schedule=schedule)
+    settings |= dict(source=objective.source, context=objective.context, frames_per_latent=codec.frames_per_latent)
+    sampler = ChunkSampler(**settings, follows=follows, count_tokens=count_tokens, shape=longest)
+    _ = sampler.solver  # raises ValueError for settings that do not fit one another
     return dict(
         network=network,
         shapes=tuple((shape[0] * (1 + objective.context), *shape[1:]) for shape in encoded.values()),
         windows=tuple(window(length) for length in lengths),
         loss=batch_loss,
-        sampler=ChunkSampler(objective.source, objective.context, solver, sample.guidance, follows),
+        sampler=sampler,
         start_frames=max(lengths),
         chunks=1 + follows,
     )
+
+
+def _count_tokens(network, chunks: int, shape: tuple[int, ...]) -> int:
+    """Returns the number of tokens that the network gets for `chunks` chunks with latents of this shape each."""
+    return networks.tokens(network, (chunks * shape[0], *shape[1:]))
 
 
 def uses_inversion(config) -> bool:
@@ -282,10 +314,12 @@ def _check_data(config, experiment, data, checksum: str | None) -> None:
 
 def _unread(config) -> tuple[str, ...]:
     follows, inverts = config.objective != "text_to_video", uses_inversion(config)
+    schedule = config.sample.get("schedule", "warp")
     settings = ("coin", "std", "max_error", *inversion.OPTIONS)
     keys = ("inversion",) if config.objective != "flowframes" else tuple(f"inversion.{key}" for key in settings)
     captions = () if "text" in config and config.text.name != "none" else ("caption_dropout",)
     times = () if config.times.name == "logit_normal" else ("times.logit_mean", "times.logit_std")
+    times += dict(warp=(), tokens=("sample.warp",)).get(schedule, ("sample.warp", "sample.terminal"))
     return (() if inverts else keys) + (() if follows else ("coupling",)) + captions + times
 
 

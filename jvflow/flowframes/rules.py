@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from jvflow.flow.coupling import COUPLINGS
 from jvflow.flow.solver import METHODS
+from jvflow.flow.times import SCHEDULES
 from jvflow.training.rules import (
     COUNT,
     DISTANCE,
@@ -16,6 +17,7 @@ from jvflow.training.rules import (
     choice,
     many,
     optional,
+    real,
 )
 
 GRID = 8  # of `jvflow.metrics.fit_window_pca`
@@ -40,6 +42,8 @@ ENTRIES = {
     "sample.method": choice(*METHODS, "unipc"),
     "sample.steps": COUNT,
     "sample.warp": POSITIVE,
+    "sample.schedule": choice(*SCHEDULES),
+    "sample.terminal": real(0, 0.999999, "a noise level below 1, or 0 to leave the last step where it is"),
     "sample.guidance": NUMBER,
     "evaluate.clips": COUNT,
     "evaluate.starts": COUNT,
@@ -64,6 +68,17 @@ def contradictions(config: dict) -> Iterator[str]:
         yield (
             f"config.data.size is {tuple(config['data']['size'])}: use at least {GRID} pixels a side, because the "
             f"features of the evaluation have {GRID} x {GRID} cells"
+        )
+    sample = config["sample"]
+    if sample["schedule"] == "linear_quadratic" and sample["method"] == "unipc":
+        yield (
+            "config.sample.schedule is 'linear_quadratic', and config.sample.method 'unipc' has a grid of its own: use "
+            "the method 'euler', or the schedule 'warp' or 'tokens'"
+        )
+    if sample["schedule"] != "warp" and sample["warp"] != 1:
+        yield (
+            f"config.sample.warp is {sample['warp']}, and config.sample.schedule {sample['schedule']!r} does not use "
+            "it: use config.sample.warp=1.0, or config.sample.schedule='warp'"
         )
 
 

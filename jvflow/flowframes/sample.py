@@ -6,7 +6,7 @@ equations are in `jvflow.flowframes.method`.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,10 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from jvflow.assembly import Experiment, noise_like, refuse, solver_protocol
 from jvflow.codecs import decode_chunks
 from jvflow.data import pipeline
-from jvflow.flow import times, unipc
-from jvflow.flow.field import Condition, Field, along, as_partial, guide
+from jvflow.flow import unipc
+from jvflow.flow.field import Bound, Condition, Field, along, as_partial, guide
 from jvflow.flow.solver import Solution, Solver, raise_if_failed
+from jvflow.flow.times import TimeSchedule
 from jvflow.flow.unipc import UniPC
 from jvflow.method import SampleRequest
 from jvflow.networks import as_field
@@ -71,11 +72,16 @@ def predict(
     return predict_chunks(field, observed, None, condition, solver=solver, chunks=chunks, guidance=guidance).frames
 
 
-def make_solver(method: str, steps: int, warp: float = 1.0) -> Callable:
-    """Returns a solver with fixed steps: "unipc" on its own grid, or a method of `flow.solver` on `times.grid`."""
+def make_solver(method: str, steps: int, schedule: TimeSchedule = TimeSchedule(), tokens: int = 0) -> Callable:
+    """Returns a solver with fixed steps: "unipc" on its own grid, or a method of `flow.solver` on the schedule's.
+
+    `tokens` is the number of tokens that the network gets, for a schedule that depends on it.
+    """
     if method == "unipc":
-        return UniPC(unipc.grid(steps, warp))
-    return Solver(method, steps=times.grid(steps, warp), per_sample=False)
+        if schedule.name == "linear_quadratic":
+            raise ValueError("unipc has a grid of its own, and the schedule is linear_quadratic: use euler")
+        return UniPC(unipc.grid(steps, schedule.factor(tokens), terminal=schedule.terminal))
+    return Solver(method, steps=schedule(steps, tokens), per_sample=False)
 
 
 def predict_chunks(
@@ -86,6 +92,7 @@ def predict_chunks(
     *,
     source: str = "observed",
     context: bool = False,
+    frames_per_latent: int = 1,
     solver: Callable,
     chunks: int = 1,
     guidance: float = 1.0,
@@ -97,6 +104,7 @@ def predict_chunks(
       key: random key of the noise; row i draws from fold_in(key, i). None for the source "observed".
       source: start of a chunk: "observed" or "noise".
       context: True if the field takes the observed chunk as context (4).
+      frames_per_latent: number of frames that a latent frame stands for, see `with_observed`.
     """
     if observed.ndim != 5:
         raise ValueError(f"a chunk must be (b, f, h, w, c), got shape {observed.shape}")
@@ -104,7 +112,7 @@ def predict_chunks(
         raise ValueError(f"chunks must be a positive whole number, got {chunks}")
     if source == "noise" and key is None:
         raise ValueError("source='noise' needs random numbers: give a key")
-    options = dict(context=context, solver=solver, guidance=float(guidance))
+    options = dict(context=context, frames_per_latent=frames_per_latent, solver=solver, guidance=float(guidance))
     frames, nfe, keys = [jnp.asarray(observed, jnp.float32)], jnp.zeros(len(observed), int), None
     for number in range(int(chunks)):
         if source == "noise" and key is not None:
@@ -116,26 +124,37 @@ def predict_chunks(
     return Prediction(jnp.concatenate(frames[1:], axis=1), nfe)
 
 
-@partial(jax.jit, static_argnames=("context", "solver", "guidance"))
-def next_chunk(field, observed, keys, condition, *, context, solver, guidance) -> Solution:
+@partial(jax.jit, static_argnames=("context", "frames_per_latent", "solver", "guidance"))
+def next_chunk(field, observed, keys, condition, *, context, frames_per_latent, solver, guidance) -> Solution:
     """Solves for the chunk after `observed` (b, f, h, w, c): from noise, or from `observed` if `keys` is None."""
     start = observed if keys is None else noise_like(keys, observed)
-    return solver(chunk_equation(field, observed, condition, context, guidance), start)
+    return solver(chunk_equation(field, observed, condition, context, guidance, frames_per_latent), start)
 
 
-def chunk_equation(field: Field, observed: Chunk, condition, context: bool, guidance: float) -> Callable:
+def chunk_equation(
+    field: Field, observed: Chunk, condition, context: bool, guidance: float, frames_per_latent: int = 1
+) -> Callable:
     """Returns the right-hand side of a chunk's equation, `(t (b,), x) -> dx/dt`."""
     field = guide(field, guidance)
-    return along(with_observed(field, observed) if context else field, lambda t: (t,), condition)
+    return along(with_observed(field, observed, frames_per_latent) if context else field, lambda t: (t,), condition)
 
 
-def with_observed(field: Field, observed: Chunk) -> Field:
-    """Returns a field of the future chunk that passes `field` the observed chunk at t = 1 as first half (4)."""
-    return jax.tree_util.Partial(_with_observed, as_partial(field), observed)
+def with_observed(field: Field, observed: Chunk, frames_per_latent: int = 1) -> Field:
+    """Returns a field of the future chunk that passes `field` the observed chunk at t = 1 as first half (4).
+
+    A codec with more than one frame per latent encodes each chunk separately, so that the future chunk begins with a
+    latent of a single frame: f latents stand for `frames_per_latent` (f - 1) + 1 frames. `Condition.starts` tells the
+    network how many latent frames these are.
+    """
+    start = observed.shape[1] - 1 + 1 / frames_per_latent
+    starts = (0.0, start) if frames_per_latent > 1 else (0.0,)
+    return jax.tree_util.Partial(Bound(_with_observed, (starts,)), as_partial(field), observed)
 
 
-def _with_observed(field, observed, x, s, condition=None):
+def _with_observed(starts, field, observed, x, s, condition=None):
     (t,) = s
+    if len(starts) > 1:
+        condition = replace(condition or Condition(), starts=starts)
     known = jnp.ones(observed.shape[:2], t.dtype)
     each = jnp.broadcast_to(t[:, None], x.shape[:2])
     velocities = field(jnp.concatenate([observed, x], axis=1), (jnp.concatenate([known, each], axis=1),), condition)
@@ -150,19 +169,39 @@ class ChunkSampler:
     """The settings with which a run predicts chunks.
 
     Attributes:
-      source, context, solver, guidance: arguments of `predict_chunks`.
+      source, context, frames_per_latent, guidance: arguments of `predict_chunks`.
       follows: True if chunks continue an observed one; False for text-to-video.
+      method, steps, schedule: arguments of `make_solver`.
+      count_tokens: `shape of a chunk's latents (f, h, w, c) -> number of tokens that the network gets`.
+      shape: shape of the latents of the longest chunk of training.
     """
 
     source: str
     context: bool
-    solver: Callable
+    frames_per_latent: int
     guidance: float
     follows: bool
+    method: str
+    steps: int
+    schedule: TimeSchedule
+    count_tokens: Callable
+    shape: tuple[int, ...]
 
-    def __call__(self, field: Field, observed: Chunk, key, condition=None, **options) -> Prediction:
+    def solver_for(self, shape: tuple[int, ...], steps: int | None = None) -> Callable:
+        """Returns the solver of a chunk with latents of this shape, with the run's number of steps if None."""
+        return make_solver(self.method, self.steps if steps is None else steps, self.schedule, self.count_tokens(shape))
+
+    @property
+    def solver(self) -> Callable:
+        """The solver of the longest chunk of training."""
+        return self.solver_for(self.shape)
+
+    def __call__(
+        self, field: Field, observed: Chunk, key, condition=None, *, steps: int | None = None, **options
+    ) -> Prediction:
         """Predicts chunks; `options` replace the run's solver and guidance, and give the number of chunks."""
-        own: dict = dict(source=self.source, context=self.context, solver=self.solver, guidance=self.guidance)
+        own: dict = dict(source=self.source, context=self.context, frames_per_latent=self.frames_per_latent)
+        own |= dict(guidance=self.guidance, solver=self.solver_for(observed.shape[1:], steps))
         return predict_chunks(field, observed, key, condition, **own | options)
 
 
@@ -176,7 +215,7 @@ def predict_videos(
       captions: one for each video.
       seed: seed of the noise, for objectives that start from noise.
       batch: number of predictions at a time.
-      options: options of `ChunkSampler`: chunks, solver, guidance.
+      options: options of `ChunkSampler`: chunks, steps, solver, guidance.
 
     Returns:
       video uint8 (b, chunks f, h, w, 3); evaluations of the network for each video (b,).
@@ -224,22 +263,29 @@ def sample(run: Run, out: str | Path, request: SampleRequest) -> dict:
     made, nfe = predict_videos(run, observed, captions, seed=request.seed, chunks=-(-need // given))
     seconds = time.perf_counter() - clock
     whole = np.concatenate([observed, made], axis=1)[:, :length] if follows else made[:, :length]
-    protocol = chunk_protocol(run) | dict(observed=given, first_frame=str(request.first_frame or f"split {split}"))
+    protocol = chunk_protocol(run, given) | dict(
+        observed=given, first_frame=str(request.first_frame or f"split {split}")
+    )
     protocol["seconds"] = "wall time of a frame, compilation included"
     costs = dict(nfe_per_frame=nfe / made.shape[1], seconds_per_frame=seconds / made[:, :, 0, 0, 0].size)
     fps = float(run.config.data.fps)
     return videos.write_samples(out, whole, captions, fps=fps, seed=request.seed, protocol=protocol, **costs)
 
 
-def chunk_protocol(run: Run) -> dict:
-    """Returns the settings that determine the chunks of a run; every record of the run contains them."""
+def chunk_protocol(run: Run, frames: int | None = None) -> dict:
+    """Returns the settings that determine the chunks of a run; every record of the run contains them.
+
+    The steps are those of chunks of `frames` frames; if None, of the longest chunk of training.
+    """
     config, sampler = run.config, run.experiment.sampler
+    shape = sampler.shape if frames is None else run.experiment.codec.latent_shape((frames, *config.data.size))
     rho = config.inversion.rho if run.experiment.window.inverted else 0.0
     trained = dict(trained_frames=list(config.chunk.frames), rho=rho)
     if run.experiment.sampler.follows:
         trained["coupling"] = config.coupling
-    sampled = dict(pretrained=config.pretrained, guidance=sampler.guidance, warp=config.sample.warp)
-    return run.protocol | trained | sampled | solver_protocol(sampler.solver)
+    sampled = dict(pretrained=config.pretrained, guidance=sampler.guidance, warp=sampler.schedule.warp)
+    sampled |= dict(schedule=sampler.schedule.name, terminal=sampler.schedule.terminal)
+    return run.protocol | trained | sampled | solver_protocol(sampler.solver_for(shape))
 
 
 def sampling_program(experiment: Experiment) -> Callable:

@@ -216,7 +216,8 @@ class DiT(nnx.Module):
         (f, h, w), (pf, ph, pw) = config.grid(x.shape[1:]), config.patch
         sizes = dict(f=f, h=h, w=w, pf=pf, ph=ph, pw=pw)
         tokens = self.patch_in(rearrange(x_in, "b (f pf) (h ph) (w pw) c -> b (f h w) (pf ph pw c)", **sizes))
-        tokens = tokens + jnp.asarray(position_table((f, h, w), config.width), tokens.dtype)[None]
+        starts = (0.0,) if condition is None else tuple(start / pf for start in condition.starts)
+        tokens = tokens + jnp.asarray(position_table((f, h, w), config.width, starts), tokens.dtype)[None]
         tokens = constrain(tokens, ROWS, SEQUENCE, None)
         s = tuple(a[:, ::pf] if a.ndim > 1 else a for a in s)  # a patch over several frames uses its first frame's s
         given = s, condition and condition.label

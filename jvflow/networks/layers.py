@@ -180,7 +180,7 @@ class Conditioning(nnx.Module):
         return c
 
 
-def position_table(grid: tuple[int, int, int], width: int) -> np.ndarray:
+def position_table(grid: tuple[int, int, int], width: int, starts: tuple[float, ...] = (0.0,)) -> np.ndarray:
     """Returns the sine table (tokens, width): columns use half of the channels, rows the other half, frames all."""
 
     def sines(positions, width):
@@ -188,6 +188,7 @@ def position_table(grid: tuple[int, int, int], width: int) -> np.ndarray:
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
     f, h, w = (np.arange(n, dtype=np.float64) for n in grid)
+    f = np.add.outer(starts, f[: len(f) // len(starts)]).reshape(-1)  # chunks of equal length begin at `starts`
     columns, rows = sines(w, width // 2)[None], sines(h, width // 2)[:, None]
     half = (len(h), len(w), width // 2)
     space = np.concatenate([np.broadcast_to(columns, half), np.broadcast_to(rows, half)], axis=-1)

@@ -13,7 +13,8 @@ Queries and keys are normalized over their full width, all heads together, and r
 
 Each axis has all m = width // 6 frequencies; the channels left over come first and are not rotated. A latent frame
 stands for 8 frames of video. One public convention places latent frame f at 8 f / fps seconds. In the other one the
-first latent frame stands for one frame, and latent frame f is at max(8 f - 7, 0) / fps seconds.
+first latent frame stands for one frame, and latent frame f is at max(8 f - 7, 0) / fps seconds. A chunk that is encoded
+separately begins with a latent frame of one frame again: after 17 frames (0, 1, 9) it is at 17, 18, 26 ...
 """
 
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def field(
         raise ValueError("LTX-Video is conditioned on captions and frame rates: give condition.text and condition.fps")
     (f, h, w), t = x.shape[1:4], s[0]
     t = t.reshape(len(x), -1)
-    positions = token_positions((f, h, w), condition.fps, network.config.causal)
+    positions = token_positions((f, h, w), condition.fps, network.config.causal, condition.starts)
     tokens = rearrange(x, "b f h w c -> b (f h w) c")
     text, mask = condition.text, condition.text_mask
     if mask is not None:  # a caption without tokens is the null of guidance: zeros
@@ -180,12 +181,18 @@ def field(
 
 
 def token_positions(
-    shape: tuple[int, int, int], fps: Float[Array | np.ndarray, "b"], causal: bool
+    shape: tuple[int, int, int], fps: Float[Array | np.ndarray, "b"], causal: bool, starts: tuple[float, ...] = (0.0,)
 ) -> Float[Array, "b n 3"]:
-    """Returns the position p of each token of latents (f, h, w), for videos at `fps` frames per second."""
+    """Returns the position p of each token of latents (f, h, w), for videos at `fps` frames per second.
+
+    The chunks of the latents begin `starts` times 8 frames after the first one.
+    """
     axes = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij")
     frames, rows, columns = (axis.reshape(-1) for axis in axes)
-    frames = np.maximum(TIME * frames - (TIME - 1), 0) if causal else TIME * frames
+    each = shape[0] // len(starts)
+    first = np.float32(TIME) * np.asarray(starts, np.float32)[(frames // each).astype(int)]
+    frames = TIME * (frames % each)
+    frames = first + (np.maximum(frames - (TIME - 1), 0) if causal else frames)
     seconds = jnp.asarray(frames)[None] / jnp.asarray(fps, jnp.float32)[:, None] / SPAN[0]
     space = [
         jnp.broadcast_to(jnp.asarray(SPACE * axis / span)[None], seconds.shape)

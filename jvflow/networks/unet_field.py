@@ -1,9 +1,10 @@
-"""A field of U-Nets, one for each velocity, over one frame; known frames are concatenated on the channel axis.
+"""A field of U-Nets over one frame, one for each velocity or one for all; known frames are concatenated as channels.
 
     velocity_i = U-Net_i(concat(x, context), time_scale s)      s = (t,) or (t, alpha), each through an MLP of its own
+    concat(velocity_i) = U-Net(concat(x, context), time_scale s)                                              `shared`
 
-The authors of Bi-flow released two such networks of width 128, one for each velocity, which take t and alpha unscaled.
-The paper describes one network (section 3.1).
+The authors of Bi-flow released two such networks of width 128, one for each velocity, from 3 channels to 3; they take
+t and alpha unscaled. The paper describes one network, from 3 channels to 6 (section 3.1): `shared`.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,8 @@ class UNetFieldConfig:
       channels: channels of x, and of each velocity.
       context: channels of `condition.context`, 0 for none.
       coordinates: how many entries s has, 1 or 2.
-      velocities: how many networks there are.
+      velocities: how many velocities there are.
+      shared: whether one network returns all velocities; otherwise each has a network of its own.
       text_width: width of `condition.text` tokens, 0 for no text.
       blocks, groups, head: see `UNetConfig`.
       scales: factor of each velocity; all 1 when empty.
@@ -47,6 +49,7 @@ class UNetFieldConfig:
     context: int = 0
     coordinates: int = 1
     velocities: int = 1
+    shared: bool = False
     text_width: int = 0
     blocks: int = 2
     groups: int = 32
@@ -70,7 +73,7 @@ class UNetFieldConfig:
             channels=tuple(self.width * n for n in self.levels),
             attends=tuple(self.attends),
             inputs=self.channels + self.context,
-            outputs=self.channels,
+            outputs=self.channels * (self.velocities if self.shared else 1),
             blocks=self.blocks,
             groups=self.groups,
             head=self.head,
@@ -116,14 +119,17 @@ class UNetField(nnx.Module):
 
     def __init__(self, config: UNetFieldConfig, *, rngs):
         self.config = config
-        self.velocities = nnx.List([UNet(config.unet, rngs=rngs) for _ in range(config.velocities)])
+        self.velocities = nnx.List(
+            [UNet(config.unet, rngs=rngs) for _ in range(1 if config.shared else config.velocities)]
+        )
 
     def __call__(self, x, s, condition=None):
         config = self.config
         if len(s) < config.coordinates:
             raise ValueError(f"the network is conditioned on {config.coordinates} coordinates, got {len(s)}")
         s = tuple(config.time_scale * coordinate for coordinate in s[: config.coordinates])
-        outputs = tuple(apply_unet(unet, x, s, condition) for unet in self.velocities)
+        outputs = [apply_unet(unet, x, s, condition) for unet in self.velocities]
+        outputs = jnp.split(outputs[0], config.velocities, axis=-1) if config.shared else outputs
         return tuple(v * scale for v, scale in zip(outputs, config.scales or (1.0,) * config.velocities, strict=True))
 
 

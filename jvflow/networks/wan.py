@@ -12,6 +12,9 @@ all heads together, and each head is rotated by the index n of its token's frame
 
     angle_i = n 10000^(-2 i / k)                       i = 0 .. k / 2 - 1 for each axis
 
+The index of a latent frame is the number of its last frame of video, divided by 4. A chunk that is encoded separately
+begins with a latent frame of one frame again: after 17 frames (indices 0 to 4) it has the indices 4.25, 5.25 ...
+
 Frames have k = 44 of a head's 128 channels, rows and columns 42 each. All tokens attend to the zeros that pad the text.
 """
 
@@ -93,6 +96,7 @@ class Wan(nnx.Module):
       latents: (b, f, h, w, channels).
       timestep: in [0, 1000], (b, m), one for each of m groups of consecutive tokens, such as frames; m is 1 for all.
       text: (b, k, captions).
+      starts: the index at which each separately encoded chunk of the latents begins.
     """
 
     def __init__(self, config: WanConfig, *, rngs):
@@ -106,12 +110,12 @@ class Wan(nnx.Module):
         self.proj_out = linear(d, config.outputs * math.prod(config.patch), rngs, dtype)
         self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (1, 2, d)) / d**0.5)
 
-    def __call__(self, latents, timestep, text):
+    def __call__(self, latents, timestep, text, starts=(0.0,)):
         x = self.patch_embedding(latents)
         shape = x.shape[1:4]
         x = constrain_tokens(rearrange(x, "b f h w d -> b (f h w) d"))
         c, embedded, text = self.condition_embedder(timestep, text)
-        angles = rotary_embedding(shape, self.config)
+        angles = rotary_embedding(shape, self.config, starts)
         layer = lambda block, x: block(x, c, text, angles)
         x = apply_layers(self.blocks, x, layer, scan=self.config.scan, remat=self.config.remat)
         shift, scale = jnp.moveaxis(self.scale_shift_table[...][:, None] + embedded[:, :, None], 2, 0)
@@ -172,14 +176,22 @@ def _add_gated(x, y, gate):
     return constrain_tokens((x.astype(jnp.float32) + apply_gate(y.astype(jnp.float32), gate)).astype(x.dtype))
 
 
-def rotary_embedding(shape: tuple[int, int, int], config: WanConfig) -> tuple[Array, Array]:
-    """Returns cosine and sine (1, n, width / 2) of the angles of tokens (f, h, w), the same for all heads."""
+def rotary_embedding(
+    shape: tuple[int, int, int], config: WanConfig, starts: tuple[float, ...] = (0.0,)
+) -> tuple[Array, Array]:
+    """Returns cosine and sine (1, n, width / 2) of the angles of tokens (f, h, w), the same for all heads.
+
+    The chunks of the latents begin at the indices `starts`.
+    """
+    each = np.arange(shape[0] // len(starts))
+    frames = np.add.outer(np.asarray(starts) / config.patch[0], each).reshape(-1)
     space = 2 * (config.head // 6)
     angles = []
-    for axis, (count, channels) in enumerate(zip(shape, (config.head - 2 * space, space, space))):
-        along = np.outer(np.arange(count), 10000.0 ** (-np.arange(0, channels, 2) / channels))
+    places = (frames, np.arange(shape[1]), np.arange(shape[2]))
+    for axis, (place, channels) in enumerate(zip(places, (config.head - 2 * space, space, space))):
+        along = np.outer(place, 10000.0 ** (-np.arange(0, channels, 2) / channels))
         dims = [1, 1, 1, -1]
-        dims[axis] = count
+        dims[axis] = len(place)
         angles.append(np.broadcast_to(along.reshape(dims), (*shape, along.shape[-1])))
     angles = repeat(np.concatenate(angles, axis=-1), "f h w m -> 1 (f h w) (heads m)", heads=config.heads)
     return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
@@ -207,4 +219,4 @@ def field(
         raise ValueError("Wan is conditioned on captions: give condition.text")
     network.config.grid(x.shape[1:])
     text = condition.text if condition.text_mask is None else condition.text * condition.text_mask[..., None]
-    return (-network.apply(params, x, 1000 * (1 - s[0].reshape(len(x), -1)), text),)
+    return (-network.apply(params, x, 1000 * (1 - s[0].reshape(len(x), -1)), text, condition.starts),)

@@ -39,7 +39,8 @@ def parts(config, network: Network) -> list[Part]:
     _kind(config)
     if config.network.name != "unet":
         return [Part((), "")]
-    return [Part(("velocities", i), name) for i, name in enumerate(("video", "noise")[: network.config.velocities])]
+    names = ("both",) if network.config.shared else ("video", "noise")[: network.config.velocities]
+    return [Part(("velocities", i), name) for i, name in enumerate(names)]
 
 
 def find_parts(

@@ -150,6 +150,7 @@ RULES: Mapping[str, Rule] = {
     "network.attends": many(BOOLEAN, "a tuple with True or False for each level", range(1, 32)),
     "network.blocks": COUNT,
     "network.groups": COUNT,
+    "network.shared": BOOLEAN,
 }
 """The rule of each entry that every paper may have."""
 NETWORK_CONFIGS = dict(dit="DiTConfig", unet="UNetFieldConfig", ltx="LTXConfig", wan="WanConfig")

@@ -24,6 +24,8 @@ PLACES = ("data.path", "data.captions", "codec.checkpoint", "text.checkpoint", "
 """Entries that name files; on resume these may be elsewhere if their content is the same."""
 PARTS = ("optimizer.ema", "optimizer.max_grad_norm")
 """Entries that add a part to the state, and leave it out if they are 0."""
+ADDED = {"path.basis": "legs", "path.allow_divergence": False, "network.shared": False}
+"""Entries that runs of an earlier version lack, with the values that describe them."""
 SCHEDULE = ("train.steps", "optimizer.schedule", "optimizer.learning_rate", "optimizer.warmup_steps")
 
 
@@ -34,6 +36,7 @@ def changes(before: Mapping, now: Mapping) -> dict[str, list]:
     data set that was built of it). The key of the data shows whether the content is the same.
     """
     before, now = flat(before), flat(now)
+    before = {key: value for key, value in ADDED.items() if key in now} | before
     changed = {key: [before.get(key), now.get(key)] for key in sorted(before | now) if before.get(key) != now.get(key)}
     unread = lambda key: key.startswith("data.") and None in changed[key]
     return {key: pair for key, pair in changed.items() if not key.startswith("run.") and not unread(key)}

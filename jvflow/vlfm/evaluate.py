@@ -111,7 +111,9 @@ def _untrained_baselines(run: Run, latents: Float[np.ndarray, "b f h w c"]) -> d
     window, position = run.experiment.window, run.experiment.sampler.path.position
     known = latents[:, : window.span : window.every]
     at = (1 + np.arange(latents.shape[1]) / window.every) / position.frames
-    options = dict(rule=position.rule, extrapolate=True, allow_divergence=position.allow_divergence)
+    at = at * position.seconds if position.basis == "paper" else at
+    options = dict(rule=position.rule, basis=position.basis)
+    options |= dict(extrapolate=True, allow_divergence=position.allow_divergence)
 
     def of_order(order):
         w, _ = hippo.weights(at, position.frames, order, **options)

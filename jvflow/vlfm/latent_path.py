@@ -20,9 +20,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from jvflow.assembly import split_each
 from jvflow.flow.path import Path
 from jvflow.vlfm import hippo
 
@@ -79,6 +81,7 @@ class LatentPosition:
       sigma: the noise level; its frame rate is the clip's.
       ramp: True if the mean rises from 0 (r in (1)); otherwise r = 1, and mu(0) is the value of the polynomial.
       allow_divergence: allows a rule that diverges.
+      basis: "legs"; or "paper", to the letter: mu(t) = H g(t) with the printed g, of t in seconds.
     """
 
     frames: int
@@ -87,6 +90,7 @@ class LatentPosition:
     rule: str = "first_order_hold"
     ramp: bool = True
     allow_divergence: bool = False
+    basis: str = "legs"
 
     def __post_init__(self):
         hippo.kernel(self.frames, self.order, self.rule, allow_divergence=self.allow_divergence)
@@ -101,8 +105,9 @@ class LatentPosition:
         if len(frames) != self.frames:
             raise ValueError(f"this path is for clips of {self.frames} frames, got {len(frames)}")
         t = jnp.asarray(t, frames.dtype)
-        weights = partial(hippo.weights, extrapolate=True, allow_divergence=self.allow_divergence)
-        w, _ = weights((t / self.seconds)[None], self.frames, self.order, self.rule)
+        options = dict(extrapolate=True, allow_divergence=self.allow_divergence, basis=self.basis)
+        at = t if self.basis == "paper" else t / self.seconds
+        w, _ = hippo.weights(at[None], self.frames, self.order, self.rule, **options)
         return self._ramp(t) * _weighted_sum(w[0], frames)
 
     def _ramp(self, t):
@@ -117,6 +122,31 @@ class LatentPosition:
 def latent(frames: int, order: int, sigma: SigmaSchedule, rule: str = "first_order_hold", **options) -> Path:
     """Returns the latent path (1). The arguments are the fields of `LatentPosition`, which is its `position`."""
     return Path(LatentPosition(frames, order, sigma, rule, **options), coordinates=1)
+
+
+@dataclass(frozen=True)
+class ClipTimeDensity:
+    """The density of t: uniform, a fraction `start` of all t in the first `frames` frames and the rest in [0, T].
+
+    `start` is in [0, 1]. The paper has start = 0.
+    """
+
+    start: float = 0.0
+    frames: float = 1.0
+
+    def __call__(self, keys: Key[Array, "b"], path: Path) -> Float[Array, "b"]:
+        """Draws one t for each key, in seconds."""
+        whole, early = path.position.seconds, self.frames / path.position.sigma.frame_rate
+        which, at = (jax.vmap(jax.random.uniform)(each) for each in split_each(keys, 2))
+        return at * jnp.where(which < self.start, early, whole)
+
+
+def draw(frames, keys, times: ClipTimeDensity, path: Path) -> tuple[Array, LatentEnds]:
+    """Draws t, and the ends of the path, from one key for each example."""
+    key_t, key_noise = split_each(keys, 2)
+    t = times(key_t, path)
+    noise = jax.vmap(lambda key: jax.random.normal(key, frames[0, :1].shape, frames.dtype))(key_noise)
+    return t, LatentEnds(rearrange(frames, "b n h w c -> b n 1 h w c"), noise)
 
 
 @jax.custom_jvp

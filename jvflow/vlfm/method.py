@@ -25,46 +25,28 @@ it from t, but in sampling x is no more accurate than the network. The read-out 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jaxtyping import Array, Float, Key
 
-from jvflow.assembly import Latents, build_network, build_solver, choose, drop_captions, split_each, unchanged
+from jvflow.assembly import Latents, build_network, build_solver, choose, drop_captions, unchanged
 from jvflow.data.pipeline import Window
 from jvflow.flow.field import Bound, Condition, Field, as_partial, expand_like
 from jvflow.flow.path import Path, squared_error
 from jvflow.method import Method
 from jvflow.vlfm import data, hippo, rules
+from jvflow.vlfm.direct import direct_loss, regress
 from jvflow.vlfm.evaluate import evaluate, preview
-from jvflow.vlfm.latent_path import LatentEnds, SigmaSchedule, latent
-from jvflow.vlfm.sample import ClipSampler, regress, sample, sample_frames, sampling_program
+from jvflow.vlfm.latent_path import ClipTimeDensity, SigmaSchedule, draw, latent
+from jvflow.vlfm.sample import ClipSampler, sample, sample_frames, sampling_program
 
 Frames = Float[Array, "b n h w c"]
 OBJECTIVES = ("vlfm", "direct")  # the paper's method, and its ablation without a flow
 
 
 # --- objective ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ClipTimeDensity:
-    """The density of t: uniform, a fraction `start` of all t in the first `frames` frames and the rest in [0, T].
-
-    `start` is in [0, 1]. The paper has start = 0.
-    """
-
-    start: float = 0.0
-    frames: float = 1.0
-
-    def __call__(self, keys: Key[Array, "b"], path: Path) -> Float[Array, "b"]:
-        """Draws one t for each key, in seconds."""
-        whole, early = path.position.seconds, self.frames / path.position.sigma.frame_rate
-        which, at = (jax.vmap(jax.random.uniform)(each) for each in split_each(keys, 2))
-        return at * jnp.where(which < self.start, early, whole)
 
 
 def loss(
@@ -88,7 +70,7 @@ def loss(
       velocity_scale: m of (6), in latents per second; None leaves the errors unscaled, as in the paper.
       times: the density of t.
     """
-    t, ends = _draw(frames, keys, times, path)
+    t, ends = draw(frames, keys, times, path)
     x, (velocity,) = path(ends, (t,))
     outputs = field(x, (t,), condition)
     per = 1.0 if velocity_scale is None else jnp.square(time_rate(path.position.sigma, t)[1]) + velocity_scale**2  # (6)
@@ -101,22 +83,6 @@ def loss(
             )
         total = total + mean_weight * squared_error(outputs[1], jax.vmap(path.position.mean)(ends.frames, t))
     return total
-
-
-def direct_loss(
-    field: Field, frames: Frames, keys: Key[Array, "b"], condition: Condition | None = None, *, path: Path
-) -> Float[Array, "b"]:
-    """Computes the paper's ablation (section 6.4): the network regresses the latent at t from noise, without a flow."""
-    t, ends = _draw(frames, keys, ClipTimeDensity(), path)
-    return squared_error(field(ends.noise, (t,), condition)[0], jax.vmap(path.position.mean)(ends.frames, t))
-
-
-def _draw(frames, keys, times, path) -> tuple[Array, LatentEnds]:
-    """Draws t, and the ends of the path, from one key for each example."""
-    key_t, key_noise = split_each(keys, 2)
-    t = times(key_t, path)
-    noise = jax.vmap(lambda key: jax.random.normal(key, frames[0, :1].shape, frames.dtype))(key_noise)
-    return t, LatentEnds(rearrange(frames, "b n h w c -> b n 1 h w c"), noise)
 
 
 def time_rate(function: Callable, t):
@@ -163,10 +129,11 @@ def assemble(config, codec, encoder) -> dict:
     if config.objective == "vlfm":
         sigma = SigmaSchedule(sigma.frame_rate, settings.sigma, settings.sigma_min, settings.alpha)
     order = hippo.default_order(window.frames) if settings.order is None else settings.order
-    path = latent(window.frames, order, sigma, settings.rule, ramp=settings.ramp)
+    printed = {key: settings[key] for key in ("basis", "allow_divergence") if key in settings}  # not in earlier runs
+    path = latent(window.frames, order, sigma, settings.rule, ramp=settings.ramp, **printed)
     options = dict(guidance=config.sample.guidance)
     if config.objective == "vlfm":
-        scale = settings.velocity_scale and settings.velocity_scale * sigma.frame_rate
+        scale = settings.velocity_scale * sigma.frame_rate if settings.velocity_scale else None
         to_velocity = choose(TO_VELOCITY, "prediction", config.prediction)
         _check_prediction(config)
         make, means = sample_frames, config.prediction == "clean"

@@ -28,6 +28,8 @@ ENTRIES = {
     "window.anywhere": BOOLEAN,
     "path.order": optional(COUNT),
     "path.rule": choice(*hippo.RULES),
+    "path.basis": choice("legs", "paper"),
+    "path.allow_divergence": BOOLEAN,
     "path.ramp": BOOLEAN,
     "path.sigma": choice("exponential", "paper"),
     "path.alpha": POSITIVE,

@@ -85,7 +85,7 @@ def sample_frames(
     Raises:
       SolveError: if a sample does not reach the last time with finite values.
     """
-    times = _check_times(times, jnp.float32 if start is None else start.dtype)
+    times = check_times(times, jnp.float32 if start is None else start.dtype)
     if readout not in ("noise", "mean", "none"):
         raise ValueError(f"unknown readout {readout!r}: use noise, mean or none")
     if readout == "noise" and sigma is None:
@@ -93,28 +93,17 @@ def sample_frames(
     if readout == "noise" and start is not None:
         raise ValueError("readout='noise' needs z, and only x(0) is given: use readout='mean' or 'none', or no start")
     solver = Solver(**solver) if isinstance(solver, dict) else solver
-    z = _noise(key, shape, times.dtype)
+    z = draw_noise(key, shape, times.dtype)
     guided = as_partial(guide(field, guidance))
     states, nfe = _solve(guided, z if start is None else start, times, condition, solver)
     if sigma is not None and readout == "noise":
         states = states - sigma(jnp.asarray(times))[:, None, None, None, None, None] * z[None]  # (5)
     elif readout == "mean":
-        states, nfe = _evaluate(guided, states, times, condition, output=1), nfe + len(times)
+        states, nfe = evaluate_output(guided, states, times, condition, output=1), nfe + len(times)
     return Generated(rearrange(states, "m b 1 h w c -> b m h w c"), nfe)
 
 
-def regress(
-    field: Field, key: PRNGKey, times: Times, shape: Shape, condition: Condition | None = None, *, guidance: float = 1.0
-) -> Generated:
-    """Evaluates a field of `direct_loss`, the paper's ablation, at each time from one noise. See `sample_frames`."""
-    times = _check_times(times, jnp.float32)
-    z = _noise(key, shape, times.dtype)
-    states = jnp.broadcast_to(z, (len(times), *z.shape))
-    states = _evaluate(as_partial(guide(field, guidance)), states, times, condition, output=0)
-    return Generated(rearrange(states, "m b 1 h w c -> b m h w c"), jnp.full(len(z), len(times)))
-
-
-def _check_times(times, dtype) -> Array | np.ndarray:
+def check_times(times, dtype) -> Array | np.ndarray:
     if not isinstance(times, Tracer):  # under jit the values are not known
         given = np.asarray(times)
         if given.ndim != 1 or not len(given) or not (np.diff(given) > 0).all() or given[0] < 0:
@@ -123,7 +112,7 @@ def _check_times(times, dtype) -> Array | np.ndarray:
     return jnp.asarray(times, dtype)
 
 
-def _noise(key, shape, dtype) -> Float[Array, "b 1 h w c"]:
+def draw_noise(key, shape, dtype) -> Float[Array, "b 1 h w c"]:
     """Draws the noise z of each clip from its own key."""
     b, h, w, c = shape
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(b))
@@ -131,7 +120,7 @@ def _noise(key, shape, dtype) -> Float[Array, "b 1 h w c"]:
 
 
 @partial(jax.jit, static_argnames="output")
-def _evaluate(field, states, times, condition, *, output):
+def evaluate_output(field, states, times, condition, *, output):
     """Evaluates one output of the field in each state (m, b, ...), at its time."""
     at = lambda inputs: field(inputs[0], (jnp.full(len(inputs[0]), inputs[1]),), condition)[output]
     return jax.lax.map(at, (states, times))
@@ -249,9 +238,9 @@ def sample(run: Run, out: str | FilePath, request: SampleRequest) -> dict:
 def clip_protocol(run: Run) -> dict:
     """Returns the settings that determine the clips of a run; every record of the run contains them."""
     position, options = run.experiment.sampler.path.position, run.experiment.sampler.options
-    rate, kind, sigma_min = position.sigma.frame_rate, position.sigma.kind, position.sigma.sigma_min
-    protocol = dict(clip_frames=position.frames, frame_rate=rate, order=position.order, rule=position.rule)
-    protocol = run.protocol | protocol | dict(sigma=kind, sigma_min=sigma_min, guidance=options["guidance"])
+    path = {key: getattr(position, key) for key in ("order", "rule", "basis", "ramp")}
+    path |= dict(clip_frames=position.frames, frame_rate=position.sigma.frame_rate, sigma=position.sigma.kind)
+    protocol = run.protocol | path | dict(sigma_min=position.sigma.sigma_min, guidance=options["guidance"])
     if "solver" not in options:
         return protocol
     return protocol | dict(readout=options["readout"], **solver_protocol(options["solver"]))

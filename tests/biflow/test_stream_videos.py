@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import debug_config
@@ -13,6 +14,7 @@ from jvflow import commands
 from jvflow.biflow import evaluate, sample
 from jvflow.biflow.sample import stream, stream_frames
 from jvflow.data import dataset, pipeline, video
+from jvflow.experiment import assemble
 from jvflow.flow.solver import SolveError, Solver
 from jvflow.load import load, run_dataset
 from jvflow.method import SampleRequest
@@ -283,3 +285,24 @@ def test_evaluation_is_a_record_with_its_protocol(workdir):
     json.dumps(record)
     with pytest.raises(ValueError, match="config.evaluate has no 'video': use one of batch, dimensions"):
         commands.evaluate(workdir, overrides={"video": 2})
+
+
+@pytest.mark.integration
+def test_a_run_trained_in_bfloat16_is_sampled_in_float32(tmp_path):
+    """Checks that `dtype` changes the computation alone: a float32 network gives the same with the run's parameters."""
+    config = debug_config(tmp_path, steps=1)
+    config.network.dtype = "bfloat16"
+    train(config, tmp_path / "run")
+    half, full = load(tmp_path / "run"), load(tmp_path / "run", dtype="float32")
+    assert (half.experiment.network.config.dtype, full.experiment.network.config.dtype) == ("bfloat16", "float32")
+    assert half.protocol["parameters"] == full.protocol["parameters"] and full.protocol["computed_in"] == "float32"
+    config.network.dtype = "float32"
+    params = jax.tree.map(lambda a: jax.random.normal(jax.random.key(1), a.shape), full.params)
+    x, s = jax.random.normal(jax.random.key(0), (1, 1, 16, 16, 3)), (jnp.full(1, 0.3), jnp.full(1, 0.1))
+    velocity = lambda experiment: np.asarray(as_field(experiment.network, params)(x, s)[0])
+    np.testing.assert_array_equal(velocity(full.experiment), velocity(assemble(config)))
+    assert np.abs(velocity(half.experiment) - velocity(full.experiment)).max() > 1e-3
+    record = commands.sample(tmp_path / "run", tmp_path / "out", count=1, length=2, dtype="float32")
+    assert record["protocol"]["computed_in"] == "float32"
+    with pytest.raises(ValueError, match="config.network.dtype is 'float8': use one of float32, bfloat16"):
+        load(tmp_path / "run", dtype="float8")

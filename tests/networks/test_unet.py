@@ -10,6 +10,7 @@ from public_models import FIXTURES, read_fixture
 from jvflow import networks, pretrained
 from jvflow.flow.field import Condition
 from jvflow.networks import Keys
+from jvflow.networks.unet import UNet
 from jvflow.networks.unet_field import concat_fields
 from jvflow.parallel import mesh as meshes
 
@@ -42,6 +43,21 @@ def test_each_velocity_has_a_network_of_its_own():
     np.testing.assert_allclose(
         2.0 * jax.jit(alone.apply)(dict(velocities={0: params["velocities"][1]}), frames(), s)[0], d, rtol=1e-5
     )
+
+
+def test_one_network_may_return_both_velocities():
+    """Checks the paper's network, from 3 channels to 6: the halves of a U-Net's output, with scales of their own."""
+    network = networks.build("unet", **SMALL, coordinates=2, velocities=2, scales=(0.5, 2.0), shared=True)
+    params = random_params(network)
+    assert len(params["velocities"]) == 1 and params["velocities"][0]["conv_out"]["kernel"].shape[-1] == 6
+    s = jnp.array([0.2, 0.7]), jnp.array([0.1, 0.0])
+    v, d = jax.jit(network.apply)(params, frames(), s)
+    six = networks.functional(UNet, network.config.unet)
+    both = jax.jit(six.apply)(params["velocities"][0], frames()[:, 0], *s)
+    np.testing.assert_allclose(jnp.concatenate([2 * v, d / 2], axis=-1)[:, 0], both, rtol=1e-5, atol=1e-6)
+    apart = networks.build("unet", **SMALL, coordinates=2, velocities=2)
+    size = lambda network: sum(a.size for a in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0))))
+    assert 0.5 < size(network) / size(apart) < 0.51
 
 
 def test_context_text_and_both_coordinates_are_seen():

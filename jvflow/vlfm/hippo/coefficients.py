@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int, Num
 from jvflow.vlfm.hippo.legs import (
     RECURRENCES,
     array_module,
+    basis_values,
     check_order,
     check_rule,
     check_times,
     clip_steps,
     kernel,
-    legendre_basis,
     step,
 )
 
@@ -72,16 +72,11 @@ def reconstruct(
       times: fractions of the clip, frame k of N at k/N. Times outside [0, 1] raise ValueError without
         `extrapolate`; traced times are not checked.
       basis: "legs", (2); or "paper", the basis printed by VLFM, sqrt((2n + 1) / 2) P_n(t), which does not
-        match A and B.
+        match A and B. The paper's t is in seconds: give `times` in seconds then.
     """
     check_times(times, extrapolate)
     xp, times = array_module(times)
-    if basis == "legs":
-        phi = legendre_basis(times, len(H), xp)[0]
-    elif basis == "paper":
-        phi = legendre_basis((times + 1) / 2, len(H), xp)[0] * float(np.sqrt(0.5))
-    else:
-        raise ValueError(f"unknown basis {basis!r}: use 'legs', or 'paper' for the printed one")
+    phi, _ = basis_values(times, len(H), basis, xp)
     return jnp.tensordot(phi, H, 1) if isinstance(H, jax.Array) or xp is jnp else np.tensordot(phi, H, 1)
 
 

@@ -69,6 +69,16 @@ def legendre_basis(y, order: int, xp):
     return stack(values[:order], 1), stack(slopes[:order], 2)
 
 
+def basis_values(times, order: int, basis: str, xp):
+    """Returns the values and slopes of (2) at fractions of the clip, or of sqrt((2n + 1) / 2) P_n(times), "paper"."""
+    if basis not in ("legs", "paper"):
+        raise ValueError(f"unknown basis {basis!r}: use 'legs', or 'paper' for the printed one")
+    if basis == "legs":
+        return legendre_basis(times, order, xp)
+    values, slopes = legendre_basis((times + 1) / 2, order, xp)
+    return values * float(np.sqrt(0.5)), slopes * float(np.sqrt(0.125))
+
+
 @lru_cache
 def _nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the nodes and weights of Gauss-Legendre quadrature on [0, 1], exact up to degree 2 count - 1."""
@@ -166,6 +176,7 @@ def weights(
     *,
     extrapolate: bool = False,
     allow_divergence: bool = False,
+    basis: str = "legs",
     orders: Int[Array | np.ndarray, "m"] | None = None,
 ) -> tuple[Float[Array | np.ndarray, "m N"], Float[Array | np.ndarray, "m N"]]:
     """Returns the weights w(t) of the frames in the polynomial of a clip, and their slopes dw/dt per clip.
@@ -174,14 +185,13 @@ def weights(
 
     Args:
       times: fractions of the clip, as in `reconstruct`. NumPy times give float64 NumPy weights, JAX times JAX weights.
-      frames, order, rule, extrapolate, allow_divergence: as in `kernel` and `reconstruct`.
-      orders: a separate order for each time, at most `order`, so that the clips of a batch can have different
-        orders under jit. (The first coefficients do not depend on the order, except for least_squares.)
+      frames, order, rule, extrapolate, allow_divergence, basis: as in `kernel` and `reconstruct`.
+      orders: a separate order for each time, at most `order`, so that the clips of a batch can differ under jit.
     """
     check_times(times, extrapolate)
     K = kernel(frames, order, rule, allow_divergence=allow_divergence)
     xp, times = array_module(times)
-    phi, slope = legendre_basis(times, order, xp)
+    phi, slope = basis_values(times, order, basis, xp)
     if orders is not None:
         if rule == "least_squares":
             raise ValueError(
