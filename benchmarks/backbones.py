@@ -111,6 +111,7 @@ def _prediction(model: str, part: str, name: str, frames: str) -> dict:
             condition,
             source=objective.source,
             context=objective.context,
+            frames_per_latent=codec.frames_per_latent,
             solver=solver,
             guidance=config.sample.guidance,
         ).frames
