@@ -54,7 +54,7 @@ from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
 from jvflow.flow.times import TimeDensity, TimeSchedule
 from jvflow.flowframes import inversion
 from jvflow.flowframes.evaluate import evaluate, preview
-from jvflow.flowframes.rules import RULES
+from jvflow.flowframes.rules import RULES, unread_entries
 from jvflow.flowframes.sample import ChunkSampler, sample, sampling_program, with_observed
 from jvflow.method import Method
 
@@ -312,17 +312,6 @@ def _check_data(config, experiment, data, checksum: str | None) -> None:
     inversion.check_data(config, experiment, data, checksum)
 
 
-def _unread(config) -> tuple[str, ...]:
-    follows, inverts = config.objective != "text_to_video", uses_inversion(config)
-    schedule = config.sample.get("schedule", "warp")
-    settings = ("coin", "std", "max_error", *inversion.OPTIONS)
-    keys = ("inversion",) if config.objective != "flowframes" else tuple(f"inversion.{key}" for key in settings)
-    captions = () if "text" in config and config.text.name != "none" else ("caption_dropout",)
-    times = () if config.times.name == "logit_normal" else ("times.logit_mean", "times.logit_std")
-    times += dict(warp=(), tokens=("sample.warp",)).get(schedule, ("sample.warp", "sample.terminal"))
-    return (() if inverts else keys) + (() if follows else ("coupling",)) + captions + times
-
-
 METHOD = Method(
     name="flowframes",
     objectives=tuple(OBJECTIVES),
@@ -334,7 +323,7 @@ METHOD = Method(
     video_codecs=True,
     encode=_encode,
     check_data=_check_data,
-    unread=_unread,
+    unread=lambda config: unread_entries(config, uses_inversion(config)),
     rules=RULES,
     pretrained_config=_pretrained_config,
 )

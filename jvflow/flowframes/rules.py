@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from jvflow.flow.coupling import COUPLINGS
 from jvflow.flow.solver import METHODS
 from jvflow.flow.times import SCHEDULES
+from jvflow.flowframes.inversion import OPTIONS
 from jvflow.training.rules import (
     COUNT,
     DISTANCE,
@@ -83,3 +84,15 @@ def contradictions(config: dict) -> Iterator[str]:
 
 
 RULES = Rules(ENTRIES, contradictions)
+
+
+def unread_entries(config, inverts: bool) -> tuple[str, ...]:
+    """Returns the entries that a config's objective does not read, see `Method`; `inverts`: it uses inverted chunks."""
+    settings = ("coin", "std", "max_error", *OPTIONS)
+    unread = ("inversion",) if config.objective != "flowframes" else tuple(f"inversion.{key}" for key in settings)
+    unread = () if inverts else unread
+    unread += ("coupling",) if config.objective == "text_to_video" else ()
+    unread += () if "text" in config and config.text.name != "none" else ("caption_dropout",)
+    unread += () if config.times.name == "logit_normal" else ("times.logit_mean", "times.logit_std")
+    schedule = config.sample.get("schedule", "warp")
+    return unread + dict(warp=(), tokens=("sample.warp",)).get(schedule, ("sample.warp", "sample.terminal"))
