@@ -18,6 +18,12 @@ WINDOWS = ("all", "first", "random")
 RANGES = {"-1..1": (127.5, -1.0), "0..1": (255.0, 0.0)}
 """Ranges of the network's input: the divisor of pixels in 0..255, and what is added afterwards."""
 PRECISIONS = ("float64", "float32")
+KINDS = {
+    str: "one of its names",
+    int: "a whole number",
+    float: "a number with a point, such as 1e-3",
+    bool: "True or False",
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ class Protocol:
         choices |= dict(range=RANGES, precision=PRECISIONS, ddof=(0, 1))
         choices["layer"] = ("logits",) if self.metric == "fvd" else tuple(FEATURES)
         for entry, allowed in choices.items():
-            if getattr(self, entry) not in allowed:
+            value = getattr(self, entry)
+            if value not in allowed:
                 raise ValueError(
                     f"protocol {entry}={getattr(self, entry)!r}: use one of {', '.join(map(str, allowed))}"
                 )
@@ -83,7 +90,7 @@ class Protocol:
         least |= dict(via=0, seed=0, real_count=0, generated_count=0)
         for entry, bound in least.items():
             value = getattr(self, entry)
-            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+            if value < bound:
                 raise ValueError(f"protocol {entry}={value!r}: use a whole number of {bound} or more")
         if self.metric == "fid" and self.frames != 1:
             raise ValueError(f"protocol frames={self.frames}: FID compares single frames, so frames is 1")
@@ -102,9 +109,7 @@ PRESETS = {
     for preset in (
         Protocol("original"),
         Protocol("short_side", fit="short_side", filter="half_pixel"),
-        Protocol(
-            "stylegan_v", filter="half_pixel", window="random", real_count=2048, generated_count=2048, ddof=0
-        ),
+        Protocol("stylegan_v", filter="half_pixel", window="random", real_count=2048, generated_count=2048, ddof=0),
         Protocol(
             "videogpt",
             fit="short_side",
@@ -157,7 +162,7 @@ def preset(name: str, changes: Mapping | None = None) -> Protocol:
     if name not in PRESETS:
         raise ValueError(f"unknown protocol {name!r}: use one of {', '.join(PRESETS)}")
     changes = dict(changes or {})
-    known = {field.name: field.type for field in fields(Protocol)} | {}
+    known = [field.name for field in fields(Protocol)]
     unknown = [entry for entry in changes if entry not in known or entry in ("name", "metric")]
     if unknown:
         raise ValueError(
@@ -165,6 +170,10 @@ def preset(name: str, changes: Mapping | None = None) -> Protocol:
             f"{', '.join(entry for entry in known if entry not in ('name', 'metric'))}"
         )
     original = PRESETS[name]
+    for entry, value in changes.items():
+        kind = type(getattr(original, entry))
+        if type(value) is not kind:
+            raise ValueError(f"protocol {entry}={value!r}: use {KINDS[kind]}")
     changed = {entry: value for entry, value in changes.items() if value != getattr(original, entry)}
     return replace(original, **changed, name=f"{name} (changed)") if changed else original
 

@@ -57,8 +57,8 @@ def fit(clip: Clip, size: int, how: str, rule: str) -> Float[np.ndarray, "f size
     Args:
       clip: pixels (f, h, w, c).
       size: pixels of its sides.
-      how: "squash" resizes the whole frame and changes its aspect. "short_side" resizes the short side to `size` and the
-        long one in proportion, rounded up, and crops the centre.
+      how: "squash" resizes the whole frame and changes its aspect. "short_side" resizes the short side to `size` and
+        the long one in proportion, rounded up, and crops the centre.
       rule: one of `FILTERS`.
     """
     if how == "squash":

@@ -1,9 +1,9 @@
 """LPIPS, the learned perceptual distance of two images (Zhang et al., arXiv 1801.03924), version 0.1.
 
-    x' = (x - SHIFT) / SCALE                                    images in [-1, 1], per channel           (1)
-    f_i = tap_i / (|tap_i| + 1e-10)                             the norm is over channels                (2)
-    m_i = head_i (f_i(x) - f_i(y))^2                            head_i is a 1x1 convolution to 1 channel (3)
-    LPIPS = sum_i mean_hw m_i                                                                            (4)
+x' = (x - SHIFT) / SCALE                                    images in [-1, 1], per channel           (1)
+f_i = tap_i / (|tap_i| + 1e-10)                             the norm is over channels                (2)
+m_i = head_i (f_i(x) - f_i(y))^2                            head_i is a 1x1 convolution to 1 channel (3)
+LPIPS = sum_i mean_hw m_i                                                                            (4)
 """
 
 import jax

@@ -130,7 +130,9 @@ def load(name: str, file: str | os.PathLike | None = None, **options) -> Loaded:
     else:
         file = Path(local_path(file, "weights"))
         if not file.is_file():
-            raise ValueError(f"weights={file} is not a file: give safetensors or a PyTorch state dict of {source.title}")
+            raise ValueError(
+                f"weights={file} is not a file: give safetensors or a PyTorch state dict of {source.title}"
+            )
         tensors = _named(_read(file), source)
     module = nnx.eval_shape(lambda: source.make(rngs=nnx.Rngs(0), **options))
     graph, state = nnx.split(module)
