@@ -17,7 +17,7 @@ IMAGE_FPS = 1
 
 @dataclass
 class FolderReport:
-    """What was read of a folder.
+    """The videos of a folder that were read, and those that were not.
 
     Attributes:
       folder: its path.

@@ -24,8 +24,8 @@ def _loaded(net: str, file: str | None):
 
 
 def lpips(
-    x: Num[Array | np.ndarray, "b h w 3"],
-    y: Num[Array | np.ndarray, "b h w 3"],
+    x: Num[Array | np.ndarray, "..."],
+    y: Num[Array | np.ndarray, "..."],
     net: str = "alex",
     weights: str | None = None,
     *,

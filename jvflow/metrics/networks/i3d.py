@@ -42,7 +42,7 @@ POOLS = {
 }
 """The max-pool before a layer: its name, window and strides."""
 
-Video = Float[Array, "b f h w c"]
+Video, Output = Float[Array, "b f h w c"], Float[Array, "b _ _ _ _"]
 
 
 class Unit(nnx.Module):
@@ -55,13 +55,13 @@ class Unit(nnx.Module):
 
         self.stride = stride
 
-    def __call__(self, x: Video) -> Video:
+    def __call__(self, x: Video) -> Output:
         on_cpu = jax.default_backend() == "cpu"
         x = convolve_by_frames(x, self.conv3d.kernel[...], self.stride) if on_cpu else self.conv3d(x)
         return jax.nn.relu(self.bn(x))
 
 
-def convolve_by_frames(x: Video, kernel: Float[Array, "t y x c d"], stride: int) -> Video:
+def convolve_by_frames(x: Video, kernel: Float[Array, "t y x c d"], stride: int) -> Output:
     """Returns the 3-D convolution with SAME padding, as a sum of 2-D ones: XLA has a fast one for CPUs in 2-D only."""
     batch, frames = x.shape[:2]
     kept = -(-frames // stride)
@@ -87,7 +87,7 @@ class Mixed(nnx.Module):
         self.b2a, self.b2b = unit(inputs, middle2, 1), unit(middle2, three2, 3)
         self.b3b = unit(inputs, pooled, 1)
 
-    def __call__(self, x: Video) -> Video:
+    def __call__(self, x: Video) -> Output:
         pooled = nnx.max_pool(x, (3, 3, 3), (1, 1, 1), "SAME")
         return jnp.concatenate([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)], axis=-1)
 

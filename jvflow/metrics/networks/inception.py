@@ -17,7 +17,7 @@ EPSILON = 1e-3
 FEATURES = {"64": 64, "192": 192, "768": 768, "2048": 2048}
 """Layers whose features have a distance, by their names in public code, with their channels. FID uses 2048."""
 
-Images = Float[Array, "b h w c"]
+Images, Output = Float[Array, "b h w c"], Float[Array, "b _ _ _"]
 
 
 class Convolution(nnx.Module):
@@ -29,16 +29,16 @@ class Convolution(nnx.Module):
         self.conv = nnx.Conv(inputs, outputs, window, strides=stride, padding=pads, use_bias=False, rngs=rngs)
         self.bn = nnx.BatchNorm(outputs, epsilon=EPSILON, use_running_average=True, rngs=rngs)
 
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Output:
         return jax.nn.relu(self.bn(self.conv(x)))
 
 
-def mean_pool(x: Images) -> Images:
+def mean_pool(x: Images) -> Output:
     """Returns the 3 x 3 mean at each pixel over the pixels inside the image."""
     return nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
-def half(x: Images) -> Images:
+def half(x: Images) -> Output:
     """Returns a max-pool 3 x 3 of stride 2, without padding."""
     return nnx.max_pool(x, (3, 3), (2, 2), "VALID")
 
@@ -57,7 +57,7 @@ class Mixed(nnx.Module):
             setattr(self, name, layer)
         self.branches, self.pool = branches, pool
 
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Output:
         found = []
         for chain in self.branches:
             y = [self.pool(x) if chain[:1] in ((), ("branch_pool",)) else x]
@@ -111,7 +111,7 @@ def _chains(table: dict, *counts: int) -> Iterator[tuple[str, ...]]:
         yield tuple(next(names) for _ in range(count))
 
 
-def max_pool(x: Images) -> Images:
+def max_pool(x: Images) -> Output:
     """Returns the 3 x 3 maximum at each pixel."""
     return nnx.max_pool(x, (3, 3), (1, 1), "SAME")
 

@@ -34,7 +34,7 @@ FID_SOURCE = "github.com/mseitzer/pytorch-fid/releases (fid_weights: pt_inceptio
 
 @dataclass(frozen=True)
 class Source:
-    """Where the parameters of a network come from.
+    """The origin of the parameters of a network.
 
     Attributes:
       title: the network in messages.
