@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "Trains a model, or continues a run.",
     "sample": "Samples videos from a trained run.",
     "evaluate": "Computes the metrics of a trained run.",
+    "score": "Scores a folder of generated videos against a folder of real ones.",
     "encode": "Encodes a data set into latents, to train on them.",
     "compare": "Compares the cost and quality of Bi-flow runs on one data set.",
     "report": "Sets the metrics of runs next to each other, with the published values of their paper.",

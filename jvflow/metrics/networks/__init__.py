@@ -1,0 +1,1 @@
+"""Feature networks of published metrics, with the layers and names of their public parameters."""

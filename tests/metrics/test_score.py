@@ -1,0 +1,187 @@
+"""Scores of folders: which clips are read, what is reported, and the record. A small network replaces I3D."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jvflow.cli import score as command
+from jvflow.metrics import extractor as extractors
+from jvflow.metrics import score as scores
+from jvflow.metrics.clips import FolderClips
+from jvflow.metrics.protocol import preset
+from jvflow.metrics.sums import FeatureSums
+
+
+def write_video(folder, frames: int, size=(40, 48), seed: int = 0):
+    """Writes a folder of images, which is a video."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    base = random.integers(0, 255, (*size, 3))
+    for number in range(frames):
+        Image.fromarray(np.uint8((base + 5 * number) % 256)).save(folder / f"{number:03}.png")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(4):
+        write_video(root / "real" / f"v{number}", 20, seed=number)
+        write_video(root / "fake" / f"v{number}", 34, seed=number + 10)
+    write_video(root / "fake" / "short", 9)
+    write_video(root / "fake" / "wide", 16, size=(40, 96))
+    write_video(root / "fake" / "damaged", 30)
+    (root / "fake" / "damaged" / "020.png").write_bytes(b"no image")
+    (root / "fake" / "broken.mp4").write_bytes(b"no video")
+    (root / "fake" / "notes.txt").write_text("notes")
+    return root
+
+
+class SmallNetwork(extractors.Extractor):
+    """Stands in for an extractor with I3D: twelve features of a prepared clip."""
+
+    width = 12
+
+    def __init__(self, protocol, file=None, batch=4):
+        self.protocol, self.batch = protocol, batch
+        self.network = type("Network", (), dict(name="small", sha256="0", source=str(file)))
+
+    def __call__(self, clips):
+        parts = np.stack([clips.mean((1, 2, 3)), clips.std((1, 2, 3)), clips[:, 0].mean((1, 2)), clips.max((1, 2, 3))])
+        return parts.transpose(1, 0, 2).reshape(len(clips), -1)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(scores, "Extractor", SmallNetwork)
+
+
+def test_broken_short_damaged_and_odd_videos_are_reported(folders):
+    clips = FolderClips(folders / "fake", preset("original", dict(window="all")), 0)
+    found = [(video, clip.shape) for _, video, clip in clips]
+    report = clips.report
+    assert len(found) == report.clips == 4 * 2 + 1 + 1 and report.videos == 6
+    assert set(report.broken) == {"broken.mp4", "damaged"} and "020.png" in report.broken["damaged"]
+    assert report.short == {"short": "9 frames, a clip needs 16"}
+    assert report.odd == {"wide": "96 x 40"} and report.sizes == {"48 x 40": 5, "96 x 40": 1}
+    assert report.ignored == ["1 ignored (suffix .txt): notes.txt"]
+
+
+def test_no_window_crosses_a_damaged_frame(folders):
+    clips = FolderClips(folders / "fake", preset("original", dict(window="all", window_stride=1, frames=9)), 0)
+    number = next(i for i, path in enumerate(clips.videos) if path.name == "damaged")
+    places = [place & 0xFFFFFF for place, video, _ in clips if video == number]
+    assert places == [*range(12), 21]
+
+
+def test_windows(folders):
+    starts = lambda changes, count=0, **options: [
+        place & 0xFFFFFF for place, *_ in FolderClips(folders / "real", preset("original", changes), count, **options)
+    ]
+    assert starts({}) == [0] * 4
+    assert starts(dict(window="all", window_stride=4)) == [0, 4] * 4
+    assert starts(dict(frames=10, frame_step=2)) == [0] * 4
+    assert starts({}, count=2) == [0, 0]
+    random = starts(dict(window="random"))
+    assert random == starts(dict(window="random")) != starts(dict(window="random", seed=1))
+    assert all(0 <= start <= 4 for start in random)
+    redrawn = FolderClips(folders / "real", preset("original", dict(window="random")), 11, redraw=True)
+    places = [place for place, *_ in redrawn]
+    assert len(places) == len(set(places)) == 11 and redrawn.report.videos == 4
+
+
+def test_random_starts_are_uniform(folders):
+    starts = []
+    for seed in range(50):
+        clips = FolderClips(folders / "real", preset("original", dict(window="random", frames=16, seed=seed)), 4)
+        starts += [place & 0xFFFFFF for place, *_ in clips]
+    counts = np.bincount(starts, minlength=5)
+    assert len(counts) == 5 and counts.min() > 20
+
+
+def test_a_record_holds_everything(folders, small):
+    protocol = preset("original", dict(window="all", size=32))
+    found = scores.score_folders(folders / "fake", folders / "real", protocol, batch=3)
+    again = scores.score_folders(folders / "fake", folders / "real", protocol, batch=8)
+    assert found.value == pytest.approx(again.value, rel=1e-10)
+    assert found.interval["low"] < found.value < found.interval["high"]
+    record = json.loads(json.dumps(found.as_json()))
+    assert record["protocol"]["window"] == "all" and record["protocol"]["name"] == "original (changed)"
+    assert record["counts"] == dict(generated=dict(clips=10, videos=6), real=dict(clips=4, videos=4))
+    assert not record["reliable"] and "do not determine a covariance" in " ".join(record["warnings"])
+    assert {"jvflow", "jax", "device"} <= record["versions"].keys()
+    text = command.report(found)
+    assert "broken: broken.mp4" in text and "short: short" in text and "size wide (96 x 40)" in text
+
+
+def test_folders_without_clips_are_errors(folders, small, tmp_path):
+    with pytest.raises(ValueError, match=r"gives 0 clips of 64 frames.*4 videos are too short"):
+        scores.score_folders(folders / "fake", folders / "real", preset("original", dict(frames=64)))
+    with pytest.raises(ValueError, match="no video files"):
+        scores.score_folders(tmp_path, folders / "real", preset("original"))
+    with pytest.raises(ValueError, match="is not a folder"):
+        scores.score_folders(tmp_path / "absent", folders / "real", preset("original"))
+
+
+def test_fvd_of_arrays(small):
+    random = np.random.default_rng(0)
+    real, fake = (random.integers(0, 255, (6, 9, 32, 32, 3), dtype=np.uint8) for _ in range(2))
+    found = scores.fvd(real, fake)
+    assert found.value == pytest.approx(scores.fvd(iter(real), list(fake), preset("original")).value)
+    assert found.protocol["frames"] == 9
+    for bad, words in (
+        ((real / 255, fake), "give uint8"),
+        ((real[:, :, 0], fake), "give uint8"),
+        (([real[0], real[1][:8]], fake), "cut them to one length"),
+        ((real[:1], fake), "at least 2 clips"),
+        ((real, fake, "fid"), "is of fid"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            scores.fvd(*bad)
+
+
+def test_memory_does_not_grow_with_the_number_of_clips():
+    total, random = FeatureSums.empty(8, kept=100), np.random.default_rng(0)
+    for begin in range(0, 100_000, 1000):
+        places = np.arange(begin, begin + 1000)
+        total = total.add(random.normal(size=(1000, 8)), places, places)
+    assert total.moments.count == 100_000 and total.rows.shape == (100, 8) and total.moments.products.shape == (8, 8)
+
+
+def test_one_program_serves_all_batches_on_all_devices(monkeypatch):
+    class Network:
+        """Stands in for I3D: the mean of each clip."""
+
+        params = dict(weight=np.ones(3, np.float32))
+
+        def apply(self, params, method, clips):
+            return clips.mean((1, 2, 3)) * params["weight"][None]
+
+    monkeypatch.setattr(extractors.weights_of, "load", lambda *_, **__: Network())
+    extractor = extractors.Extractor(preset("original", dict(size=32)), batch=5)
+    assert extractor.batch % jax.local_device_count() == 0
+    clips = np.random.default_rng(0).normal(size=(extractor.batch, 9, 32, 32, 3)).astype(np.float32)
+    whole = extractor(clips)
+    np.testing.assert_allclose(whole, clips.mean((1, 2, 3)), atol=1e-6)
+    for count in (1, 3):
+        np.testing.assert_array_equal(extractor(clips[:count]), whole[:count])
+    assert extractor._apply._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--protocol=fvdd"], "unknown protocol"),
+        (["--generated=absent"], "not a folder"),
+    ],
+)
+def test_mistakes_end_the_command_with_one_line(folders, flags, words):
+    code = "import sys; from jvflow.cli.main import main; main()"
+    given = [f"--generated={folders / 'fake'}", f"--real={folders / 'real'}", *flags]
+    done = subprocess.run([sys.executable, "-c", code, "score", *given], capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and len(lines) == 1 and words in lines[0] and "Traceback" not in done.stderr
