@@ -1,8 +1,7 @@
 """The protocol of a distance between sets of videos: every choice in which public code bases differ, as data.
 
 Two values compare only if their protocols are equal. `differences` lists the entries that differ, and `check_equal`
-raises ValueError with that list. `PRESETS` holds the protocols of public code bases, read in their sources, and the
-part that the papers state.
+raises ValueError with that list. `PRESETS` holds the protocols of public code bases, read in their sources.
 """
 
 from collections.abc import Mapping
@@ -134,9 +133,7 @@ PRESETS = {
         ),
         Protocol("magvit", generated_count=10000, real_count=10000),
         Protocol("magvit_via64", via=64),
-        Protocol("biflow", frames=32, window="all", window_stride=16),
-        Protocol("flowframes"),
-        Protocol("flowframes_fid", **_FID, layer="2048"),
+        Protocol("windows_32", frames=32, window="all", window_stride=16),
         Protocol("fid", **_FID, layer="2048"),
         *(Protocol(f"fid_{layer}", **_FID, layer=layer) for layer in ("64", "192", "768")),
     )
@@ -149,9 +146,7 @@ NOTES = {
     "cd_fvd": "songweige/content-debiased-fvd with resolution 256; set via= to the resolution that was asked for",
     "magvit": "google-research/magvit, training library; it repeats the whole four times and averages",
     "magvit_via64": "google-research/magvit, tools/compute_fvd.py",
-    "biflow": "windows of 32 frames at stride 16 over 512 frames; the paper states no resize rule, so the original's",
-    "flowframes": "the paper states neither frames nor counts nor resize: the original's",
-    "flowframes_fid": "the paper's printed FIDs are below what the usual layer gives: also score fid_64 to fid_768",
+    "windows_32": "the original on windows of 32 frames at stride 16, for long streams",
     "fid": "mseitzer/pytorch-fid, on the frames of all videos",
 }
 """A line on each preset: its source and what is not known of it."""
