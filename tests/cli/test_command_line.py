@@ -51,7 +51,7 @@ assert not loaded, loaded
     done = run("-c", code, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(COMMANDS[name]) and f"jvflow.cli.{name}:" in done.stdout
-    assert ("--workdir" in done.stdout) != ("--config" in done.stdout) or name in ("train", "compare")
+    assert ("--workdir" in done.stdout) != ("--config" in done.stdout) or name in ("train", "compare", "report")
     assert "--verbosity" not in done.stdout  # a flag of absl itself
 
 
@@ -64,7 +64,7 @@ def test_a_checkout_runs_the_same_command():
     "name, hint",
     [
         ("trian", "did you mean train?"),
-        ("quickstart", "use one of train, sample, evaluate, encode, compare, export, dryrun, demo"),
+        ("quickstart", "use one of train, sample, evaluate, encode, compare, report, export, dryrun, demo"),
     ],
 )
 def test_an_unknown_command_is_one_line(name, hint):
