@@ -51,7 +51,8 @@ assert not loaded, loaded
     done = run("-c", code, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(COMMANDS[name]) and f"jvflow.cli.{name}:" in done.stdout
-    assert ("--workdir" in done.stdout) != ("--config" in done.stdout) or name in ("train", "compare", "report")
+    neither = ("train", "compare", "report", "score")
+    assert ("--workdir" in done.stdout) != ("--config" in done.stdout) or name in neither
     assert "--verbosity" not in done.stdout  # a flag of absl itself
 
 
