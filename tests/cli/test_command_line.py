@@ -65,7 +65,7 @@ def test_a_checkout_runs_the_same_command():
     "name, hint",
     [
         ("trian", "did you mean train?"),
-        ("quickstart", "use one of train, sample, evaluate, encode, compare, report, export, dryrun, demo"),
+        ("quickstart", "use one of train, sample, evaluate, score, encode, compare, report, export, dryrun, demo"),
     ],
 )
 def test_an_unknown_command_is_one_line(name, hint):
