@@ -114,7 +114,7 @@ def test_the_seed_determines_the_stream_and_ema_differs_from_the_raw_parameters(
         (dict(seed=2**32), "--seed is 4294967296: use a whole number from 0 to 4294967295"),
         (
             dict(sampling={"epsilom": 0.1}),
-            "config.sample has no 'epsilom': use one of atol, context_noise, curve, epsilon",
+            "config.sample has no 'epsilom': use one of atol, context_noise, controller, curve, epsilon",
         ),
         (dict(sampling={"epsilon": "high"}), "config.sample.epsilon is 'high': use a number of 0 or more"),
         (

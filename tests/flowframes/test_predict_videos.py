@@ -1,6 +1,6 @@
 """Tests of `jvflow sample` and `jvflow evaluate` on runs of FlowFrames."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import numpy as np
@@ -10,6 +10,7 @@ from conftest import load_config
 from jvflow.commands import evaluate, sample
 from jvflow.flow.solver import SolveError, Solver
 from jvflow.flowframes.evaluate import pairs
+from jvflow.flowframes.sample import ChunkSampler
 from jvflow.load import load, run_dataset
 from jvflow.method import SampleRequest
 from jvflow.training.loop import train
@@ -75,10 +76,16 @@ def test_mistakes_of_a_sample(trained, tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
+class Failing(ChunkSampler):
+    def solver_for(self, shape, steps=None):
+        return Solver(max_steps=1)  # the first step only reaches t = 0.1
+
+
 def test_a_failed_solve_leaves_no_video(trained, tmp_path):
     run = load(trained())
-    solver = Solver(max_steps=1)  # the first step only reaches t = 0.1
-    run = replace(run, experiment=replace(run.experiment, sampler=replace(run.experiment.sampler, solver=solver)))
+    sampler = run.experiment.sampler
+    failing = Failing(**{field.name: getattr(sampler, field.name) for field in fields(sampler)})
+    run = replace(run, experiment=replace(run.experiment, sampler=failing))
     request = SampleRequest(data=lambda: run_dataset(run), count=2)
     with pytest.raises(
         SolveError, match=r"^chunk 1: .* for 2 of 2 .* max_steps was reached by row 0 at t = 0\.1 after 1 steps"
