@@ -57,6 +57,7 @@ def test_sample_writes_videos_a_sheet_and_a_record(workdir, tmp_path):
     assert video.read_image(tmp_path / "sheet.png").shape[0] > 2 * 96
 
 
+@pytest.mark.integration
 def test_streams_are_split_over_the_devices_and_equal_those_of_one(workdir, monkeypatch):
     """Checks that each of four devices computes only its row, and that one device gives the same rows."""
     run = load(workdir)

@@ -54,6 +54,7 @@ def test_samples_and_figures(objective, trained, tmp_path):
     assert controls["repeat_last"]["motion"] == 0 and abs(controls["repeat_observed"]["motion"] - 1) < 0.3
 
 
+@pytest.mark.integration
 def test_evaluating_at_other_lengths_and_chunks(trained):
     figures = evaluate(trained(), overrides=dict(frames=(4, 8), chunks=2, steps=(2,), starts=1))
     assert {key for key in figures if key != "protocol"} == {"frames_4", "frames_8"}

@@ -104,6 +104,7 @@ def test_remat_gives_the_same_gradient():
     assert 1.2 < flops["full"] / flops["none"] < 1.45
 
 
+@pytest.mark.integration
 def test_the_networks_of_biflows_authors_are_its_field():
     """Checks that two imported networks stream as BI-FLOW's field, and agree with the network named "unet"."""
     config, tensors, io = read_fixture(FIXTURES / "unet_biflow.safetensors")

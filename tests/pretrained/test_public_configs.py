@@ -214,6 +214,7 @@ def test_a_whole_clip_is_read_as_its_text_encoder(tmp_path, named):
     assert_same(np.asarray(network.apply(network.params, io["input_ids"])[0]), io["last_hidden_state"])
 
 
+@pytest.mark.integration
 def test_older_names_of_attention_in_unets(tmp_path):
     """Checks that query, key, value and proj_attn are read, and written on request."""
     config, tensors, io = read_fixture(FIXTURES / "unet_old.safetensors")

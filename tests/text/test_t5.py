@@ -146,6 +146,7 @@ def refuse(*args):
     raise AssertionError("the encoder is called")
 
 
+@pytest.mark.integration
 def test_captions_are_embedded_before_training(model, tmp_path, monkeypatch, caplog):
     config = load_config("vlfm/procedural.py", "debug")
     config.text = dict(name="t5", checkpoint=(str(model), str(TOKENIZER)), length=16, dtype="float32", by_layer=True)

@@ -81,6 +81,7 @@ def test_batches_carry_the_tokens_of_their_clips(tmp_path, encoder):
         assert np.array_equal(tokens, expected[0][0]) and np.array_equal(mask, expected[1][0])
 
 
+@pytest.mark.integration
 def test_a_trained_encoder_gets_gradients_and_a_pretrained_one_is_given(monkeypatch):
     config = load_config("vlfm/procedural.py", "debug")
     experiment = assemble(config)

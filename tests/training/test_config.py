@@ -49,6 +49,7 @@ CASES = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("file, objective, past", CASES)
 def test_a_whole_train_step_fits(file, objective, past):
     """Shapes of a full-size step, without computing anything."""

@@ -347,6 +347,7 @@ def as_trained(config, folder):
     Checkpoints(workdir.checkpoints).save(1, now.replace(params=drawn(now.params), frozen={}), {"next_index": 1})
 
 
+@pytest.mark.integration
 def test_from_a_public_model_and_back(tmp_path):
     """Imports both U-Nets of Bi-flow from folders, adds random LoRA matrices, and exports two models again."""
     plain = read_fixture(FIXTURES / "unet_biflow.safetensors")[0]
