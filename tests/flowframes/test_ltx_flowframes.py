@@ -232,7 +232,7 @@ def with_t5(config, folder):
         num_layers=1,
         relative_attention_max_distance=16,
         relative_attention_num_buckets=8,
-        vocab_size=200,
+        vocab_size=90,
     )
     export_random("t5_encoder", t5, folder / "text_encoder")
     config.text.checkpoint = (str(folder / "text_encoder"), str(FIXTURES / "t5_tokenizer"))
