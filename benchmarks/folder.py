@@ -2,10 +2,10 @@
 
     python -m benchmarks.folder --data=FOLDER --checkpoint=ENCODER.safetensors,DECODER.safetensors --out=out/folder
 
-Trains `configs/biflow/video_folder.py` at 64 x 64 pixels, and at 128 x 128 in latents (`--codecs=taesd`, which needs
-`--checkpoint`), and streams 256 frames. For each codec, writes a `report.html` with the videos of all runs, and
-`benchmarks/results/folder_CODEC.json` (folder_CODEC_known_2.json if only `--known=2` runs). Continues an interrupted
-run. A run takes about half an hour on one CPU core.
+Trains `configs/biflow/video_folder.py` for 12,000 steps at 64 x 64 pixels, and at 128 x 128 in latents
+(`--codecs=taesd`, which needs `--checkpoint`), and streams 256 frames. For each codec, writes a `report.html` with the
+videos of all runs, and `benchmarks/results/folder_CODEC.json` (folder_CODEC_known_2.json if only `--known=2` runs).
+Continues an interrupted run. A run takes about half an hour on one CPU core.
 """
 
 import sys
@@ -39,6 +39,7 @@ def main():
     for kind in CODECS.value:
         out = Path(OUT.value) / kind
         base = dict(pixels=_in_pixels, taesd=_in_latents)[kind](CONFIG.value.copy_and_resolve_references(), out)
+        base.train.steps = 12000
         base.evaluate.frames = 256
         configs = {f"known_{n}": subject.knowing(base, int(n), noise=0.6) for n in KNOWN.value}
         titles = {f"known_{n}": f"BI-FLOW, {n} known" for n in KNOWN.value}
