@@ -212,10 +212,15 @@ def _other_files(folder: Path, chosen: list[Path]) -> list[Path]:
 
 
 def class_of(config: Mapping) -> str | None:
-    """Returns the name of the class in a config.json."""
+    """Returns the name of the class in a config.json, or None.
+
+    Files that other libraries derive from the authors' configs may lack the name; their keys then tell the class.
+    """
     architectures = config.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else None
     name = config.get("_class_name") or first
+    if name is None:
+        name = next((name for name, keys in single.SIGNS.items() if keys <= config.keys()), None)
     return name if isinstance(name, str) else None
 
 

@@ -22,12 +22,18 @@ from jvflow.networks.clip_text import ClipText, ClipTextConfig
 from jvflow.pretrained import LazyParams
 from jvflow.pretrained.clip_text import LAST
 from jvflow.text import TextEncoder, Tokens, warn_truncated
-from jvflow.text.special_tokens import check_end_token, check_vocabulary, read_added_tokens, read_special_tokens
+from jvflow.text.special_tokens import (
+    check_end_token,
+    check_vocabulary,
+    read_added_tokens,
+    read_special_tokens,
+    read_whole_tokens,
+)
 from jvflow.text.tokenizer_files import TOKENIZER, find_file, read_tokenizer
 
 KIND = "clip_text"
 START, END = "<|startoftext|>", "<|endoftext|>"
-PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 """Matches a word, a single digit or a run of signs; byte pairs are merged only inside one match.
 
 Radford et al., arXiv 2103.00020, and the authors' released tokenizer.
@@ -103,7 +109,7 @@ def make_tokenize(
 def _load_tokenizer(folder: str | Path):
     """Returns `caption -> tokens of its pieces`, the number of each token, and the folder on this machine."""
     try:
-        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+        from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
     except ImportError as error:
         raise ValueError("CLIP's tokenizer needs the package tokenizers: pip install 'jvflow[text]'") from error
     files = find_file(folder, ("vocab.json", "merges.txt"), (TOKENIZER,))
@@ -125,8 +131,12 @@ def _load_tokenizer(folder: str | Path):
     vocabulary = tokenizer.get_vocab()
     if START not in vocabulary or END not in vocabulary:
         raise ValueError(f"the vocabulary in {folder} lacks {START} or {END}: it is not CLIP's")
-    tokenizer.add_special_tokens([START, END])  # so that a caption that contains them gets one token each
-    for token, number in read_added_tokens(files[0].parent).items():
+    local = files[0].parent
+    whole = {START: {}, END: {}} | read_whole_tokens(local)  # a caption that contains them gets one token each
+    tokenizer.add_special_tokens(
+        [AddedToken(token, **options) for token, options in whole.items() if token in vocabulary]
+    )
+    for token, number in read_added_tokens(local).items():
         if token not in vocabulary:
             tokenizer.add_tokens([token])
             if tokenizer.token_to_id(token) != number:
@@ -135,4 +145,4 @@ def _load_tokenizer(folder: str | Path):
                     "its files come from different tokenizers"
                 )
     encode = lambda caption: tokenizer.encode(caption, add_special_tokens=False).ids
-    return encode, tokenizer.get_vocab(), files[0].parent
+    return encode, tokenizer.get_vocab(), local

@@ -1,11 +1,14 @@
 """Special tokens in a tokenizer's folder, and checks that a tokenizer belongs to its model."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jvflow.pretrained.readers import read_json
 
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+ROLES = [f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
+"""Roles of special tokens, in the order of transformers."""
 
 
 def read_special_tokens(folder: str | Path) -> dict[str, str]:
@@ -13,10 +16,44 @@ def read_special_tokens(folder: str | Path) -> dict[str, str]:
 
     As in transformers, special_tokens_map.json goes first, unless tokenizer_config.json lists all added tokens itself.
     """
+    return {role: text for role, token in _read_roles(folder).items() if (text := _content(token))}
+
+
+def read_whole_tokens(folder: str | Path) -> dict[str, dict[str, bool]]:
+    """Returns the special and added tokens, which a tokenizer finds in a caption before it splits words.
+
+    Returns:
+      For each token the options of `tokenizers.AddedToken` that say how it is matched. A token with several roles has
+      the options of the last one, as in transformers; a role without options takes those of the added tokens.
+    """
+    added = _read(Path(folder) / CONFIG).get("added_tokens_decoder")
+    tokens = [*read_added_tokens(folder), *(added.values() if isinstance(added, Mapping) else [])]
+    described = {_content(token): token for token in tokens}
+    roles = _read_roles(folder)
+    tokens += [described.get(_content(roles[role]), roles[role]) for role in ROLES if role in roles]
+    return {text: _options(token) for token in tokens if (text := _content(token))}
+
+
+def encode_between(whole: Mapping[str, int], encode: Callable[[str], Sequence[int]]) -> Callable[[str], list[int]]:
+    """Returns `caption -> tokens`, with one token for each text in `whole`, and `encode` for the text between them."""
+    texts = sorted(whole, key=len, reverse=True)
+    pattern = re.compile(f"({'|'.join(map(re.escape, texts))})")
+
+    def encode_caption(caption: str) -> list[int]:
+        tokens = []
+        for i, part in enumerate(pattern.split(caption)):
+            tokens += [whole[part]] if i % 2 else encode(part)
+        return tokens
+
+    return encode_caption
+
+
+def _read_roles(folder: str | Path) -> dict:
+    """Returns the special tokens by their role, as texts or as objects."""
     config, special = _read(Path(folder) / CONFIG), _read(Path(folder) / SPECIAL)
     if "added_tokens_decoder" not in config:
         config = config | special
-    return {role: text for role in config if role.endswith("_token") and (text := _content(config[role]))}
+    return {role: token for role, token in config.items() if role.endswith("_token")}
 
 
 def read_added_tokens(folder: str | Path) -> dict[str, int]:
@@ -64,6 +101,12 @@ def _read(file: Path) -> dict:
     if not file.is_file():
         return {}
     return read_json(file)
+
+
+def _options(token) -> dict[str, bool]:
+    """Returns how a token is matched; a token that is only a text is matched as it stands."""
+    given = token if isinstance(token, Mapping) else {}
+    return {name: given.get(name) is True for name in ("lstrip", "rstrip", "normalized", "single_word")}
 
 
 def _content(token) -> str:

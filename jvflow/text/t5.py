@@ -22,7 +22,14 @@ from jvflow.networks.t5 import T5, Block, T5Config
 from jvflow.pretrained import LazyParams
 from jvflow.pretrained.checks import check_copies, check_values
 from jvflow.text import TextEncoder, Tokens, warn_truncated
-from jvflow.text.special_tokens import check_end_token, check_vocabulary, read_special_tokens
+from jvflow.text.special_tokens import (
+    check_end_token,
+    check_vocabulary,
+    encode_between,
+    read_added_tokens,
+    read_special_tokens,
+    read_whole_tokens,
+)
 from jvflow.text.tokenizer_files import TOKENIZER, find_file, read_tokenizer
 
 KIND = "t5_encoder"
@@ -148,13 +155,15 @@ def make_tokenize(
 
     def tokenize(captions: Sequence[str]) -> Tokens:
         tokens = np.full((len(captions), length), PADDING, np.int32)
-        for row, caption in zip(tokens, captions):
+        mask = np.zeros((len(captions), length), bool)
+        for row, row_mask, caption in zip(tokens, mask, captions):
             found = encode(caption)
             if len(found) > length - 1:
                 warn_truncated(length, "tokens")
                 found = found[: length - 1]
             row[: len(found) + 1] = [*found, END]
-        return tokens, tokens != PADDING
+            row_mask[: len(found) + 1] = True
+        return tokens, mask
 
     return tokenize
 
@@ -168,6 +177,8 @@ def _load_tokenizer(folder: str | Path) -> tuple[Callable[[str], list[int]], int
     if file.name == TOKENIZER:
         tokenizer = read_tokenizer(file)
         ends = tokenizer.token_to_id("<pad>"), tokenizer.token_to_id("</s>")
+        whole = [token for token in read_whole_tokens(file.parent) if tokenizer.token_to_id(token) is not None]
+        tokenizer.add_special_tokens(whole)
         encode = lambda caption: tokenizer.encode(caption, add_special_tokens=False).ids
         largest, pad = max(tokenizer.get_vocab().values()), "<pad>"
     else:
@@ -179,7 +190,11 @@ def _load_tokenizer(folder: str | Path) -> tuple[Callable[[str], list[int]], int
             pieces = SentencePieceProcessor(model_file=str(file))
         except (RuntimeError, OSError) as error:
             raise ValueError(f"{file} is no model of sentencepiece: {error}") from error
-        ends, encode = (pieces.pad_id(), pieces.eos_id()), pieces.encode
+        ends, added = (pieces.pad_id(), pieces.eos_id()), read_added_tokens(file.parent)
+        whole = ["<pad>", "</s>", "<unk>", *read_whole_tokens(file.parent)]
+        numbers = added | {token: pieces.piece_to_id(token) for token in whole if token not in added}
+        known = {token: n for token, n in numbers.items() if token in added or pieces.id_to_piece(n) == token}
+        encode = encode_between(known, pieces.encode)
         largest, pad = pieces.get_piece_size() - 1, pieces.id_to_piece(PADDING) if ends[0] == PADDING else ""
     if ends != (PADDING, END):
         raise ValueError(

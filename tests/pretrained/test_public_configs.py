@@ -4,6 +4,7 @@ import json
 import logging
 import re
 
+import author_names
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 
 from jvflow import pretrained
 from jvflow.pretrained import kinds, t5_encoder
+from jvflow.pretrained.single import ltx
 
 SIZES = {
     "clip_text": dict(hidden_size=8, num_attention_heads=2, intermediate_size=8, num_hidden_layers=1, vocab_size=20),
@@ -120,6 +122,38 @@ def test_a_config_that_describes_nothing(tmp_path, content):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="config.json (is damaged: it holds|describes .*: use one of DiTTrans)"):
         pretrained.open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, config",
+    [
+        ("WanModel", dict(model_type="t2v", dim=24, ffn_dim=8, freq_dim=8, text_len=512, num_heads=2, num_layers=1)),
+        (
+            "Transformer3DModel",
+            dict(
+                num_attention_heads=2,
+                attention_head_dim=4,
+                cross_attention_dim=8,
+                caption_channels=8,
+                norm_eps=1e-6,
+                norm_elementwise_affine=False,
+                activation_fn="gelu-approximate",
+                attention_bias=True,
+                in_channels=2,
+                out_channels=2,
+            )
+            | {key: ltx.TRANSFORMER_EXPECTED[key] for key in ltx.TRANSFORMER_DEFAULTS},
+        ),
+        ("CausalVideoAutoencoder", author_names.VAE_METADATA | author_names.VAE_BLOCKS["0.9.0"]),
+    ],
+)
+def test_a_config_of_the_authors_without_its_class(tmp_path, name, config):
+    """Finds the class by the keys, as in configs that other libraries derived, and reads the same model."""
+    found, config = {}, {key: value for key, value in config.items() if key != "_class_name"}
+    for folder, given in (("named", dict(config, _class_name=name)), ("bare", dict(config, ckpt_path=""))):
+        write(tmp_path / folder, given, {"a": np.zeros(3, np.float32)})
+        found[folder] = pretrained.open_folder(tmp_path / folder)[:2]
+    assert found["bare"] == found["named"] and found["bare"][0] in pretrained.KINDS
 
 
 # --- spellings and variants -----------------------------------------------------------------------

@@ -88,6 +88,37 @@ def test_added_tokens_are_single_tokens_with_their_number(tmp_path):
         clip_text.make_tokenize(folder, 12)
 
 
+# --- special tokens in a caption ------------------------------------------------------------------
+
+
+def test_a_padding_token_of_clip_is_whole_in_a_caption(tmp_path):
+    """The sign "!" is a special token where it pads, so it does not become the piece "!</w>" of a word."""
+    vocabulary = json.loads((CLIP / "vocab.json").read_text())
+    folder = copy(CLIP, tmp_path / "second", tokenizer_config=dict(pad_token="!"))
+    for source, expected in ((CLIP, vocabulary["!</w>"]), (folder, vocabulary["!"])):
+        assert clip_text.make_tokenize(source, 12)(["a cat! sits"])[0][0].tolist().count(expected) >= 1
+    assert vocabulary["!</w>"] not in clip_text.make_tokenize(folder, 12)(["a cat! sits"])[0]
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_an_end_token_in_capitals(tmp_path, normalized):
+    """Matches a token after lower-casing only where its entry says so."""
+    token = dict(content=clip_text.END, normalized=normalized)
+    folder = copy(CLIP, tmp_path / "clip", tokenizer_config=dict(eos_token=token))
+    (_, _, second, *_), (_, _, _, end, *_) = clip_text.make_tokenize(folder, 30)(["a <|EndOfText|> b", "a b"])[0]
+    assert bool(second == end) is normalized
+
+
+def test_special_tokens_in_a_caption_of_t5(tmp_path):
+    """Gives each special token its number, and the text between them the tokens of captions of their own."""
+    tokenize = t5.make_tokenize(T5, 16)
+    tokens, mask = tokenize(["a </s> b<pad>c <unk>", "a", "b", "c"])
+    a, b, c = (row[row_mask][:-1].tolist() for row, row_mask in zip(tokens[1:], mask[1:]))
+    assert tokens[0][mask[0]].tolist() == [*a, t5.END, *b, t5.PADDING, *c, 2, t5.END]
+    added = copy(T5, tmp_path / "added", added_tokens={"<extra_id_0>": 199})
+    assert t5.make_tokenize(added, 16)(["a<extra_id_0>b"])[0][0].tolist()[: len(a + b) + 2] == [*a, 199, *b, t5.END]
+
+
 # --- models ---------------------------------------------------------------------------------------
 
 

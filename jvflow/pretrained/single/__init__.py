@@ -20,6 +20,12 @@ CONFIGS = {
     "CausalVideoAutoencoder": ("ltx_vae", ltx.read_autoencoder_config),
 }
 """The kind, and the function that translates a config.json of the authors, by its class."""
+SIGNS = {
+    "WanModel": {"dim", "ffn_dim", "freq_dim", "text_len", "num_heads", "num_layers"},
+    "Transformer3DModel": {"timestep_scale_multiplier", "positional_embedding_max_pos", "caption_channels"},
+    "CausalVideoAutoencoder": {"latent_channels", "latent_log_var", "norm_layer", "patch_size"},
+}
+"""Keys by which a config.json of the authors is known that lacks its class."""
 WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Parts of names that PyTorch's tools for compiling and sharding add."""
 
