@@ -1,32 +1,19 @@
-"""Reads a pickle of nested dicts of NumPy arrays, without running code.
+"""Reads a pickle of nested dicts of NumPy arrays, without running code (`pickles`).
 
-Some packages carry their parameters as such a file. Python's own reader imports and calls what a pickle names. This
-reader has no instruction that imports or calls: three names are known, which NumPy's arrays need, and every other
-instruction or name raises ValueError.
+Some packages carry their parameters as such a file.
 """
 
-import pickletools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
-NDARRAY, DTYPE = "numpy ndarray", "numpy dtype"
+from jvflow.pretrained.pickles import Global, Pairs, Refused, Vocabulary, describe, flatten
+
+RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+NDARRAY, DTYPE = "numpy.ndarray", "numpy.dtype"
 KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 """The dtypes that an array may have."""
-MAX_INSTRUCTIONS, MAX_DEPTH = 10**5, 16
-NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1")
-TEXTS = ("BINUNICODE", "SHORT_BINUNICODE")
-BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
-VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-MARK = object()
-
-
-class _Name(str):
-    """A name that the pickle would import."""
 
 
 class _Array:
@@ -49,108 +36,61 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
       ValueError: if the file is damaged, or holds anything but dicts with names and arrays of numbers.
     """
     try:
-        return dict(_flatten("", _describe(Path(path).read_bytes()), 0))
-    except (ValueError, IndexError, TypeError, KeyError, AttributeError) as error:
+        content = describe(Path(path).read_bytes(), Vocabulary("arrays", _KNOWN, _begin, _fill, _stored))
+        _check_content(content)
+        arrays = {name: array.value for name, array in flatten(content, _Array)}
+        if any(value is None for value in arrays.values()):
+            raise ValueError("holds an array without content")
+    except (Refused, ValueError, IndexError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is no pickle of NumPy arrays alone ({error}): install its package again") from error
+    return arrays
 
 
-def _describe(data: bytes) -> Any:
-    """Returns what a pickle describes: dicts, `_Array`s and plain values."""
-    stack, memo = [], {}
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-        name = opcode.name
-        if count > MAX_INSTRUCTIONS:
-            raise ValueError(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
-        if name in ("PROTO", "FRAME"):
+_KNOWN = (*RECONSTRUCT, NDARRAY, DTYPE)
+
+
+def _check_content(content: Any) -> None:
+    """Raises ValueError if something is neither an array nor a dict with names; visits each object once."""
+    waiting, seen = [content], set()
+    if type(content) is not Pairs:
+        raise ValueError("holds no dict of arrays")
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
             continue
-        if name == "STOP":
-            return stack.pop()
-        if name in VALUES:
-            stack.append(VALUES[name])
-        elif name in NUMBERS + TEXTS + BYTES:
-            stack.append(argument)
-        elif name == "MARK":
-            stack.append(MARK)
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name in TUPLES:
-            stack.append(tuple(stack.pop() for _ in range(TUPLES[name]))[::-1])
-        elif name == "TUPLE":
-            stack.append(tuple(_pop_mark(stack)))
-        elif name in ("SETITEM", "SETITEMS"):
-            items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else _pop_mark(stack)
-            _set_items(stack[-1], items)
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name == "GLOBAL":
-            stack.append(_known(argument))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_known(f"{module} {attribute}"))
-        elif name == "REDUCE":
-            arguments, called = stack.pop(), stack.pop()
-            stack.append(_begin(called, arguments))
-        elif name == "BUILD":
-            state = stack.pop()
-            _fill(stack[-1], state)
-        else:
-            raise ValueError(f"it has the instruction {name}, which arrays do not need")
-    raise ValueError("it has no end")
+        seen.add(id(value))
+        if type(value) is Pairs and all(type(key) is str for key, _ in value):
+            waiting += [item for _, item in value]
+        elif type(value) is not _Array:
+            raise ValueError("holds something that is neither an array nor a dict of arrays")
 
 
-def _pop_mark(stack: list) -> list:
-    """Returns the values since the last mark, and removes them and the mark."""
-    items = []
-    while (value := stack.pop()) is not MARK:
-        items.append(value)
-    return items[::-1]
-
-
-def _set_items(target: Any, items: list) -> None:
-    if type(target) is not dict or len(items) % 2 or any(type(key) is not str for key in items[::2]):
-        raise ValueError("it changes something that is no dict with names")
-    target.update(zip(items[::2], items[1::2]))
-
-
-def _known(name: str) -> _Name:
-    if name not in (*RECONSTRUCT, NDARRAY, DTYPE):
-        raise ValueError(f"it names {name[:100]!r}, which is no part of an array and could run code")
-    return _Name(name)
-
-
-def _begin(called: Any, arguments: Any) -> _Array | _Dtype:
+def _begin(called: str, arguments: tuple) -> _Array | _Dtype:
     """Returns the array or dtype that a call begins; nothing is called."""
-    if type(called) is _Name and called in RECONSTRUCT and arguments[0] == NDARRAY and type(arguments[0]) is _Name:
+    if called in RECONSTRUCT and arguments[0] == Global(NDARRAY):
         return _Array()
-    if type(called) is _Name and called == DTYPE and arguments[0] in KINDS:
+    if called == DTYPE and arguments[0] in KINDS:
         return _Dtype(arguments[0])
-    raise ValueError("it calls something that is no part of an array of numbers")
+    raise ValueError("calls something that is no part of an array of numbers")
 
 
 def _fill(target: Any, state: Any) -> None:
     """Reads the state of a dtype (version, byte order, ...), or of an array (version, shape, dtype, order, bytes)."""
     if type(target) is _Dtype:
         if state[1] not in ("<", "|") or any(entry is not None for entry in state[2:5]):
-            raise ValueError("it has a dtype that is no little-endian number")
+            raise ValueError("has a dtype that is no little-endian number")
         target.little = True
         return
     if type(target) is not _Array:
-        raise ValueError("it changes something that is no array")
+        raise ValueError("changes something that is no array")
     _, shape, dtype, fortran, content = state
     if type(dtype) is not _Dtype or not dtype.little or fortran is not False or type(content) is not bytes:
-        raise ValueError("it has an array of another kind than numbers in C order")
+        raise ValueError("has an array of another kind than numbers in C order")
     if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape):
-        raise ValueError("it has an array without a shape")
+        raise ValueError("has an array without a shape")
     target.value = np.frombuffer(content, np.dtype(dtype.kind).newbyteorder("<")).reshape(shape)
 
 
-def _flatten(name: str, value: Any, depth: int) -> Iterator[tuple[str, np.ndarray]]:
-    if type(value) is _Array and value.value is not None and name:
-        yield name, value.value
-    elif type(value) is dict and depth < MAX_DEPTH:
-        for key, item in value.items():
-            yield from _flatten(f"{name}.{key}" if name else key, item, depth + 1)
-    else:
-        raise ValueError(f"{name or 'its content'} is neither an array nor a dict of arrays")
+def _stored(identity: Any) -> Any:
+    del identity
+    raise Refused("refers to something outside of the pickle")

@@ -1,8 +1,8 @@
 """Files that PyTorch saved (.pt, .pth, .bin, .ckpt): reads their tensors without PyTorch and without running code.
 
-Such a file is a zip archive. Its entry data.pkl is a pickle that describes the tensors (`jvflow.pretrained.pickles`);
-each storage is an uncompressed entry of raw bytes. Every tensor is checked against the bytes of its storage, and is
-memory-mapped when it is used.
+Such a file is a zip archive. Its entry data.pkl is a pickle that describes the tensors
+(`jvflow.pretrained.torch_pickle`); each storage is an uncompressed entry of raw bytes. Every tensor is checked against
+the bytes of its storage, and is memory-mapped when it is used.
 """
 
 import struct
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jvflow.pretrained.pickles import Refused, Tensor, tensors_of
+from jvflow.pretrained.pickles import Refused
+from jvflow.pretrained.torch_pickle import Tensor, tensors_of
 
 MAX_PICKLE, MAX_LIST = 2**25, 2**24
 """Bounds on the bytes of the pickle, and on the bytes in which an archive lists its entries."""

@@ -3,6 +3,7 @@
 import pickle
 import sys
 
+import hostile_files
 import numpy as np
 import pytest
 from feature_networks import needs
@@ -131,3 +132,11 @@ def test_a_pickle_of_arrays_is_read_and_any_other_is_refused(tmp_path, capsys, p
         with pytest.raises(ValueError, match="arrays alone"):
             read_arrays(file)
     assert "this ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", hostile_files.pickles())
+def test_a_pickle_that_stands_for_many_values_is_refused_soon(tmp_path, name):
+    file = tmp_path / "hostile.pickle"
+    file.write_bytes(hostile_files.pickles()[name])
+    with pytest.raises(ValueError, match="is no pickle of NumPy arrays alone"):
+        read_arrays(file)
