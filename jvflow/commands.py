@@ -46,7 +46,8 @@ def sample(
     Args:
       workdir, step, ema, sampling, dtype: see `jvflow.load.load`.
       out: a folder.
-      count, length, seed, first_frame, captions, fps, extrapolate, observed: see `SampleRequest`.
+      captions: each gets `count` videos, or one if it is None.
+      count, length, seed, first_frame, fps, extrapolate, observed: see `SampleRequest`.
 
     Returns:
       The content of `samples.json`.
@@ -63,7 +64,7 @@ def sample(
             length=length,
             seed=seed,
             first_frame=first_frame,
-            captions=tuple(captions),
+            captions=tuple(caption for caption in captions for _ in range(count or 1)),
             fps=fps,
             extrapolate=extrapolate,
             observed=observed,

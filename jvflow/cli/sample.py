@@ -28,8 +28,8 @@ OBSERVED = flags.DEFINE_integer(
 COUNT = flags.DEFINE_integer(
     "count",
     None,
-    "Number of videos; default: 4, or fewer if there are fewer held-out clips to start from. Ignored with --caption, "
-    "which makes one video for each caption.",
+    "Number of videos; default: 4, or fewer if there are fewer held-out clips to start from. With --caption: number of "
+    "videos of each caption; default: 1.",
 )
 SEED = flags.DEFINE_integer("seed", 0, "Random seed of the noise.")
 STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")

@@ -138,6 +138,13 @@ def test_sample_writes_a_clip_for_each_caption(workdir, data, tmp_path):
     assert [s["caption"] for s in of_training["samples"]] == pipeline.captions(data, "train", count=3)
 
 
+def test_count_makes_several_videos_of_each_caption(workdir, tmp_path):
+    record = commands.sample(workdir, tmp_path, captions=["a disc", "a square"], count=2)
+    assert [s["caption"] for s in record["samples"]] == ["a disc", "a disc", "a square", "a square"]
+    first, second = ([frame for _, frame in video.frames(tmp_path / s["file"])] for s in record["samples"][:2])
+    assert np.abs(np.float32(first) - np.float32(second)).max() > 0
+
+
 def test_a_first_frame_and_times_after_the_clip_are_refused(workdir, tmp_path):
     with pytest.raises(ValueError, match="starts from noise and takes no first frame"):
         commands.sample(workdir, tmp_path, first_frame="first.png")
