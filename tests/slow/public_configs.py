@@ -200,13 +200,13 @@ def compare_index(config: dict, file: Path) -> list[str]:
         try:
             sources.open_source(folder)
         except ValueError as error:
-            said = str(error)
+            message = str(error)
         else:
             return [f"a pipeline is read as one model, {config['_class_name']}"]
         expected = ", ".join(f"{Path(folder) / part} ({kind})" for part, kind in sorted(readable.items()))
-    if said.endswith(f"give one of its models, {expected or 'none of which is known'}"):
+    if message.endswith(f"give one of its models, {expected or 'none of which is known'}"):
         raise ValueError("a whole pipeline: the message lists the models in it")
-    return [f"the message does not list {sorted(readable)}: {said}"]
+    return [f"the message does not list {sorted(readable)}: {message}"]
 
 
 # --- tokenizers -----------------------------------------------------------------------------------
