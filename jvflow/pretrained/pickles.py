@@ -36,7 +36,7 @@ CONTAINERS = (Pairs, list, tuple)
 
 
 class Vocabulary(NamedTuple):
-    """What the pickles of one kind may say.
+    """Names and calls that the pickles of one kind may hold.
 
     Attributes:
       kind: what they hold, for messages: "tensors" or "arrays".
