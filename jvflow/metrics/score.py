@@ -4,13 +4,11 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import jax
 import numpy as np
 
-from jvflow.metrics import distances
+from jvflow.metrics import distances, record
 from jvflow.metrics.clips import FolderClips
 from jvflow.metrics.extractor import Extractor
 from jvflow.metrics.protocol import NOTES, Protocol, preset
@@ -33,7 +31,8 @@ class Score:
       warnings: sentences for the reader.
       protocol: every entry of the protocol.
       extractor: the network, the checksum of its parameters, their file.
-      counts: clips and videos of both sets. seeds, versions, seconds: of this computation.
+      counts: clips and videos of both sets. seeds, seconds: of this computation.
+      revision, versions: see `jvflow.metrics.record`.
       inputs: what was read of each folder.
     """
 
@@ -48,6 +47,7 @@ class Score:
     extractor: dict
     counts: dict
     seeds: dict
+    revision: str
     versions: dict
     seconds: dict
     inputs: dict
@@ -168,20 +168,11 @@ def score_sums(
         extractor=dict(name=network.name, sha256=network.sha256, file=network.source, layer=protocol.layer),
         counts=counts,
         seeds=dict(bootstrap=seed, windows=protocol.seed),
-        versions=_versions() | dict(device=jax.devices()[0].device_kind, devices=jax.local_device_count()),
+        revision=record.revision(),
+        versions=record.versions(),
         seconds=seconds,
         inputs=inputs or {},
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("jvflow", "jax", "flax", "numpy", "scipy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # a checkout that is not installed
-            found[name] = "not installed"
-    return found
 
 
 def _warnings(counts: dict, width: int, protocol: Protocol) -> tuple[list[str], bool]:

@@ -113,7 +113,7 @@ def test_a_record_holds_everything(folders, small):
     assert record["protocol"]["window"] == "all" and record["protocol"]["name"] == "original (changed)"
     assert record["counts"] == dict(generated=dict(clips=10, videos=6), real=dict(clips=4, videos=4))
     assert not record["reliable"] and "do not determine a covariance" in " ".join(record["warnings"])
-    assert {"jvflow", "jax", "device"} <= record["versions"].keys()
+    assert {"jvflow", "jax", "device"} <= record["versions"].keys() and record["revision"]
     text = command.report(found)
     assert "broken: broken.mp4" in text and "short: short" in text and "size wide (96 x 40)" in text
 
