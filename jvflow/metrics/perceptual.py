@@ -23,6 +23,11 @@ def _loaded(net: str, file: str | None):
     }
 
 
+def lpips_network(net: str, weights: str | None = None) -> weights_of.Loaded:
+    """Returns the network of `lpips` with its parameters; raises ValueError if there are none."""
+    return _loaded(net, weights)[0]
+
+
 def lpips(
     x: Num[Array | np.ndarray, "..."],
     y: Num[Array | np.ndarray, "..."],
