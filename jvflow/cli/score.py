@@ -77,6 +77,9 @@ def report(score) -> str:
         lines.append(
             f"at infinitely many clips {score.infinity['value']:.4f} +- {score.infinity['standard_error']:.4f}"
         )
+    if score.flickering:
+        values = ", ".join(f"{name} {value:.4f}" for name, value in score.flickering.items())
+        lines.append(f"temporal flickering {values}")
     for name, counts in score.counts.items():
         lines.append(f"{name}: {counts['clips']} clips of {counts['videos']} videos")
         read = score.inputs[name]

@@ -11,8 +11,9 @@ import numpy as np
 from jvflow.metrics import distances, record
 from jvflow.metrics.clips import FolderClips
 from jvflow.metrics.extractor import Extractor
+from jvflow.metrics.perceptual import temporal_flickering
 from jvflow.metrics.protocol import NOTES, Protocol, preset
-from jvflow.metrics.sums import FeatureSums
+from jvflow.metrics.sums import FeatureSums, moments_of
 
 LOG = logging.getLogger(__name__)
 EVERY = 10.0
@@ -27,6 +28,7 @@ class Score:
       metric: "fvd" or "fid"; value: the distance.
       interval: see `jvflow.metrics.distances.bootstrap`.
       kernel_distance: (2) of that file, on the same features. infinity: (3), or None with few clips.
+      flickering: for each set of clips the mean of `temporal_flickering`: 1 for frozen video; {} for frames.
       reliable: False if a warning says that the number of samples makes the value meaningless on its own.
       warnings: sentences for the reader.
       protocol: every entry of the protocol.
@@ -41,6 +43,7 @@ class Score:
     interval: dict
     kernel_distance: float
     infinity: dict | None
+    flickering: dict
     reliable: bool
     warnings: list[str]
     protocol: dict
@@ -78,10 +81,11 @@ def score_folders(
         "real": FolderClips(real, protocol, protocol.real_count, fps=fps),
         "generated": FolderClips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
     }
-    extractor, sums, seconds = Extractor(protocol, weights, batch), {}, {}
+    extractor, sums, flickering, seconds = Extractor(protocol, weights, batch), {}, {}, {}
     for name, clips in sets.items():
         begin = time.monotonic()
-        sums[name] = _run(extractor, clips, f"{name} {clips.folder}")
+        flickering[name] = Flickering()
+        sums[name] = _run(extractor, flickering[name].watch(clips), f"{name} {clips.folder}")
         seconds[name] = round(time.monotonic() - begin, 2)
         report = clips.report
         if sums[name].moments.count < 2:
@@ -91,7 +95,8 @@ def score_folders(
                 f"(of {len(clips.videos)}); use longer videos or fewer frames (--set=frames={protocol.frames // 2})"
             )
     inputs = {name: asdict(clips.report) for name, clips in sets.items()}
-    return score_sums(sums["generated"], sums["real"], extractor, inputs=inputs, seconds=seconds, seed=seed)
+    options = dict(flickering=flickering, inputs=inputs, seconds=seconds, seed=seed)
+    return score_sums(sums["generated"], sums["real"], extractor, **options)
 
 
 def fvd(real, generated, protocol: str | Protocol = "original", weights=None, *, batch: int = 8) -> Score:
@@ -105,11 +110,12 @@ def fvd(real, generated, protocol: str | Protocol = "original", weights=None, *,
     protocol = preset(protocol) if isinstance(protocol, str) else protocol
     if protocol.metric != "fvd":
         raise ValueError(f"protocol {protocol.name} is of {protocol.metric}: use one of fvd, or score_folders")
-    extractor, sums, frames = Extractor(protocol, weights, batch), {}, set()
+    extractor, sums, flickering, frames = Extractor(protocol, weights, batch), {}, {}, set()
     for name, clips in dict(real=real, generated=generated).items():
-        sums[name] = _run(extractor, _checked(clips, name, frames), name)
+        flickering[name] = Flickering()
+        sums[name] = _run(extractor, flickering[name].watch(_checked(clips, name, frames)), name)
     extractor.protocol = replace(protocol, frames=next(iter(frames), protocol.frames))
-    return score_sums(sums["generated"], sums["real"], extractor)
+    return score_sums(sums["generated"], sums["real"], extractor, flickering=flickering)
 
 
 def _checked(clips: Iterable, name: str, frames: set[int]) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -121,6 +127,24 @@ def _checked(clips: Iterable, name: str, frames: set[int]) -> Iterator[tuple[int
         if len(frames) > 1:
             raise ValueError(f"clips have {' and '.join(map(str, sorted(frames)))} frames: cut them to one length")
         yield number, number, clip
+
+
+class Flickering:
+    """The mean of the temporal flickering of clips, as they are on disk.
+
+    Attributes:
+      moments: of all clips that passed `watch`; clips of one frame have no flickering.
+    """
+
+    def __init__(self):
+        self.moments = moments_of(np.zeros((0, 1)))
+
+    def watch(self, clips: Iterable[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yields the clips as they are."""
+        for place, number, clip in clips:
+            if len(clip) > 1:
+                self.moments = self.moments.merge(moments_of(np.array([[temporal_flickering(clip)]])))
+            yield place, number, clip
 
 
 def _run(extractor: Extractor, clips: Iterable, what: str) -> FeatureSums:
@@ -139,6 +163,7 @@ def score_sums(
     real: FeatureSums,
     extractor: Extractor,
     *,
+    flickering: dict[str, Flickering] | None = None,
     inputs: dict | None = None,
     seconds: dict | None = None,
     seed: int = 0,
@@ -162,6 +187,9 @@ def score_sums(
         interval=interval,
         kernel_distance=distances.kernel_distance(generated.rows, real.rows),
         infinity=distances.extrapolate(generated, real, distance, seed=seed),
+        flickering={
+            name: float(each.moments.mean[0]) for name, each in (flickering or {}).items() if each.moments.count
+        },
         reliable=reliable,
         warnings=warnings,
         protocol=asdict(protocol),

@@ -13,6 +13,7 @@ from jvflow.cli import score as command
 from jvflow.metrics import extractor as extractors
 from jvflow.metrics import score as scores
 from jvflow.metrics.clips import FolderClips
+from jvflow.metrics.perceptual import temporal_flickering
 from jvflow.metrics.protocol import preset
 from jvflow.metrics.sums import FeatureSums
 
@@ -114,7 +115,12 @@ def test_a_record_holds_everything(folders, small):
     assert record["counts"] == dict(generated=dict(clips=10, videos=6), real=dict(clips=4, videos=4))
     assert not record["reliable"] and "do not determine a covariance" in " ".join(record["warnings"])
     assert {"jvflow", "jax", "device"} <= record["versions"].keys() and record["revision"]
+    # frames of write_video differ by 5 modulo 256
+    real = np.concatenate([clip for *_, clip in FolderClips(folders / "real", preset("original"), 0)]).astype(float)
+    change = np.abs(np.diff(real.reshape(4, 16, -1), axis=1)).mean() / 255
+    assert record["flickering"]["real"] == pytest.approx(1 - change) and record["flickering"]["generated"] < 1
     text = command.report(found)
+    assert f"generated {record['flickering']['generated']:.4f}" in text
     assert "broken: broken.mp4" in text and "short: short" in text and "size wide (96 x 40)" in text
 
 
@@ -133,6 +139,7 @@ def test_fvd_of_arrays(small):
     found = scores.fvd(real, fake)
     assert found.value == pytest.approx(scores.fvd(iter(real), list(fake), preset("original")).value)
     assert found.protocol["frames"] == 9
+    assert found.flickering["real"] == pytest.approx(np.mean([temporal_flickering(clip) for clip in real]))
     for bad, words in (
         ((real / 255, fake), "give uint8"),
         ((real[:, :, 0], fake), "give uint8"),
@@ -142,6 +149,12 @@ def test_fvd_of_arrays(small):
     ):
         with pytest.raises(ValueError, match=words):
             scores.fvd(*bad)
+
+
+def test_frames_have_no_flickering(folders, small):
+    small_fid = preset("fid", dict(size=32))
+    found = scores.score_folders(folders / "fake", folders / "real", small_fid)
+    assert found.flickering == {} and "flickering" not in command.report(found)
 
 
 def test_memory_does_not_grow_with_the_number_of_clips():
