@@ -29,6 +29,9 @@ WEIGHTS = flags.DEFINE_string(
 BATCH = flags.DEFINE_integer("batch", 8, "Clips, or frames of pairs, that are computed at a time.", lower_bound=1)
 FPS = flags.DEFINE_float("fps", None, "Resamples all videos to this frame rate; default: their own frames.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.", lower_bound=0)
+CONTROLS = flags.DEFINE_boolean(
+    "controls", False, "Also scores frozen, blurred and reversed real videos, to see whether the distance has power."
+)
 
 
 def main():
@@ -44,10 +47,15 @@ def main():
     protocol = pair_protocol(changes) if pairs else preset(PROTOCOL.value, changes)
     if FPS.value is not None and not 0 < FPS.value < 1e4:
         raise ValueError(f"--fps={FPS.value}: use frames per second above 0, such as 8")
+    if pairs and CONTROLS.value:
+        raise ValueError("--controls tests a distance between sets of videos: leave it out with --protocol=pairs")
     folders = [local_path(flag.value, f"--{flag.name}") for flag in (GENERATED, REAL)]
     with processes.one_writer(OUT.value, "--out", whole=True) if OUT.value else nullcontext() as out:
         options = dict(weights=WEIGHTS.value, batch=BATCH.value, fps=FPS.value, seed=SEED.value)
-        score = (score_pairs if pairs else score_folders)(*folders, protocol, **options)
+        if pairs:
+            score = score_pairs(*folders, protocol, **options)
+        else:
+            score = score_folders(*folders, protocol, **options, controls=CONTROLS.value)
         if out:
             write_text(out, json.dumps(score.as_json(), indent=1) + "\n")
     print(report_pairs(score) if pairs else report(score))
@@ -57,8 +65,7 @@ def report_pairs(score) -> str:
     """Returns the lines that the command prints for pairs of videos."""
     lines = []
     for name, each in score.values.items():
-        interval = each["interval"]
-        value = f"{each['value']:.4f}   [{interval['low']:.4f}, {interval['high']:.4f}]" if interval else "none"
+        value = _with_interval(each) if each["interval"] else "none"
         lines.append(f"{name} {value}   ({each['videos']} videos)")
     lines.append(f"{score.counts['pairs']} pairs, {score.counts['frames']} frames of each side")
     read = score.inputs
@@ -70,8 +77,8 @@ def report_pairs(score) -> str:
 
 def report(score) -> str:
     """Returns the lines that the command prints for two sets of videos."""
-    interval, mark = score.interval, "" if score.reliable else "   (too few clips to stand alone)"
-    lines = [f"{score.metric} {score.value:.4f}   [{interval['low']:.4f}, {interval['high']:.4f}]{mark}"]
+    marks = ["too few clips to stand alone"] * (not score.reliable) + ["without power"] * (score.power is False)
+    lines = [f"{score.metric} {_with_interval(vars(score))}" + f"   ({', '.join(marks)})" * bool(marks)]
     lines.append(f"kernel distance {score.kernel_distance:.6g}")
     if score.infinity:
         lines.append(
@@ -80,6 +87,11 @@ def report(score) -> str:
     if score.flickering:
         values = ", ".join(f"{name} {value:.4f}" for name, value in score.flickering.items())
         lines.append(f"temporal flickering {values}")
+    if score.controls:
+        first, second = score.controls["videos"]
+        lines.append(f"controls, {first} against {second} real videos: real {_with_interval(score.controls['real'])}")
+        for name, each in score.controls["controls"].items():
+            lines.append(f"  {name} {each['value']:.4f}, above real by {_with_interval(each['excess'])}")
     for name, counts in score.counts.items():
         lines.append(f"{name}: {counts['clips']} clips of {counts['videos']} videos")
         read = score.inputs[name]
@@ -88,3 +100,8 @@ def report(score) -> str:
                 f"  {'size ' if kind == 'odd' else kind + ': '}{file} ({why})" for file, why in read[kind].items()
             ]
     return "\n".join(lines + score.warnings)
+
+
+def _with_interval(found) -> str:
+    interval = found["interval"]
+    return f"{found['value']:.4f}   [{interval['low']:.4f}, {interval['high']:.4f}]"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jvflow.metrics import controls as control_videos
 from jvflow.metrics import distances, record
 from jvflow.metrics.clips import FolderClips
 from jvflow.metrics.extractor import Extractor
@@ -30,6 +31,8 @@ class Score:
       kernel_distance: (2) of that file, on the same features. infinity: (3), or None with few clips.
       flickering: for each set of clips the mean of `temporal_flickering`: 1 for frozen video; {} for frames.
       reliable: False if a warning says that the number of samples makes the value meaningless on its own.
+      power: False if the distance does not tell altered real videos from real ones, None if `controls` is None.
+      controls: see `jvflow.metrics.controls.measure`; None if nobody asked for them.
       warnings: sentences for the reader.
       protocol: every entry of the protocol.
       extractor: the network, the checksum of its parameters, their file.
@@ -45,6 +48,8 @@ class Score:
     infinity: dict | None
     flickering: dict
     reliable: bool
+    power: bool | None
+    controls: dict | None
     warnings: list[str]
     protocol: dict
     extractor: dict
@@ -61,7 +66,15 @@ class Score:
 
 
 def score_folders(
-    generated, real, protocol: Protocol, *, weights=None, batch: int = 8, fps: float | None = None, seed: int = 0
+    generated,
+    real,
+    protocol: Protocol,
+    *,
+    weights=None,
+    batch: int = 8,
+    fps: float | None = None,
+    seed: int = 0,
+    controls: bool = False,
 ) -> Score:
     """Returns the score of the videos in the folder `generated` against those in the folder `real`.
 
@@ -72,15 +85,19 @@ def score_folders(
       weights: a file with the parameters of the network; default: those of the extra `metrics`.
       batch: clips that the network sees at a time.
       fps: frames per second to which all videos are resampled; None keeps their frames.
-      seed: of the bootstrap.
+      seed: of the bootstrap, and of the halves of the controls.
+      controls: also score altered halves of the real videos; see `jvflow.metrics.controls`.
 
     Raises:
-      ValueError: if a folder gives fewer than two clips, or the weights are missing.
+      ValueError: if a folder gives fewer than two clips, the weights are missing, or the controls lack videos.
     """
+    real_clips = lambda: FolderClips(real, protocol, protocol.real_count, fps=fps)
     sets = {
-        "real": FolderClips(real, protocol, protocol.real_count, fps=fps),
+        "real": real_clips(),
         "generated": FolderClips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
     }
+    if controls:
+        control_videos.check_count(len(sets["real"].videos))
     extractor, sums, flickering, seconds = Extractor(protocol, weights, batch), {}, {}, {}
     for name, clips in sets.items():
         begin = time.monotonic()
@@ -94,8 +111,17 @@ def score_folders(
                 f"{len(report.short)} videos are too short and {len(report.broken)} broken "
                 f"(of {len(clips.videos)}); use longer videos or fewer frames (--set=frames={protocol.frames // 2})"
             )
+        if controls and name == "real":
+            halves = control_videos.halves(sums[name], seed)
     inputs = {name: asdict(clips.report) for name, clips in sets.items()}
-    options = dict(flickering=flickering, inputs=inputs, seconds=seconds, seed=seed)
+    found = None
+    if controls:
+        begin = time.monotonic()
+        LOG.info("controls: %s clips, %s", len(halves[1].rows), ", ".join(control_videos.controls_of(protocol)))
+        changed = control_videos.features(extractor, real_clips(), halves[1])
+        found = control_videos.measure(*halves, changed, protocol, seed)
+        seconds["controls"] = round(time.monotonic() - begin, 2)
+    options = dict(controls=found, flickering=flickering, inputs=inputs, seconds=seconds, seed=seed)
     return score_sums(sums["generated"], sums["real"], extractor, **options)
 
 
@@ -163,6 +189,7 @@ def score_sums(
     real: FeatureSums,
     extractor: Extractor,
     *,
+    controls: dict | None = None,
     flickering: dict[str, Flickering] | None = None,
     inputs: dict | None = None,
     seconds: dict | None = None,
@@ -179,6 +206,7 @@ def score_sums(
         for name, each in dict(generated=generated, real=real).items()
     }
     warnings, reliable = _warnings(counts, extractor.width, protocol)
+    warnings = (control_videos.warnings(controls, protocol.name) if controls else []) + warnings
     seconds = dict(seconds or {}, distances=round(time.monotonic() - begin, 2))
     network = extractor.network
     return Score(
@@ -191,6 +219,8 @@ def score_sums(
             name: float(each.moments.mean[0]) for name, each in (flickering or {}).items() if each.moments.count
         },
         reliable=reliable,
+        power=controls["power"] if controls else None,
+        controls=controls,
         warnings=warnings,
         protocol=asdict(protocol),
         extractor=dict(name=network.name, sha256=network.sha256, file=network.source, layer=protocol.layer),
