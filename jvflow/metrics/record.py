@@ -44,9 +44,9 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def versions() -> dict[str, str | int]:
-    """Returns the versions of jvflow and the packages that compute its metrics, and the devices of this process."""
+    """Returns the versions of jvflow and the packages that compute its metrics, and the devices of the job."""
     found = {name: _version(name) for name in PACKAGES}
-    return found | dict(device=jax.devices()[0].device_kind, devices=jax.local_device_count())
+    return found | dict(device=jax.devices()[0].device_kind, devices=jax.device_count(), processes=jax.process_count())
 
 
 def _version(package: str) -> str:

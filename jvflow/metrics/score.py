@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from jvflow.metrics import controls as control_videos
-from jvflow.metrics import distances, record
+from jvflow.metrics import distances, gather, record
 from jvflow.metrics.clips import FolderClips
 from jvflow.metrics.extractor import Extractor
 from jvflow.metrics.perceptual import temporal_flickering
 from jvflow.metrics.protocol import NOTES, Protocol, preset
-from jvflow.metrics.sums import FeatureSums, moments_of
+from jvflow.metrics.sums import FeatureSums
 
 LOG = logging.getLogger(__name__)
 EVERY = 10.0
@@ -90,6 +90,9 @@ def score_folders(
 
     Raises:
       ValueError: if a folder gives fewer than two clips, the weights are missing, or the controls lack videos.
+
+    The processes of a job share the videos, and all of them must call it. Each gets the record, and the record is that
+    of one process up to rounding (`jvflow.metrics.gather`). The controls are computed by the primary process alone.
     """
     real_clips = lambda: FolderClips(real, protocol, protocol.real_count, fps=fps)
     sets = {
@@ -98,11 +101,10 @@ def score_folders(
     }
     if controls:
         control_videos.check_count(len(sets["real"].videos))
-    extractor, sums, flickering, seconds = Extractor(protocol, weights, batch), {}, {}, {}
+    extractor, sums, seconds = gather.primary_first(lambda: Extractor(protocol, weights, batch)), {}, {}
     for name, clips in sets.items():
         begin = time.monotonic()
-        flickering[name] = Flickering()
-        sums[name] = _run(extractor, flickering[name].watch(clips), f"{name} {clips.folder}")
+        sums[name] = _run(extractor, gather.sums(extractor, clips), f"{name} {clips.folder}")
         seconds[name] = round(time.monotonic() - begin, 2)
         report = clips.report
         if sums[name].moments.count < 2:
@@ -113,16 +115,22 @@ def score_folders(
             )
         if controls and name == "real":
             halves = control_videos.halves(sums[name], seed)
-    inputs = {name: asdict(clips.report) for name, clips in sets.items()}
-    found = None
-    if controls:
-        begin = time.monotonic()
-        LOG.info("controls: %s clips, %s", len(halves[1].rows), ", ".join(control_videos.controls_of(protocol)))
-        changed = control_videos.features(extractor, real_clips(), halves[1])
-        found = control_videos.measure(*halves, changed, protocol, seed)
-        seconds["controls"] = round(time.monotonic() - begin, 2)
-    options = dict(controls=found, flickering=flickering, inputs=inputs, seconds=seconds, seed=seed)
-    return score_sums(sums["generated"], sums["real"], extractor, **options)
+    reports = {name: clips.report for name, clips in sets.items()}
+    flickering = {name: each.flickering for name, each in reports.items() if each.flickering is not None}
+    inputs = {name: asdict(each) for name, each in reports.items()}
+
+    def finish() -> dict:
+        found = None
+        if controls:
+            begin = time.monotonic()
+            LOG.info("controls: %s clips, %s", len(halves[1].rows), ", ".join(control_videos.controls_of(protocol)))
+            changed = control_videos.features(extractor, real_clips(), halves[1])
+            found = control_videos.measure(*halves, changed, protocol, seed)
+            seconds["controls"] = round(time.monotonic() - begin, 2)
+        options = dict(controls=found, flickering=flickering, inputs=inputs, seconds=seconds, seed=seed)
+        return score_sums(sums["generated"], sums["real"], extractor, **options).as_json()
+
+    return Score(**gather.from_primary(finish))
 
 
 def fvd(real, generated, protocol: str | Protocol = "original", weights=None, *, batch: int = 8) -> Score:
@@ -138,13 +146,17 @@ def fvd(real, generated, protocol: str | Protocol = "original", weights=None, *,
         raise ValueError(f"protocol {protocol.name} is of {protocol.metric}: use one of fvd, or score_folders")
     extractor, sums, flickering, frames = Extractor(protocol, weights, batch), {}, {}, set()
     for name, clips in dict(real=real, generated=generated).items():
-        flickering[name] = Flickering()
-        sums[name] = _run(extractor, flickering[name].watch(_checked(clips, name, frames)), name)
+        values = []
+        sums[name] = _run(extractor, extractor.sums(_checked(clips, name, frames, values)), name)
+        flickering[name] = float(np.mean(values)) if values else 0.0
     extractor.protocol = replace(protocol, frames=next(iter(frames), protocol.frames))
     return score_sums(sums["generated"], sums["real"], extractor, flickering=flickering)
 
 
-def _checked(clips: Iterable, name: str, frames: set[int]) -> Iterator[tuple[int, int, np.ndarray]]:
+def _checked(
+    clips: Iterable, name: str, frames: set[int], flickering: list[float]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields (place, video, clip), and adds the frames and the flickering of each clip."""
     for number, clip in enumerate(clips):
         clip = np.asarray(clip)
         if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
@@ -152,31 +164,14 @@ def _checked(clips: Iterable, name: str, frames: set[int]) -> Iterator[tuple[int
         frames.add(len(clip))
         if len(frames) > 1:
             raise ValueError(f"clips have {' and '.join(map(str, sorted(frames)))} frames: cut them to one length")
+        flickering.append(temporal_flickering(clip))
         yield number, number, clip
 
 
-class Flickering:
-    """The mean of the temporal flickering of clips, as they are on disk.
-
-    Attributes:
-      moments: of all clips that passed `watch`; clips of one frame have no flickering.
-    """
-
-    def __init__(self):
-        self.moments = moments_of(np.zeros((0, 1)))
-
-    def watch(self, clips: Iterable[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yields the clips as they are."""
-        for place, number, clip in clips:
-            if len(clip) > 1:
-                self.moments = self.moments.merge(moments_of(np.array([[temporal_flickering(clip)]])))
-            yield place, number, clip
-
-
-def _run(extractor: Extractor, clips: Iterable, what: str) -> FeatureSums:
-    """Returns the sums of all clips; logs progress."""
+def _run(extractor: Extractor, sums: Iterator[FeatureSums], what: str) -> FeatureSums:
+    """Returns the last of some running sums; logs progress."""
     total, last = FeatureSums.empty(extractor.width), time.monotonic()
-    for total in extractor.sums(clips):
+    for total in sums:
         if time.monotonic() - last > EVERY:
             last = time.monotonic()
             LOG.info("%s: %s clips", what, f"{total.moments.count:,}")
@@ -190,7 +185,7 @@ def score_sums(
     extractor: Extractor,
     *,
     controls: dict | None = None,
-    flickering: dict[str, Flickering] | None = None,
+    flickering: dict[str, float] | None = None,
     inputs: dict | None = None,
     seconds: dict | None = None,
     seed: int = 0,
@@ -215,9 +210,7 @@ def score_sums(
         interval=interval,
         kernel_distance=distances.kernel_distance(generated.rows, real.rows),
         infinity=distances.extrapolate(generated, real, distance, seed=seed),
-        flickering={
-            name: float(each.moments.mean[0]) for name, each in (flickering or {}).items() if each.moments.count
-        },
+        flickering=flickering or {},
         reliable=reliable,
         power=controls["power"] if controls else None,
         controls=controls,

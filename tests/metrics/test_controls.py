@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from feature_networks import SmallNetwork, write_video
 from scipy import ndimage
-from test_score import SmallNetwork, write_video
+
 
 from jvflow.cli import score as command
 from jvflow.metrics import controls, distances

@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from feature_networks import SmallNetwork, write_video
 
 from jvflow.cli import score as command
 from jvflow.metrics import extractor as extractors
@@ -16,15 +16,6 @@ from jvflow.metrics.clips import FolderClips
 from jvflow.metrics.perceptual import temporal_flickering
 from jvflow.metrics.protocol import preset
 from jvflow.metrics.sums import FeatureSums
-
-
-def write_video(folder, frames: int, size=(40, 48), seed: int = 0):
-    """Writes a folder of images, which is a video."""
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(seed)
-    base = random.integers(0, 255, (*size, 3))
-    for number in range(frames):
-        Image.fromarray(np.uint8((base + 5 * number) % 256)).save(folder / f"{number:03}.png")
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +31,6 @@ def folders(tmp_path_factory):
     (root / "fake" / "broken.mp4").write_bytes(b"no video")
     (root / "fake" / "notes.txt").write_text("notes")
     return root
-
-
-class SmallNetwork(extractors.Extractor):
-    """Stands in for an extractor with I3D: twelve features of a prepared clip."""
-
-    width = 12
-
-    def __init__(self, protocol, file=None, batch=4):
-        self.protocol, self.batch = protocol, batch
-        self.network = type("Network", (), dict(name="small", sha256="0", source=str(file)))
-
-    def __call__(self, clips):
-        parts = np.stack([clips.mean((1, 2, 3)), clips.std((1, 2, 3)), clips[:, 0].mean((1, 2)), clips.max((1, 2, 3))])
-        return parts.transpose(1, 0, 2).reshape(len(clips), -1)
 
 
 @pytest.fixture
