@@ -88,6 +88,8 @@ def report(score) -> str:
         lines.append(
             f"at infinitely many clips {score.infinity['value']:.4f} +- {score.infinity['standard_error']:.4f}"
         )
+    if found := score.precision_recall:
+        lines.append(f"precision {found['precision']:.4f}, recall {found['recall']:.4f}")
     if score.flickering:
         values = ", ".join(f"{name} {value:.4f}" for name, value in score.flickering.items())
         lines.append(f"temporal flickering {values}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jvflow.metrics import controls as control_videos
-from jvflow.metrics import distances, gather, record
+from jvflow.metrics import distances, gather, neighbours, record
 from jvflow.metrics.clips import FolderClips
 from jvflow.metrics.extractor import Extractor
 from jvflow.metrics.perceptual import temporal_flickering
@@ -29,6 +29,7 @@ class Score:
       metric: "fvd" or "fid"; value: the distance.
       interval: see `jvflow.metrics.distances.bootstrap`.
       kernel_distance: (2) of that file, on the same features. infinity: (3), or None with few clips.
+      precision_recall: see `jvflow.metrics.neighbours`; None with few clips.
       flickering: for each set of clips the mean of `temporal_flickering`: 1 for frozen video; {} for frames.
       reliable: False if a warning says that the number of samples makes the value meaningless on its own.
       power: False if the distance does not tell altered real videos from real ones, None if `controls` is None.
@@ -46,6 +47,7 @@ class Score:
     interval: dict
     kernel_distance: float
     infinity: dict | None
+    precision_recall: dict | None
     flickering: dict
     reliable: bool
     power: bool | None
@@ -210,6 +212,7 @@ def score_sums(
         interval=interval,
         kernel_distance=distances.kernel_distance(generated.rows, real.rows),
         infinity=distances.extrapolate(generated, real, distance, seed=seed),
+        precision_recall=neighbours.precision_recall(generated.rows, real.rows),
         flickering=flickering or {},
         reliable=reliable,
         power=controls["power"] if controls else None,

@@ -7,7 +7,6 @@ import pytest
 from feature_networks import SmallNetwork, write_video
 from scipy import ndimage
 
-
 from jvflow.cli import score as command
 from jvflow.metrics import controls, distances
 from jvflow.metrics import score as scores

@@ -96,7 +96,9 @@ def test_a_record_holds_everything(folders, small):
     real = np.concatenate([clip for *_, clip in FolderClips(folders / "real", preset("original"), 0)]).astype(float)
     change = np.abs(np.diff(real.reshape(4, 16, -1), axis=1)).mean() / 255
     assert record["flickering"]["real"] == pytest.approx(1 - change) and record["flickering"]["generated"] < 1
+    assert record["precision_recall"]["k"] == 3 and record["precision_recall"]["rows"] == [10, 4]
     text = command.report(found)
+    assert f"precision {record['precision_recall']['precision']:.4f}" in text
     assert f"generated {record['flickering']['generated']:.4f}" in text
     assert "broken: broken.mp4" in text and "short: short" in text and "size wide (96 x 40)" in text
 
