@@ -18,9 +18,14 @@ from absl import flags
 from jvflow.cli import parse_overrides
 
 GENERATED = flags.DEFINE_string(
-    "generated", None, "Folder of generated videos, or of folders of images.", required=True
+    "generated", None, "Folder of generated videos, or of folders of images; or a data set.", required=True
 )
-REAL = flags.DEFINE_string("real", None, "Folder of real videos, or of folders of images.", required=True)
+REAL = flags.DEFINE_string(
+    "real",
+    None,
+    "Folder of real videos, or of folders of images; or DATASET or DATASET:SPLIT, a data set that training built.",
+    required=True,
+)
 PROTOCOL = flags.DEFINE_string("protocol", "original", "Name of the protocol, or pairs; a wrong name lists all.")
 SET = flags.DEFINE_multi_string("set", [], "NAME=VALUE changes an entry of the protocol, such as frames=32.")
 OUT = flags.DEFINE_string("out", None, "The JSON file to write.")
@@ -101,6 +106,7 @@ def report(score) -> str:
     for name, counts in score.counts.items():
         lines.append(f"{name}: {counts['clips']} clips of {counts['videos']} videos")
         read = score.inputs[name]
+        lines += [f"  split {read['split']} of the data set {read['folder']}"] if read["split"] else []
         for kind in ("broken", "short", "odd"):
             lines += [
                 f"  {'size ' if kind == 'odd' else kind + ': '}{file} ({why})" for file, why in read[kind].items()

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from jvflow.data import listing, video
 from jvflow.metrics.perceptual import temporal_flickering
@@ -29,6 +30,7 @@ class FolderReport:
       ignored: a line for each kind of other file.
       flickering: mean of `temporal_flickering` over the clips; None if they are single frames.
       files: sha256 of the names of the files that gave clips.
+      split, key: of a data set, see `jvflow.metrics.dataset_clips`; "" for a folder.
     """
 
     folder: str
@@ -41,6 +43,8 @@ class FolderReport:
     ignored: list[str] = field(default_factory=list)
     flickering: float | None = None
     files: str = ""
+    split: str = ""
+    key: str = ""
 
 
 @dataclass
@@ -87,6 +91,9 @@ class FolderClips:
         self.names = [listing.name_of(self.folder, path) for path in self.videos]
         others = listing.list_folder(self.folder).others
         self.report = FolderReport(str(folder), ignored=listing.summary(others))
+        self._begin()
+
+    def _begin(self) -> None:
         self._sizes, self._digest, self._flickering = {}, hashlib.sha256(), 0.0
 
     def __iter__(self) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -125,7 +132,7 @@ class FolderClips:
                 if len(clip) > 1:
                     reading.flickering.append(temporal_flickering(clip))
                 # a number that no other clip has, whatever the order: the video, the turn, the start
-                yield (reading.number << 40) + (reading.turn << 24) + start, reading.number, clip
+                yield (reading.number << 40) + (reading.turn << 24) + start, self._group(reading.number), clip
 
     def note(self, reading: Reading) -> int:
         """Adds one video to the report; returns how many of its clips belong to the set.
@@ -159,13 +166,21 @@ class FolderClips:
             report.flickering = self._flickering / report.clips
         report.files = self._digest.hexdigest()
 
+    def _shown(self, number: int) -> Iterator[video.Shown]:
+        """Returns the frames of a video."""
+        return video.shown(video.source_of(self.videos[number], IMAGE_FPS), fps=self.fps)
+
+    def _group(self, number: int) -> int:
+        """Returns a number that clips share if they are not independent."""
+        return number
+
     def _clips(self, reading: Reading) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (start, clip) of one video, and notes why it gives none, or fewer."""
         protocol, name = self.protocol, self.names[reading.number]
         seed = hashlib.sha256(f"{protocol.seed} {reading.turn} {name}".encode()).digest()
         random, chosen, seen, read, problem = np.random.default_rng(list(seed)), None, 0, 0, ""
         try:
-            for start, clip, problem, read in _windows(self.videos[reading.number], protocol, self.fps):  # noqa: B007
+            for start, clip, problem, read in _windows(self._shown(reading.number), protocol):  # noqa: B007
                 if clip is None:
                     continue
                 seen += 1
@@ -186,14 +201,19 @@ class FolderClips:
             yield chosen
 
 
-def _windows(path: Path, protocol: Protocol, fps: float | None):
+def number_of(places: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Returns the number of the video of each clip, from its place."""
+    return places >> 40
+
+
+def _windows(frames: Iterable[video.Shown], protocol: Protocol):
     """Yields (start, frames or None, problem, frames read) after each frame; frames if a window ends there.
 
     A damaged frame or a gap in time begins a new run of frames: no window crosses it.
     """
     held, start, part, problem, read = deque(maxlen=protocol.span), 0, None, "", 0
     step = protocol.window_stride if protocol.window == "all" else 1
-    for number, shown in enumerate(video.shown(video.source_of(path, IMAGE_FPS), fps=fps)):
+    for number, shown in enumerate(frames):
         if shown.damage or (part is not None and shown.part != part) or (held and held[-1].shape != shown.frame.shape):
             held.clear()
             start = number

@@ -18,7 +18,7 @@ from itertools import chain
 import jax
 import numpy as np
 
-from jvflow.metrics.clips import FolderClips, Reading
+from jvflow.metrics.clips import FolderClips, Reading, number_of
 from jvflow.metrics.extractor import Extractor
 from jvflow.metrics.sums import FeatureSums, Moments, check_finite
 from jvflow.parallel import processes
@@ -111,9 +111,9 @@ def _round(extractor: Extractor, clips: FolderClips, readings: list[Reading], to
     found = [Reading(**entry) for part in together(read) for entry in part]
     used = {each.number: clips.note(each) for each in sorted(found, key=lambda each: each.number)}
     for features, places, videos in held:
-        kept = np.zeros(len(videos), bool)
-        for number in np.unique(videos):
-            rows = np.flatnonzero(videos == number)[: used[number]]
+        kept, numbers = np.zeros(len(videos), bool), number_of(places)
+        for number in np.unique(numbers):
+            rows = np.flatnonzero(numbers == number)[: used[number]]
             kept[rows] = True
             used[number] -= len(rows)
         total = total.add(features[kept], places[kept], videos[kept])

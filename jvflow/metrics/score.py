@@ -10,7 +10,7 @@ import numpy as np
 
 from jvflow.metrics import controls as control_videos
 from jvflow.metrics import distances, gather, neighbours, record
-from jvflow.metrics.clips import FolderClips
+from jvflow.metrics.dataset_clips import open_clips
 from jvflow.metrics.extractor import Extractor
 from jvflow.metrics.perceptual import temporal_flickering
 from jvflow.metrics.protocol import NOTES, Protocol, preset
@@ -81,8 +81,8 @@ def score_folders(
     """Returns the score of the videos in the folder `generated` against those in the folder `real`.
 
     Args:
-      generated, real: folders of videos, or of folders of images. Broken, short and odd-sized videos are reported in
-        the record and do not end the command.
+      generated, real: folders of videos, or of folders of images; or a data set, see `jvflow.metrics.dataset_clips`.
+        Broken, short and odd-sized videos are reported in the record and do not end the command.
       protocol: see `jvflow.metrics.protocol`.
       weights: a file with the parameters of the network; default: those of the extra `metrics`.
       batch: clips that the network sees at a time.
@@ -96,10 +96,10 @@ def score_folders(
     The processes of a job share the videos, and all of them must call it. Each gets the record, and the record is that
     of one process up to rounding (`jvflow.metrics.gather`). The controls are computed by the primary process alone.
     """
-    real_clips = lambda: FolderClips(real, protocol, protocol.real_count, fps=fps)
+    real_clips = lambda: open_clips(real, protocol, protocol.real_count, fps=fps)
     sets = {
         "real": real_clips(),
-        "generated": FolderClips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
+        "generated": open_clips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
     }
     if controls:
         control_videos.check_count(len(sets["real"].videos))
