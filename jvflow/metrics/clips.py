@@ -23,7 +23,7 @@ class FolderReport:
     """The videos of a folder that were read, and those that were not.
 
     Attributes:
-      folder: its path.
+      folder: its path. fps: frames per second of the clips; None if every video keeps its own frames.
       videos: files that gave clips; clips: how many.
       broken, short: {file: reason} of files that gave an error, and of those with too few frames.
       sizes: {"640 x 480": files}. odd: {file: size} of the files whose size is not the most common one.
@@ -34,6 +34,7 @@ class FolderReport:
     """
 
     folder: str
+    fps: float | None = None
     videos: int = 0
     clips: int = 0
     broken: dict[str, str] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class FolderClips:
         self.videos = listing.find_videos(self.folder)
         self.names = [listing.name_of(self.folder, path) for path in self.videos]
         others = listing.list_folder(self.folder).others
-        self.report = FolderReport(str(folder), ignored=listing.summary(others))
+        self.report = FolderReport(str(folder), fps, ignored=listing.summary(others))
         self._begin()
 
     def _begin(self) -> None:

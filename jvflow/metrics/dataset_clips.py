@@ -64,7 +64,7 @@ class DatasetClips(FolderClips):
         self.folder, self.protocol, self.count, self.fps, self.redraw = Path(directory), protocol, count, None, redraw
         self.names = [f"{split} {number}" for number in range(len(self._source))]
         self.videos = self.names
-        self.report = FolderReport(directory, split=split, key=manifest["key"])
+        self.report = FolderReport(directory, rate, split=split, key=manifest["key"])
         self._begin()
 
     def _shown(self, number: int) -> Iterator[video.Shown]:

@@ -80,7 +80,7 @@ class PairReport:
     """The pairs of two folders that were compared, and everything that was not.
 
     Attributes:
-      folders: {"generated", "real": path}.
+      folders: {"generated", "real": path}. fps: frames per second of both; None if every video keeps its own frames.
       alone: {"generated", "real": names that the other folder lacks}.
       broken: {name: reason} of the pairs with a video that does not decode.
       sizes: {name: sizes} of the pairs whose frames have different sizes; they are left out.
@@ -88,6 +88,7 @@ class PairReport:
     """
 
     folders: dict[str, str]
+    fps: float | None
     alone: dict[str, list[str]]
     broken: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, str] = field(default_factory=dict)
@@ -157,7 +158,7 @@ def score_pairs(
         )
         raise ValueError(f"no video of {generated} has the name of one of {real}, such as {examples}: rename them")
     alone = {side: sorted(found.keys() - set(names)) for side, found in videos.items()}
-    report = PairReport(dict(generated=str(generated), real=str(real)), alone)
+    report = PairReport(dict(generated=str(generated), real=str(real)), fps, alone)
     protocol, warnings = _resolve(protocol, weights)
     networks = {
         name: perceptual.lpips_network(name[6:], weights) for name in protocol.names if name.startswith("lpips")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from feature_networks import SmallNetwork, write_video
+from safetensors.numpy import load_file
 from scipy import ndimage
 
 from jvflow.cli import score as command
@@ -77,6 +78,26 @@ def test_a_distance_without_power(shift):
     assert not found["power"] and found["out_of_order"] == ["blurred"]
     (line,) = controls.warnings(found, "original")
     assert "without power" in line and "16 and 16 real videos" in line and "blurred video" in line
+
+
+@pytest.mark.parametrize("windows, blur, power", [(4, "blur1", True), (1, "blur1", False), (1, "blur2", True)])
+def test_power_on_real_videos(shared, windows, blur, power):
+    """Ten against ten videos of people who sign, with the features of I3D."""
+    golden = load_file(shared / "golden" / "golden_fvd.safetensors")
+    clip = golden["asl.clip"]
+    kept = np.arange(len(clip)) % 4 < windows
+
+    def part(kind, rows):
+        rows = np.flatnonzero(rows & kept)
+        return FeatureSums.empty(400).add(golden[f"asl.{kind}.logits"][rows], rows, clip[rows])
+
+    kinds = dict(frozen="frozen", blurred=blur, reversed="reversed")
+    changed = {name: part(kind, clip >= 10) for name, kind in kinds.items()}
+    found = controls.measure(part("real", clip < 10), part("real", clip >= 10), changed, preset("short_side"), seed=0)
+    assert found["power"] == power and found["videos"] == [10, 10]
+    if windows == 4:
+        real, frozen = (golden[f"fvd.asl_A_real_vs_B_{kind}"][0] for kind in ("real", "frozen"))
+        assert found["controls"]["frozen"]["excess"]["value"] == pytest.approx(float(frozen - real), rel=1e-4)
 
 
 class Counting(SmallNetwork):

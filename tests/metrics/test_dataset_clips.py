@@ -70,6 +70,7 @@ def test_a_score_against_a_data_set(data, tmp_path, monkeypatch):
     found = scores.score_folders(tmp_path, f"{data}:train", SMALL, controls=False)
     assert found.counts["real"] == dict(clips=18, videos=3) and found.inputs["real"]["split"] == "train"
     assert found.inputs["real"]["key"] == records.manifest(data)["key"] and found.inputs["generated"]["split"] == ""
+    assert found.inputs["real"]["fps"] == 8 and found.inputs["generated"]["fps"] is None
     assert f"split train of the data set {data}" in command.report(found)
     turned = scores.score_folders(data, tmp_path, SMALL)
     assert turned.inputs["generated"]["split"] == "test"

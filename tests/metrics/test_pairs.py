@@ -76,6 +76,7 @@ def test_a_record_of_pairs(folders):
         assert each["interval"]["low"] < each["value"] < each["interval"]["high"]
         assert each["interval"]["videos"] == [each["videos"]]
     inputs = record["inputs"]
+    assert inputs["fps"] is None
     assert inputs["alone"] == dict(generated=["extra"], real=[])
     assert inputs["broken"].keys() == {"damaged"} and "003.png" in inputs["broken"]["damaged"]
     assert inputs["sizes"] == dict(wide="generated 28 x 24, real 24 x 24")

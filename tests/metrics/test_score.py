@@ -169,6 +169,7 @@ def test_one_program_serves_all_batches_on_all_devices(monkeypatch):
     [
         (["--protocol=fvdd"], "unknown protocol"),
         (["--generated=absent"], "not a folder"),
+        (["--protocol=pairs", "--controls"], "leave it out with --protocol=pairs"),
     ],
 )
 def test_mistakes_end_the_command_with_one_line(folders, flags, words):
