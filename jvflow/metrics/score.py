@@ -77,10 +77,11 @@ def score_folders(
     The processes of a job share the videos, and all of them must call it. Each gets the record, and the record is that
     of one process up to rounding (`jvflow.metrics.gather`).
     """
-    sets = {
+    make_sets = lambda: {
         "real": FolderClips(real, protocol, protocol.real_count, fps=fps),
         "generated": FolderClips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
     }
+    sets = gather.primary_first(make_sets)
     extractor, sums, seconds = gather.primary_first(lambda: Extractor(protocol, weights, batch)), {}, {}
     for name, clips in sets.items():
         begin = time.monotonic()
