@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import chain
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +23,8 @@ from jvflow.metrics.clips import FolderClips, Reading, number_of
 from jvflow.metrics.extractor import Extractor
 from jvflow.metrics.sums import FeatureSums, Moments, check_finite
 from jvflow.parallel import processes
+
+T = TypeVar("T")
 
 
 def together(work: Callable[[], object]) -> list:
@@ -48,8 +51,8 @@ def together(work: Callable[[], object]) -> list:
     return [json.loads(part["result"]) for part in parts]
 
 
-def primary_first(make: Callable[[], Extractor]) -> Extractor:
-    """Returns `make()`, called on the primary process first, which converts weights; an error of one is that of all."""
+def primary_first(make: Callable[[], T]) -> T:
+    """Returns `make()`, called on the primary process first, which writes files alone; see `together` on errors."""
     made = []
     for turn in (True, False):
         together(lambda mine=turn: made.append(make()) if processes.is_primary() is mine else None)

@@ -97,12 +97,17 @@ def score_folders(
     of one process up to rounding (`jvflow.metrics.gather`). The controls are computed by the primary process alone.
     """
     real_clips = lambda: open_clips(real, protocol, protocol.real_count, fps=fps)
-    sets = {
-        "real": real_clips(),
-        "generated": open_clips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
-    }
-    if controls:
-        control_videos.check_count(len(sets["real"].videos))
+
+    def make_sets() -> dict:
+        sets = {
+            "real": real_clips(),
+            "generated": open_clips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
+        }
+        if controls:
+            control_videos.check_count(len(sets["real"].videos))
+        return sets
+
+    sets = gather.primary_first(make_sets)
     extractor, sums, seconds = gather.primary_first(lambda: Extractor(protocol, weights, batch)), {}, {}
     for name, clips in sets.items():
         begin = time.monotonic()

@@ -211,6 +211,8 @@ def test_mistakes_end_every_process_with_one_message(folder, monkeypatch, tmp_pa
     read = lambda where, extractor: last(gather.sums(extractor, FolderClips(where, extractor.protocol, 0)))
     errors = Job(2, monkeypatch)(lambda index: read((folder, tmp_path)[index], network(0)))
     assert all("see different files" in str(error) for error in errors)
+    absent = lambda index: scores.score_folders(folder, (folder, tmp_path / "absent")[index], protocol)
+    assert ["absent is not a folder" in str(error) for error in Job(2, monkeypatch)(absent)] == [True, True]
 
     def other_weights(index):
         extractor = network(0)
