@@ -58,6 +58,9 @@ def test_a_wheel_has_its_version_and_starts_no_program(installed, monkeypatch):
 
 def test_files_that_git_does_not_track_are_no_checkout(installed):
     git(installed.parent, "init")  # installed with pip --target into a repository of the user
+    (installed.parent / "own.py").write_text("")
+    git(installed.parent, "add", "own.py")
+    git(installed.parent, "commit", "-m", "first")
     assert record.revision(installed) == record.versions()["jvflow"]
 
 
