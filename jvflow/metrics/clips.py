@@ -50,7 +50,7 @@ class FolderReport:
 
 @dataclass
 class Reading:
-    """What one video gives in one turn through the folder.
+    """Records the outcome of reading one video in one turn through the folder.
 
     Attributes:
       number: the place of the video in `FolderClips.videos`.
