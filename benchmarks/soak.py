@@ -12,7 +12,6 @@ the first hundred checkpoints. `--arenas` bounds them, so that this growth does 
 """
 
 import os
-import subprocess
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -22,6 +21,7 @@ from absl import flags
 
 from benchmarks import record
 from jvflow import cli
+from jvflow.metrics.record import revision
 
 FRAMES = flags.DEFINE_integer("frames", 100_000, "Frames of the stream; 0 leaves it out.", lower_bound=0)
 STEPS = flags.DEFINE_integer("steps", 50_000, "Steps of the training run; 0 leaves it out.", lower_bound=0)
@@ -152,8 +152,7 @@ def main():
                 parts[name] = pool.submit(measure, total).result()
             shown = {key: value for key, value in parts[name].items() if key != "samples"}
             print(name, shown, flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    record.write("soak", dict(parts=parts, tolerance=TOLERANCE, arenas=ARENAS.value, commit=commit))
+    record.write("soak", dict(parts=parts, tolerance=TOLERANCE, arenas=ARENAS.value, commit=revision()))
     plot(parts, record.RESULTS / "soak.png")
 
 

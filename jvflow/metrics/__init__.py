@@ -4,6 +4,7 @@ from jvflow.metrics.extractor import i3d
 from jvflow.metrics.features import DISTANCE_NAME, FEATURE_MAPS, WindowPCA, feature_map, fit_window_pca
 from jvflow.metrics.frechet import distance, frechet_distance, moments
 from jvflow.metrics.image import psnr, psnr_side, ssim, to_unit_range
+from jvflow.metrics.pairs import PairProtocol, PairScore, score_pairs
 from jvflow.metrics.perceptual import lpips, temporal_flickering
 from jvflow.metrics.protocol import PRESETS, Protocol
 from jvflow.metrics.score import Score, fvd, score_folders
@@ -13,6 +14,8 @@ __all__ = [
     "DISTANCE_NAME",
     "FEATURE_MAPS",
     "PRESETS",
+    "PairProtocol",
+    "PairScore",
     "Protocol",
     "Score",
     "WindowPCA",
@@ -29,6 +32,7 @@ __all__ = [
     "psnr",
     "psnr_side",
     "score_folders",
+    "score_pairs",
     "ssim",
     "temporal_flickering",
     "to_unit_range",

@@ -14,7 +14,7 @@ their spread around their own mean. The interval tells how far the value moves w
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Num
 
 from jvflow.metrics.frechet import frechet_distance
 from jvflow.metrics.sums import FeatureSums
@@ -113,6 +113,16 @@ def bootstrap(
       `low` and `high`; `standard_error`; `shift`: the mean of the bootstrap values minus the value, an estimate of the
       upward bias; `draws`; `videos`: the numbers of videos that were drawn from.
     """
+    return interval_of(value, *bootstrap_values(first, second, distance, seed=seed, draws=draws))
+
+
+def bootstrap_values(
+    first: FeatureSums, second: FeatureSums, distance: Callable, *, seed: int = 0, draws: int = DRAWS
+) -> tuple[np.ndarray, list[int]]:
+    """Returns `distance(rows, rows)` of each bootstrap sample (draws, ...), and the numbers of videos drawn from.
+
+    The samples depend on the seed and the videos alone: distances that share a call, or a seed, share their samples.
+    """
     random, values = np.random.default_rng(seed), []
     parts = [(each.rows, _by_group(each.groups)) for each in (first, second)]
     for _ in range(draws):
@@ -122,17 +132,36 @@ def bootstrap(
             drawn.append(rows[np.concatenate([videos[i] for i in chosen])])
         if min(map(len, drawn)) > 1:
             values.append(distance(*drawn))
-    spread = np.asarray(values) - np.mean(values)
+    return np.asarray(values), [len(videos) for _, videos in parts]
+
+
+def interval_of(value: float, values: Float[np.ndarray, "draws"], videos: list[int]) -> dict:
+    """Returns the interval (4) of a value from its bootstrap values; see `bootstrap`."""
+    spread = values - values.mean()
     low, high = np.quantile(spread, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return dict(
         low=float(value + low),
         high=float(value + high),
         coverage=COVERAGE,
         standard_error=float(spread.std(ddof=1)),
-        shift=float(np.mean(values) - value),
+        shift=float(values.mean() - value),
         draws=len(values),
-        videos=[len(videos) for _, videos in parts],
+        videos=videos,
     )
+
+
+def mean_of_videos(values: list[float], *, seed: int = 0) -> dict:
+    """Returns `value`, the mean of one value for each video, and its `interval` as in `bootstrap`.
+
+    A mean has no bias, so that the interval is that of the bootstrap values themselves and stays in their range.
+    """
+    if not len(values):
+        raise ValueError("a mean over videos needs at least one video, got none")
+    values = np.asarray(values, np.float64)
+    drawn = values[np.random.default_rng(seed).integers(0, len(values), (DRAWS, len(values)))].mean(1)
+    interval = interval_of(float(drawn.mean()), drawn, [len(values)])
+    del interval["shift"]
+    return dict(value=float(values.mean()), interval=interval)
 
 
 def extrapolate(

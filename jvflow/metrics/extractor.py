@@ -66,12 +66,18 @@ class Extractor:
 
     def sums(self, clips: Iterable[tuple[int, int, np.ndarray]]) -> Iterator[FeatureSums]:
         """Yields the sums of all features so far after each batch of (place, video, clip of pixels in 0..255)."""
-        total, clips = FeatureSums.empty(self.width), iter(clips)
+        total = FeatureSums.empty(self.width)
+        for batch in self.batches(clips):
+            total = total.add(*batch)
+            yield total
+
+    def batches(self, clips: Iterable[tuple[int, int, np.ndarray]]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yields the features (b, d), places (b,) and videos (b,) of each batch of (place, video, clip)."""
+        clips = iter(clips)
         while group := list(islice(clips, self.batch)):
             places, videos, pixels = zip(*group)
             features = self(np.stack([prepare(clip, self.protocol) for clip in pixels]))
-            total = total.add(features, np.asarray(places), np.asarray(videos))
-            yield total
+            yield features, np.asarray(places), np.asarray(videos)
 
 
 def i3d(weights: str | None = None) -> Callable[[Num[Array | np.ndarray, "b f h w 3"]], Float[Array, "b 400"]]:

@@ -23,6 +23,11 @@ def _loaded(net: str, file: str | None):
     }
 
 
+def lpips_network(net: str, weights: str | None = None) -> weights_of.Loaded:
+    """Returns the network of `lpips` with its parameters; raises ValueError if there are none."""
+    return _loaded(net, weights)[0]
+
+
 def lpips(
     x: Num[Array | np.ndarray, "..."],
     y: Num[Array | np.ndarray, "..."],
@@ -65,5 +70,9 @@ def temporal_flickering(video: Num[np.ndarray, "f h w c"]) -> float:
     """
     if len(video) < 2:
         raise ValueError(f"flickering needs at least 2 frames, got {len(video)}")
-    change = [np.abs(np.float32(after) - np.float32(before)).mean() for before, after in zip(video, video[1:])]
+    # the larger minus the smaller: uint8 does not wrap around, and is several times faster than float32
+    change = [
+        (np.maximum(before, after) - np.minimum(before, after)).mean(dtype=np.float64)
+        for before, after in zip(video, video[1:])
+    ]
     return float(1 - np.mean(change) / 255)

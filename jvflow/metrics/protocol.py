@@ -155,7 +155,7 @@ NOTES = {
 def preset(name: str, changes: Mapping | None = None) -> Protocol:
     """Returns a preset, with other entries if `changes` has any; raises ValueError for unknown names."""
     if name not in PRESETS:
-        raise ValueError(f"unknown protocol {name!r}: use one of {', '.join(PRESETS)}")
+        raise ValueError(f"unknown protocol {name!r}: use one of {', '.join(PRESETS)}; jvflow score also takes pairs")
     changes = dict(changes or {})
     known = [field.name for field in fields(Protocol)]
     unknown = [entry for entry in changes if entry not in known or entry in ("name", "metric")]

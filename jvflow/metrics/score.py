@@ -4,15 +4,15 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import jax
 import numpy as np
 
-from jvflow.metrics import distances
-from jvflow.metrics.clips import FolderClips
+from jvflow.metrics import controls as control_videos
+from jvflow.metrics import distances, gather, neighbours, record
+from jvflow.metrics.dataset_clips import open_clips
 from jvflow.metrics.extractor import Extractor
+from jvflow.metrics.perceptual import temporal_flickering
 from jvflow.metrics.protocol import NOTES, Protocol, preset
 from jvflow.metrics.sums import FeatureSums
 
@@ -29,11 +29,16 @@ class Score:
       metric: "fvd" or "fid"; value: the distance.
       interval: see `jvflow.metrics.distances.bootstrap`.
       kernel_distance: (2) of that file, on the same features. infinity: (3), or None with few clips.
+      precision_recall: see `jvflow.metrics.neighbours`; None with few clips.
+      flickering: for each set of clips the mean of `temporal_flickering`: 1 for frozen video; {} for frames.
       reliable: False if a warning says that the number of samples makes the value meaningless on its own.
+      power: False if the distance does not tell altered real videos from real ones, None if `controls` is None.
+      controls: see `jvflow.metrics.controls.measure`; None if nobody asked for them.
       warnings: sentences for the reader.
       protocol: every entry of the protocol.
       extractor: the network, the checksum of its parameters, their file.
-      counts: clips and videos of both sets. seeds, versions, seconds: of this computation.
+      counts: clips and videos of both sets. seeds, seconds: of this computation.
+      revision, versions: see `jvflow.metrics.record`.
       inputs: what was read of each folder.
     """
 
@@ -42,12 +47,17 @@ class Score:
     interval: dict
     kernel_distance: float
     infinity: dict | None
+    precision_recall: dict | None
+    flickering: dict
     reliable: bool
+    power: bool | None
+    controls: dict | None
     warnings: list[str]
     protocol: dict
     extractor: dict
     counts: dict
     seeds: dict
+    revision: str
     versions: dict
     seconds: dict
     inputs: dict
@@ -58,30 +68,50 @@ class Score:
 
 
 def score_folders(
-    generated, real, protocol: Protocol, *, weights=None, batch: int = 8, fps: float | None = None, seed: int = 0
+    generated,
+    real,
+    protocol: Protocol,
+    *,
+    weights=None,
+    batch: int = 8,
+    fps: float | None = None,
+    seed: int = 0,
+    controls: bool = False,
 ) -> Score:
     """Returns the score of the videos in the folder `generated` against those in the folder `real`.
 
     Args:
-      generated, real: folders of videos, or of folders of images. Broken, short and odd-sized videos are reported in
-        the record and do not end the command.
+      generated, real: folders of videos, or of folders of images; or a data set, see `jvflow.metrics.dataset_clips`.
+        Broken, short and odd-sized videos are reported in the record and do not end the command.
       protocol: see `jvflow.metrics.protocol`.
       weights: a file with the parameters of the network; default: those of the extra `metrics`.
       batch: clips that the network sees at a time.
       fps: frames per second to which all videos are resampled; None keeps their frames.
-      seed: of the bootstrap.
+      seed: of the bootstrap, and of the halves of the controls.
+      controls: also score altered halves of the real videos; see `jvflow.metrics.controls`.
 
     Raises:
-      ValueError: if a folder gives fewer than two clips, or the weights are missing.
+      ValueError: if a folder gives fewer than two clips, the weights are missing, or the controls lack videos.
+
+    The processes of a job share the videos, and all of them must call it. Each gets the record, and the record is that
+    of one process up to rounding (`jvflow.metrics.gather`). The controls are computed by the primary process alone.
     """
-    sets = {
-        "real": FolderClips(real, protocol, protocol.real_count, fps=fps),
-        "generated": FolderClips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
-    }
-    extractor, sums, seconds = Extractor(protocol, weights, batch), {}, {}
+    real_clips = lambda: open_clips(real, protocol, protocol.real_count, fps=fps)
+
+    def make_sets() -> dict:
+        sets = {
+            "real": real_clips(),
+            "generated": open_clips(generated, protocol, protocol.generated_count, fps=fps, redraw=protocol.redraw),
+        }
+        if controls:
+            control_videos.check_count(len(sets["real"].videos))
+        return sets
+
+    sets = gather.primary_first(make_sets)
+    extractor, sums, seconds = gather.primary_first(lambda: Extractor(protocol, weights, batch)), {}, {}
     for name, clips in sets.items():
         begin = time.monotonic()
-        sums[name] = _run(extractor, clips, f"{name} {clips.folder}")
+        sums[name] = _run(extractor, gather.sums(extractor, clips), f"{name} {clips.folder}")
         seconds[name] = round(time.monotonic() - begin, 2)
         report = clips.report
         if sums[name].moments.count < 2:
@@ -90,8 +120,24 @@ def score_folders(
                 f"{len(report.short)} videos are too short and {len(report.broken)} broken "
                 f"(of {len(clips.videos)}); use longer videos or fewer frames (--set=frames={protocol.frames // 2})"
             )
-    inputs = {name: asdict(clips.report) for name, clips in sets.items()}
-    return score_sums(sums["generated"], sums["real"], extractor, inputs=inputs, seconds=seconds, seed=seed)
+        if controls and name == "real":
+            halves = control_videos.halves(sums[name], seed)
+    reports = {name: clips.report for name, clips in sets.items()}
+    flickering = {name: each.flickering for name, each in reports.items() if each.flickering is not None}
+    inputs = {name: asdict(each) for name, each in reports.items()}
+
+    def finish() -> dict:
+        found = None
+        if controls:
+            begin = time.monotonic()
+            LOG.info("controls: %s clips, %s", len(halves[1].rows), ", ".join(control_videos.controls_of(protocol)))
+            changed = control_videos.features(extractor, real_clips(), halves[1])
+            found = control_videos.measure(*halves, changed, protocol, seed)
+            seconds["controls"] = round(time.monotonic() - begin, 2)
+        options = dict(controls=found, flickering=flickering, inputs=inputs, seconds=seconds, seed=seed)
+        return score_sums(sums["generated"], sums["real"], extractor, **options).as_json()
+
+    return Score(**gather.from_primary(finish))
 
 
 def fvd(real, generated, protocol: str | Protocol = "original", weights=None, *, batch: int = 8) -> Score:
@@ -105,14 +151,19 @@ def fvd(real, generated, protocol: str | Protocol = "original", weights=None, *,
     protocol = preset(protocol) if isinstance(protocol, str) else protocol
     if protocol.metric != "fvd":
         raise ValueError(f"protocol {protocol.name} is of {protocol.metric}: use one of fvd, or score_folders")
-    extractor, sums, frames = Extractor(protocol, weights, batch), {}, set()
+    extractor, sums, flickering, frames = Extractor(protocol, weights, batch), {}, {}, set()
     for name, clips in dict(real=real, generated=generated).items():
-        sums[name] = _run(extractor, _checked(clips, name, frames), name)
+        values = []
+        sums[name] = _run(extractor, extractor.sums(_checked(clips, name, frames, values)), name)
+        flickering[name] = float(np.mean(values)) if values else 0.0
     extractor.protocol = replace(protocol, frames=next(iter(frames), protocol.frames))
-    return score_sums(sums["generated"], sums["real"], extractor)
+    return score_sums(sums["generated"], sums["real"], extractor, flickering=flickering)
 
 
-def _checked(clips: Iterable, name: str, frames: set[int]) -> Iterator[tuple[int, int, np.ndarray]]:
+def _checked(
+    clips: Iterable, name: str, frames: set[int], flickering: list[float]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields (place, video, clip), and adds the frames and the flickering of each clip."""
     for number, clip in enumerate(clips):
         clip = np.asarray(clip)
         if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
@@ -120,13 +171,14 @@ def _checked(clips: Iterable, name: str, frames: set[int]) -> Iterator[tuple[int
         frames.add(len(clip))
         if len(frames) > 1:
             raise ValueError(f"clips have {' and '.join(map(str, sorted(frames)))} frames: cut them to one length")
+        flickering.append(temporal_flickering(clip))
         yield number, number, clip
 
 
-def _run(extractor: Extractor, clips: Iterable, what: str) -> FeatureSums:
-    """Returns the sums of all clips; logs progress."""
+def _run(extractor: Extractor, sums: Iterator[FeatureSums], what: str) -> FeatureSums:
+    """Returns the last of some running sums; logs progress."""
     total, last = FeatureSums.empty(extractor.width), time.monotonic()
-    for total in extractor.sums(clips):
+    for total in sums:
         if time.monotonic() - last > EVERY:
             last = time.monotonic()
             LOG.info("%s: %s clips", what, f"{total.moments.count:,}")
@@ -139,6 +191,8 @@ def score_sums(
     real: FeatureSums,
     extractor: Extractor,
     *,
+    controls: dict | None = None,
+    flickering: dict[str, float] | None = None,
     inputs: dict | None = None,
     seconds: dict | None = None,
     seed: int = 0,
@@ -154,6 +208,7 @@ def score_sums(
         for name, each in dict(generated=generated, real=real).items()
     }
     warnings, reliable = _warnings(counts, extractor.width, protocol)
+    warnings = (control_videos.warnings(controls, protocol.name) if controls else []) + warnings
     seconds = dict(seconds or {}, distances=round(time.monotonic() - begin, 2))
     network = extractor.network
     return Score(
@@ -162,26 +217,21 @@ def score_sums(
         interval=interval,
         kernel_distance=distances.kernel_distance(generated.rows, real.rows),
         infinity=distances.extrapolate(generated, real, distance, seed=seed),
+        precision_recall=neighbours.precision_recall(generated.rows, real.rows),
+        flickering=flickering or {},
         reliable=reliable,
+        power=controls["power"] if controls else None,
+        controls=controls,
         warnings=warnings,
         protocol=asdict(protocol),
         extractor=dict(name=network.name, sha256=network.sha256, file=network.source, layer=protocol.layer),
         counts=counts,
         seeds=dict(bootstrap=seed, windows=protocol.seed),
-        versions=_versions() | dict(device=jax.devices()[0].device_kind, devices=jax.local_device_count()),
+        revision=record.revision(),
+        versions=record.versions(),
         seconds=seconds,
         inputs=inputs or {},
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("jvflow", "jax", "flax", "numpy", "scipy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # a checkout that is not installed
-            found[name] = "not installed"
-    return found
 
 
 def _warnings(counts: dict, width: int, protocol: Protocol) -> tuple[list[str], bool]:

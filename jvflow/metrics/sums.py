@@ -84,8 +84,7 @@ class FeatureSums:
     ) -> "FeatureSums":
         """Returns the sums with more rows; raises ValueError if a number in them is not finite."""
         features = np.asarray(features)
-        if not np.all(np.isfinite(features)):
-            raise ValueError("features are not finite: the videos hold NaN or infinity; drop them")
+        check_finite(features)
         part = features.astype(np.float32), np.asarray(places, np.int64), np.asarray(groups, np.int64)
         return self.merge(FeatureSums(moments_of(features), *part, self.kept))
 
@@ -99,6 +98,12 @@ class FeatureSums:
             rows, places, groups = rows[chosen], places[chosen], groups[chosen]
         order = np.argsort(places, kind="stable")
         return FeatureSums(self.moments.merge(other.moments), rows[order], places[order], groups[order], self.kept)
+
+
+def check_finite(features: Num[np.ndarray, "n d"]) -> None:
+    """Raises ValueError if a number in features is not finite."""
+    if not np.all(np.isfinite(features)):
+        raise ValueError("features are not finite: the videos hold NaN or infinity; drop them")
 
 
 def _hash(places: Int[np.ndarray, "n"]) -> np.ndarray:

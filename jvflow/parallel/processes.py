@@ -36,6 +36,9 @@ TIMEOUT = "JVFLOW_TIMEOUT"
 HEARTBEAT = 15
 """Seconds without a heartbeat after which a process counts as dead and the others end."""
 
+PIECE = 2**16
+"""Bytes; messages between processes are padded to a multiple."""
+
 DONE, GO_ON, FAILED = range(3)
 PRIMARY_FAILED = "the primary process failed: see its error message"
 
@@ -82,6 +85,7 @@ def start() -> None:
         if detect:
             cure = f"{DETECT}=1 needs a scheduler that JAX supports; otherwise set {COORDINATOR}, {COUNT} and {INDEX}"
         raise ValueError(f"this process cannot join the others of its job ({reason}): {cure}") from error
+    barrier("the start")  # the first message gives up after 30 s, all later ones wait as long as it takes
 
 
 def _wait_for_coordinator(address: str, timeout: int) -> None:
@@ -169,6 +173,22 @@ def distributed_map(count: int, make: Callable[[int], Any]) -> list:
     if jax.process_count() == 1:
         return [make(i) for i in range(count)]
     return [item for first in range(0, count, jax.process_count()) for item in _make_round(first, count, make)]
+
+
+def from_each(item: tuple | dict) -> Iterator[tuple | dict]:
+    """Yields the item of each process, in order, on every process; see `distributed_map` for the kinds of items.
+
+    Memory holds one item at a time, so items may be large. Every process must take all of them.
+    """
+    if jax.process_count() == 1:
+        yield item
+        return
+    content = _pack(item)
+    sizes = np.ravel(multihost_utils.process_allgather(np.int64(len(content))))
+    for process, size in enumerate(sizes):
+        mine = process == jax.process_index()
+        part = _padded(content if mine else b"", size)
+        yield _unpack(multihost_utils.broadcast_one_to_all(part, is_source=mine)[:size].tobytes())
 
 
 class AnyProcess:
@@ -279,9 +299,15 @@ def _make_round(first: int, count: int, make: Callable[[int], Any]) -> list:
 def _exchange(part: bytes) -> list[bytes]:
     """Returns the bytes of every process, on every process."""
     sizes = np.ravel(multihost_utils.process_allgather(np.int64(len(part))))
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: len(part)] = np.frombuffer(part, np.uint8)
-    return [row[:size].tobytes() for row, size in zip(multihost_utils.process_allgather(padded), sizes)]
+    rows = multihost_utils.process_allgather(_padded(part, sizes.max()))
+    return [row[:size].tobytes() for row, size in zip(rows, sizes)]
+
+
+def _padded(content: bytes, size: int) -> np.ndarray:
+    """Returns the bytes in an array of at least `size`, a multiple of PIECE: JAX compiles a program for each size."""
+    array = np.zeros(-(-int(size) // PIECE) * PIECE, np.uint8)
+    array[: len(content)] = np.frombuffer(content, np.uint8)
+    return array
 
 
 def _pack(item: tuple | dict) -> bytes:

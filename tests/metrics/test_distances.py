@@ -101,6 +101,20 @@ def test_features_that_are_not_finite_are_an_error():
         sums(np.full((2, 3), np.nan))
 
 
+def test_a_mean_over_videos():
+    values = random.uniform(size=50)
+    found = distances.mean_of_videos(values.tolist())
+    error = values.std() / 50**0.5
+    assert found["value"] == pytest.approx(values.mean())
+    assert found["interval"]["standard_error"] == pytest.approx(error, rel=0.2)
+    assert found["interval"]["high"] - found["value"] == pytest.approx(1.96 * error, rel=0.3)
+    assert found["value"] - found["interval"]["low"] == pytest.approx(1.96 * error, rel=0.3)
+    two = distances.mean_of_videos([0.7, 1.0])["interval"]
+    assert (two["low"], two["high"]) == pytest.approx((0.7, 1.0))
+    with pytest.raises(ValueError, match="at least one video"):
+        distances.mean_of_videos([])
+
+
 def test_the_kernel_distance_is_unbiased_and_equals_its_definition():
     x, y = random.normal(size=(9, 4)), random.normal(size=(7, 4)) + 0.5
     k = lambda a, b: (a @ b.T / 4 + 1) ** 3

@@ -7,23 +7,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from feature_networks import SmallNetwork, write_video
 
 from jvflow.cli import score as command
 from jvflow.metrics import extractor as extractors
 from jvflow.metrics import score as scores
 from jvflow.metrics.clips import FolderClips
+from jvflow.metrics.perceptual import temporal_flickering
 from jvflow.metrics.protocol import preset
 from jvflow.metrics.sums import FeatureSums
-
-
-def write_video(folder, frames: int, size=(40, 48), seed: int = 0):
-    """Writes a folder of images, which is a video."""
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(seed)
-    base = random.integers(0, 255, (*size, 3))
-    for number in range(frames):
-        Image.fromarray(np.uint8((base + 5 * number) % 256)).save(folder / f"{number:03}.png")
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +31,6 @@ def folders(tmp_path_factory):
     (root / "fake" / "broken.mp4").write_bytes(b"no video")
     (root / "fake" / "notes.txt").write_text("notes")
     return root
-
-
-class SmallNetwork(extractors.Extractor):
-    """Stands in for an extractor with I3D: twelve features of a prepared clip."""
-
-    width = 12
-
-    def __init__(self, protocol, file=None, batch=4):
-        self.protocol, self.batch = protocol, batch
-        self.network = type("Network", (), dict(name="small", sha256="0", source=str(file)))
-
-    def __call__(self, clips):
-        parts = np.stack([clips.mean((1, 2, 3)), clips.std((1, 2, 3)), clips[:, 0].mean((1, 2)), clips.max((1, 2, 3))])
-        return parts.transpose(1, 0, 2).reshape(len(clips), -1)
 
 
 @pytest.fixture
@@ -113,8 +91,15 @@ def test_a_record_holds_everything(folders, small):
     assert record["protocol"]["window"] == "all" and record["protocol"]["name"] == "original (changed)"
     assert record["counts"] == dict(generated=dict(clips=10, videos=6), real=dict(clips=4, videos=4))
     assert not record["reliable"] and "do not determine a covariance" in " ".join(record["warnings"])
-    assert {"jvflow", "jax", "device"} <= record["versions"].keys()
+    assert {"jvflow", "jax", "device"} <= record["versions"].keys() and record["revision"]
+    # frames of write_video differ by 5 modulo 256
+    real = np.concatenate([clip for *_, clip in FolderClips(folders / "real", preset("original"), 0)]).astype(float)
+    change = np.abs(np.diff(real.reshape(4, 16, -1), axis=1)).mean() / 255
+    assert record["flickering"]["real"] == pytest.approx(1 - change) and record["flickering"]["generated"] < 1
+    assert record["precision_recall"]["k"] == 3 and record["precision_recall"]["rows"] == [10, 4]
     text = command.report(found)
+    assert f"precision {record['precision_recall']['precision']:.4f}" in text
+    assert f"generated {record['flickering']['generated']:.4f}" in text
     assert "broken: broken.mp4" in text and "short: short" in text and "size wide (96 x 40)" in text
 
 
@@ -133,6 +118,7 @@ def test_fvd_of_arrays(small):
     found = scores.fvd(real, fake)
     assert found.value == pytest.approx(scores.fvd(iter(real), list(fake), preset("original")).value)
     assert found.protocol["frames"] == 9
+    assert found.flickering["real"] == pytest.approx(np.mean([temporal_flickering(clip) for clip in real]))
     for bad, words in (
         ((real / 255, fake), "give uint8"),
         ((real[:, :, 0], fake), "give uint8"),
@@ -142,6 +128,12 @@ def test_fvd_of_arrays(small):
     ):
         with pytest.raises(ValueError, match=words):
             scores.fvd(*bad)
+
+
+def test_frames_have_no_flickering(folders, small):
+    small_fid = preset("fid", dict(size=32))
+    found = scores.score_folders(folders / "fake", folders / "real", small_fid)
+    assert found.flickering == {} and "flickering" not in command.report(found)
 
 
 def test_memory_does_not_grow_with_the_number_of_clips():
@@ -177,6 +169,7 @@ def test_one_program_serves_all_batches_on_all_devices(monkeypatch):
     [
         (["--protocol=fvdd"], "unknown protocol"),
         (["--generated=absent"], "not a folder"),
+        (["--protocol=pairs", "--controls"], "leave it out with --protocol=pairs"),
     ],
 )
 def test_mistakes_end_the_command_with_one_line(folders, flags, words):

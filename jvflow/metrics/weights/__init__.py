@@ -143,6 +143,14 @@ def load(name: str, file: str | os.PathLike | None = None, **options) -> Loaded:
     return Loaded(name, graph, state, checksum(tensors), str(file))
 
 
+def is_installed(name: str) -> bool:
+    """Returns whether an installed package carries the parameters of a network."""
+    try:
+        return bool(_find(SOURCES[name]))
+    except ValueError:
+        return False
+
+
 def checksum(tensors: Mapping[str, np.ndarray]) -> str:
     """Returns the sha256 over the names, shapes and float32 values of tensors, in the order of their names."""
     total = hashlib.sha256()
