@@ -42,7 +42,7 @@ class FolderReport:
 
 @dataclass
 class Reading:
-    """What one video gives in one turn through the folder.
+    """The clips of one video in one turn through the folder, without their pixels.
 
     Attributes:
       number: the place of the video in `FolderClips.videos`.
