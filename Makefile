@@ -20,7 +20,7 @@ test-integration: $(VENV)/installed-test
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
 
 CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-ffmpeg check-fuzz
-CHECKS += check-public check-python
+CHECKS += check-public check-python check-scores
 
 check-all: $(CHECKS)
 
@@ -38,6 +38,9 @@ check-meshes: $(VENV)/installed-test
 	for paper in biflow vlfm flowframes conventional ltx wan; do \
 		$(RECORD) equal_meshes_$$paper $(VENV)/bin/python tests/slow/equal_meshes.py $$paper || exit 1; \
 	done
+
+check-scores: $(VENV)/installed-test
+	$(RECORD) equal_scores $(VENV)/bin/python tests/slow/equal_scores.py
 
 check-papers: $(VENV)/installed-test
 	$(RECORD) remove_papers $(VENV)/bin/python tests/slow/remove_papers.py --whole

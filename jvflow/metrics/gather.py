@@ -1,7 +1,7 @@
 """Features of the clips of a folder, computed by all processes of a job.
 
 Each process reads whole videos and computes features on its own devices. The work goes in rounds of a few videos for
-each process. After a round, all processes hear what every video gave. In the order of the folder, they decide which
+each process. After a round, all processes get the outcome of every video. In the order of the folder, they decide which
 clips belong to the set, and complete the same report. So the limits on the number of clips, which hold over all videos,
 give the set and the report of one process. Where the number is limited, features wait for the end of their round, and
 those of the last round may be dropped.

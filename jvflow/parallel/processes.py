@@ -85,7 +85,7 @@ def start() -> None:
         if detect:
             cure = f"{DETECT}=1 needs a scheduler that JAX supports; otherwise set {COORDINATOR}, {COUNT} and {INDEX}"
         raise ValueError(f"this process cannot join the others of its job ({reason}): {cure}") from error
-    barrier("the start")  # the first message gives up after 30 s, all later ones wait as long as it takes
+    barrier("the start")  # the first message gives up after 30 s, later ones after about 30 minutes
 
 
 def _wait_for_coordinator(address: str, timeout: int) -> None:

@@ -40,6 +40,8 @@ try:
     processes.on_primary(lambda: 1 / 0)
 except Exception as error:
     print("primary", type(error).__name__, error, flush=True)
+parts = processes.from_each(dict(rows=np.full((100_000 * me, 1), me / 3), name=f"process {me}"))
+print("each", [(p["rows"].shape, str(p["rows"].dtype), float(p["rows"].sum()), p["name"]) for p in parts], flush=True)
 any_process = processes.AnyProcess(meshes.make_mesh())
 print("any", [any_process(me == 1 and step == 2) for step in range(5)], flush=True)
 rows = processes.local_rows(5)
@@ -92,14 +94,18 @@ def test_work_is_divided_and_collected_in_order():
     for lines in (first, second, third):
         assert lines[0] == f"map {expected}"
         assert lines[1] == "tuple [0.0, 1.0, 3.0]"
-        assert lines[4] == "any [False, False, False, True, False]"  # one call later, on every process at once
+        sums = [
+            ((100_000 * i, 1), "float64", float(np.full(100_000 * i, i / 3).sum()), f"process {i}") for i in range(3)
+        ]
+        assert lines[4] == f"each {sums}"
+        assert lines[5] == "any [False, False, False, True, False]"  # one call later, on every process at once
     assert first[2] == "served [0, 1, 2, 3, 4, 5, 6, 3] mine [0, 3, 6, 3]"
     assert (second[2], third[2]) == ("served nothing mine [1, 4, 4]", "served nothing mine [2, 5, 5]")
     whole = [0.0, 1.0, 2.0, 3.0, 4.0]
-    assert first[5] == f"gathered [0, 1] {[[[0, 10, 20, 30, 40], whole], [[1, 11, 21, 31, 41], whole]]}"
-    assert (second[5], third[5]) == ("gathered [2, 3] []", "gathered [4, 4] []")
-    assert first[6] == "gathered ZeroDivisionError division by zero"
-    assert second[6] == third[6] == "gathered ValueError the primary process failed: see its error message"
+    assert first[6] == f"gathered [0, 1] {[[[0, 10, 20, 30, 40], whole], [[1, 11, 21, 31, 41], whole]]}"
+    assert (second[6], third[6]) == ("gathered [2, 3] []", "gathered [4, 4] []")
+    assert first[7] == "gathered ZeroDivisionError division by zero"
+    assert second[7] == third[7] == "gathered ValueError the primary process failed: see its error message"
     assert first[3] == "primary ZeroDivisionError division by zero"
     assert second[3] == third[3] == "primary ValueError the primary process failed: see its error message"
 
@@ -110,6 +116,7 @@ def test_one_process_calls_its_argument():
     processes.serve_items(sources, seen.append)
     assert seen == [sources] and processes.is_primary()
     assert processes.primary_first(lambda: 5) == 5
+    assert list(processes.from_each(dict(a=1))) == [dict(a=1)]
     with pytest.raises(ZeroDivisionError):
         processes.on_primary(lambda: 1 / 0)
 

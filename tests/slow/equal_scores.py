@@ -118,10 +118,8 @@ def main() -> int:
             failed += not (same and apart <= WITHIN and problems["broken"] and problems["odd"])
             clips = "/".join(str(record["counts"][name]["clips"]) for name in ("generated", "real"))
             shown = " ".join(f"{value:7.2f}" for value in numbers(record).values())
-            print(
-                f"{part:9}  {processes:9} {devices:8} {batch:6}  {clips:6} {shown} {apart:20.1e}  {'' if same else 'DIFFERENT'}"
-            )
-            sys.stdout.flush()
+            place = f"{part:9}  {processes:9} {devices:8} {batch:6}  {clips:6}"
+            print(place, shown, f"{apart:20.1e}  {'' if same else 'DIFFERENT'}", flush=True)
     print(f"{len(rows)} rows, {failed} failed")
     return int(failed > 0)
 
