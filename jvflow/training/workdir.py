@@ -181,6 +181,7 @@ class Workdir:
         config = folder.read_config()
         if "per_sample" in config["sample"]:  # an adaptive solver; runs of an earlier version lack its controller
             config["sample"].setdefault("controller", "diffrax")
+        config["evaluate"].setdefault("fvd", "")
         return folder, ConfigDict(config)
 
     def read_config(self) -> dict:
