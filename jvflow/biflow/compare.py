@@ -70,6 +70,8 @@ def compare(
         if any(gains):
             LOG.warning("warning: no gain is evaluated, because it needs a noise level (--epsilon) above 0")
         gains = ()
+    if overrides and "fvd" in overrides:
+        raise ValueError("a comparison has no FVD: use jvflow evaluate --fvd=... for each run")
     _check(configs)
     file = Path(out) / "compare.json"
     before = _results(file) if file.exists() else []

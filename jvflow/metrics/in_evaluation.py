@@ -100,8 +100,14 @@ def parse(text: str) -> Protocol:
 
 def check_network(text: str) -> None:
     """Raises ValueError if `config.evaluate.fvd` asks for a distance and its network cannot be loaded."""
-    if text:
-        _network(_as_network(parse(text)))
+    if not text:
+        return
+    protocol = parse(text)
+    try:
+        _network(_as_network(protocol))
+    except ValueError as error:
+        reason = str(error).partition(", or give --weights")[0]  # a flag of `jvflow score` alone
+        raise ValueError(f"FVD ({text}) cannot be computed: {reason}, or leave FVD out") from error
 
 
 def is_installed(text: str) -> bool:

