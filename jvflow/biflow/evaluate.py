@@ -2,7 +2,7 @@
 
 The distance is a Frechet distance between features of windows of frames. The feature map is fitted to real training
 videos and named in the protocol. Distances are comparable only under one protocol, and are not FVD. With
-`config.evaluate.fvd`, FVD stands beside them.
+`config.evaluate.fvd`, the record also has FVD.
 """
 
 import itertools

@@ -5,7 +5,7 @@ for each window of 32 frames with stride 16, under two solvers. At equal accurac
 and `nfe_batch` is what the paper calls steps. At equal budget, Euler has 20 steps. BI-FLOW has the best epsilon of four
 for each solver. The search has other start frames and other noise than the figures that are reported, so that these are
 not the best of several draws. The distance is that of `config.evaluate.features`, which is not FVD. Where the extra
-`metrics` is installed, FVD of the reported streams stands beside it.
+`metrics` is installed, the record also has FVD of the reported streams.
 """
 
 import logging

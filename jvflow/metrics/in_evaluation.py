@@ -307,7 +307,7 @@ class VideoScorer:
 
     @property
     def described(self) -> dict:
-        """What two values must have in common: the protocol, the network, the real clips."""
+        """The entries in which two values must agree: the protocol, the network, the real clips."""
         real = dict(real_clips=self.real.moments.count, real_split=self.read["split"])
         return asdict(self.protocol) | dict(extractor=self.network.network.sha256, **real)
 
