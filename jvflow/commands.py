@@ -10,9 +10,11 @@ import jax
 from ml_collections import ConfigDict
 
 from jvflow import load as loading
+from jvflow.data import other, pipeline, records
 from jvflow.experiment import method_of
 from jvflow.files import local_path, read_json, with_local_paths
 from jvflow.method import SampleRequest
+from jvflow.metrics import in_evaluation
 from jvflow.metrics.published import NAMES, read_tables
 from jvflow.parallel import processes
 from jvflow.parallel.mesh import local_mesh
@@ -82,6 +84,9 @@ def evaluate(
     sampling: dict | None = None,
     preset: str | None = None,
     dtype: str | None = None,
+    fvd: str | None = None,
+    real: str | Path | None = None,
+    real_frames: int | None = None,
 ) -> dict:
     """Evaluates a trained run by the protocol of its config, or by a named one.
 
@@ -89,6 +94,9 @@ def evaluate(
       workdir, step, ema, sampling, dtype: see `jvflow.load.load`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
       preset: one of the paper's `Method.presets`, which sets the entries that `overrides` does not set.
+      fvd: the protocol of FVD, see `jvflow.metrics.in_evaluation.parse`; "" for none, None for that of the config.
+      real: a folder of videos, or a built data set, to evaluate on in place of the run's own data set.
+      real_frames: frames of the clips that are cut out of a folder `real`; None for as many as the run's own have.
 
     Returns:
       The record: metrics, curves over time, controls, and the protocol.
@@ -98,8 +106,39 @@ def evaluate(
         if not presets:
             raise ValueError(f"the paper of {workdir} has no named protocols: leave out --preset={preset}")
         check([("--preset", preset, choice(*presets))])
-    run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema, dtype=dtype)
+    overrides = dict(overrides or {})
+    if fvd is not None:
+        if "fvd" in overrides:
+            raise ValueError("--fvd and --protocol=fvd=... both name the protocol of FVD: give one of them")
+        overrides["fvd"] = fvd
+    if real_frames is not None:
+        check([("--real_frames", real_frames, COUNT)])
+        if real is None:
+            raise ValueError("--real_frames is for the clips of another data set: give --real=DATA too")
+    config = Workdir.read(workdir)[1]
+    override(config, "evaluate", overrides)
+    in_evaluation.check_network(config.evaluate.fvd)  # raises before anything is loaded or generated
+    if real is None:
+        run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema, dtype=dtype)
+    else:
+        real = other.check(real, config.data, real_frames)
+        run = _load(workdir, sampling, overrides, step=step, ema=ema, dtype=dtype)
+        run, data = _on_other_data(run, real, real_frames)
     return evaluate_run(run, data, **({} if preset is None else dict(preset=preset)))
+
+
+def _on_other_data(run: Run, real: str, frames: int | None) -> tuple[Run, Path]:
+    """Returns a run whose records name another data set, and the folder of that data set."""
+    need = run.experiment.window.span
+    data = processes.primary_first(lambda: other.prepare(real, run.config.data, run.workdir, frames, need))
+    if run.experiment.text and not other.has_captions(data, pipeline.held_out(data)):
+        raise ValueError(
+            f"this run makes videos of captions, and the videos of --real={real} have none: add captions "
+            "(docs/data.md), or evaluate on its own data"
+        )
+    made = records.manifest(data)
+    named = dict(path=real, key=made.get("key"), frames=made["shape"][0])
+    return replace(run, protocol=run.protocol | dict(real=named)), data
 
 
 def evaluate_run(run: Run, data: Path, **options) -> dict:
@@ -175,7 +214,12 @@ def demo(config, out, *, command: str) -> dict:
 
 def load_with_data(workdir, sampling=None, overrides=None, **options) -> tuple[Run, Path]:
     """Returns a run with other entries of `config.sample` and `config.evaluate`, and the folder of its data set."""
+    run = _load(workdir, sampling, overrides, **options)
+    return run, loading.run_dataset(run)
+
+
+def _load(workdir, sampling, overrides, **options) -> Run:
     override(Workdir.read(workdir)[1], "evaluate", overrides or {})  # raises before the run is loaded
     run = loading.load(workdir, sampling=sampling, **options)
     override(run.config, "evaluate", overrides or {})
-    return replace(run, asked=tuple(overrides or ())), loading.run_dataset(run)
+    return replace(run, asked=tuple(overrides or ()))

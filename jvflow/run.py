@@ -32,10 +32,21 @@ class Run:
     asked: Collection[str] = ()
 
 
+def described(settings) -> dict:
+    """Returns `config.evaluate` for a protocol, without `fvd`: that distance has a protocol of its own."""
+    return {name: value for name, value in settings.to_dict().items() if name != "fvd"}
+
+
+NO_FIGURES = ("protocol", "extractor", "seeds", "versions", "inputs", "adapted")
+"""Entries of a record that say how its figures came about."""
+
+
 def scalars(record: dict) -> dict:
-    """Returns the numbers of a record, without its curves and its protocol."""
+    """Returns the numbers of a record, without its curves and what describes them (`NO_FIGURES`)."""
     found = {
-        key: scalars(value) if isinstance(value, dict) else value for key, value in record.items() if key != "protocol"
+        key: scalars(value) if isinstance(value, dict) else value
+        for key, value in record.items()
+        if key not in NO_FIGURES
     }
     return {key: value for key, value in found.items() if isinstance(value, float | int | dict)}
 

@@ -34,7 +34,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # sampling and evaluation
     config.sample = dict(curve="joint", epsilon=0.1, gain=0.0, context_noise=0.0, **defaults.adaptive_heun())
     config.evaluate = dict(videos=128, frames=512, batch=8, seed=0, window=32, stride=16, pooled=4)
-    config.evaluate.update(features="window_pca", dimensions=64, real_clips=1024)
+    config.evaluate.update(features="window_pca", dimensions=64, real_clips=1024, fvd="")
     config.run.update(log_every=100, checkpoint_every=5000, sample_every=5000, validate_every=5000, sample_frames=64)
     if mode == "debug":
         defaults.shorten(config)

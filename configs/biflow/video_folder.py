@@ -33,7 +33,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # sampling and evaluation
     config.sample = dict(curve="joint", epsilon=0.4, gain=0.0, context_noise=0.0, **defaults.adaptive_heun())
     config.evaluate = dict(videos=8, frames=192, batch=8, seed=0, window=32, stride=16, pooled=4)
-    config.evaluate.update(features="window_pca", dimensions=12, real_clips=256)
+    config.evaluate.update(features="window_pca", dimensions=12, real_clips=256, fvd="")
     config.run.update(log_every=25, checkpoint_every=500, sample_every=1000, validate_every=1000, sample_frames=32)
     if mode == "debug":
         defaults.shorten(config)

@@ -42,7 +42,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # sampling and evaluation
     config.sample = dict(method="euler", steps=5, schedule="warp", warp=1.0, terminal=0.0, guidance=1.0)
     config.evaluate = dict(clips=8, starts=1, batch=8, seed=0, frames=(17,), chunks=1, steps=(1, 5, 10, 40))
-    config.evaluate.update(window=8, features="window_pca", dimensions=9, real_clips=256)
+    config.evaluate.update(window=8, features="window_pca", dimensions=9, real_clips=256, fvd="")
     config.run.update(log_every=25, checkpoint_every=250, sample_every=500, validate_every=500)
     if mode == "debug":
         defaults.shorten(config)

@@ -61,7 +61,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # sampling and evaluation
     config.sample = dict(method="euler", steps=5, schedule="tokens", warp=1.0, terminal=0.1, guidance=3.5)  # LTX's own
     config.evaluate = dict(clips=2000, starts=1, batch=4, seed=0, frames=(17,), chunks=1, steps=(5, 10))
-    config.evaluate.update(window=16, features="window_pca", dimensions=32, real_clips=2000)
+    config.evaluate.update(window=16, features="window_pca", dimensions=32, real_clips=2000, fvd="")
     config.run.update(log_every=10, checkpoint_every=100, sample_every=100, validate_every=100)
     config.run.update(microbatches=8, remat="full")
     if mode == "debug":

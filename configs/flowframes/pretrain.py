@@ -32,7 +32,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # sampling and evaluation
     config.sample = dict(method="euler", steps=40, schedule="warp", warp=1.0, terminal=0.0, guidance=1.0)
     config.evaluate = dict(clips=128, starts=4, batch=128, seed=0, frames=(8,), chunks=1, steps=(5, 10, 40))
-    config.evaluate.update(window=8, features="window_pca", dimensions=24, real_clips=256)
+    config.evaluate.update(window=8, features="window_pca", dimensions=24, real_clips=256, fvd="")
     config.run.update(log_every=25, checkpoint_every=1000, sample_every=2000, validate_every=2000)
     if mode == "debug":
         defaults.shorten(config)

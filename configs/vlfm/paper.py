@@ -40,7 +40,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.train = dict(steps=400_000, batch_size=256)
     # sampling and evaluation
     config.sample = dict(guidance=4.0, readout="mean", **defaults.adaptive_heun())
-    config.evaluate = dict(split="train", clips=64, batch=16, seed=0, text_guidance=(1.0, 4.0))
+    config.evaluate = dict(split="train", clips=64, batch=16, seed=0, text_guidance=(1.0, 4.0), fvd="")
     config.run.update(log_every=100, checkpoint_every=5000, sample_every=5000, validate_every=5000, remat="full")
     if mode == "debug":
         defaults.shorten(config)

@@ -34,7 +34,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.train = dict(steps=6000, batch_size=16)
     # sampling and evaluation
     config.sample = dict(guidance=1.0, readout="mean", **defaults.adaptive_heun())
-    config.evaluate = dict(split="train", clips=16, batch=16, seed=0, text_guidance=(1.0, 2.0, 4.0))
+    config.evaluate = dict(split="train", clips=16, batch=16, seed=0, text_guidance=(1.0, 2.0, 4.0), fvd="")
     config.run.update(log_every=25, checkpoint_every=500, sample_every=1000, validate_every=1000)
     if mode == "debug":
         defaults.shorten(config)

@@ -70,6 +70,8 @@ def compare(
         if any(gains):
             LOG.warning("warning: no gain is evaluated, because it needs a noise level (--epsilon) above 0")
         gains = ()
+    if overrides and "fvd" in overrides:
+        raise ValueError("a comparison has no FVD: use jvflow evaluate --fvd=... for each run")
     _check(configs)
     file = Path(out) / "compare.json"
     before = _results(file) if file.exists() else []
@@ -114,7 +116,7 @@ def _as_read(figures: dict) -> dict:
 def _check(configs: Mapping) -> None:
     first, *others = configs
     for path in others:
-        for section, ignored in (("data", ("cache",)), ("evaluate", ())):
+        for section, ignored in (("data", ("cache",)), ("evaluate", ("fvd",))):
             a, b = (configs[p][section].to_dict() for p in (first, path))
             differing = [key for key in a if a[key] != b.get(key) and key not in ignored]
             if differing:

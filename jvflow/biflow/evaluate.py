@@ -1,7 +1,8 @@
 """Evaluation of streams: distance to real video over time, motion, cost, and errors against the true frames.
 
 The distance is a Frechet distance between features of windows of frames. The feature map is fitted to real training
-videos and named in the protocol. Distances are comparable only under one protocol, and are not FVD.
+videos and named in the protocol. Distances are comparable only under one protocol, and are not FVD. With
+`config.evaluate.fvd`, the record also has FVD.
 """
 
 import itertools
@@ -21,9 +22,9 @@ from jvflow import metrics
 from jvflow.biflow.sample import backward, correcting, stream_frames, stream_protocol
 from jvflow.data import pipeline, records
 from jvflow.flow import torchode
-from jvflow.metrics import flatten_windows, to_unit_range
+from jvflow.metrics import flatten_windows, in_evaluation, to_unit_range
 from jvflow.parallel import processes
-from jvflow.run import Run, lowered
+from jvflow.run import Run, described, lowered
 
 Videos = UInt8[np.ndarray, "b f h w c"]
 
@@ -230,7 +231,24 @@ def evaluate(run: Run, data: Path) -> dict:
             "held-out videos",
             *(baselines[name] for name in ("real_vs_real", "frozen")),
         )
-    return dict(evaluate_streams(run, reference, data)[0], controls=baselines, protocol=describe(run, reference))
+    scorer = video_scorer(run, reference, data, run.config.evaluate.fvd, asked="fvd" in run.asked)
+    figures, video = evaluate_streams(run, reference, data)
+    protocol = describe(run, reference)
+    if scorer:
+        groups = in_evaluation.sources(data, reference.split, len(video))
+        figures["fvd"] = scorer.score(video, groups=groups, reverse=run.experiment.sampler.curve is backward)
+        protocol["fvd"] = scorer.described
+    return dict(figures, controls=baselines, protocol=protocol)
+
+
+def video_scorer(
+    run: Run, reference: Reference, data: Path, text: str, *, asked: bool
+) -> in_evaluation.VideoScorer | None:
+    """Returns what computes the FVD `text` of streams, or None; see `VideoScorer.of`."""
+    settings = reference.settings
+    options = dict(frames=settings.frames, videos=settings.videos, asked=asked)
+    cure = "longer streams (--protocol=frames=N) and a data set with longer clips (--real=DATA --real_frames=N)"
+    return in_evaluation.VideoScorer.of(text, data, reference.split, **options, cure=cure)
 
 
 def evaluate_streams(run: Run, reference: Reference, data: Path) -> tuple[dict, np.ndarray]:
@@ -271,7 +289,7 @@ def describe(run: Run, reference: Reference) -> dict:
         split=reference.split,
         adapted=reference.adapted,
         seconds="wall time over frames times streams, without compilation",
-        **reference.settings.to_dict(),
+        **described(reference.settings),
     )
 
 

@@ -4,7 +4,8 @@ The paper's protocol (section 3): 128 videos of 512 frames that start at random 
 for each window of 32 frames with stride 16, under two solvers. At equal accuracy, adaptive Heun has tolerances of 1e-2,
 and `nfe_batch` is what the paper calls steps. At equal budget, Euler has 20 steps. BI-FLOW has the best epsilon of four
 for each solver. The search has other start frames and other noise than the figures that are reported, so that these are
-not the best of several draws. The distance is that of `config.evaluate.features`, which is not FVD.
+not the best of several draws. The distance is that of `config.evaluate.features`, which is not FVD. Where the extra
+`metrics` is installed, the record also has FVD of the reported streams.
 """
 
 import logging
@@ -17,11 +18,13 @@ import jax
 import numpy as np
 
 from jvflow.biflow import evaluate as small
-from jvflow.biflow.evaluate import Reference, Videos, controls, describe, stream_videos
+from jvflow.biflow.evaluate import Reference, Videos, controls, describe, stream_videos, video_scorer
 from jvflow.biflow.sample import joint, plain
 from jvflow.data import pipeline
 from jvflow.flow import torchode
 from jvflow.flow.solver import Solver
+from jvflow.metrics import in_evaluation
+from jvflow.metrics.in_evaluation import Features, VideoScorer
 from jvflow.parallel import processes
 from jvflow.run import Run
 
@@ -39,12 +42,14 @@ class StreamProtocol:
       starts: "first" frames of held-out clips, or "random" frames of them.
       epsilons: the noise levels that it tries for BI-FLOW, for each solver.
       solvers: name -> settings of a `Solver`; {} uses the solver and the noise level of the config.
+      fvd: the protocol of FVD unless the config or the command names one, where its network is installed.
     """
 
     entries: Mapping[str, int]
     starts: str
     epsilons: tuple[float, ...]
     solvers: Mapping[str, Mapping[str, Any]]
+    fvd: str = ""
 
 
 PRESETS = {
@@ -57,6 +62,7 @@ PRESETS = {
             equal_accuracy=dict(method="heun", rtol=1e-2, atol=1e-2, controller="torchode"),
             equal_budget=dict(method="euler", steps=20),
         ),
+        fvd="windows_32",
     ),
 }
 """The protocols by name. `pooled` is the number of windows in one distance."""
@@ -76,9 +82,10 @@ def evaluate(run: Run, data: Path, preset: str = "small") -> dict:
     settings.update({name: value for name, value in protocol.entries.items() if name not in run.asked})
     changed = {name: [value, settings[name]] for name, value in protocol.entries.items() if settings[name] != value}
     reference = Reference.from_dataset(settings, data, (*run.asked, *protocol.entries))
+    scorer = video_scorer(run, reference, data, _fvd(run, protocol), asked="fvd" in run.asked)
     record: dict = {}
     for name, solver in protocol.solvers.items():
-        record[name] = _best(run, reference, data, protocol, Solver(**solver))
+        record[name] = _best(run, reference, data, protocol, Solver(**solver), scorer)
         figures = record[name]
         LOG.info(
             "%s: epsilon %g, NFE %.1f, distance %.4g, trend %.3g a frame",
@@ -92,10 +99,29 @@ def evaluate(run: Run, data: Path, preset: str = "small") -> dict:
     described = {key: value for key, value in describe(run, reference).items() if key not in varied}
     described |= dict(preset=preset, changed=changed, starts=protocol.starts, epsilons=list(protocol.epsilons))
     described |= dict(solvers={name: dict(solver) for name, solver in protocol.solvers.items()})
+    described |= dict(fvd=scorer.described) if scorer else {}
     return record | dict(controls=controls(reference, data), protocol=described)
 
 
-def _best(run: Run, reference: Reference, data: Path, protocol: StreamProtocol, solver: Solver) -> dict:
+def _fvd(run: Run, protocol: StreamProtocol) -> str:
+    """Returns the protocol of FVD: that of the config or the command, else that of `protocol` if it is installed."""
+    chosen = run.config.evaluate.fvd
+    if chosen or "fvd" in run.asked or not protocol.fvd:
+        return chosen
+    if in_evaluation.is_installed(protocol.fvd):
+        return protocol.fvd
+    LOG.info("no FVD, because its network is not installed: pip install 'jvflow[metrics]'")
+    return ""
+
+
+def _best(
+    run: Run,
+    reference: Reference,
+    data: Path,
+    protocol: StreamProtocol,
+    solver: Solver,
+    scorer: VideoScorer | None = None,
+) -> dict:
     """Returns the figures at the noise level that the search finds best, with the results of the search."""
     denoises = run.config.objective == "biflow"
     search = []
@@ -103,7 +129,7 @@ def _best(run: Run, reference: Reference, data: Path, protocol: StreamProtocol, 
         figures = measure(with_sampling(run, solver, epsilon, denoises), reference, data, SEARCH)
         search.append({"epsilon": epsilon} | {name: figures[name] for name in ("nfe_batch", "distance_mean")})
     best = min(search, key=lambda each: each["distance_mean"])["epsilon"] if search else 0.0
-    figures = measure(with_sampling(run, solver, best, denoises), reference, data, REPORTED)
+    figures = measure(with_sampling(run, solver, best, denoises), reference, data, REPORTED, scorer)
     return dict(epsilon=best, **figures, search=search)
 
 
@@ -114,7 +140,7 @@ def with_sampling(run: Run, solver: Solver, epsilon: float, denoises: bool) -> R
     return replace(run, experiment=replace(run.experiment, sampler=sampler))
 
 
-def measure(run: Run, reference: Reference, data: Path, draw: int) -> dict:
+def measure(run: Run, reference: Reference, data: Path, draw: int, scorer: VideoScorer | None = None) -> dict:
     """Returns the figures of streams from random frames; holds the videos of one batch at a time.
 
     Args:
@@ -122,6 +148,7 @@ def measure(run: Run, reference: Reference, data: Path, draw: int) -> dict:
       reference: real video, and the settings of the evaluation.
       data: the folder of the data set.
       draw: number of the draw of start frames and noise, `REPORTED` or `SEARCH`.
+      scorer: computes the FVD of the streams.
     """
     settings, given = reference.settings, run.experiment.start_frames
     starts = random_starts(data, reference.split, settings.videos, given, (settings.seed, draw))
@@ -130,10 +157,11 @@ def measure(run: Run, reference: Reference, data: Path, draw: int) -> dict:
     def make(group: int) -> tuple:
         first = starts[group * settings.batch : (group + 1) * settings.batch]
         video, nfe, seconds = stream_videos(run, first, jax.random.fold_in(key, group), settings.frames)
-        return *reference.window_figures(video), nfe, seconds
+        scored = scorer.features(video, group * settings.batch, total=settings.videos) if scorer else ()
+        return *reference.window_figures(video), nfe, seconds, *scored
 
-    groups = zip(*processes.distributed_map(-(-settings.videos // settings.batch), make))
-    features, motion, nfe, seconds = (np.stack(a) if np.ndim(a[0]) == 0 else np.concatenate(a) for a in groups)
+    groups = list(zip(*processes.distributed_map(-(-settings.videos // settings.batch), make)))
+    features, motion, nfe, seconds = (np.stack(a) if np.ndim(a[0]) == 0 else np.concatenate(a) for a in groups[:4])
     drift = reference.summarize(features, motion)
     frames = max(settings.frames - given - 1, 1) * settings.videos
     return dict(
@@ -142,6 +170,7 @@ def measure(run: Run, reference: Reference, data: Path, draw: int) -> dict:
         seconds_per_frame=float(seconds.sum()) / frames,
         trend=trend(drift["distance"]),
         **drift,
+        **(dict(fvd=scorer.record(Features.join(list(zip(*groups[4:]))))) if scorer else {}),
     )
 
 

@@ -1,10 +1,11 @@
 """Computes the metrics of a trained run.
 
-    jvflow evaluate --workdir=DIR --out=FILE.json [--preset=paper] [--protocol=videos=64]
+    jvflow evaluate --workdir=DIR --out=FILE.json [--preset=paper] [--protocol=videos=64] [--fvd=original] [--real=DATA]
 
 Writes the metrics, their curves over time and the settings to FILE.json. Prints the metrics that are single numbers.
 --preset names a protocol of the paper; --protocol overrides its entries, or those of `evaluate` in DIR/config.json, and
---sample entries of `sample`.
+--sample entries of `sample`. --fvd adds FVD of the generated videos, for which pip install 'jvflow[metrics]' gets the
+network (docs/metrics.md). --real evaluates on another data set than the run's own.
 """
 
 import json
@@ -20,6 +21,11 @@ EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; 
 PRESET = flags.DEFINE_string("preset", None, "A named protocol: small or paper (Bi-flow); default: config.evaluate.")
 PROTOCOL = flags.DEFINE_multi_string("protocol", [], "NAME=VALUE sets config.evaluate.NAME")
 SAMPLE = flags.DEFINE_multi_string("sample", [], "NAME=VALUE sets config.sample.NAME")
+FVD = flags.DEFINE_string(
+    "fvd", None, "Protocol of FVD, such as original or original,frames=9; default: config.evaluate.fvd."
+)
+REAL = flags.DEFINE_string("real", None, "Folder of videos, or built data set; default: the data of training.")
+REAL_FRAMES = flags.DEFINE_integer("real_frames", None, "Frames of the clips of --real; default: those of training.")
 DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Compute the network in this dtype; default: that of training."
 )
@@ -40,6 +46,9 @@ def main():
             sampling=parse_overrides(SAMPLE, "epsilon=0.1"),
             preset=PRESET.value,
             dtype=DTYPE.value,
+            fvd=FVD.value,
+            real=REAL.value,
+            real_frames=REAL_FRAMES.value,
         )
         if not processes.is_primary():
             return

@@ -15,9 +15,9 @@ from jvflow.data import pipeline, records
 from jvflow.flow.field import Condition, Field
 from jvflow.flow.path import squared_error
 from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, predict_videos
-from jvflow.metrics import to_unit_range
+from jvflow.metrics import in_evaluation, to_unit_range
 from jvflow.networks import as_field
-from jvflow.run import Run, lowered
+from jvflow.run import Run, described, lowered
 
 
 def evaluate(run: Run, data: Path) -> dict:
@@ -28,7 +28,8 @@ def evaluate(run: Run, data: Path) -> dict:
         nfe_N, for N steps of the solver: distance (Frechet, between windows of the predictions and of the true futures
           of the same clips), distance_seam (the same for windows that are half observed, half predicted, because a
           prediction can look like video and not continue the clip), motion (divided by the motion of the futures),
-          psnr (in dB, peak 2) and nfe (evaluations of the network);
+          psnr (in dB, peak 2) and nfe (evaluations of the network); with `config.evaluate.fvd`, fvd against the true
+          futures of the same clips;
         controls: the same figures for baselines without a model;
         straightness: the mean of (5), or None unless some prediction has 0.5 to 2 times the motion of the futures.
     """
@@ -45,19 +46,44 @@ def evaluate(run: Run, data: Path) -> dict:
         )
     training = _windows(pipeline.clips(data, "train", count=settings.real_clips), settings.window)
     features = metrics.feature_map(settings.features)(training, dimensions=settings.dimensions)
+    sources = in_evaluation.sources(data, split, len(real))
+    scorers = {length: _scorer(run, data, split, real, length) for length in settings.frames}
     record = {
-        f"frames_{length}": _evaluate_length(run, length, real, captions, features, training)
-        for length in settings.frames
+        f"frames_{length}": _evaluate_length(run, length, real, captions, features, training, sources, scorer)
+        for length, scorer in scorers.items()
     }
     protocol = chunk_protocol(run) | dict(
-        settings.to_dict(),
+        described(settings),
         split=split,
         adapted=adapted,
         distance=metrics.DISTANCE_NAME,
         reference="the true futures of the same clips",
         nfe="evaluations in all chunks of a prediction",
     )
-    return record | dict(protocol=protocol)
+    scored = {f"frames_{length}": scorer.described for length, scorer in scorers.items() if scorer}
+    return record | dict(protocol=protocol | (dict(fvd=scored) if scored else {}))
+
+
+def _scorer(run: Run, data: Path, split: str, real: Videos, length: int) -> in_evaluation.VideoScorer | None:
+    """Returns what computes the FVD of the futures of chunks of a length, or None."""
+    settings = run.config.evaluate
+    future = settings.chunks * length
+    starts = tuple(int(first) + length for first in places(real, length, future, settings.starts))
+    segments = in_evaluation.Segments(starts, future, len(real))
+    options = dict(frames=future, videos=len(real) * len(starts), asked="fvd" in run.asked, segments=segments)
+    cure = "longer futures (--protocol=chunks=N), and a data set with longer clips (--real=DATA --real_frames=N)"
+    return in_evaluation.VideoScorer.of(settings.fvd, data, split, **options, cure=cure)
+
+
+def places(real: Videos, length: int, future: int, starts: int) -> Int[np.ndarray, "k"]:
+    """Returns the first frames of the observed chunks in each clip; raises ValueError if clips are too short."""
+    have, need = real.shape[1], length + future
+    if have < need:
+        raise ValueError(
+            f"{length} observed frames and {future} after them are longer than the clips, {have} frames: "
+            "use shorter chunks, or fewer"
+        )
+    return np.unique(np.linspace(0, have - need, starts).astype(int))
 
 
 def pairs(
@@ -74,18 +100,14 @@ def pairs(
     Returns:
       Observed chunks, the true futures, and the index of the clip for each pair.
     """
-    have, need = real.shape[1], length + future
-    if have < need:
-        raise ValueError(
-            f"{length} observed frames and {future} after them are longer than the clips, {have} frames: "
-            "use shorter chunks, or fewer"
-        )
-    at = np.unique(np.linspace(0, have - need, starts).astype(int))
+    need, at = length + future, places(real, length, future, starts)
     cut = np.concatenate([real[:, first : first + need] for first in at])
     return cut[:, :length], cut[:, length:], np.tile(np.arange(len(real)), len(at))
 
 
-def _evaluate_length(run: Run, length: int, real: Videos, captions: list[str], features, training) -> dict:
+def _evaluate_length(
+    run: Run, length: int, real: Videos, captions: list[str], features, training, sources: list[int], scorer
+) -> dict:
     settings = run.config.evaluate
     observed, future, clip = pairs(real, length, settings.chunks * length, settings.starts)
     captions = [captions[i] for i in clip]
@@ -105,6 +127,8 @@ def _evaluate_length(run: Run, length: int, real: Videos, captions: list[str], f
         options = dict(chunks=settings.chunks, steps=steps, seed=settings.seed, batch=settings.batch)
         made, nfe = predict_videos(run, observed, captions, **options)
         figures[f"nfe_{steps}"] = figures_of(made) | dict(nfe=float(np.mean(nfe)))
+        if scorer:
+            figures[f"nfe_{steps}"]["fvd"] = scorer.score(made, groups=[sources[i] for i in clip])
     figures["controls"] = dict(
         repeat_observed=figures_of(np.tile(observed, (1, settings.chunks, 1, 1, 1))),
         repeat_last=figures_of(np.repeat(observed[:, -1:], future.shape[1], axis=1)),

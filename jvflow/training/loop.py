@@ -28,6 +28,7 @@ from jvflow.data import dataset, latents, pipeline, records
 from jvflow.experiment import assemble
 from jvflow.files import run_path, with_local_paths, write_text
 from jvflow.flow.solver import SolveError
+from jvflow.metrics import in_evaluation
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes, sharding
 from jvflow.parallel.checksums import tree_checksum
@@ -66,6 +67,8 @@ def train(config, workdir: str | Path) -> Workdir:
 
 def _train(config, workdir: Path) -> Workdir:
     experiment = assemble(config)
+    if config.run.evaluate_every:
+        in_evaluation.check_network(config.evaluate.get("fvd", ""))
     fork = config.pretrained_state
     config = recorded(config)
     run = config.run
@@ -293,10 +296,15 @@ class _Checks:
             record |= {name: float(value) for name, value in losses.items()} | dict(split=self._split)
         trained = step or self._experiment.pretrained  # skip step 0 without pretrained parameters
         if self._due(step, config.run.evaluate_every) and trained:
+            clock = time.perf_counter()
             try:
                 record |= scalars(self._on_local_devices(self._experiment.method.evaluate, step, state, protocol=True))
             except SolveError as error:  # an untrained model may fail to sample: training continues
                 LOG.warning("no evaluation after step %d: %s", step, error)
+            else:
+                record["evaluate_seconds"] = round(time.perf_counter() - clock, 2)
+                which = "parameters" if state.ema is None else "moving average of the parameters"
+                LOG.info("evaluated the %s after step %d in %.1f s", which, step, record["evaluate_seconds"])
         if record:
             self._metrics.validated(step, record)
         return bool(record)

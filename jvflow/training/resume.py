@@ -24,7 +24,7 @@ PLACES = ("data.path", "data.captions", "codec.checkpoint", "text.checkpoint", "
 """Entries that name files; on resume these may be elsewhere if their content is the same."""
 PARTS = ("optimizer.ema", "optimizer.max_grad_norm")
 """Entries that add a part to the state, and leave it out if they are 0."""
-ADDED = {"path.basis": "legs", "path.allow_divergence": False, "network.shared": False}
+ADDED = {"path.basis": "legs", "path.allow_divergence": False, "network.shared": False, "evaluate.fvd": ""}
 """Entries that runs of an earlier version lack, with the values that describe them."""
 SCHEDULE = ("train.steps", "optimizer.schedule", "optimizer.learning_rate", "optimizer.warmup_steps")
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jvflow.flow.solver import FIXED_ONLY, METHODS
 from jvflow.flow.torchode import CONTROLLERS
-from jvflow.metrics import FEATURE_MAPS
+from jvflow.metrics import FEATURE_MAPS, in_evaluation
 
 Rule = Callable[[Any], str]
 
@@ -114,6 +114,17 @@ def many(rule: Rule, words: str, lengths: Container[int] = range(LARGEST)) -> Ru
         return "" if fits and not any(map(rule, value)) else words
 
     return each
+
+
+def FVD(value) -> str:  # noqa: N802, a rule
+    """Is the rule for `config.evaluate.fvd`: "" or a protocol, with changes of its entries."""
+    words = f'"" for none, or one of {", ".join(in_evaluation.NAMES)}'
+    if not isinstance(value, str):
+        return words
+    try:
+        return value and in_evaluation.parse(value) and ""
+    except ValueError as error:
+        return f"{words}: {error}"
 
 
 BOOLEAN: Rule = lambda value: "" if isinstance(value, bool) else "True or False"

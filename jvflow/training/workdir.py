@@ -181,6 +181,7 @@ class Workdir:
         config = folder.read_config()
         if "per_sample" in config["sample"]:  # an adaptive solver; runs of an earlier version lack its controller
             config["sample"].setdefault("controller", "diffrax")
+        config["evaluate"].setdefault("fvd", "")
         return folder, ConfigDict(config)
 
     def read_config(self) -> dict:
@@ -319,7 +320,7 @@ class Metrics:
         self._append(self._validation, [json.dumps({"step": step, **record}) + "\n"])
         for name, value in resume.flat(record).items():
             if isinstance(value, float | int):
-                self.scalar(f"validation/{name}", step, value)
+                self.scalar(f"validation/{name}", step, float(value))
 
     def _append(self, path: Path, lines: list[str]) -> None:
         if self._write:

@@ -21,7 +21,8 @@ from jaxtyping import Float
 
 from jvflow import metrics
 from jvflow.data import pipeline, records
-from jvflow.run import Run, lowered
+from jvflow.metrics import in_evaluation
+from jvflow.run import Run, described, lowered
 from jvflow.vlfm import hippo
 from jvflow.vlfm.sample import Videos, clip_protocol, generate_videos
 
@@ -41,6 +42,7 @@ def evaluate(run: Run, data: Path) -> dict:
         frames also the VLFM paper's quantity, `metrics.psnr_side`. `beyond` has a row for each second after T.
       text: how many generated clips are nearest to their own real clip, with and without guidance; and, with captions
         swapped in pairs, how many are nearest to the other clip of the pair.
+      fvd: with `config.evaluate.fvd`, the FVD of the generated clips up to T against held-out clips.
     """
     settings, window = run.config.evaluate, run.experiment.window
     if window.anywhere:
@@ -59,6 +61,7 @@ def evaluate(run: Run, data: Path) -> dict:
             f"config.evaluate.clips is {settings.clips}, split {split!r} of {data} has {len(real)} clips: "
             f"use config.evaluate.clips={len(real)} or fewer"
         )
+    scorer = _scorer(run, data, len(real))
     times = (1 + np.arange(real.shape[1]) / window.every) / run.experiment.sampler.path.position.sigma.frame_rate
     made, nfe, seconds = generate_videos(run, times, captions, seed=settings.seed, batch=settings.batch)
     figures = compare_with_real(run, made, real) | dict(
@@ -66,8 +69,20 @@ def evaluate(run: Run, data: Path) -> dict:
     )
     if run.experiment.text and len(real) > 1:
         figures["text"] = text_figures(run, real, captions)
-    used = dict(settings.to_dict(), split=split, adapted=adapted, nfe="of a clip over its frames")
+    used = dict(described(settings), split=split, adapted=adapted, nfe="of a clip over its frames")
+    if scorer:
+        groups = in_evaluation.sources(data, split, len(real))
+        figures["fvd"] = scorer.score(made[:, : window.span], groups=groups)
+        used["fvd"] = scorer.described
     return figures | dict(protocol=clip_protocol(run) | used)
+
+
+def _scorer(run: Run, data: Path, clips: int) -> in_evaluation.VideoScorer | None:
+    """Returns what computes FVD, or None: beyond the clip of training there are no videos to score."""
+    settings, span = run.config.evaluate, run.experiment.window.span
+    options = dict(frames=span, videos=clips, asked="fvd" in run.asked, segments=in_evaluation.Segments(frames=span))
+    cure = "a run that was trained on longer clips (config.window.frames)"
+    return in_evaluation.VideoScorer.of(settings.fvd, data, pipeline.held_out(data), **options, cure=cure)
 
 
 def compare_with_real(run: Run, made: Videos, real: Videos) -> dict:

@@ -34,7 +34,7 @@ def test_the_paper_preset_is_the_papers():
 
 @pytest.mark.integration
 def test_an_evaluation_has_both_solvers_and_a_trend(runs):
-    record = commands.evaluate(runs / "flow", overrides=SMALL_SIZE, preset="paper")
+    record = commands.evaluate(runs / "flow", overrides=SMALL_SIZE, preset="paper", fvd="")
     assert record["protocol"]["preset"] == "paper" and record["protocol"]["starts"] == "random"
     assert record["protocol"]["changed"]["videos"] == [128, 4] and record["protocol"]["adapted"] == {}
     assert "epsilon" not in record["protocol"]
@@ -52,7 +52,7 @@ def test_an_evaluation_has_both_solvers_and_a_trend(runs):
 def test_each_solver_has_its_own_best_level_of_another_draw(runs, monkeypatch):
     measured = []
 
-    def fake(run, reference, data, draw):
+    def fake(run, reference, data, draw, scorer=None):
         sampler = run.experiment.sampler
         measured.append((sampler.solver.method, sampler.epsilon, draw))
         best = 0.3 if sampler.solver.method == "heun" else 0.1
@@ -61,7 +61,7 @@ def test_each_solver_has_its_own_best_level_of_another_draw(runs, monkeypatch):
 
     monkeypatch.setattr(protocol, "measure", fake)
     monkeypatch.setattr(protocol, "controls", lambda *rest: {})
-    record = commands.evaluate(runs / "biflow", overrides=SMALL_SIZE, preset="paper")
+    record = commands.evaluate(runs / "biflow", overrides=SMALL_SIZE, preset="paper", fvd="")
     levels = [0.0, 0.1, 0.2, 0.3]
     expected = [("heun", level, protocol.SEARCH) for level in levels] + [("heun", 0.3, protocol.REPORTED)]
     expected += [("euler", level, protocol.SEARCH) for level in levels] + [("euler", 0.1, protocol.REPORTED)]

@@ -165,7 +165,11 @@ def test_every_key_is_read(tmp_path, monkeypatch, file):
     record = commands.evaluate(tmp_path / "run")
     if config.run.evaluate_every:
         line = json.loads((tmp_path / "run" / "validation.jsonl").read_text())
-        assert line.pop("step") == 20 and line["distance_mean"] == record["distance_mean"] > 0
+        assert (
+            line.pop("step") == 20
+            and line.pop("evaluate_seconds") > 0
+            and line["distance_mean"] == record["distance_mean"] > 0
+        )
         assert line.keys() == scalars(record).keys() and "truth" in line
     # as many frames as elsewhere: compiled once
     commands.sample(tmp_path / "run", tmp_path / "out", count=4, length=FRAMES[file])
