@@ -41,6 +41,7 @@ check-meshes: $(VENV)/installed-test
 
 check-scores: $(VENV)/installed-test
 	$(RECORD) equal_scores $(VENV)/bin/python tests/slow/equal_scores.py
+	$(RECORD) published_metrics $(VENV)/bin/python tests/slow/published_metrics.py
 
 check-papers: $(VENV)/installed-test
 	$(RECORD) remove_papers $(VENV)/bin/python tests/slow/remove_papers.py --whole

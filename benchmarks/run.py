@@ -10,9 +10,10 @@
     curved            an experiment: a path through true frames in between, against the straight path
     stable_diffusion  Stable Diffusion's decoder and U-Net at full size, random parameters: seconds and memory
     video_vae         memory of LTX-Video's and Wan's autoencoders, whole and in pieces, over the length of a video
+    i3d               I3D's features against the carrier's code and PyTorch (needs the extras `dev` and `metrics`)
     public            exported models in the packages that published them (needs the extra `dev`)
 
-Each writes `benchmarks/results/NAME.json`: the figures, the date, the machine and the versions. All but the last three
+Each writes `benchmarks/results/NAME.json`: the figures, the date, the machine and the versions. All but the last four
 use the experiment of `make demo`, at its size. `benchmarks.biflow` runs the demo's comparison on longer videos.
 """
 
@@ -21,7 +22,7 @@ import sys
 
 from benchmarks.record import RESULTS, write
 
-NAMES = ("pytorch", "loop", "loader", "solver", "context", "curved", "stable_diffusion", "video_vae", "public")
+NAMES = ("pytorch", "loop", "loader", "solver", "context", "curved", "stable_diffusion", "video_vae", "i3d", "public")
 
 
 def main():
