@@ -68,6 +68,7 @@ def run(tmp_path_factory):
 SMALL = dict(videos=4, frames=32, window=8, stride=8, pooled=1)
 
 
+@pytest.mark.integration
 def test_the_value_is_that_of_the_videos_against_held_out_clips(run, network):
     record = commands.evaluate(run, overrides=SMALL, fvd=FVD)
     loaded = load(run)
