@@ -3,7 +3,7 @@
     python -m launch.train  --config=configs/biflow/video_folder.py --config.data.path=FOLDER --workdir=out/folder
     python -m launch.sample --workdir=out/folder --out=out/folder/stream --frames=256
 
-Cost: 10 to 15 minutes on two CPU cores, six steps a second. Expect a recognisable scene and soft detail: no figure is
+Cost: about 10 minutes on two CPU cores, 9 steps a second. Expect a recognisable scene and soft detail: no figure is
 on record. --config.train.steps=12000 trains longer, also after the run has ended. FOLDER is cut into clips of 32
 frames, or fewer if videos are shorter; a fifth of the videos is held out.
 """
