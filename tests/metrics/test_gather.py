@@ -252,6 +252,8 @@ def test_features_are_the_same_for_every_batch_and_number_of_devices(folder, mon
 WORK = """
 import json, sys
 from dataclasses import asdict
+from pathlib import Path
+import jax
 sys.path.insert(0, sys.argv[2])
 from jvflow.parallel import processes
 processes.start()
@@ -259,22 +261,24 @@ from test_gather import MeanNetwork, extractors, preset, scores
 extractors.weights_of.load = lambda *_, **__: MeanNetwork()
 changes = dict(window="all", window_stride=1, size=32, real_count=19)
 score = scores.score_folders(sys.argv[1], sys.argv[1], preset("original", changes), batch=3)
-print(json.dumps(asdict(score)), flush=True)
+Path(sys.argv[3], f"{jax.process_index()}.json").write_text(json.dumps(asdict(score)))
 processes.barrier("the end")
 """
 
 
 @pytest.mark.integration
-def test_two_processes_with_eight_devices_give_the_record_of_one_with_one(folder):
+def test_two_processes_with_eight_devices_give_the_record_of_one_with_one(folder, tmp_path):
     records = []
     for count, devices in ((1, 1), (2, 8)):
         flags = f"--xla_force_host_platform_device_count={devices}"
         environment = dict(os.environ, XLA_FLAGS=flags, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
-        python = [sys.executable, "-c", WORK, str(folder), str(ROOT / "tests" / "metrics")]
+        out = tmp_path / str(count)
+        out.mkdir()
+        python = [sys.executable, "-c", WORK, str(folder), str(ROOT / "tests" / "metrics"), str(out)]
         command = [str(ROOT / "launch" / "local.sh"), str(count), *python] if count > 1 else python
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
-        found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        found = [json.loads(file.read_text()) for file in sorted(out.iterdir())]
         assert len(found) == count and all(each == found[0] for each in found)
         assert found[0]["versions"]["processes"] == count and found[0]["versions"]["devices"] == count * devices
         records.append(found[0])
