@@ -91,6 +91,7 @@ def one_step_and_one_sample(name: str, folder: Path):
     return run
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_batch_passes_few_files_which_the_documentation_lists(name, tmp_path):
     for module in pkgutil.walk_packages(jvflow.__path__, "jvflow."):

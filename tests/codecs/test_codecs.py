@@ -212,6 +212,7 @@ def test_a_convolution_before_a_skipped_layer_number_has_stride_two_and_a_relu(t
     assert taesd.encode(tensors, image[None]).shape == (1, 2, 3, 4)
 
 
+@pytest.mark.integration
 def test_training_and_streaming_in_latents(files, tmp_path):
     config = debug_config(tmp_path, steps=2)
     config.data.size = (32, 32)

@@ -153,6 +153,7 @@ def test_errors(tmp_path):
         folder.build(inside, out, **SHAPE)
 
 
+@pytest.mark.integration
 def test_real_folder(tmp_path):
     if not REAL.exists():
         pytest.skip(f"{REAL} is not here")

@@ -72,6 +72,7 @@ def test_no_encoder_stays_in_memory_during_training(config, encoded, tmp_path, m
     assert len(asked) == 1
 
 
+@pytest.mark.integration
 def test_training_on_latents_is_training_on_the_video(config, encoded, tmp_path):
     train(config, tmp_path / "video")
     config = config.copy_and_resolve_references()

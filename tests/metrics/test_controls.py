@@ -80,6 +80,7 @@ def test_a_distance_without_power(shift):
     assert "without power" in line and "16 and 16 real videos" in line and "blurred video" in line
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("windows, blur, power", [(4, "blur1", True), (1, "blur1", False), (1, "blur2", True)])
 def test_power_on_real_videos(shared, windows, blur, power):
     """Ten against ten videos of people who sign, with the features of I3D."""

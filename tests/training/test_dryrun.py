@@ -112,6 +112,7 @@ def test_the_table_shows_whether_training_fits(gpus):
     )
 
 
+@pytest.mark.integration
 def test_too_large_a_batch_does_not_fit_and_the_largest_batch_does(gpus, monkeypatch):
     config, small = gpus[0].copy_and_resolve_references(), gpus[1]["train"]["peak_bytes"]
     config.train.batch_size = 256

@@ -88,6 +88,7 @@ def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, monkeypatch):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.integration
 def test_a_run_continues_on_another_mesh(tmp_path, uninterrupted, monkeypatch):
     """Trains with fsdp on four devices, stops after a checkpoint, and continues with data and tensor: equal losses."""
     monkeypatch.setattr(sharding, "MIN_ELEMENTS", 2**8)

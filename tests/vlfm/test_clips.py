@@ -75,6 +75,7 @@ def exact(trained, data):
     return dataclasses.replace(trained, experiment=experiment)
 
 
+@pytest.mark.integration
 def test_the_exact_field_of_a_run_gives_the_mean_path(exact, data):
     """Checks from config to decoded frames that a perfect network is as good as mu, at frames and between them."""
     figures = commands.evaluate_run(exact, data)
@@ -87,6 +88,7 @@ def test_the_exact_field_of_a_run_gives_the_mean_path(exact, data):
     assert text["clips"] == text["different_captions"] == text["nearest_guidance_1"] == text["swapped_guidance_1"] == 4
 
 
+@pytest.mark.integration
 def test_an_untrained_run_is_not_taken_for_a_good_one(trained, data):
     figures = commands.evaluate_run(trained, data)
     assert figures["frames"]["generated"]["against_codec"] < 25
@@ -138,6 +140,7 @@ def test_sample_writes_a_clip_for_each_caption(workdir, data, tmp_path):
     assert [s["caption"] for s in of_training["samples"]] == pipeline.captions(data, "train", count=3)
 
 
+@pytest.mark.integration
 def test_count_makes_several_videos_of_each_caption(workdir, tmp_path):
     record = commands.sample(workdir, tmp_path, captions=["a disc", "a square"], count=2)
     assert [s["caption"] for s in record["samples"]] == ["a disc", "a disc", "a square", "a square"]
@@ -169,6 +172,7 @@ FAILED = (
 )
 
 
+@pytest.mark.integration
 def test_a_failed_solve_is_not_shown(failing, workdir, data, tmp_path, monkeypatch):
     with pytest.raises(SolveError, match=FAILED):
         commands.sample(workdir, tmp_path / "out", captions=["a disc", "a square"])
@@ -182,6 +186,7 @@ def test_a_failed_solve_is_not_shown(failing, workdir, data, tmp_path, monkeypat
         generate_videos(failing, failing.experiment.sampler.read_times(), ["a", "b", "c"], batch=2)
 
 
+@pytest.mark.integration
 def test_the_ablation_trains_and_is_read_without_a_solve(tmp_path):
     train(debug(tmp_path, objective="direct"), tmp_path / "run")
     figures = commands.evaluate(tmp_path / "run", overrides=dict(text_guidance=(1.0,)))
