@@ -105,3 +105,21 @@ def load_config(name: str, mode: str = ""):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(mode)
+
+
+@pytest.fixture
+def feature_network(monkeypatch):
+    """Replaces the networks of features in evaluations by a `SmallNetwork`."""
+    from small_network import SmallNetwork
+
+    from jvflow.data import pipeline
+    from jvflow.metrics import in_evaluation
+    from jvflow.metrics.extractor import weights_of
+
+    small = SmallNetwork()
+    monkeypatch.setattr(weights_of, "load", small.load)
+    for cached in (in_evaluation._network, in_evaluation._real, pipeline.warn_once):
+        cached.cache_clear()
+    yield small
+    for cached in (in_evaluation._network, in_evaluation._real):
+        cached.cache_clear()

@@ -5,15 +5,12 @@ import logging
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import debug_config, load_config
 
 from jvflow import commands
 from jvflow import load as loading
-from jvflow.biflow import evaluate as biflow
-from jvflow.biflow import protocol as biflow_protocol
 from jvflow.data import dataset, pipeline
 from jvflow.experiment import method_of
 from jvflow.load import load, run_dataset
@@ -22,40 +19,9 @@ from jvflow.metrics.extractor import weights_of
 from jvflow.metrics.in_evaluation import Features, VideoScorer, parse
 from jvflow.metrics.protocol import PRESETS
 from jvflow.report import videos
-from jvflow.run import scalars
 from jvflow.training.loop import train
 
 FVD = "original,size=32,frames=9"
-
-
-class SmallNetwork:
-    """Stands in for I3D with its parameters: 400 features of coarse pixels. Counts its loads and traces."""
-
-    name, sha256, source = "small", "0", "none"
-
-    def __init__(self):
-        self.params, self.loads, self.traces = jnp.ones(()), 0, 0
-
-    def load(self, name, file=None, **options):
-        self.loads += 1
-        return self
-
-    def apply(self, params, method, clips):
-        self.traces += 1
-        coarse = clips[:, :, ::8, ::8].reshape(len(clips), -1)
-        mixed = jax.random.normal(jax.random.key(0), (coarse.shape[1], 400)) / 40
-        return params * (coarse @ mixed)
-
-
-@pytest.fixture
-def network(monkeypatch):
-    small = SmallNetwork()
-    monkeypatch.setattr(weights_of, "load", small.load)
-    for cached in (in_evaluation._network, in_evaluation._real, pipeline.warn_once):
-        cached.cache_clear()
-    yield small
-    for cached in (in_evaluation._network, in_evaluation._real):
-        cached.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -69,58 +35,13 @@ SMALL = dict(videos=4, frames=32, window=8, stride=8, pooled=1)
 
 
 @pytest.mark.integration
-def test_the_value_is_that_of_the_videos_against_held_out_clips(run, network):
-    record = commands.evaluate(run, overrides=SMALL, fvd=FVD)
-    loaded = load(run)
-    settings = loaded.config.evaluate.copy_and_resolve_references()
-    settings.update(SMALL)
-    data = run_dataset(loaded)
-    reference = biflow.Reference.from_dataset(settings, data, tuple(SMALL))
-    _, made = biflow.evaluate_streams(loaded, reference, data)
-    real = pipeline.clips(data, "test", frames=9)
-    expected = fvd(real, made[:, :9], parse(FVD))
-    found = record["fvd"]
-    assert found["value"] == pytest.approx(expected.value, rel=1e-6) and found["metric"] == "fvd"
-    assert found["interval"]["low"] < found["value"] < found["interval"]["high"]
-    assert found["counts"] == dict(generated=dict(clips=4, videos=4), real=dict(clips=8, videos=8))
-    assert found["protocol"]["name"] == "original (changed)" and found["extractor"]["sha256"] == "0"
-    assert found["inputs"]["real"]["split"] == "test" and found["inputs"]["real"]["data"] == str(data)
-    frozen = np.repeat(real[:, :1], 9, axis=1)
-    assert found["controls"]["frozen"] == pytest.approx(fvd(real, frozen, parse(FVD)).value, rel=1e-6)
-    assert found["controls"]["real_half"] == pytest.approx(fvd(real[1::2], real[::2], parse(FVD)).value, rel=1e-6)
-    assert found["controls"]["frozen_half"] == pytest.approx(fvd(real[1::2], frozen[::2], parse(FVD)).value, rel=1e-6)
-    # the record compares with another one only if the protocols of FVD agree, and other figures are as without it
-    assert record["protocol"]["fvd"] == found["protocol"] | dict(extractor="0", real_clips=8, real_split="test")
-    without = commands.evaluate(run, overrides=SMALL)
-    assert "fvd" not in without and "fvd" not in without["protocol"]
-    assert without["distance_mean"] == record["distance_mean"] and without["controls"] == record["controls"]
-    assert "value" in scalars(record)["fvd"] and "versions" not in scalars(record)["fvd"]
-    json.dumps(record)
-
-
-@pytest.mark.integration
-def test_all_windows_of_streams_have_a_curve(run, network):
+def test_all_windows_of_streams_have_a_curve(run, feature_network):
     found = commands.evaluate(run, overrides=SMALL, fvd=f"{FVD},window=all,window_stride=16")["fvd"]
     assert [start for start, _ in found["over_time"]] == [0, 16]
     assert found["counts"] == dict(generated=dict(clips=8, videos=4), real=dict(clips=40, videos=8))
 
 
-def test_streams_into_the_past_are_turned(run, network, monkeypatch):
-    whole = lambda run, start, *, length, **options: (
-        np.tile(np.arange(length, dtype=np.uint8)[None, :, None, None, None], (len(start), 1, *start.shape[2:])),
-        np.ones((len(start), length - 1)),
-        1.0,
-    )
-    monkeypatch.setattr(biflow, "generate", whole)
-    seen = []
-    features = in_evaluation._features
-    keep = lambda network, clips: features(network, (seen.append(clip) or (p, g, clip) for p, g, clip in clips))
-    monkeypatch.setattr(in_evaluation, "_features", keep)
-    commands.evaluate(run, overrides=SMALL, sampling=dict(curve="backward"), fvd=FVD)
-    assert [int(frame[0, 0, 0]) for frame in seen[-1]] == [8, 7, 6, 5, 4, 3, 2, 1, 0]
-
-
-def test_short_videos_adapt_what_nobody_asked_for(run, network, caplog):
+def test_short_videos_adapt_what_nobody_asked_for(run, feature_network, caplog):
     overrides = SMALL | dict(frames=12)
     with pytest.raises(
         ValueError,
@@ -178,7 +99,7 @@ def test_wrong_protocols_are_errors_of_the_config(run, text, message):
 
 
 @pytest.mark.integration
-def test_runs_of_an_earlier_version_get_it(run, network, tmp_path):
+def test_runs_of_an_earlier_version_get_it(run, feature_network, tmp_path):
     config = json.loads((run / "config.json").read_text())
     del config["evaluate"]["fvd"]
     old = tmp_path / "old"
@@ -191,7 +112,7 @@ def test_runs_of_an_earlier_version_get_it(run, network, tmp_path):
 
 
 @pytest.mark.integration
-def test_training_loads_and_compiles_the_network_once(tmp_path, network, monkeypatch, caplog):
+def test_training_loads_and_compiles_the_network_once(tmp_path, feature_network, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     config = debug_config(tmp_path, steps=4)
     config.evaluate.update(SMALL | dict(fvd=FVD))
@@ -207,7 +128,7 @@ def test_training_loads_and_compiles_the_network_once(tmp_path, network, monkeyp
     assert [line["step"] for line in lines] == [2, 4] and all(line["evaluate_seconds"] > 0 for line in lines)
     assert all(line["fvd"]["value"] > 0 and line["fvd"]["seconds"]["generated"] >= 0 for line in lines)
     assert lines[0]["fvd"]["controls"] == lines[1]["fvd"]["controls"]
-    assert (network.loads, network.traces) == (1, 1)
+    assert (feature_network.loads, feature_network.traces) == (1, 1)
     assert "evaluated the moving average of the parameters after step 4 in" in caplog.text
     average = load(folder.path, ema=True).params
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(evaluated[-1].params), jax.device_get(average))
@@ -216,37 +137,7 @@ def test_training_loads_and_compiles_the_network_once(tmp_path, network, monkeyp
 
 
 @pytest.mark.integration
-def test_the_paper_preset_of_streams(run, network, monkeypatch):
-    made = []
-
-    def streams(run, first, key, length, **options):
-        video = np.random.default_rng(len(made)).integers(0, 255, (len(first), length, *first.shape[2:]), np.uint8)
-        made.append(video)
-        return video, np.ones((len(first), length - 1)), np.array(1.0)
-
-    monkeypatch.setattr(biflow_protocol, "stream_videos", streams)
-    paper = biflow_protocol.PRESETS["paper"]
-    assert paper.fvd == "windows_32"
-    assert PRESETS[paper.fvd].frames == 32 and PRESETS[paper.fvd].window_stride == 16
-    monkeypatch.setitem(biflow_protocol.PRESETS, "paper", replace(paper, epsilons=(), fvd="windows_32,size=32"))
-    size = dict(videos=5, frames=48, window=8, stride=8, batch=2)
-    record = commands.evaluate(run, overrides=size, preset="paper")
-    for streams_of, name in ((made[:3], "equal_accuracy"), (made[3:], "equal_budget")):
-        found, video = record[name]["fvd"], np.concatenate(streams_of)
-        assert [start for start, _ in found["over_time"]] == [0, 16]
-        assert found["counts"]["generated"] == dict(clips=10, videos=5)
-        real = pipeline.clips(run_dataset(load(run)), "test")
-        windows = np.concatenate([real[:, start : start + 32] for start in (0, 16, 32, 48)])
-        alone = fvd(windows, video[:, 16:48], parse("windows_32,size=32"))
-        assert found["over_time"][1][1] == pytest.approx(alone.value, rel=1e-6)
-    assert record["protocol"]["fvd"]["window"] == "all"
-    assert "fvd" not in commands.evaluate(run, overrides=size, preset="paper", fvd="")["equal_budget"]
-    monkeypatch.setattr(in_evaluation, "is_installed", lambda text: False)
-    assert "fvd" not in commands.evaluate(run, overrides=size, preset="paper")["equal_budget"]
-
-
-@pytest.mark.integration
-def test_clips_of_vlfm(tmp_path, network, monkeypatch):
+def test_clips_of_vlfm(tmp_path, feature_network, monkeypatch):
     config = load_config("vlfm/procedural.py", "debug")
     config.data.update(cache=str(tmp_path / "data"), clips=dict(train=4, test=4))
     config.run.update(progress=False, tensorboard=False)
@@ -265,7 +156,7 @@ def test_clips_of_vlfm(tmp_path, network, monkeypatch):
 
 
 @pytest.mark.integration
-def test_futures_of_flowframes(tmp_path, network):
+def test_futures_of_flowframes(tmp_path, feature_network):
     config = load_config("flowframes/procedural.py", "debug")
     config.data.cache, config.inversion.rho, config.train.steps = str(tmp_path / "data"), 0.0, 1
     config.run.update(progress=False, tensorboard=False)
@@ -299,7 +190,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.integration
-def test_other_data_of_longer_clips(run, folder, network):
+def test_other_data_of_longer_clips(run, folder, feature_network):
     record = commands.evaluate(
         run, overrides=SMALL | dict(videos=2, frames=96), real=folder, real_frames=96, fvd=f"{FVD},window=all"
     )
@@ -344,7 +235,7 @@ def test_a_run_with_captions_needs_captions(tmp_path, folder):
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def test_clips_of_a_protocol(run, network):
+def test_clips_of_a_protocol(run, feature_network):
     data = run_dataset(load(run))
     of = lambda text, frames=32, count=4: VideoScorer.of(text, data, "test", frames=frames, videos=count)
     random = np.random.default_rng(0).integers(0, 255, (4, 32, 16, 16, 3), np.uint8)
@@ -364,7 +255,7 @@ def test_clips_of_a_protocol(run, network):
     assert of("original,size=32,frame_step=2,frames=9", frames=17).protocol.span == 17
 
 
-def test_controls_out_of_order_mark_the_value(network, caplog):
+def test_controls_out_of_order_mark_the_value(feature_network, caplog):
     random = np.random.default_rng(0)
     near, far = random.normal(size=(8, 12)).astype(np.float32), random.normal(5, 1, (8, 12)).astype(np.float32)
     places = np.arange(8)
