@@ -1,5 +1,6 @@
 """FVD of Bi-flow's streams, in evaluations and by the paper's protocol. A small network replaces I3D."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
