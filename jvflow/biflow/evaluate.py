@@ -23,7 +23,7 @@ from jvflow.biflow.sample import backward, correcting, stream_frames, stream_pro
 from jvflow.data import pipeline, records
 from jvflow.flow import torchode
 from jvflow.metrics import flatten_windows, in_evaluation, to_unit_range
-from jvflow.parallel import processes
+from jvflow.parallel import processes, progress
 from jvflow.run import Run, described, lowered
 
 Videos = UInt8[np.ndarray, "b f h w c"]
@@ -175,8 +175,13 @@ def controls(reference: Reference, data: Path) -> dict:
     )
 
 
-def stream_videos(run: Run, first: Videos, key, length: int, **options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Samples streams from the given frames; returns video, nfe and seconds after the first frame, see `generate`."""
+def stream_videos(
+    run: Run, first: Videos, key, length: int, *, advance: Callable[[], None] = lambda: None, **options
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples streams from the given frames; returns video, nfe and seconds after the first frame, see `generate`.
+
+    Calls `advance` after each frame.
+    """
     given = first.shape[1]
     video = np.empty((len(first), length, *first.shape[2:]), np.uint8)
     nfe = np.zeros((len(first), length - given))
@@ -187,6 +192,7 @@ def stream_videos(run: Run, first: Videos, key, length: int, **options) -> tuple
         if number == 0:
             clock = time.perf_counter()  # the first frame includes the compilation
         video[:, given + number], nfe[:, number] = frame[:, 0], cost
+        advance()
     return video, nfe, np.array(time.perf_counter() - clock)
 
 
@@ -202,10 +208,12 @@ def generate(
     videos, given = start.shape[:2]
 
     def make(group: int) -> tuple:
-        first = start[group * batch : (group + 1) * batch]
-        return stream_videos(run, first, jax.random.fold_in(jax.random.key(seed), group), length, **options)
+        first, key = start[group * batch : (group + 1) * batch], jax.random.fold_in(jax.random.key(seed), group)
+        return stream_videos(run, first, key, length, advance=advance, **options)
 
-    video, nfe, seconds = zip(*processes.distributed_map(-(-videos // batch), make))
+    groups = -(-videos // batch)
+    with progress.bar("generate streams", processes.share(groups) * (length - given), unit="frame") as advance:
+        video, nfe, seconds = zip(*processes.distributed_map(groups, make))
     return np.concatenate(video), np.concatenate(nfe), float(sum(seconds)) / (max(length - given - 1, 1) * videos)
 
 

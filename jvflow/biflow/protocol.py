@@ -25,7 +25,7 @@ from jvflow.flow import torchode
 from jvflow.flow.solver import Solver
 from jvflow.metrics import in_evaluation
 from jvflow.metrics.in_evaluation import Features, VideoScorer
-from jvflow.parallel import processes
+from jvflow.parallel import processes, progress
 from jvflow.run import Run
 
 LOG = logging.getLogger(__name__)
@@ -156,11 +156,15 @@ def measure(run: Run, reference: Reference, data: Path, draw: int, scorer: Video
 
     def make(group: int) -> tuple:
         first = starts[group * settings.batch : (group + 1) * settings.batch]
-        video, nfe, seconds = stream_videos(run, first, jax.random.fold_in(key, group), settings.frames)
+        options = dict(advance=advance)
+        video, nfe, seconds = stream_videos(run, first, jax.random.fold_in(key, group), settings.frames, **options)
         scored = scorer.features(video, group * settings.batch, total=settings.videos) if scorer else ()
         return *reference.window_figures(video), nfe, seconds, *scored
 
-    groups = list(zip(*processes.distributed_map(-(-settings.videos // settings.batch), make)))
+    count = -(-settings.videos // settings.batch)
+    work = processes.share(count) * (settings.frames - given)
+    with progress.bar("generate streams", work, unit="frame") as advance:
+        groups = list(zip(*processes.distributed_map(count, make)))
     features, motion, nfe, seconds = (np.stack(a) if np.ndim(a[0]) == 0 else np.concatenate(a) for a in groups[:4])
     drift = reference.summarize(features, motion)
     frames = max(settings.frames - given - 1, 1) * settings.videos

@@ -23,7 +23,7 @@ from jvflow.flow.field import Condition, Field, along, as_partial, expand_like
 from jvflow.flow.solver import Solution, Solver, raise_if_failed
 from jvflow.method import SampleRequest
 from jvflow.networks import as_field
-from jvflow.parallel import processes
+from jvflow.parallel import processes, progress
 from jvflow.report import videos
 from jvflow.run import Run
 
@@ -252,7 +252,8 @@ def _write_stream(run: Run, out: Path, first, stream: Iterator[tuple], length: i
         write = lambda batch: [writer.append(frame) for writer, video in zip(writers, batch) for frame in video]
         write(first)
         clock = perf_counter()
-        for number, (batch, cost) in zip(range(given, length), stream):
+        numbers = progress.track(range(given, length), "write frames", unit="frame")
+        for number, (batch, cost) in zip(numbers, stream):
             write(batch)
             nfe += cost
             kept += [batch] if number in shown else []

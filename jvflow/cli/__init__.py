@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
+from tqdm import tqdm
 
 from jvflow.files import readable
 
@@ -116,10 +117,17 @@ def _start_log() -> logging.Logger:
     log = logging.getLogger("jvflow")
     log.setLevel(logging.INFO)
     log.propagate = False
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _AboveBars(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.addHandler(handler)
     return log
+
+
+class _AboveBars(logging.StreamHandler):
+    """Writes records above the progress bars of a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=self.stream)
 
 
 def _parse_flags(argv: list[str], positional: bool) -> list[str]:

@@ -23,6 +23,7 @@ from jvflow.data.dataset_key import FileHashes
 from jvflow.data.listing import find_videos
 from jvflow.data.records import Clip
 from jvflow.files import check_room, readable
+from jvflow.parallel import progress
 
 LOG = logging.getLogger(__name__)
 VERSION = 5
@@ -238,14 +239,14 @@ def build(
         decoded = [unfinished.scratch / f"{number:06d}" for number in range(len(found))]
         sources = [one_video.source_of(path, asked) for path in found]
         scan = lambda number: cuts.NONE if names[number] in slow else cuts.scan_once(decoded[number], sources[number])
-        scans = list(map(scan, range(len(found))))
+        scans = list(map(scan, progress.track(range(len(found)), "find cuts", unit="video")))
         longest = {name: max(scan.lengths(asked.fps), default=0) for name, scan in zip(names, scans)}
         longest = {name: frames for name, frames in longest.items() if frames}
         cutting = clip_length.fit(asked, list(longest.values()))
         groups = _copies(wanted["sources"], dict(zip(names, scans)))
         given = splits.spread(groups, _given(folder, selected, table))
         entries, kept = [], []  # kept: for each clip the number of its video, its place there, source, start, caption
-        for number, path in enumerate(found):
+        for number, path in enumerate(progress.track(found, "cut videos into clips", unit="video")):
             entry, cut = one_video.decode_once(decoded[number], folder, path, table, cutting, scans[number].starts)
             log(one_video.line(entry))
             entries.append(entry)

@@ -15,6 +15,7 @@ read (`jvflow.data.pipeline.open_split`) in the order in which they were written
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,8 +32,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jvflow.data.columns import Clip, Columns, as_dict
 from jvflow.data.dataset_key import dataset_key
 from jvflow.files import read_json, write_text
-from jvflow.parallel import locks
+from jvflow.parallel import locks, progress
 
+LOG = logging.getLogger(__name__)
 MANIFEST, REPORT = "manifest.json", "report.json"
 IDENTITY = "identity.json"  # of an unfinished build
 NAME = "clips"
@@ -188,7 +190,17 @@ class Build:
         """
         check_free(self._directory)
         _check_splits(splits)
-        counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measure)
+        known = all(isinstance(clips, Sequence) for clips in splits.values())
+        total, done = sum(map(len, splits.values())) if known else None, _clips_written(self._partial, splits)
+        if done:
+            LOG.info("%s: continues after %d clips of an interrupted build", self._directory, done)
+        with progress.bar("write clips", total, unit="clip", done=done) as advance:
+
+            def measured(clip: dict) -> dict[str, Real]:
+                advance()
+                return measure(clip)
+
+            counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measured)
         size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
         self._write_json(REPORT, {"bytes": size, **report(sums)})
         extra(self._partial)
@@ -318,6 +330,12 @@ def _on_disk(write: Callable, *args) -> None:
         write(*args)
     except RuntimeError as error:
         raise OSError(ENOSPC if "No space left" in str(error) else EIO, str(error)) from error
+
+
+def _clips_written(directory: Path, splits: Iterable[str]) -> int:
+    """Returns the number of clips in the complete shards of an unfinished data set."""
+    shards = (file for split in splits for file in directory.glob(f"{split}-*.json"))
+    return sum(read_json(file, f"remove {directory} and build again", kind=list)[0] for file in shards)
 
 
 def _done(directory: Path, split: str, number: int) -> Path:

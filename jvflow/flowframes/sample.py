@@ -233,7 +233,7 @@ def predict_videos(
         decoded = decode_chunks(codec, codec.params, made.frames, options.get("chunks", 1))
         return np.asarray(decoded), np.asarray(made.nfe)
 
-    made, nfe = zip(*processes.distributed_map(-(-len(observed) // batch), make))
+    made, nfe = zip(*processes.distributed_map(-(-len(observed) // batch), make, "predict chunks"))
     return np.concatenate(made), np.concatenate(nfe)
 
 

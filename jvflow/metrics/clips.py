@@ -95,7 +95,7 @@ class FolderClips:
         self._begin()
 
     def _begin(self) -> None:
-        self._sizes, self._digest, self._flickering = {}, hashlib.sha256(), 0.0
+        self._sizes, self._digest, self._flickering, self._noted = {}, hashlib.sha256(), 0.0, 0
 
     def __iter__(self) -> Iterator[tuple[int, int, np.ndarray]]:
         for turn, numbers in self.turns():
@@ -111,6 +111,11 @@ class FolderClips:
     def left(self) -> int | None:
         """Returns how many clips are left to read; None for all that there are."""
         return max(self.count - self.report.clips, 0) if self.count else None
+
+    @property
+    def progress(self) -> tuple[int, int, str]:
+        """Returns how many units are done, of how many, and the unit: clips if their number is limited, else videos."""
+        return (self.report.clips, self.count, "clip") if self.count else (self._noted, len(self.videos), "video")
 
     def turns(self) -> Iterator[tuple[int, list[int]]]:
         """Yields (turn, numbers of the videos to read); a turn after the first draws further clips of whole videos."""
@@ -142,6 +147,7 @@ class FolderClips:
         the last clip of the set, and problems that come after it.
         """
         report, name = self.report, self.names[reading.number]
+        self._noted += 1
         if self.left == 0:
             return 0
         used = reading.clips if self.left is None else min(reading.clips, self.left)

@@ -267,7 +267,8 @@ class VideoScorer:
         make = lambda part: tuple(
             self.features(videos[rows(part)], part * BATCH, total=len(videos), groups=of(part), reverse=reverse)
         )
-        return self.record(Features.join(processes.distributed_map(-(-len(videos) // BATCH), make)))
+        parts = processes.distributed_map(-(-len(videos) // BATCH), make, f"{self.protocol.name} FVD: generated clips")
+        return self.record(Features.join(parts))
 
     def record(self, made: Features) -> dict:
         """Returns the score of generated videos (`jvflow.metrics.score.Score`), with `controls` and `over_time`.
@@ -372,7 +373,7 @@ def _real(protocol: Protocol, data: str, key: str | None, split: str, segments: 
         return *real, *frozen
 
     LOG.info("FVD (%s): reads the real clips of split %s of %s", protocol.name, split, data)
-    made = processes.distributed_map(-(-count // BATCH), make)
+    made = processes.distributed_map(-(-count // BATCH), make, f"{protocol.name} FVD: real clips")
     real, frozen = (Features.join([each[i : i + 4] for each in made]) for i in (0, 4))
     seconds = float(real.seconds[0] + frozen.seconds[0])
     keep = slice(protocol.real_count or None)

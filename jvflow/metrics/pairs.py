@@ -24,14 +24,13 @@ from jvflow.data import listing, video
 from jvflow.metrics import distances, image, perceptual, record
 from jvflow.metrics import weights as weights_of
 from jvflow.metrics.clips import IMAGE_FPS
+from jvflow.parallel import progress
 
 LOG = logging.getLogger(__name__)
 METRICS = ("psnr", "ssim", "psnr_side", "lpips_alex", "lpips_vgg")
 DEFAULT = ("psnr", "ssim", "psnr_side", "lpips_alex")
 LOGARITHMIC = ("psnr", "psnr_side")
 AVERAGES = ("frames", "video")
-EVERY = 10.0
-"""Seconds between lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +164,8 @@ def score_pairs(
     }
     functions = {name: _function(name, weights) for name in protocol.names}
     found = {name: dict(values=[], infinite=0, omitted={}) for name in functions}
-    frames, last = 0, time.monotonic()
-    for number, name in enumerate(names):
+    frames = 0
+    for name in progress.track(names, "compare videos", unit="pair"):
         paths = videos["generated"][name], videos["real"][name]
         values, omitted, compared = _compare(_in_step(name, paths, protocol.frames, fps, report), functions, batch)
         if name in report.broken or name in report.sizes:
@@ -179,9 +178,6 @@ def score_pairs(
             value, infinite = _of_video(metric, values[metric], protocol.average)
             each["infinite"] += infinite
             each["values"] += [] if value is None else [value]
-        if time.monotonic() - last > EVERY:
-            last = time.monotonic()
-            LOG.info("%s of %s pairs", f"{number + 1:,}", f"{len(names):,}")
     pairs = len(names) - len(report.broken) - len(report.sizes)
     if not pairs:
         why = [*report.broken.items(), *report.sizes.items()][0]

@@ -10,15 +10,15 @@ import numpy as np
 
 from jvflow.metrics import controls as control_videos
 from jvflow.metrics import distances, gather, neighbours, record
+from jvflow.metrics.clips import FolderClips
 from jvflow.metrics.dataset_clips import open_clips
 from jvflow.metrics.extractor import Extractor
 from jvflow.metrics.perceptual import temporal_flickering
 from jvflow.metrics.protocol import NOTES, Protocol, preset
 from jvflow.metrics.sums import FeatureSums
+from jvflow.parallel import progress
 
 LOG = logging.getLogger(__name__)
-EVERY = 10.0
-"""Seconds between lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def score_folders(
     extractor, sums, seconds = gather.primary_first(lambda: Extractor(protocol, weights, batch)), {}, {}
     for name, clips in sets.items():
         begin = time.monotonic()
-        sums[name] = _run(extractor, gather.sums(extractor, clips), f"{name} {clips.folder}")
+        sums[name] = _run(extractor, gather.sums(extractor, clips), f"{name} videos", clips)
         seconds[name] = round(time.monotonic() - begin, 2)
         report = clips.report
         if sums[name].moments.count < 2:
@@ -175,14 +175,18 @@ def _checked(
         yield number, number, clip
 
 
-def _run(extractor: Extractor, sums: Iterator[FeatureSums], what: str) -> FeatureSums:
-    """Returns the last of some running sums; logs progress."""
-    total, last = FeatureSums.empty(extractor.width), time.monotonic()
-    for total in sums:
-        if time.monotonic() - last > EVERY:
-            last = time.monotonic()
-            LOG.info("%s: %s clips", what, f"{total.moments.count:,}")
-    LOG.info("%s: %s clips, done", what, f"{total.moments.count:,}")
+def _run(extractor: Extractor, sums: Iterator[FeatureSums], what: str, clips: FolderClips | None = None) -> FeatureSums:
+    """Returns the last of some running sums; shows progress, that of `clips` where the sums are of a folder."""
+    total, before = FeatureSums.empty(extractor.width), 0
+    read = lambda: clips.progress if clips else (total.moments.count, None, "clip")
+    _, of, unit = read()
+    with progress.bar(what, of, unit=unit) as advance:
+        for total in sums:
+            done = read()[0]
+            advance(done - before, clips=total.moments.count)
+            before = done
+        advance(read()[0] - before)
+    LOG.info("%s: %s clips", what, f"{total.moments.count:,}")
     return total
 
 

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from jvflow.files import local_path
-from jvflow.parallel import locks
+from jvflow.parallel import locks, progress
 
 LOG = logging.getLogger(__name__)
 COORDINATOR, COUNT, INDEX = "JVFLOW_COORDINATOR", "JVFLOW_PROCESSES", "JVFLOW_PROCESS"
@@ -165,14 +165,26 @@ def one_writer(path, name: str, *, whole: bool = False) -> Iterator[Path]:
         yield path
 
 
-def distributed_map(count: int, make: Callable[[int], Any]) -> list:
+def distributed_map(count: int, make: Callable[[int], Any], what: str = "") -> list:
     """Returns `[make(0), ..., make(count - 1)]` on every process; each item is made by one process.
 
-    An item is a tuple of arrays, or a dict of arrays, strings and numbers.
+    An item is a tuple of arrays, or a dict of arrays, strings and numbers. Shows progress if `what` names the work.
     """
-    if jax.process_count() == 1:
-        return [make(i) for i in range(count)]
-    return [item for first in range(0, count, jax.process_count()) for item in _make_round(first, count, make)]
+    with progress.bar(what, share(count), unit="batch", show=bool(what)) as advance:
+
+        def made(index: int):
+            item = make(index)
+            advance()
+            return item
+
+        if jax.process_count() == 1:
+            return [made(i) for i in range(count)]
+        return [item for first in range(0, count, jax.process_count()) for item in _make_round(first, count, made)]
+
+
+def share(count: int) -> int:
+    """Returns how many of `count` items of `distributed_map` this process makes, up to one more."""
+    return -(-count // jax.process_count())
 
 
 def from_each(item: tuple | dict) -> Iterator[tuple | dict]:

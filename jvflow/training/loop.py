@@ -13,14 +13,12 @@ tensorboard/     the scalars of logged steps, and preview images
 
 import logging
 import signal
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 from jvflow import load
 from jvflow.assembly import Experiment
@@ -30,7 +28,7 @@ from jvflow.files import run_path, with_local_paths, write_text
 from jvflow.flow.solver import SolveError
 from jvflow.metrics import in_evaluation
 from jvflow.parallel import mesh as meshes
-from jvflow.parallel import processes, sharding
+from jvflow.parallel import processes, progress, sharding
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.report import videos
 from jvflow.run import Run, scalars
@@ -170,18 +168,11 @@ def _train(config, workdir: Path) -> Workdir:
         test = next(read(windows=[experiment.window], threads=0, split=split))
     checks = _Checks(config, experiment, folder, data, mesh, metrics, key_steps, encoder_params, test, split)
     stop, any_stop = _StopRequest(), processes.AnyProcess(mesh)
-    bar = tqdm(
-        total=config.train.steps,
-        initial=begin,
-        unit="step",
-        disable=not (run.progress and processes.is_primary()),
-        dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 10.0,  # seconds: a log file needs few lines
-    )
+    bar = progress.bar("train", config.train.steps, unit="step", done=begin, show=run.progress)
     if not begin:
         checks.validate(0, state)
-    with stop, bar:
-        clock = time.perf_counter()
+    with stop, bar as advance:
+        clock, shown = time.perf_counter(), {}
         for step in range(begin + 1, config.train.steps + 1):
             with jax.set_mesh(mesh):
                 batch = meshes.put_batch(next(batches), mesh, config.train.batch_size)
@@ -195,9 +186,9 @@ def _train(config, workdir: Path) -> Workdir:
                 now = time.perf_counter()
                 if run.log_every:
                     metrics.scalar("steps_per_second", step, metrics.flushed / max(now - clock, 1e-9))
-                    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                    shown = dict(loss=f"{loss:.4f}")
                 clock = now
-            bar.update()
+            advance(**shown)
             if checks.validate(step, state):  # before the save, so that a resumed run has this line
                 clock = time.perf_counter()
             if saving:

@@ -214,7 +214,7 @@ def generate_videos(
             raise SolveError(f"videos {group * batch} to {group * batch + len(some) - 1}: {error}") from None
         return np.asarray(codec.decode(codec.params, made.frames)), np.asarray(made.nfe)
 
-    made, nfe = zip(*processes.distributed_map(-(-len(captions) // batch), make))
+    made, nfe = zip(*processes.distributed_map(-(-len(captions) // batch), make, "generate clips"))
     return np.concatenate(made), np.concatenate(nfe), time.perf_counter() - clock
 
 
