@@ -28,6 +28,7 @@ def procedural(config, kind: str, out: Path):
     config.codec = dict(name="pixels", checkpoint=(), scale=1.0)
     side = min(64, *config.data.size)
     config.data.update(path=f"procedural:{kind}", size=(side, side), cache=str(out / "data"))
-    config.network.patch = (1, max(side // 16, 1), max(side // 16, 1))  # as many tokens as latents of 128 x 128 have
+    patch = max(8 * side // config.data.size[0], 1)  # as many tokens as the latents of a real clip have
+    config.network.patch = (1, patch, patch)
     config.path.velocity_scale = 0.1
     return config

@@ -2,19 +2,19 @@
 
     python -m benchmarks.deviations --data=FOLDER --checkpoint=ENCODER,DECODER --out=out/deviations
 
-Trains `configs/vlfm/overfit.py` (ours), `configs/vlfm/as_printed.py` (printed), and ours with one item as printed, for
-each item of `ITEMS` (`--base=printed`: the printed one with one item as ours). Every variant trains on two real and two
-procedural clips. On each clip it first tries `--rates` learning rates with the first seed, then trains all seeds at the
-best of them. So no variant has a learning rate that was tuned for another.
+Trains `configs/vlfm/overfit.py` at a small size (ours), the same with all items of `ITEMS` as printed (printed), and
+ours with one item as printed, for each item (`--base=printed`: the printed one with one item as ours). Every variant
+trains on two real and two procedural clips. On each clip it first tries `--rates` learning rates with the first seed,
+then trains all seeds at the best of them. So no variant has a learning rate that was tuned for another.
 
 Writes `benchmarks/results/deviations.json`: PSNR against the codec's round trip, at the frames and between them; and
 for each variant the difference to the base, paired by clip and seed, as a mean with two 95 % intervals (by t, over
 the means of clips, and over all pairs). A run that fails (losses or states that are not finite) has the PSNR `FAILED`.
 Continues an interrupted study: each run is written to OUT/runs.json.
 
-Cost of the defaults: 4 clips x 10 variants x 5 runs of 800 steps, about 14 core-hours. The same in a minute:
+Cost of the defaults: 4 clips x 10 variants x 5 runs of 1,000 steps, about 2 core-hours. The same in a minute:
 
-    python -m benchmarks.deviations --config=configs/vlfm/overfit.py:debug --real= --procedural=comets \
+    python -m benchmarks.deviations --config=benchmarks/small_overfit.py:debug --real= --procedural=comets \
         --items=ramp --rates=2e-3 --seeds=0,1 --steps=20 --out=out/deviations_debug --name=deviations_debug
 """
 
@@ -32,9 +32,10 @@ from benchmarks import clips
 from benchmarks.printed import ITEMS, as_printed
 from benchmarks.record import write
 from jvflow import cli
+from jvflow.files import write_text
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", cli.find_config("configs/vlfm/overfit.py"), "Our experiment.", lock_config=True
+    "config", cli.find_config("benchmarks/small_overfit.py"), "Our experiment.", lock_config=True
 )
 DATA = flags.DEFINE_string("data", None, "A folder of videos, for the real clips.")
 CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Encoder and decoder of TAEF2, as safetensors.")
@@ -42,9 +43,9 @@ REAL = flags.DEFINE_list("real", ["04_coffee", "bigbuckbunny"], "Names of videos
 PROCEDURAL = flags.DEFINE_list("procedural", ["comets", "bouncing"], "Kinds of procedural clips.")
 ITEM_NAMES = flags.DEFINE_list("items", [], "Items to change; all when empty.")
 BASE = flags.DEFINE_enum("base", "ours", ["ours", "printed"], "What each variant differs from in one item.")
-RATES = flags.DEFINE_list("rates", ["5e-4", "2e-3", "8e-3"], "Learning rates.")
+RATES = flags.DEFINE_list("rates", ["4e-3", "8e-3", "1.6e-2"], "Learning rates.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds; the first one tries the learning rates.")
-STEPS = flags.DEFINE_integer("steps", 800, "Steps of each run, at most 1000.", lower_bound=1, upper_bound=1000)
+STEPS = flags.DEFINE_integer("steps", 1000, "Steps of each run, at most 1000.", lower_bound=1, upper_bound=1000)
 ORDER = flags.DEFINE_integer("order", 16, "Order of the polynomial, in all variants.")
 FIRST = flags.DEFINE_integer("first", 40, "Frames to skip at the start of each video.")
 OUT = flags.DEFINE_string("out", "out/deviations", "Folder for the runs.")
@@ -59,7 +60,7 @@ def main():
     variants = dict(ours=[], printed=list(ITEMS))
     for name in names:
         variants[f"{BASE.value}, but {name}"] = [name] if BASE.value == "ours" else [n for n in ITEMS if n != name]
-    runs, found = Runs(out / "runs.json"), {}
+    runs, found = Runs(out / "runs.json", json.loads(CONFIG.value.to_json_best_effort())), {}
     for clip, config in _clips(out / "data"):
         for variant, printed in variants.items():
             rates = {rate: runs(config, out, clip, variant, printed, rate, SEEDS.value[0]) for rate in RATES.value}
@@ -76,9 +77,13 @@ def main():
 class Runs:
     """The figures of all runs of a study, kept in a file: calling it trains a run that the file lacks."""
 
-    def __init__(self, file: Path):
-        self.file = file
-        self.known = json.loads(file.read_text()) if file.exists() else {}
+    def __init__(self, file: Path, config: dict):
+        """Reads the file; raises ValueError if its runs are of another config."""
+        self.file, self._config = file, config
+        known = json.loads(file.read_text()) if file.exists() else dict(config=config, runs={})
+        if known["config"] != config:
+            raise ValueError(f"{file} holds runs of another config: give another --out, or the same config")
+        self.known = known["runs"]
 
     def __call__(self, base, out: Path, clip: str, variant: str, printed: list[str], rate: str, seed: str) -> dict:
         """Returns the PSNR at and between the frames, in dB, and the wall time of training and sampling."""
@@ -91,7 +96,7 @@ class Runs:
             figures = _figures(config, out / "runs" / label.replace(", but ", "_"))
             self.known[label] = figures | dict(seconds=time.perf_counter() - clock)
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.write_text(json.dumps(self.known, indent=1) + "\n")
+            write_text(self.file, json.dumps(dict(config=self._config, runs=self.known), indent=1) + "\n")
         return self.known[label]
 
 
