@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from jvflow.assembly import Experiment
 from jvflow.data import dataset
 from jvflow.experiment import assemble, method_of
+from jvflow.files import run_path, user_cache
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.pretrained import public
 from jvflow.pretrained.sources import explain, is_found
 from jvflow.run import Run
-from jvflow.training import lora, resume
+from jvflow.training import lora, packed, resume
 from jvflow.training.checkpoint import Checkpoints, abstract_like
 from jvflow.training.step import merge
 from jvflow.training.workdir import NO_CONFIG, Workdir, override
@@ -37,7 +38,7 @@ def load(
     """Loads a trained run.
 
     Args:
-      workdir: the folder that `jvflow train` wrote.
+      workdir: the folder that `jvflow train` wrote; or a packed run, such as jvflow:maze, which the package ships.
       step: the step of the checkpoint; the latest when None.
       ema: True loads the moving average of the parameters, False the parameters themselves; None loads the average if
         there is one.
@@ -66,14 +67,30 @@ def load(
     everywhere = meshes.replicated(meshes.make_mesh())
     frozen = load_frozen(config, experiment, folder)
     shapes = jax.eval_shape(lambda key: _split(experiment, key)[0], jax.random.key(0))
-    checkpoints = Checkpoints(folder.checkpoints, write=False)
-    restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step, keep_dtypes=True)
-    checkpoints.close()
-    params = meshes.to_local_devices(merge(frozen, restored[which]))
+    if folder.packed:
+        trained, step = _unpacked(folder, shapes, step, ema)
+        trained = jax.device_put(trained, everywhere)
+    else:
+        checkpoints = Checkpoints(folder.checkpoints, write=False)
+        restored, step = checkpoints.restore_only({which: abstract_like(shapes, everywhere)}, step, keep_dtypes=True)
+        checkpoints.close()
+        trained = restored[which]
+    params = meshes.to_local_devices(merge(frozen, trained))
     with _named(folder.config_file):
         protocol = run_protocol(config, step, params) | resume.trained_with(folder.path, step)
         protocol |= dict(computed_in=dtype) if dtype else {}
     return Run(config, experiment, params, folder.path, step, protocol)
+
+
+def _unpacked(folder: Workdir, shapes, step: int | None, ema: bool | None) -> tuple[dict, int]:
+    """Returns the parameters of a packed run and their step; raises ValueError if others are asked for."""
+    header = packed.header(folder.path)
+    if step not in (None, header["step"]):
+        raise ValueError(f"{folder.path} is a packed run of step {header['step']}, and --step is {step}: leave it out")
+    if ema not in (None, header["ema"]):
+        kept = "the moving average" if header["ema"] else "the parameters themselves"
+        raise ValueError(f"{folder.path} is a packed run that holds only {kept}: leave out --ema")
+    return packed.read(folder.path, shapes), header["step"]
 
 
 @contextmanager
@@ -148,7 +165,7 @@ def _public_sources(config) -> list[str]:
     """Returns the public models of `config.pretrained`, [] for a run; raises ValueError if it is neither."""
     found = public.folders(config.pretrained)
     for source in [] if found else config.pretrained.split(","):
-        if not (Path(source) / "config.json").is_file():
+        if not (Path(run_path(source, "config.pretrained")) / "config.json").is_file():
             raise ValueError(
                 f"config.pretrained names {source}, where there is no run and no public model: {explain(source)}; "
                 "give the workdir of jvflow train, or a public model"
@@ -250,8 +267,12 @@ def load_untrained(workdir) -> Run:
 
 def run_dataset(run: Run) -> Path:
     """Returns the folder of the data set that a run was trained on, and builds it if it is absent."""
-    key = Workdir(run.workdir).data_key
-    return processes.primary_first(lambda: dataset.prepare(run.config.data, run.workdir, key=key, built_first=True))
+    folder, data = Workdir(run.workdir), run.config.data
+    if folder.packed and not data.cache:  # the package may be on a disk that cannot be written
+        data = data.copy_and_resolve_references()
+        data.cache = str(user_cache() / "data")
+    key = folder.data_key
+    return processes.primary_first(lambda: dataset.prepare(data, run.workdir, key=key, built_first=True))
 
 
 def run_protocol(config, step: int, params) -> dict:

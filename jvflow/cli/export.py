@@ -1,9 +1,11 @@
-"""Exports a trained run in diffusers' format, so that other packages can load it.
+"""Exports a trained run in diffusers' format, so that other packages can load it; or as a small folder to publish.
 
     jvflow export --workdir=DIR --out=OUT            the whole model, with LoRA matrices merged into their layers
     jvflow export --workdir=DIR --out=OUT --lora     only the LoRA matrices, under diffusers' names
+    jvflow export --workdir=DIR --out=OUT --packed   the run as config.json and model.safetensors, for jvflow itself
 
-Prints the files that it writes.
+`jvflow sample`, `jvflow evaluate` and --config.pretrained read a packed run in place of a workdir. Prints the files
+that it writes.
 """
 
 from absl import flags
@@ -13,6 +15,7 @@ OUT = flags.DEFINE_string(
     "out", None, "New folder for config.json and safetensors, or (--lora) for the file of LoRA matrices.", required=True
 )
 LORA = flags.DEFINE_bool("lora", False, "Export only the LoRA matrices.")
+PACKED = flags.DEFINE_bool("packed", False, "Export a packed run, without optimizer and metrics.")
 LIKE = flags.DEFINE_list(
     "like",
     None,
@@ -23,8 +26,14 @@ EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; 
 
 
 def main():
-    from jvflow.training.export import export
+    from jvflow.training.export import export, pack
 
-    files = export(WORKDIR.value, OUT.value, lora=LORA.value, like=LIKE.value or (), step=STEP.value, ema=EMA.value)
+    options = dict(step=STEP.value, ema=EMA.value)
+    if PACKED.value:
+        if LORA.value or LIKE.value:
+            raise ValueError("--packed exports the whole run for jvflow: leave out --lora and --like")
+        files = pack(WORKDIR.value, OUT.value, **options)
+    else:
+        files = export(WORKDIR.value, OUT.value, lora=LORA.value, like=LIKE.value or (), **options)
     for file in files:
         print(file)

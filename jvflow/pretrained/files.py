@@ -82,12 +82,12 @@ class Files(Mapping):
         return len(self._files)
 
 
-def save(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def save(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file with the usual permissions; raises before writing if the disk has no room for it."""
     check_room(
         file.parent, sum(a.nbytes for a in tensors.values()), f"the tensors of {file.name}", "or use another disk"
     )
-    save_file(dict(tensors), file, metadata=dict(format="pt"))
+    save_file(dict(tensors), file, metadata=dict(metadata or {}, format="pt"))
     mask = os.umask(0)
     os.umask(mask)
     os.chmod(file, 0o666 & ~mask)

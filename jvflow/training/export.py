@@ -16,6 +16,7 @@ from jvflow.load import load
 from jvflow.parallel import processes
 from jvflow.pretrained import public
 from jvflow.pretrained.sources import split_models
+from jvflow.training import packed
 from jvflow.training.lora import merge_lora
 from jvflow.training.workdir import Workdir
 
@@ -46,9 +47,37 @@ def export(
         return _export(workdir, out, lora, like, step, ema)
 
 
-def _export(workdir, out: Path, lora: bool, like: list[str], step: int | None, ema: bool | None) -> list[Path]:
+def pack(workdir, out, *, step: int | None = None, ema: bool | None = None) -> list[Path]:
+    """Writes a trained run into the folder `out` as a packed run (`jvflow.training.packed`); returns the files.
+
+    LoRA matrices are merged into their layers. Models that the run reads at every use (config.codec.checkpoint,
+    config.text.checkpoint) are not part of it.
+
+    Args:
+      workdir: the folder of the run.
+      out: a folder that does not exist yet.
+      step, ema: which parameters, see `jvflow.load.load`.
+    """
+    with processes.one_writer(out, "--out", whole=True) as out:
+        _check_absent(out)
+        run = load(workdir, step=step, ema=ema)
+        config = run.config.copy_and_resolve_references()
+        config.data.cache, config.pretrained, config.pretrained_state = "", "", False
+        config.tune.update(rank=0, layers=(), lora="")
+        params = jax.device_get(merge_lora(run.params))
+        averaged = config.optimizer.ema > 0 if ema is None else ema
+        noted = dict(step=run.step, ema=averaged, key=Workdir(run.workdir).data_key)
+        processes.on_primary(lambda: packed.write(out, config, params, **noted))
+    return [out / "config.json", out / packed.PACKED]
+
+
+def _check_absent(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder: remove it, or choose another name")
+
+
+def _export(workdir, out: Path, lora: bool, like: list[str], step: int | None, ema: bool | None) -> list[Path]:
+    _check_absent(out)
     config = Workdir.read(workdir)[1]
     wanted = public.parts(config, assemble(config).network)
     kind = public.KINDS[config.network.name]

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from jvflow.data import dataset
 from jvflow.experiment import method_of
-from jvflow.files import read_json, read_json_lines, run_path, write_text
-from jvflow.training import resume
+from jvflow.files import PACKED, read_json, read_json_lines, run_path, write_text
+from jvflow.training import packed, resume
 from jvflow.training.config_check import check_overrides
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +51,11 @@ class Workdir:
         return sorted(int(path.name) for path in self.checkpoints.glob("*") if path.name.isdigit())
 
     @property
+    def packed(self) -> bool:
+        """True if the folder is a packed run: one file of parameters, see `jvflow.training.packed`."""
+        return (self.path / PACKED).is_file() and not self.has_checkpoint
+
+    @property
     def noted(self) -> dict:
         """The content of data.json, see `note_data`; {} if the run has no checkpoint."""
         file = self.path / "data.json"
@@ -63,7 +68,7 @@ class Workdir:
     @property
     def data_key(self) -> str | None:
         """The key of the data set that the run was trained on; None if the run has no checkpoint."""
-        return self.noted.get("key")
+        return packed.header(self.path)["key"] if self.packed else self.noted.get("key")
 
     @property
     def samples(self) -> Path:
@@ -88,6 +93,11 @@ class Workdir:
         Raises ValueError if the folder holds a run of another config, see `jvflow.training.resume`.
         """
         folder = cls(Path(path))
+        if folder.packed:
+            raise ValueError(
+                f"{folder.path} holds a packed run, in which nothing trains: use another --workdir, and "
+                f"--config.pretrained={folder.path} to start from its parameters"
+            )
         if folder.config_file.exists():
             folder._check_changes(resume.changes(folder.read_config(), json.loads(config.to_json())), config)
         elif folder.checkpoints.exists():

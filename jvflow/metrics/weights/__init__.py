@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx, traverse_util
 from safetensors.numpy import save_file
 
-from jvflow.files import local_path
+from jvflow.files import local_path, user_cache
 from jvflow.metrics.networks.i3d import I3D
 from jvflow.metrics.networks.inception import Inception
 from jvflow.metrics.networks.lpips import LPIPS
@@ -162,9 +162,8 @@ def checksum(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def cache_folder() -> Path:
-    """Returns the folder for converted parameters: below XDG_CACHE_HOME, or ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if os.path.isabs(root) else Path.home() / ".cache") / "jvflow" / "metrics"
+    """Returns the folder for converted parameters, in the user's cache."""
+    return user_cache() / "metrics"
 
 
 def _find(source: Source) -> Path:
