@@ -3,8 +3,8 @@
     config.json          the settings
     model.safetensors    one set of parameters; its header has the step and the key of the data
 
-Every command reads the folder in place of a workdir. Nothing trains in it: its parameters start another run as
-`config.pretrained`. It holds no optimizer, no moving average beside the parameters, and no metrics.
+Every command reads the folder in place of a workdir. Nothing trains in it; its parameters start another run as
+`config.pretrained`. It holds no optimizer, no second set of parameters, and no metrics.
 """
 
 import json

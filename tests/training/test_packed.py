@@ -54,7 +54,7 @@ def test_it_samples_and_evaluates_as_the_run_does(runs, own_cache, tmp_path):
     assert (tmp_path / "run" / "sheet.png").read_bytes() == (tmp_path / "small" / "sheet.png").read_bytes()
     figures = [evaluate(folder, overrides=dict(frames=96)) for folder in (run, small)]
     assert figures[0]["distance_mean"] == figures[1]["distance_mean"]
-    assert [path.name for path in own_cache.iterdir()]  # nothing is built beside the packed files
+    assert [path.name for path in own_cache.iterdir()]  # nothing is built next to the packed files
     assert sorted(path.name for path in small.iterdir()) == ["config.json", "model.safetensors"]
 
 
