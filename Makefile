@@ -20,7 +20,7 @@ test-integration: $(VENV)/installed-test
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
 
 CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-ffmpeg check-fuzz
-CHECKS += check-public check-python check-scores
+CHECKS += check-public check-python check-scores check-readme
 
 check-all: $(CHECKS)
 
@@ -42,6 +42,9 @@ check-meshes: $(VENV)/installed-test
 check-scores: $(VENV)/installed-test
 	$(RECORD) equal_scores $(VENV)/bin/python tests/slow/equal_scores.py
 	$(RECORD) published_metrics $(VENV)/bin/python tests/slow/published_metrics.py
+
+check-readme: $(VENV)/installed-test
+	$(RECORD) readme $(VENV)/bin/python tests/slow/readme.py
 
 check-papers: $(VENV)/installed-test
 	$(RECORD) remove_papers $(VENV)/bin/python tests/slow/remove_papers.py --whole
