@@ -1,16 +1,20 @@
-"""Exports a trained run in diffusers' format, so that other packages can load it.
+"""Exports a trained run in diffusers' format, for other packages.
 
-    jvflow export --workdir=DIR --out=OUT            the whole model, with LoRA matrices merged into their layers
-    jvflow export --workdir=DIR --out=OUT --lora     only the LoRA matrices, under diffusers' names
+    jvflow export --workdir=DIR --out=OUT
+    jvflow export --workdir=DIR --out=OUT --lora
 
-Prints the files that it writes.
+The first command writes the whole model, with LoRA matrices merged into their layers; the second only the LoRA
+matrices, under diffusers' names. Prints the files that it writes.
 """
 
 from absl import flags
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Required. The folder of a trained run.", required=True)
 OUT = flags.DEFINE_string(
-    "out", None, "New folder for config.json and safetensors, or (--lora) for the file of LoRA matrices.", required=True
+    "out",
+    None,
+    "Required. New folder for config.json and safetensors, or (--lora) for the file of LoRA matrices.",
+    required=True,
 )
 LORA = flags.DEFINE_bool("lora", False, "Export only the LoRA matrices.")
 LIKE = flags.DEFINE_list(

@@ -173,6 +173,7 @@ def settings(data, workdir) -> dict:
     if is_built(data.path):
         _check_built(data)
         return records.manifest(data.path)["settings"]
+    _check_folder(data.path)
     return folder.settings(data.path, **_split_options(data), **_cut_options(data), hashes=_hashes(data, workdir))
 
 
@@ -205,7 +206,19 @@ def max_clips(data) -> int:
         return data.clips.train + data.clips.test
     if is_built(data.path):
         return sum(records.manifest(data.path)["splits"].values())
+    _check_folder(data.path)
     return folder.max_clips(data.path, split_by=data.get("splits", LATER["splits"]), **_cut_options(data))
+
+
+def _check_folder(path: str) -> None:
+    """Raises ValueError if a path of videos is no folder; the message names the commands that make one."""
+    if Path(path).is_file():
+        raise ValueError(f"config.data.path={path} is a file: give the folder that holds it")
+    if not Path(path).is_dir():
+        raise ValueError(
+            f"config.data.path={path} is not a folder: give a folder of videos, or make latents there with "
+            f"`jvflow encode --config=... --out={path}`"
+        )
 
 
 def _cut_options(data) -> dict:
