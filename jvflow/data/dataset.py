@@ -88,6 +88,13 @@ def _is_of_cache(error: OSError, cache: Path) -> bool:
     return error.errno in READ_ONLY and (file.is_relative_to(cache) or cache.is_relative_to(file))
 
 
+def built(data, workdir, key: str | None) -> Path | None:
+    """Returns the data set with this key, where it is built, else None; builds nothing. Arguments as for `prepare`."""
+    if is_built(data.path):
+        return Path(data.path)
+    return next(_with_key(data, workdir, key), None) if key else None
+
+
 def _find_built(data, workdir, key: str | None, built_first: bool) -> Path | None:
     """Returns the data set with this key, where it is wanted and built; else None. Logs that it replaces the path."""
     gone = bool(data.path) and is_gone(data.path)
