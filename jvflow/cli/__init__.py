@@ -3,6 +3,7 @@
 import ast
 import errno
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -115,6 +116,12 @@ def run(command: Callable, *, before_jax: Callable[[], None] | None = None, posi
         argv=configs.with_found_file(sys.argv),
         flags_parser=partial(_parse_flags, given=given, positional=positional),
     )
+
+
+def advise(command: str, **flags_of_command: object) -> None:
+    """Logs the command to run next, with its flags, on the primary process."""
+    given = [f"--{name}={value}" for name, value in flags_of_command.items()]
+    logging.getLogger("jvflow").info("next: jvflow %s %s", command, shlex.join(given))  # primary: others log warnings
 
 
 def _start_log() -> logging.Logger:

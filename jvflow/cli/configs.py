@@ -7,6 +7,8 @@ import json
 import os
 import re
 import traceback
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 from absl import flags
@@ -159,6 +161,14 @@ def define_show(*required: str) -> None:
         message = f"Flag --{name} must have a value other than None"
         given = lambda values, name=name: values["show"] or values[name] is not None
         flags.register_multi_flags_validator([name, "show"], given, message)
+
+
+def given() -> dict[str, object]:
+    """Returns --config and its overrides, without the path of the data: {"config": FILE, "config.KEY": value}."""
+    flag = flags.FLAGS["config"]
+    keys = [key for key in config_flags.get_override_values(flag) if key != "data.path"]
+    overrides = {f"config.{key}": reduce(getitem, key.split("."), flag.value) for key in keys}
+    return {"config": config_flags.get_config_filename(flag)} | overrides
 
 
 def listed(config: ConfigDict, prefix: str = "config") -> str:

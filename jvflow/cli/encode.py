@@ -11,7 +11,7 @@ command at any time; run it again to continue.
 from absl import flags
 from ml_collections import config_flags
 
-from jvflow.cli import configs
+from jvflow.cli import advise, configs
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Required. The experiment with the data and models: FILE.py or FILE.py:debug.", lock_config=True
@@ -50,3 +50,4 @@ def main():
         )
     if note:
         print(note)
+    advise("train", **configs.given(), **{"config.data.path": out, "workdir": "DIR"})

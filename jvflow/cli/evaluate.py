@@ -10,6 +10,8 @@ network (docs/metrics.md). --real evaluates on another data set than the run's o
 """
 
 import json
+import logging
+import shlex
 
 from absl import flags
 
@@ -55,3 +57,4 @@ def main():
             return
         write_text(out, json.dumps(record, indent=1) + "\n")
     print(json.dumps(scalars(record), indent=1))
+    logging.getLogger("jvflow").info("next: jvflow report %s (next to published values)", shlex.quote(str(out)))

@@ -81,3 +81,4 @@ def main():
         f"{OUT.value}: {len(record['samples'])} videos of {first['frames']} frames, "
         f"NFE {first['nfe_per_frame']:.1f} and {first['seconds_per_frame']:.3f} s per frame"
     )
+    print(f"open {OUT.value}/sheet.png, or {OUT.value}/{first['file']} and the other videos")

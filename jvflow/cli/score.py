@@ -14,6 +14,7 @@ with --set=metrics=psnr,lpips_vgg --set=frames=16. docs/metrics.md explains the 
 """
 
 import json
+import logging
 
 from absl import flags
 
@@ -71,6 +72,11 @@ def main():
             processes.on_primary(lambda: write_text(out, text))
     if processes.is_primary():
         print(report_pairs(score) if pairs else report(score))
+        log = logging.getLogger("jvflow")
+        if out:
+            log.info("%s has all settings, and what to quote with a figure is in docs/metrics.md", out)
+        if not (pairs or CONTROLS.value):
+            log.info("next: add --controls to see whether the distance tells real videos from damaged ones")
 
 
 def report_pairs(score) -> str:

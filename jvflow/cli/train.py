@@ -17,7 +17,7 @@ use a GPU or a TPU, install jvflow with its plugin: pip install -e '.[cuda]' or 
 from absl import flags
 from ml_collections import config_flags
 
-from jvflow.cli import configs
+from jvflow.cli import advise, configs
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -35,4 +35,6 @@ flags.mark_flag_as_required("config")
 def main():
     from jvflow.training.loop import train
 
-    train(CONFIG.value, WORKDIR.value)
+    folder = train(CONFIG.value, WORKDIR.value).path
+    advise("sample", workdir=folder, out=folder / "videos")
+    advise("evaluate", workdir=folder, out=folder / "metrics.json")

@@ -1,5 +1,6 @@
 """Tests of the command line as a person meets it: help in 80 columns, shorthands, listed configs, one-line errors."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -193,3 +194,57 @@ def test_another_error_of_the_runtime_stays_a_traceback(monkeypatch):
     monkeypatch.setattr(cli, "_start_log", lambda: logging.getLogger("jvflow"))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.run(work)
+
+
+STUBS = """
+import json, sys, types
+from pathlib import Path
+import jvflow.commands, jvflow.data.records, jvflow.training.loop
+jvflow.training.loop.train = lambda config, workdir: types.SimpleNamespace(path=Path(workdir))
+manifest = dict(key="k", splits={}, settings=dict(dtype="float32"))
+jvflow.commands.encode = lambda config, out: (manifest, "")
+jvflow.data.records.report = lambda out: dict(bytes=0, latents={})
+jvflow.commands.evaluate = lambda workdir, **options: dict(distance=1.0, protocol={})
+sample = dict(frames=8, nfe_per_frame=4.0, seconds_per_frame=0.5, file="sample_000.mp4")
+jvflow.commands.sample = lambda workdir, out, **options: dict(samples=[sample])
+sys.argv[0] = "jvflow"
+from jvflow.cli.main import main
+main()
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "arguments, where, lines",
+    [
+        (
+            ["train", BIFLOW, "--workdir=my run"],
+            "stderr",
+            [
+                "next: jvflow sample '--workdir=my run' '--out=my run/videos'",
+                "next: jvflow evaluate '--workdir=my run' '--out=my run/metrics.json'",
+            ],
+        ),
+        (
+            ["encode", BIFLOW, "--out=e", "--config.data.size=64", "--config.data.path=F"],
+            "stderr",
+            ["'--config.data.size=(64, 64)' --config.data.path=e --workdir=DIR"],
+        ),
+        (["evaluate", "--workdir=w", "--out=m.json"], "stderr", ["next: jvflow report m.json"]),
+        (
+            ["sample", "--workdir=w", "--out=s"],
+            "stdout",
+            ["open s/sheet.png, or s/sample_000.mp4 and the other videos"],
+        ),
+    ],
+)
+def test_the_end_of_a_command_names_the_next_step(arguments, where, lines, tmp_path):
+    command = [sys.executable, "-c", STUBS, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    printed = getattr(done, where)
+    assert all(line in printed for line in lines), printed
+    other = done.stdout if where == "stderr" else done.stderr
+    assert "next:" not in other and "open " not in other
+    if arguments[0] == "evaluate":
+        assert json.loads(done.stdout) == dict(distance=1.0)  # programs read it
