@@ -70,41 +70,8 @@ def run(command: Callable, *, before_jax: Callable[[], None] | None = None, posi
             return
         if before_jax is not None:
             before_jax()
-        log = _start_log()
-        # late imports: --help and errors in the flags do not wait for JAX
-        from jvflow.parallel import processes
-        from jvflow.training.loop import Stopped
-
-        try:
-            processes.start()
-            log.setLevel(logging.INFO if processes.is_primary() else logging.WARNING)
-            command(argv[1:]) if positional else command()
-            processes.barrier("the end")
-        except Stopped as stopped:
-            log.info("%s", stopped)
-            sys.exit(STOPPED)
-        except KeyboardInterrupt:
-            log.info("stopped by Ctrl-C: the same command starts again, and keeps the files that are complete")
-            sys.exit(STOPPED)
-        except OSError as error:
-            full = ": free some space and run the same command again; it continues after the complete files"
-            sys.exit(f"error: {readable(str(error))}{full if error.errno == errno.ENOSPC else ''}")
-        except (ValueError, FloatingPointError) as error:
-            sys.exit(f"error: {readable(str(error))}")
-        except AttributeError as error:
-            # ml_collections wraps a KeyError; any other AttributeError is a bug of jvflow
-            if not (error.args and isinstance(error.args[0], KeyError)):
-                raise
-            sys.exit(
-                f"error: the config has no key {error.args[0].args[0]}: copy the missing keys from the config that "
-                "yours follows; for a run of an earlier version of jvflow, install that version or train again"
-            )
-
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            first = (readable(str(error)).strip().splitlines() or ["no room"])[0]
-            sys.exit(f"error: out of memory ({first}): use {LESS_MEMORY}")
+        if status := _work(partial(command, argv[1:]) if positional else command):
+            sys.exit(status)  # after the exception is gone, which keeps progress bars open
 
     given = sys.argv
     try:
@@ -116,6 +83,45 @@ def run(command: Callable, *, before_jax: Callable[[], None] | None = None, posi
         argv=configs.with_found_file(sys.argv),
         flags_parser=partial(_parse_flags, given=given, positional=positional),
     )
+
+
+def _work(command: Callable[[], None]) -> str | int | None:
+    """Runs `command()` as one process of its job; returns the status of the program, or the message of an error."""
+    log = _start_log()
+    # late imports: --help and errors in the flags do not wait for JAX
+    from jvflow.parallel import processes
+    from jvflow.training.loop import Stopped
+
+    try:
+        processes.start()
+        log.setLevel(logging.INFO if processes.is_primary() else logging.WARNING)
+        command()
+        processes.barrier("the end")
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        return STOPPED
+    except KeyboardInterrupt:
+        log.info("stopped by Ctrl-C: the same command starts again, and keeps the files that are complete")
+        return STOPPED
+    except OSError as error:
+        full = ": free some space and run the same command again; it continues after the complete files"
+        return f"error: {readable(str(error))}{full if error.errno == errno.ENOSPC else ''}"
+    except (ValueError, FloatingPointError) as error:
+        return f"error: {readable(str(error))}"
+    except AttributeError as error:
+        # ml_collections wraps a KeyError; any other AttributeError is a bug of jvflow
+        if not (error.args and isinstance(error.args[0], KeyError)):
+            raise
+        return (
+            f"error: the config has no key {error.args[0].args[0]}: copy the missing keys from the config that "
+            "yours follows; for a run of an earlier version of jvflow, install that version or train again"
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        first = (readable(str(error)).strip().splitlines() or ["no room"])[0]
+        return f"error: out of memory ({first}): use {LESS_MEMORY}"
+    return None
 
 
 def advise(command: str, **flags_of_command: object) -> None:

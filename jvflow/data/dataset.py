@@ -168,7 +168,9 @@ def settings(data, workdir) -> dict:
         raise ValueError("config.data.path is empty: give a folder of videos, a built data set, or procedural:comets")
     if data.path.startswith(PROCEDURAL):
         kind = data.path.removeprefix(PROCEDURAL)
-        procedural.scene(kind, 0)  # raises for an unknown kind before anything is written
+        if kind not in procedural.KINDS:  # before anything is written
+            kinds = ", ".join(f"{PROCEDURAL}{known}" for known in procedural.KINDS)
+            raise ValueError(f"config.data.path={data.path} is unknown: use one of {kinds}")
         return dict(
             kind=kind,
             clips=dict(data.clips),
