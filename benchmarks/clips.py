@@ -10,7 +10,9 @@ def real(config, data: str, name: str, out: Path, *, first: int, checkpoint: lis
     from jvflow.report import videos
 
     config = config.copy_and_resolve_references()
-    (path,) = Path(data).glob(f"{name}.*")
+    path = next(iter(sorted(Path(data).glob(f"{name}.*"))), None)
+    if path is None:
+        raise ValueError(f"{data} has no video {name}: give its folder with --data=FOLDER")
     frames, folder = config.data.frames, out / f"{name}_frames"
     if not (folder / name / f"{frames - 1:03d}.png").exists():  # new files would change the key of the data set
         for number, (_, frame) in enumerate(islice(video.frames(path), first, first + frames)):

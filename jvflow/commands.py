@@ -1,5 +1,6 @@
 """The commands of every paper: each loads a run or a config, and calls the paper's method."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,7 +11,8 @@ import jax
 from ml_collections import ConfigDict
 
 from jvflow import load as loading
-from jvflow.data import other, pipeline, records
+from jvflow.data import captions as texts
+from jvflow.data import dataset, other, pipeline, records
 from jvflow.experiment import method_of
 from jvflow.files import local_path, read_json, with_local_paths
 from jvflow.method import SampleRequest
@@ -24,6 +26,10 @@ from jvflow.training.config_check import check_config
 from jvflow.training.loop import train
 from jvflow.training.rules import COUNT, NAME, RATE, SEED, check, choice
 from jvflow.training.workdir import Workdir, override
+
+LOG = logging.getLogger(__name__)
+CAPTIONS = 2000
+"""Clips of training whose captions are compared with those of samples: reading a clip takes time."""
 
 
 def sample(
@@ -60,6 +66,7 @@ def sample(
     first_frame = first_frame and local_path(first_frame, "--first_frame")
     with processes.one_writer(out, "--out") as out:
         run = loading.load(workdir, step=step, ema=ema, sampling=sampling, dtype=dtype)
+        _warn_of_new_words(run, captions)
         request = SampleRequest(
             data=cache(lambda: loading.run_dataset(run)),
             count=count,
@@ -73,6 +80,21 @@ def sample(
         )
         with jax.set_mesh(local_mesh()):
             return run.experiment.method.sample(run, out, request)
+
+
+def _warn_of_new_words(run: Run, captions: Sequence[str]) -> None:
+    """Logs a warning for captions with words that a text encoder has not learned, if it learned from this run alone.
+
+    Does nothing if the data set is not there any more, or too large to read its captions.
+    """
+    encoder = run.experiment.text
+    if not captions or encoder is None or encoder.init is None or run.config.pretrained:
+        return
+    data = dataset.built(run.config.data, run.workdir, Workdir(run.workdir).data_key)
+    if data is None or records.manifest(data)["splits"].get("train", 0) > CAPTIONS:
+        return
+    if sentence := texts.unlike(captions, pipeline.captions(data, "train")):
+        LOG.warning("warning: %s; the text encoder of this run knows only the captions of its training", sentence)
 
 
 def evaluate(

@@ -168,7 +168,7 @@ def _public_sources(config) -> list[str]:
         if not (Path(run_path(source, "config.pretrained")) / "config.json").is_file():
             raise ValueError(
                 f"config.pretrained names {source}, where there is no run and no public model: {explain(source)}; "
-                "give the workdir of jvflow train, or a public model"
+                f"make a run there with `jvflow train --config=... --workdir={source}`, or give a public model"
             )
     return found
 
@@ -204,7 +204,7 @@ def check_fork(config, experiment: Experiment) -> Checkpoints:
     """
     where = f"config.pretrained_state=True continues the state of a run, and config.pretrained={config.pretrained}"
     if not config.pretrained or public.folders(config.pretrained):
-        raise ValueError(f"{where} is none: give the workdir of jvflow train, or use config.pretrained_state=False")
+        raise ValueError(f"{where} is none: give the workdir of `jvflow train`, or use config.pretrained_state=False")
     folder, before = Workdir.read(config.pretrained)
     if any(tune.rank or tune.layers for tune in (config.tune, before.tune)):
         raise ValueError(f"{where} has other parameters with config.tune: use config.pretrained_state=False")

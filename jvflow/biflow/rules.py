@@ -66,12 +66,17 @@ def _check_lengths(config: dict) -> Iterator[str]:
     objective, scales = config["objective"], config["network"].get("scales", ())
     count = 2 if objective == "biflow" else 1
     given = {f"config.loss_weights.{objective}": config["loss_weights"].get(objective, ())}
-    scales = scales.get(objective, ()) if isinstance(scales, dict) else scales
+    own = f".{objective}" if isinstance(scales, dict) else ""
+    scales = scales.get(objective, ()) if own else scales
     if scales:
-        given["config.network.scales"] = scales
+        given[f"config.network.scales{own}"] = scales
     for name, numbers in given.items():
         if len(numbers) != count:
-            yield f"{name} is {tuple(numbers)}: use a number for each velocity; {objective} has {count}"
+            example = "(1.0,1.0)" if count == 2 else "(1.0,)"
+            yield (
+                f"{name} is {tuple(numbers)}: use a number for each velocity, and {objective} has {count}, such as "
+                f"'--{name}={example}'"
+            )
 
 
 RULES = Rules(ENTRIES, contradictions)

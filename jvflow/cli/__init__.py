@@ -3,40 +3,27 @@
 import ast
 import errno
 import logging
-import os
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
 from tqdm import tqdm
 
+from jvflow.cli import configs
+from jvflow.cli.configs import find_config as find_config
 from jvflow.files import readable
 
-PACKAGE = Path(__file__).resolve().parents[1]
 DEMO_CONFIG = "configs/biflow/procedural.py"
 """The config of `jvflow demo`."""
-
-
-def find_config(path: str) -> str:
-    """Returns the path of a config given as FILE or FILE:MODE, for any working directory.
-
-    Searches the working directory, then the checkout, then the installed package. Returns `path` unchanged if no such
-    file exists.
-    """
-    path = os.path.expanduser(path)
-    file = path.partition(":")[0]
-    for root in (Path(), PACKAGE.parent, PACKAGE):
-        if (root / file).exists():
-            return str(root / path)
-    return path
-
-
-def _with_found_config(argv: list[str]) -> list[str]:
-    argv = [f"--config={find_config(a.split('=', 1)[1])}" if a.startswith("--config=") else a for a in argv]
-    return [find_config(a) if i and argv[i - 1] == "--config" else a for i, a in enumerate(argv)]
+STOPPED = 143
+"""The exit status of SIGTERM: schedulers restart such a job."""
+LESS_MEMORY = (
+    "a smaller batch (--config.train.batch_size, --protocol=batch=1, --count), or in training more microbatches "
+    "(--config.run.microbatches), --config.run.remat or more devices"
+)
 
 
 def parse_overrides(flag: flags.FlagHolder, example: str) -> dict:
@@ -78,37 +65,69 @@ def run(command: Callable, *, before_jax: Callable[[], None] | None = None, posi
     """
 
     def main(argv: list[str]) -> None:
+        if "show" in flags.FLAGS and flags.FLAGS["show"].value:
+            print(configs.listed(flags.FLAGS["config"].value))
+            return
         if before_jax is not None:
             before_jax()
-        log = _start_log()
-        # late imports: --help and errors in the flags do not wait for JAX
-        from jvflow.parallel import processes
-        from jvflow.training.loop import Stopped
+        if status := _work(partial(command, argv[1:]) if positional else command):
+            sys.exit(status)  # after the exception is gone, which keeps progress bars open
 
-        try:
-            processes.start()
-            log.setLevel(logging.INFO if processes.is_primary() else logging.WARNING)
-            command(argv[1:]) if positional else command()
-            processes.barrier("the end")
-        except Stopped as stopped:
-            log.info("%s", stopped)
-            sys.exit(143)  # the exit status of SIGTERM: schedulers restart such a job
-        except OSError as error:
-            full = ": free some space and run the same command again; it continues after the complete files"
-            sys.exit(f"error: {readable(str(error))}{full if error.errno == errno.ENOSPC else ''}")
-        except (ValueError, FloatingPointError) as error:
-            sys.exit(f"error: {readable(str(error))}")
-        except AttributeError as error:
-            # ml_collections wraps a KeyError; any other AttributeError is a bug of jvflow
-            if not (error.args and isinstance(error.args[0], KeyError)):
-                raise
-            sys.exit(
-                f"error: the config has no key {error.args[0].args[0]}: copy the missing keys from the config that "
-                "yours follows; for a run of an earlier version of jvflow, install that version or train again"
-            )
+    given = sys.argv
+    try:
+        sys.argv = configs.expand_sizes(given)  # where ml_collections finds overrides
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    app.run(
+        main,
+        argv=configs.with_found_file(sys.argv),
+        flags_parser=partial(_parse_flags, given=given, positional=positional),
+    )
 
-    parser = partial(_parse_flags, positional=positional)
-    app.run(main, argv=_with_found_config(sys.argv), flags_parser=parser)
+
+def _work(command: Callable[[], None]) -> str | int | None:
+    """Runs `command()` as one process of its job; returns the status of the program, or the message of an error."""
+    log = _start_log()
+    # late imports: --help and errors in the flags do not wait for JAX
+    from jvflow.parallel import processes
+    from jvflow.training.loop import Stopped
+
+    try:
+        processes.start()
+        log.setLevel(logging.INFO if processes.is_primary() else logging.WARNING)
+        command()
+        processes.barrier("the end")
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        return STOPPED
+    except KeyboardInterrupt:
+        log.info("stopped by Ctrl-C: the same command starts again, and keeps the files that are complete")
+        return STOPPED
+    except OSError as error:
+        full = ": free some space and run the same command again; it continues after the complete files"
+        return f"error: {readable(str(error))}{full if error.errno == errno.ENOSPC else ''}"
+    except (ValueError, FloatingPointError) as error:
+        return f"error: {readable(str(error))}"
+    except AttributeError as error:
+        # ml_collections wraps a KeyError; any other AttributeError is a bug of jvflow
+        if not (error.args and isinstance(error.args[0], KeyError)):
+            raise
+        return (
+            f"error: the config has no key {error.args[0].args[0]}: copy the missing keys from the config that "
+            "yours follows; for a run of an earlier version of jvflow, install that version or train again"
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        first = (readable(str(error)).strip().splitlines() or ["no room"])[0]
+        return f"error: out of memory ({first}): use {LESS_MEMORY}"
+    return None
+
+
+def advise(command: str, **flags_of_command: object) -> None:
+    """Logs the command to run next, with its flags, on the primary process."""
+    given = [f"--{name}={value}" for name, value in flags_of_command.items()]
+    logging.getLogger("jvflow").info("next: jvflow %s %s", command, shlex.join(given))  # primary: others log warnings
 
 
 def _start_log() -> logging.Logger:
@@ -130,18 +149,25 @@ class _AboveBars(logging.StreamHandler):
         tqdm.write(self.format(record), file=self.stream)
 
 
-def _parse_flags(argv: list[str], positional: bool) -> list[str]:
-    """Parses the flags; a mistake in them or in the config ends the program with one line."""
+def _flags_of(argv: list[str], given: list[str]) -> list[str]:
+    """Parses the flags and reads the config; returns the arguments that are no flags."""
     try:
-        rest = flags.FLAGS(argv)
-    except flags.Error as error:
-        text = " ".join(str(error).split())
-        sys.exit(f"error: {text} (--help lists the flags)")
-    except AttributeError as error:  # from ml_collections, whose message suggests the nearest key
-        text = str(error).strip("'\"").replace("\\'", "'").replace("\\n", ". ")
-        given = ", ".join(a for a in argv if a.startswith("--config."))
-        sys.exit(f"error: the config has no key {text} (given: {given})")
-    except (ValueError, OSError, TypeError) as error:
+        return flags.FLAGS(argv)
+    except Exception as error:  # the file of a config may raise any
+        raise ValueError(configs.explain(error, given)) from error
+
+
+def _parse_flags(argv: list[str], given: list[str], positional: bool) -> list[str]:
+    """Parses the flags; a mistake in them or in the config ends the program with one line.
+
+    `given` holds the arguments before `configs.expand_sizes`.
+    """
+    try:
+        configs.check_file(argv)
+        rest = _flags_of(argv, given)
+        configs.check_type()
+        configs.square_size()
+    except ValueError as error:
         sys.exit(f"error: {error}")
     if len(rest) > 1 and not positional:
         sys.exit(f"error: unexpected arguments: {' '.join(rest[1:])}; flags are written --NAME=VALUE")

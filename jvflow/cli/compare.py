@@ -1,11 +1,12 @@
 """Compares the cost and quality of Bi-flow runs on one data set.
 
-    jvflow compare --workdirs=out/demo/flow,out/demo/biflow,out/demo/condiff --out=DIR
+    jvflow compare --workdirs=out/demo/flow,out/demo/biflow --out=DIR
+    jvflow compare --workdirs=out/biflow --out=DIR --epsilon=0,0.2 --gain=1
 
 Evaluates each run at one solver tolerance and at 20 network evaluations per frame; BI-FLOW also at several noise levels
 and backwards in time. NFE is the number of network evaluations per frame, averaged over videos. The paper's NFE is not
-comparable: it counts the slowest of eight videos (by the solver torchode). Run the same command again to
-continue after an interruption.
+comparable: it counts the slowest of eight videos (by the solver torchode). Run the same command again to continue after
+an interruption.
 """
 
 from absl import flags
@@ -13,9 +14,12 @@ from absl import flags
 from jvflow.cli import parse_numbers, parse_overrides
 
 WORKDIRS = flags.DEFINE_list(
-    "workdirs", None, "Workdirs of trained runs, with the same config.data and config.evaluate.", required=True
+    "workdirs",
+    None,
+    "Required. Workdirs of trained runs, with the same config.data and config.evaluate.",
+    required=True,
 )
-OUT = flags.DEFINE_string("out", None, "Folder for compare.json and pareto.png.", required=True)
+OUT = flags.DEFINE_string("out", None, "Required. Folder for compare.json and pareto.png.", required=True)
 EPSILON = flags.DEFINE_list("epsilon", ["0", "0.1", "0.2", "0.3"], "Noise levels of BI-FLOW (config.sample.epsilon).")
 GAIN = flags.DEFINE_list(
     "gain",

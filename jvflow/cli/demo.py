@@ -1,6 +1,7 @@
-"""Trains Bi-flow's three methods on synthetic video and compares their videos in a report.
+"""Trains and compares Bi-flow's three methods on synthetic video.
 
-    jvflow demo --out=out/demo
+    jvflow demo
+    jvflow demo --out=DIR --config.seed=2
 
 Trains FLOW, BI-FLOW and CONDIFF into out/demo/flow, out/demo/biflow and out/demo/condiff. Writes out/demo/report.html,
 which shows their videos, and out/demo/metrics.json. Takes about 8 minutes on two CPU cores. Run the same command again
@@ -12,7 +13,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from jvflow.cli import DEMO_CONFIG, find_config
+from jvflow.cli import DEMO_CONFIG, configs, find_config
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -21,6 +22,7 @@ CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 OUT = flags.DEFINE_string("out", "out/demo", "Folder for the runs, metrics.json and report.html.")
+configs.define_show()
 
 
 def main():

@@ -1,6 +1,7 @@
-"""Compiles a config for accelerators that this machine does not have.
+"""Compiles a config for accelerators that this machine lacks.
 
-    jvflow dryrun --config=configs/biflow/paper.py --topology=v5e:4x4 [--out=FILE.json]
+    jvflow dryrun --config=configs/biflow/paper.py --topology=v5e:4x4
+    jvflow dryrun --config=configs/biflow/paper.py --topology=h100:8
 
 Prints the memory per device and lower bounds on the times of computation and communication, for the train step and the
 sampler.
@@ -13,15 +14,18 @@ from contextlib import nullcontext
 from absl import flags
 from ml_collections import config_flags
 
+from jvflow.cli import configs
+
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Required. The experiment: FILE.py or FILE.py:debug.", lock_config=True
 )
 TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "A TPU slice such as v5e:4x4, v5p:4x4x4 or v6e:8x8; or GPUs such as h100:8.", required=True
+    "topology", None, "Required. A TPU slice such as v5e:4x4, v5p:4x4x4 or v6e:8x8; or GPUs such as h100:8."
 )
 OUT = flags.DEFINE_string("out", None, "JSON file for these numbers.")
 SAMPLER = flags.DEFINE_boolean("sampler", True, "Also compile the sampler.")
 LARGEST = flags.DEFINE_boolean("largest", True, "Also find the largest batch size that fits (compiles more).")
+configs.define_show("topology")
 flags.mark_flag_as_required("config")
 
 

@@ -1,6 +1,7 @@
 """Encodes a data set into latents, to train on them.
 
-    jvflow encode --config=configs/biflow/video_folder.py --out=DIR ...
+    jvflow encode --config=configs/flowframes/clips.py --out=DIR
+    jvflow encode --config=CONFIG.py --config.data.path=FOLDER --out=DIR
 
 Train on the result with --config.data.path=DIR. The result also holds caption embeddings if the text encoder is
 pretrained, and inverted chunks if FlowFrames uses target inversion (config.inversion.rho above 0). You can stop the
@@ -10,12 +11,15 @@ command at any time; run it again to continue.
 from absl import flags
 from ml_collections import config_flags
 
+from jvflow.cli import advise, configs
+
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Required. The experiment with the data and models: FILE.py or FILE.py:debug.", lock_config=True
 )
 OUT = flags.DEFINE_string(
-    "out", None, "Folder for the latents. The clips that jvflow cuts from videos go to DIR-clips.", required=True
+    "out", None, "Required. Folder for the latents. The clips that jvflow cuts from videos go to DIR-clips."
 )
+configs.define_show("out")
 flags.mark_flag_as_required("config")
 
 
@@ -46,3 +50,4 @@ def main():
         )
     if note:
         print(note)
+    advise("train", **configs.given(), **{"config.data.path": out, "workdir": "DIR"})

@@ -1,6 +1,7 @@
 """Computes the metrics of a trained run.
 
-    jvflow evaluate --workdir=DIR --out=FILE.json [--preset=paper] [--protocol=videos=64] [--fvd=original] [--real=DATA]
+    jvflow evaluate --workdir=DIR --out=FILE.json
+    jvflow evaluate --workdir=DIR --out=FILE.json --protocol=videos=64
 
 Writes the metrics, their curves over time and the settings to FILE.json. Prints the metrics that are single numbers.
 --preset names a protocol of the paper; --protocol overrides its entries, or those of `evaluate` in DIR/config.json, and
@@ -9,13 +10,15 @@ network (docs/metrics.md). --real evaluates on another data set than the run's o
 """
 
 import json
+import logging
+import shlex
 
 from absl import flags
 
 from jvflow.cli import parse_overrides
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
-OUT = flags.DEFINE_string("out", None, "The JSON file to write.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Required. The folder of a trained run.", required=True)
+OUT = flags.DEFINE_string("out", None, "Required. The JSON file to write.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")
 EMA = flags.DEFINE_bool("ema", None, "Use the moving average of the parameters; default: if the run has one.")
 PRESET = flags.DEFINE_string("preset", None, "A named protocol: small or paper (Bi-flow); default: config.evaluate.")
@@ -54,3 +57,4 @@ def main():
             return
         write_text(out, json.dumps(record, indent=1) + "\n")
     print(json.dumps(scalars(record), indent=1))
+    logging.getLogger("jvflow").info("next: jvflow report %s (next to published values)", shlex.quote(str(out)))

@@ -1,18 +1,22 @@
-"""Exports a trained run in diffusers' format, so that other packages can load it; or as a small folder to publish.
+"""Exports a trained run in diffusers' format, for other packages; or as a small folder to publish.
 
-    jvflow export --workdir=DIR --out=OUT            the whole model, with LoRA matrices merged into their layers
-    jvflow export --workdir=DIR --out=OUT --lora     only the LoRA matrices, under diffusers' names
-    jvflow export --workdir=DIR --out=OUT --packed   the run as config.json and model.safetensors, for jvflow itself
+    jvflow export --workdir=DIR --out=OUT
+    jvflow export --workdir=DIR --out=OUT --lora
+    jvflow export --workdir=DIR --out=OUT --packed
 
-`jvflow sample`, `jvflow evaluate` and --config.pretrained read a packed run in place of a workdir. Prints the files
-that it writes.
+The first command writes the whole model, with LoRA matrices merged into their layers; the second only the LoRA
+matrices, under diffusers' names; the third the run itself as config.json and model.safetensors, which every command of
+jvflow reads in place of a workdir. Prints the files that it writes.
 """
 
 from absl import flags
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Required. The folder of a trained run.", required=True)
 OUT = flags.DEFINE_string(
-    "out", None, "New folder for config.json and safetensors, or (--lora) for the file of LoRA matrices.", required=True
+    "out",
+    None,
+    "Required. New folder for config.json and safetensors, or (--lora) for the file of LoRA matrices.",
+    required=True,
 )
 LORA = flags.DEFINE_bool("lora", False, "Export only the LoRA matrices.")
 PACKED = flags.DEFINE_bool("packed", False, "Export a packed run, without optimizer and metrics.")

@@ -1,9 +1,10 @@
-"""Sets the metrics of runs next to each other, with the published values of their paper.
+"""Sets the metrics of runs next to each other and to published ones.
 
-    jvflow report out/flow/metrics.json out/biflow/metrics.json [--published=NAME] [--out=FILE.md]
+    jvflow report out/flow/metrics.json out/biflow/metrics.json
+    jvflow report out/flow out/biflow --published=biflow --out=FILE.md
 
-Takes files that `jvflow evaluate` wrote, or folders with a metrics.json. The published values are in columns of their
-own. Raises an error that lists the differences if the files do not have the same protocol.
+Takes files that `jvflow evaluate` wrote, or folders with a metrics.json. The published values are those of the runs'
+paper, in columns of their own. Raises an error that lists the differences if the files do not have the same protocol.
 """
 
 from absl import flags

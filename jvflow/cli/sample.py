@@ -1,19 +1,21 @@
 """Samples videos from a trained run.
 
-    jvflow sample --workdir=DIR --out=OUT --frames=256 [--sample=curve=backward]               Bi-flow: streams
-    jvflow sample --workdir=DIR --out=OUT --caption="..." [--fps=48] [--sample=guidance=2.0]   VLFM: clips
-    jvflow sample --workdir=DIR --out=OUT --first_frame=VIDEO [--frames=32] [--observed=16]    FlowFrames: chunks
+    jvflow sample --workdir=DIR --out=OUT --frames=256              Bi-flow
+    jvflow sample --workdir=DIR --out=OUT --caption="..." --fps=48  VLFM
+    jvflow sample --workdir=DIR --out=OUT --first_frame=VIDEO       FlowFrames
 
 Writes OUT/sample_000.mp4 and so on, OUT/sheet.png with some frames of each video, and OUT/samples.json, which has the
 NFE of each video: the number of network evaluations per frame. Flags marked with a method are for it only.
+--sample=NAME=VALUE changes how a run is sampled: --sample=curve=backward streams back in time (Bi-flow),
+--sample=guidance=2.0 follows captions more closely (VLFM, FlowFrames).
 """
 
 from absl import flags
 
 from jvflow.cli import parse_overrides
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
-OUT = flags.DEFINE_string("out", None, "Folder for the mp4 files, sheet.png and samples.json.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Required. The folder of a trained run.", required=True)
+OUT = flags.DEFINE_string("out", None, "Required. Folder for the mp4 files, sheet.png and samples.json.", required=True)
 FRAMES = flags.DEFINE_integer(
     "frames",
     None,
@@ -79,3 +81,4 @@ def main():
         f"{OUT.value}: {len(record['samples'])} videos of {first['frames']} frames, "
         f"NFE {first['nfe_per_frame']:.1f} and {first['seconds_per_frame']:.3f} s per frame"
     )
+    print(f"open {OUT.value}/sheet.png, or {OUT.value}/{first['file']} and the other videos")

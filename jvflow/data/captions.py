@@ -7,10 +7,12 @@ caption there takes it from `name.txt` next to `name.mp4`; without that file its
 """
 
 import csv
+import difflib
 import io
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -146,3 +148,24 @@ def _jsonl_rows(file: Path, text: str) -> Iterator[tuple[int, dict]]:
         if not isinstance(row, dict):
             raise ValueError(f'{file}, line {line}: must be an object such as {{"{NAME}": ..., "{CAPTION[0]}": ...}}')
         yield line, row
+
+
+# --- captions of samples --------------------------------------------------------------------------
+
+
+def unlike(captions: Sequence[str], known: Sequence[str]) -> str:
+    """Returns a sentence on the first caption with words that no known caption has, and the nearest one; "" if none.
+
+    Words are compared without case and punctuation.
+    """
+    vocabulary = {word for caption in known for word in _words(caption)}
+    for caption in captions:
+        if new := list(dict.fromkeys(word for word in _words(caption) if word not in vocabulary)):
+            near = difflib.get_close_matches(caption, sorted(set(known)), n=1, cutoff=0)
+            nearest = f"the nearest one is {near[0]!r}" if near and near[0] else "they are empty"
+            return f"no caption of training has {', '.join(map(repr, new))} of {caption!r}: {nearest}"
+    return ""
+
+
+def _words(caption: str) -> list[str]:
+    return re.findall(r"\w+", caption.lower())

@@ -88,6 +88,13 @@ def _is_of_cache(error: OSError, cache: Path) -> bool:
     return error.errno in READ_ONLY and (file.is_relative_to(cache) or cache.is_relative_to(file))
 
 
+def built(data, workdir, key: str | None) -> Path | None:
+    """Returns the data set with this key, where it is built, else None; builds nothing. Arguments as for `prepare`."""
+    if is_built(data.path):
+        return Path(data.path)
+    return next(_with_key(data, workdir, key), None) if key else None
+
+
 def _find_built(data, workdir, key: str | None, built_first: bool) -> Path | None:
     """Returns the data set with this key, where it is wanted and built; else None. Logs that it replaces the path."""
     gone = bool(data.path) and is_gone(data.path)
@@ -161,7 +168,9 @@ def settings(data, workdir) -> dict:
         raise ValueError("config.data.path is empty: give a folder of videos, a built data set, or procedural:comets")
     if data.path.startswith(PROCEDURAL):
         kind = data.path.removeprefix(PROCEDURAL)
-        procedural.scene(kind, 0)  # raises for an unknown kind before anything is written
+        if kind not in procedural.KINDS:  # before anything is written
+            kinds = ", ".join(f"{PROCEDURAL}{known}" for known in procedural.KINDS)
+            raise ValueError(f"config.data.path={data.path} is unknown: use one of {kinds}")
         return dict(
             kind=kind,
             clips=dict(data.clips),
@@ -173,6 +182,7 @@ def settings(data, workdir) -> dict:
     if is_built(data.path):
         _check_built(data)
         return records.manifest(data.path)["settings"]
+    _check_folder(data.path)
     return folder.settings(data.path, **_split_options(data), **_cut_options(data), hashes=_hashes(data, workdir))
 
 
@@ -205,7 +215,19 @@ def max_clips(data) -> int:
         return data.clips.train + data.clips.test
     if is_built(data.path):
         return sum(records.manifest(data.path)["splits"].values())
+    _check_folder(data.path)
     return folder.max_clips(data.path, split_by=data.get("splits", LATER["splits"]), **_cut_options(data))
+
+
+def _check_folder(path: str) -> None:
+    """Raises ValueError if a path of videos is no folder; the message names the commands that make one."""
+    if Path(path).is_file():
+        raise ValueError(f"config.data.path={path} is a file: give the folder that holds it")
+    if not Path(path).is_dir():
+        raise ValueError(
+            f"config.data.path={path} is not a folder: give a folder of videos, or make latents there with "
+            f"`jvflow encode --config=... --out={path}`"
+        )
 
 
 def _cut_options(data) -> dict:

@@ -36,7 +36,7 @@ def list_folder(folder: str | os.PathLike) -> Listing:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
+        raise ValueError(f"{folder} is not a folder: give a folder of videos, or of folders of images")
     videos, others = [], []
     for path, reason in _walk(folder):
         if reason:

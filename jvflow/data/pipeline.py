@@ -130,7 +130,7 @@ def _decode(value):
 def open_split(directory, split: str) -> Source:
     """Opens one split of a data set; raises ValueError if there is no data set, or no such split."""
     if not (Path(directory) / "dataset_info.json").is_file():
-        raise ValueError(f"{directory} is not a data set: it has no dataset_info.json; build it first")
+        raise ValueError(f"{directory} is not a data set: it has no dataset_info.json; `jvflow encode` makes one")
     splits = list(tfds.builder_from_directory(directory).info.splits)
     if split not in splits:
         raise ValueError(f"{directory} has no split {split!r}; available: {', '.join(splits)}")

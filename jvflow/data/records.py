@@ -69,7 +69,10 @@ def manifest(directory: str | os.PathLike) -> dict:
     of videos also has `"videos": {split: {video: clips}}`.
     """
     if not is_dataset(directory):
-        raise ValueError(f"{directory} is not a data set: it has no {MANIFEST}; build it first")
+        raise ValueError(
+            f"{directory} is not a data set, it has no {MANIFEST}: make it with `jvflow train`, or with "
+            f"`jvflow encode --config=... --out={directory}`"
+        )
     keys = dict(settings=dict, splits=dict, shape=list)
     return read_json(Path(directory) / MANIFEST, rebuild(directory), keys=keys)
 

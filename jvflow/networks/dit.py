@@ -96,7 +96,7 @@ class DiTConfig:
 
     def __post_init__(self):
         if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}: change one of them")
         if self.width % 4:
             raise ValueError(f"width {self.width} must be a multiple of 4 for the sine position table")
         check_remat(self.remat)

@@ -73,9 +73,17 @@ def local_mesh() -> Mesh:
 
 
 def describe(mesh: Mesh) -> str:
-    """Returns the axes of a mesh that are split, such as "8 devices, data 4, fsdp 2"."""
+    """Returns the devices of a mesh and its axes that are split, such as "8 TPU v5 lite devices, data 4, fsdp 2"."""
     split = [f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1]
-    return ", ".join([f"{mesh.size} device{'s' if mesh.size > 1 else ''}", *split])
+    device = mesh.devices.flat[0]
+    return ", ".join([name_devices(mesh.size, device.platform, device.device_kind), *split])
+
+
+def name_devices(count: int, platform: str, kind: str) -> str:
+    """Returns a number of devices with their platform and kind, such as "1 CPU device", "2 GPU NVIDIA H200 devices"."""
+    platform = platform.upper()
+    rest = kind[len(platform) :] if kind.upper().startswith(platform) else f" {kind}"
+    return f"{count} {platform}{rest} device{'s' if count > 1 else ''}"
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

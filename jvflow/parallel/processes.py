@@ -156,9 +156,12 @@ def one_writer(path, name: str, *, whole: bool = False) -> Iterator[Path]:
       name: the flag that gives the path.
 
     Raises:
-      ValueError: if another job holds the lock of the path; the message names its primary process.
+      ValueError: if another job holds the lock of the path; the message names its primary process. Also if a folder is
+        needed and the path is a file.
     """
     path = Path(local_path(path, name))
+    if not whole and path.exists() and not path.is_dir():
+        raise ValueError(f"{name}={path} is a file: give a folder, which may be new")
     with ExitStack() as stack:
         file = locks.next_to(path) if whole else locks.inside(path)
         on_primary(lambda: stack.enter_context(locks.hold(file, path)))

@@ -17,7 +17,7 @@ import av
 import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from jvflow.data.video import Frame, check_pixels, exact_rate
 from jvflow.files import read_json, write_text
@@ -115,12 +115,15 @@ def write(path: str | os.PathLike, video: np.ndarray, fps: float | int, *, min_s
             writer.append(frame)
 
 
-def sheet(videos: np.ndarray, *, columns: int = 8, scale: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
+def sheet(
+    videos: np.ndarray, *, columns: int = 8, scale: int | None = None, captions: Sequence[str] = ()
+) -> UInt8[np.ndarray, "height width 3"]:
     """Returns a contact sheet of uint8 videos (n, f, h, w, 3).
 
     Each video is a row, with frames equally spaced from first to last; a video shorter than `columns` shows every
     frame. Frames are scaled up by the integer `scale`, by default until their shorter side has 96 pixels. White lines
-    of 2 pixels lie between them.
+    of 2 pixels lie between them. If any of `captions`, one for each video, is not empty, each stands above its row, cut
+    at the right edge.
     """
     videos = check_pixels(videos, (5,), "sheet")
     if columns < 1 or (scale is not None and scale < 1):
@@ -128,7 +131,17 @@ def sheet(videos: np.ndarray, *, columns: int = 8, scale: int | None = None) -> 
     chosen = np.linspace(0, videos.shape[1] - 1, min(columns, videos.shape[1])).round().astype(int)
     cells = [[_magnify(video[i], 96, scale) for i in chosen] for video in videos]
     lined = np.pad(cells, ((0, 0), (0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)
-    return rearrange(lined, "row column h w c -> (row h) (column w) c")[:-2, :-2]
+    rows = rearrange(lined, "row column h w c -> row h (column w) c")[:, :, :-2]
+    if any(captions):
+        rows = [np.concatenate([_line(text, row.shape[1]), row]) for text, row in zip(captions, rows, strict=True)]
+    return np.concatenate(rows)[:-2]
+
+
+def _line(text: str, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns a line of text, black on white, in Pillow's own font."""
+    line = Image.new("RGB", (width, 18), "white")
+    ImageDraw.Draw(line).text((2, 1), " ".join(text.split()), "black", ImageFont.load_default(size=12))
+    return np.asarray(line)
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
@@ -222,7 +235,7 @@ def write_samples(
         with replace_samples(out) as folder:
             for name, video in zip(names, videos):
                 write(folder / name, video, fps)
-            write_record(folder, samples, protocol, sheet(videos))
+            write_record(folder, samples, protocol, sheet(videos, captions=captions))
 
     processes.on_primary(write_all)
     return dict(samples=samples, protocol=protocol)

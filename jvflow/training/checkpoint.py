@@ -173,7 +173,7 @@ class Checkpoints:
     def _find(self, step):
         found = self.steps()
         if not found:
-            raise ValueError(f"no complete checkpoint in {self._manager.directory}: train first")
+            raise ValueError(f"no complete checkpoint in {self._manager.directory}: run `jvflow train` again")
         if step is None:
             return found[-1]
         if step not in found:

@@ -47,8 +47,12 @@ from jvflow.training.rules import (
 EVERY = special(0, "for never", COUNT)
 AXIS = special(-1, "for the remaining devices", COUNT)
 FILES = many(NAME, "a tuple of paths, such as ('FOLDER/vae',)")
-SIZE = many(COUNT, "(height, width) in pixels, two whole numbers of 1 or more, such as (64, 64)", (2,))
-PATCH = many(COUNT, "(frames, height, width), three whole numbers of 1 or more, such as (1, 2, 2)", (3,))
+SIZE = many(
+    COUNT, "(height, width) in pixels, two whole numbers of 1 or more, such as '--config.data.size=(64,64)'", (2,)
+)
+PATCH = many(
+    COUNT, "(frames, height, width), three whole numbers of 1 or more, such as '--config.network.patch=(1,2,2)'", (3,)
+)
 
 RULES: Mapping[str, Rule] = {
     "method": TEXT,

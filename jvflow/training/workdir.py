@@ -187,7 +187,10 @@ class Workdir:
         """Returns the folder of a run and its config; raises ValueError if there is none."""
         folder = cls(Path(run_path(path, "--workdir")))
         if not folder.config_file.exists():
-            raise ValueError(f"{folder.path} is not a workdir, it has no config.json: train first, with this --workdir")
+            raise ValueError(
+                f"{folder.path} is not a workdir, it has no config.json: make it with "
+                f"`jvflow train --config=... --workdir={folder.path}`"
+            )
         config = folder.read_config()
         if "per_sample" in config["sample"]:  # an adaptive solver; runs of an earlier version lack its controller
             config["sample"].setdefault("controller", "diffrax")

@@ -10,6 +10,7 @@ from absl import flags
 from conftest import ROOT, config_flag, load_config
 
 from jvflow import cli
+from jvflow.cli import configs
 from jvflow.cli.main import COMMANDS
 
 SCRIPT = "import sys; from jvflow.cli.main import main; sys.argv[0] = 'jvflow'; main()"
@@ -103,7 +104,7 @@ def test_a_config_is_looked_up_in_the_working_directory_then_the_checkout_then_t
         folder.mkdir(parents=True)
         (folder / "toy.py").touch()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(cli, "PACKAGE", package)
+    monkeypatch.setattr(configs, "PACKAGE", package)
     found = []
     for folder in files:
         found.append(cli.find_config(name))

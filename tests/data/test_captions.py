@@ -124,3 +124,23 @@ def test_a_text_file_next_to_a_folder_of_images(tmp_path):
     images.mkdir()
     (tmp_path / "v1.2.txt").write_text("frames")
     assert captions.read_text_file(images) == "frames"
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (["A DISC, red!"], ""),
+        ([""], ""),
+        (["a disc", "a dog and a cat"], "no caption of training has 'dog', 'and', 'cat' of 'a dog and a cat'"),
+        (["blue squares"], "of 'blue squares': the nearest one is 'a blue square'"),
+    ],
+)
+def test_words_that_no_caption_of_training_has_are_named_with_the_nearest_caption(given, sentence):
+    known = ["a red disc", "a blue square", ""]
+    found = captions.unlike(given, known)
+    assert sentence in found and bool(found) == bool(sentence)
+
+
+def test_training_without_captions_is_named():
+    assert captions.unlike(["a dog"], ["", ""]).endswith("'a', 'dog' of 'a dog': they are empty")
+    assert captions.unlike(["a dog"], []).endswith("they are empty")

@@ -188,3 +188,10 @@ def test_a_finished_data_set_is_read_without_a_lock(tmp_path, monkeypatch):
 
 def test_the_lock_files():
     assert locks.inside("a/b") == Path("a/b/.lock") and locks.next_to("b") == Path.cwd() / ".b.lock"
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "a.mp4").write_text("")
+    with pytest.raises(ValueError, match=r"--workdir=.*a\.mp4 is a file: give a folder"):
+        with processes.one_writer(tmp_path / "a.mp4", "--workdir"):
+            pass

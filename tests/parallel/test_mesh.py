@@ -120,3 +120,20 @@ def test_microbatches_need_less_memory():
     )
     temporaries = lambda n: step(n).lower(abstract, batch).compile().memory_analysis().temp_size_in_bytes
     assert temporaries(4) < 0.6 * temporaries(1)
+
+
+@pytest.mark.parametrize(
+    "count, platform, kind, text",
+    [
+        (1, "cpu", "cpu", "1 CPU device"),
+        (8, "tpu", "TPU v5 lite", "8 TPU v5 lite devices"),
+        (2, "gpu", "NVIDIA H200", "2 GPU NVIDIA H200 devices"),
+    ],
+)
+def test_devices_have_a_platform_and_a_kind(count, platform, kind, text):
+    assert meshes.name_devices(count, platform, kind) == text
+
+
+def test_a_mesh_is_described_with_its_devices_and_split_axes():
+    assert meshes.describe(meshes.make_mesh(devices=jax.devices()[:1])) == "1 CPU device"
+    assert meshes.describe(meshes.make_mesh(dict(data=2, fsdp=2))) == "4 CPU devices, data 2, fsdp 2"

@@ -102,6 +102,21 @@ def test_sheet_layout():
         videos.sheet(rows[0])
 
 
+def test_captions_stand_above_their_rows_and_nothing_else_changes():
+    rows = np.full((2, 3, 32, 40, 3), 90, np.uint8)
+    plain, empty = videos.sheet(rows), videos.sheet(rows, captions=["", ""])
+    np.testing.assert_array_equal(empty, plain)
+    page = videos.sheet(rows, captions=["a red disc " * 40, "\u98a8 moves\nright"])
+    line = (len(page) - len(plain)) // 2
+    assert page.shape == (len(plain) + 2 * line, plain.shape[1], 3)  # a long caption is cut
+    for row in range(2):
+        text, frames = np.split(page[row * (98 + line) :][: 96 + line], [line])
+        np.testing.assert_array_equal(frames, plain[row * 98 :][:96])
+        assert text.min() < 50 and text.max() == 255
+    with pytest.raises(ValueError, match="zip"):
+        videos.sheet(rows, captions=["a"])
+
+
 def test_png_round_trip(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     videos.write_png(tmp_path / "deep" / "a.png", image)
@@ -129,7 +144,9 @@ def test_samples_and_their_record(tmp_path):
     )
     assert record["samples"][0] == first
     assert len(list(video.frames(tmp_path / "out" / "sample_001.mp4"))) == 4
-    np.testing.assert_array_equal(video.read_image(tmp_path / "out" / "sheet.png"), videos.sheet(clips))
+    np.testing.assert_array_equal(
+        video.read_image(tmp_path / "out" / "sheet.png"), videos.sheet(clips, captions=["a", "b"])
+    )
 
 
 # --- samples into a folder that holds older ones --------------------------------------------------

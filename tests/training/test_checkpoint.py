@@ -151,7 +151,7 @@ def test_parameters_are_checked_before_they_are_cast(tmp_path, dtype):
 
 def test_reading_creates_no_folder(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", write=False)
-    with pytest.raises(ValueError, match="no complete checkpoint in .*: train first"):
+    with pytest.raises(ValueError, match="no complete checkpoint in .*: run `jvflow train`"):
         checkpoints.restore_only({"params": shapes(STATE)["params"]})
     assert not list(tmp_path.iterdir())
 

@@ -209,7 +209,7 @@ def test_what_defines_a_run_may_not_differ_on_resume(uninterrupted):
     "change, message",
     [
         (dict(path="nowhere"), "nowhere is not a folder"),
-        (dict(path="procedural:comet"), "comet"),
+        (dict(path="procedural:comet"), "comet is unknown: use one of procedural:maze"),
         (dict(frames=1), "config.data.frames is 1, this experiment needs 2"),
     ],
 )

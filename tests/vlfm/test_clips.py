@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import jax
@@ -138,6 +139,20 @@ def test_sample_writes_a_clip_for_each_caption(workdir, data, tmp_path):
     of_training = commands.sample(workdir, tmp_path / "more", count=3)
     assert len(of_training["samples"]) == 3
     assert [s["caption"] for s in of_training["samples"]] == pipeline.captions(data, "train", count=3)
+
+
+def test_a_caption_with_words_that_the_run_has_not_learned_is_warned_of(trained, data, caplog):
+    warn = commands._warn_of_new_words
+    known = pipeline.captions(data, "train")[0]
+    pretrained = dataclasses.replace(trained.experiment, text=dataclasses.replace(trained.experiment.text, init=None))
+    with caplog.at_level(logging.WARNING, "jvflow"):
+        warn(trained, [])
+        warn(trained, [known.upper()])
+        warn(dataclasses.replace(trained, experiment=pretrained), ["a zebra"])
+        assert not caplog.messages
+        warn(trained, [known, "a zebra", "a yak"])
+    (message,) = caplog.messages
+    assert message.startswith("warning: no caption of training has 'zebra' of 'a zebra': the nearest one is '")
 
 
 @pytest.mark.integration
