@@ -1,12 +1,12 @@
-"""Exports a trained run in diffusers' format, for other packages; or as a small folder to publish.
+"""Exports a trained run for other packages, or as a small folder.
 
     jvflow export --workdir=DIR --out=OUT
     jvflow export --workdir=DIR --out=OUT --lora
     jvflow export --workdir=DIR --out=OUT --packed
 
-The first command writes the whole model, with LoRA matrices merged into their layers; the second only the LoRA
-matrices, under diffusers' names; the third the run itself as config.json and model.safetensors, which every command of
-jvflow reads in place of a workdir. Prints the files that it writes.
+The first command writes the whole model in diffusers' format, with LoRA matrices merged into their layers. The second
+writes only the LoRA matrices, under diffusers' names. The third writes the run itself as config.json and
+model.safetensors, which every command of jvflow reads in place of a workdir. Prints the files that it writes.
 """
 
 from absl import flags

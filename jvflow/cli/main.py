@@ -19,7 +19,7 @@ COMMANDS = {
     "encode": "Encodes a data set into latents, to train on them.",
     "compare": "Compares the cost and quality of Bi-flow runs on one data set.",
     "report": "Sets the metrics of runs next to each other and to published ones.",
-    "export": "Exports a trained run in diffusers' format, for other packages.",
+    "export": "Exports a trained run for other packages, or as a small folder.",
     "dryrun": "Compiles a config for accelerators that this machine lacks.",
     "demo": "Trains and compares Bi-flow's three methods on synthetic video.",
 }
