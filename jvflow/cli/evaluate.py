@@ -2,18 +2,21 @@
 
     jvflow evaluate --workdir=DIR --out=FILE.json [--preset=paper] [--protocol=videos=64] [--fvd=original] [--real=DATA]
 
-Writes the metrics, their curves over time and the settings to FILE.json. Prints the metrics that are single numbers.
---preset names a protocol of the paper; --protocol overrides its entries, or those of `evaluate` in DIR/config.json, and
---sample entries of `sample`. --fvd adds FVD of the generated videos, for which pip install 'jvflow[metrics]' gets the
-network (docs/metrics.md). --real evaluates on another data set than the run's own.
+Writes the metrics, their curves over time, the settings and a legend of all values to FILE.json. Prints the metrics
+that are single numbers. --preset names a protocol of the paper; --protocol overrides its entries, or those of
+`evaluate` in DIR/config.json, and --sample entries of `sample`. --fvd adds FVD of the generated videos, for which
+pip install 'jvflow[metrics]' gets the network (docs/metrics.md). --real evaluates on another data set than the run's
+own.
 """
 
 import json
+import logging
 
 from absl import flags
 
 from jvflow.cli import parse_overrides
 
+LOG = logging.getLogger(__name__)
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.", required=True)
 OUT = flags.DEFINE_string("out", None, "The JSON file to write.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")
@@ -54,3 +57,4 @@ def main():
             return
         write_text(out, json.dumps(record, indent=1) + "\n")
     print(json.dumps(scalars(record), indent=1))
+    LOG.info("%s explains each value under `legend`", out)

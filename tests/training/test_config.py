@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 from conftest import ROOT, load_config
+from legends import unexplained
 from ml_collections import ConfigDict
 
 from jvflow import commands
@@ -163,6 +164,7 @@ def test_every_key_is_read(tmp_path, monkeypatch, file):
     config.run.evaluate_every = 20 if "biflow" in file else 0  # one is enough to see that it says the same
     train(config, tmp_path / "run")
     record = commands.evaluate(tmp_path / "run")
+    assert unexplained(record) == []
     if config.run.evaluate_every:
         line = json.loads((tmp_path / "run" / "validation.jsonl").read_text())
         assert (
