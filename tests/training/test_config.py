@@ -17,7 +17,7 @@ from jvflow.run import scalars
 from jvflow.training import dryrun
 from jvflow.training.loop import train
 from jvflow.training.step import create, train_step
-from jvflow.training.workdir import recorded
+from jvflow.training.workdir import Workdir, recorded
 
 pytestmark = pytest.mark.slow
 
@@ -182,7 +182,7 @@ def test_every_key_is_read(tmp_path, monkeypatch, file):
 
 
 def saved(workdir) -> ConfigDict:
-    return ConfigDict(json.loads((workdir / "config.json").read_text()))
+    return ConfigDict(Workdir(workdir).read_config())
 
 
 PROCEDURAL = [(f"{paper}/procedural.py", objective) for paper in OBJECTIVES for objective in OBJECTIVES[paper]]
