@@ -10,7 +10,7 @@ memory    Mem(V) = k V / 1e6 + b, V = c f h w, for the prediction of one video o
           ones; in latents, and end to end with an autoencoder that works in pieces of one latent frame. The paper
           measures ratios of the slopes k of 0.50 and 0.52
 
-Needs no accelerator. A compilation takes about a minute. Keeps existing results. Writes `benchmarks/results/ltx.json`
+Needs no accelerator. A compilation takes about a minute. Keeps existing results. Writes `out/benchmarks/ltx.json`
 and `wan.json`.
 """
 
@@ -22,8 +22,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from absl import flags
 
+from benchmarks import record
 from benchmarks.memory import fit
-from benchmarks.record import RESULTS, write
 from jvflow import cli
 
 SLICES = {"v5p:4x4x4": dict(data=4, fsdp=16), "v6e:8x8": dict(data=4, fsdp=16), "v5e:16x16": dict(data=16, fsdp=16)}
@@ -40,14 +40,14 @@ PARTS = flags.DEFINE_list("parts", ["train", "memory"], "Parts to compile.")
 
 def main():
     for model in MODELS.value:
-        file = RESULTS / f"{model}.json"
+        file = record.file(f"{model}.json")
         results = json.loads(file.read_text())["results"] if file.exists() else dict(train={}, memory={})
         if "train" in PARTS.value:
             for topology, mesh in SLICES.items():
                 for remat in REMAT:
                     if f"{topology} {remat}" not in results["train"]:
                         results["train"][f"{topology} {remat}"] = _train(model, topology, mesh, remat)
-                        write(model, dict(results=results))
+                        record.write(model, dict(results=results))
         if "memory" in PARTS.value:
             for part, lengths in FRAMES[model].items():
                 for design, frames in product(("flowframes", "conventional"), lengths):
@@ -55,12 +55,12 @@ def main():
                     if name not in results["memory"]:
                         results["memory"][name] = _prediction(model, *name.split())
                         print(name, results["memory"][name], flush=True)
-                        write(model, dict(results=results))
+                        record.write(model, dict(results=results))
             results["slopes"] = {
                 part: _slopes(results["memory"], part, lengths) for part, lengths in FRAMES[model].items()
             }
             print(json.dumps(results["slopes"], indent=1))
-            write(model, dict(results=results))
+            record.write(model, dict(results=results))
 
 
 def _config(model: str):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.biflow --out=out/benchmark --seeds=1,2,3
 
-Writes `benchmarks/results/biflow_seed_N.json` for each seed: the figures of each method, the controls, the protocol,
+Writes `out/benchmarks/biflow_seed_N.json` for each seed: the figures of each method, the controls, the protocol,
 the date, the machine and the versions. Skips a seed whose result exists, and continues an interrupted run. A seed
 takes about half an hour on two CPU cores.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import file, write
 from jvflow import cli
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -29,7 +29,8 @@ def main():
 
     for seed in map(int, SEEDS.value):
         name = f"biflow_seed_{seed}"
-        if (RESULTS / f"{name}.json").exists():
+        if file(f"{name}.json").exists():
+            print(f"{file(f'{name}.json')} exists: seed {seed} is left out")
             continue
         config = CONFIG.value.copy_and_resolve_references()
         config.seed = config.evaluate.seed = seed

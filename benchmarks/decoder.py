@@ -5,7 +5,7 @@
 Theorem 5.3 bounds the error of frames by L0 times the error of latents, where L0 is the Lipschitz constant of the
 decoder. L0 is at least the largest singular value of the decoder's Jacobian at a real latent (power iteration; latents
 in the codec's units, pixels in [0, 1], Euclidean norms). Also measures the error of frames that the latent error of
-mu(t) causes between known frames, at orders 4 to 64, for clips of 25 frames. Writes `benchmarks/results/decoder.json`.
+mu(t) causes between known frames, at orders 4 to 64, for clips of 25 frames. Writes `out/benchmarks/decoder.json`.
 Takes two minutes.
 """
 

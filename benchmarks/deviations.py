@@ -7,7 +7,7 @@ ours with one item as printed, for each item (`--base=printed`: the printed one 
 trains on two real and two procedural clips. On each clip it first tries `--rates` learning rates with the first seed,
 then trains all seeds at the best of them. So no variant has a learning rate that was tuned for another.
 
-Writes `benchmarks/results/deviations.json`: PSNR against the codec's round trip, at the frames and between them; and
+Writes `out/benchmarks/deviations.json`: PSNR against the codec's round trip, at the frames and between them; and
 for each variant the difference to the base, paired by clip and seed, as a mean with two 95 % intervals (by t, over
 the means of clips, and over all pairs). A run that fails (losses or states that are not finite) has the PSNR `FAILED`.
 Continues an interrupted study: each run is written to OUT/runs.json.

@@ -5,7 +5,7 @@
 Creates random public models with diffusers. Tunes each on the videos of FOLDER, once with all parameters and once with
 LoRA. Exports each run (for LoRA once with merged matrices and once with the matrices only), and loads the export into
 diffusers. Writes the validation losses over the steps, and the difference between diffusers' output and ours, to
-`benchmarks/results/finetune.json`.
+`out/benchmarks/finetune.json`.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from benchmarks.record import RESULTS, write
+from benchmarks import record
 from jvflow import cli
 
 DATA = flags.DEFINE_string("data", None, "A folder of videos.")
@@ -71,13 +71,13 @@ CONFIGS = dict(
 
 
 def main():
-    file = RESULTS / "finetune.json"
+    file = record.file("finetune.json")
     found = json.loads(file.read_text())["results"] if file.exists() else {}
     for name in MODELS.value:
         _make(name)
         found[name] = {tuning: _tune(name, rank) for tuning, rank in (("whole", 0), ("lora", 4))}
         print(name, json.dumps(found[name], indent=1), flush=True)
-        write("finetune", dict(steps=STEPS.value, results=found))
+        record.write("finetune", dict(steps=STEPS.value, results=found))
 
 
 def _make(name: str) -> None:

@@ -4,7 +4,7 @@
 
 Trains the text-to-video model of `configs/flowframes/pretrain.py`, inverts the data through it, trains each variant of
 `configs/flowframes/procedural.py` for the same number of steps, evaluates all variants on held-out clips, and writes
-`benchmarks/results/flowframes.json`. Continues an interrupted run, and keeps finished parts. Once the inversions exist,
+`out/benchmarks/flowframes.json`. Continues an interrupted run, and keeps finished parts. Once the inversions exist,
 two commands with different variants may share a folder.
 
     coupled_inverted    algorithm 1: pretrained model, consecutive chunks, target inversion

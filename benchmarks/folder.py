@@ -4,7 +4,7 @@
 
 Trains `configs/biflow/video_folder.py` for 12,000 steps at 64 x 64 pixels, and at 128 x 128 in latents
 (`--codecs=taesd`, which needs `--checkpoint`), and streams 256 frames. For each codec, writes a `report.html` with the
-videos of all runs, and `benchmarks/results/folder_CODEC.json` (folder_CODEC_known_2.json if only `--known=2` runs).
+videos of all runs, and `out/benchmarks/folder_CODEC.json` (folder_CODEC_known_2.json if only `--known=2` runs).
 Continues an interrupted run. A run takes about half an hour on one CPU core.
 """
 

@@ -8,7 +8,7 @@
    architecture, inverts the data, trains FlowFrames and the conventional design from that transformer, and evaluates
    both on held-out clips with 5 and 10 network evaluations.
 
-Writes `benchmarks/results/ltx_tiny.json`, and OUT/sheet.png: two held-out clips of two chunks, each above the
+Writes `out/benchmarks/ltx_tiny.json`, and OUT/sheet.png: two held-out clips of two chunks, each above the
 predictions of both designs after its first chunk. Takes half an hour on one core.
 """
 

@@ -5,7 +5,7 @@
 CHECKOUT holds the public HiPPO code (github.com/HazyResearch/hippo-code), which runs from there; needs the extra `dev`.
 Its `HiPPO_LegS` computes the coefficients of 64 frames at order 64; mu and mu' are then two matrix products. Our code
 computes each as one weighted sum of the frames. The copy reads and writes the frames once. Writes
-`benchmarks/results/mean.json`.
+`out/benchmarks/mean.json`.
 """
 
 import sys

@@ -8,7 +8,7 @@ the ratio of the slopes k of the two designs (the paper: 0.50 on LTX-Video, 0.52
 arguments and outputs of the compiled program of five Euler steps, at six lengths; on an accelerator also the measured
 peak of the device. The network computes attention in blocks, whose memory is linear in the number of tokens. With
 `--checkpoint`, also measures end to end, from uint8 frames to uint8 frames through the codec, one image at a time.
-Writes `benchmarks/results/memory.json`. Takes two minutes.
+Writes `out/benchmarks/memory.json`. Takes two minutes.
 """
 
 import jax

@@ -4,7 +4,7 @@
 
 Every second frame of a part of each video is known. The others are predicted by mu(t) at each order, by blending the
 two neighbours, and by repeating the last frame. `select_order` sees only the known frames. Figures are PSNR in dB, on
-real video of 96 x 64 pixels and on procedural video. Writes `benchmarks/results/order_FRAMES.json`. Takes one or two
+real video of 96 x 64 pixels and on procedural video. Writes `out/benchmarks/order_FRAMES.json`. Takes one or two
 minutes.
 """
 

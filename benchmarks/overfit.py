@@ -6,7 +6,7 @@ r"""Trains VLFM on one real clip at a time, 25 frames in latents at 128 x 128, a
 
 A clip is 49 frames of a video, from frame 40 on: one frame of two is for training, and the others are predicted. Trains
 `configs/vlfm/overfit.py` in one or more variants, replays the clip at 8, 12, 16, 24 and 48 frames per second, and
-writes `benchmarks/results/NAME_CLIP.json`, with the figures of each variant before and after training. The second
+writes `out/benchmarks/NAME_CLIP.json`, with the figures of each variant before and after training. The second
 command runs the VLFM paper's table 1. Continues an interrupted run.
 
     vlfm     the config as it is

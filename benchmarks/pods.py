@@ -7,7 +7,7 @@ heads). Inputs have the shapes of latents: 64 x 64 for Bi-flow and VLFM (512 x 5
 x 8 pixels to a latent), chunks of 6 x 16 x 24 for FlowFrames (41 frames of 512 x 768 pixels through LTX-Video's). Tries
 each mesh of `MESHES` for the number of chips, with the fewest `MICROBATCHES` that fit, and recommends the mesh that
 fits and has the best bound on efficiency. Keeps existing results. A compilation takes about a minute and needs no
-accelerator. Writes `benchmarks/results/pods.json`.
+accelerator. Writes `out/benchmarks/pods.json`.
 """
 
 import json
@@ -18,7 +18,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from absl import flags
 
-from benchmarks.record import RESULTS, write
+from benchmarks import record
 from jvflow import cli
 
 SIZES = dict(dit_xl=dict(width=1152, depth=28, heads=16), ltx=dict(width=2048, depth=28, heads=32))
@@ -53,7 +53,7 @@ def _config(paper: str, size: str):
 def main():
     from jvflow.training import dryrun
 
-    file = RESULTS / "pods.json"
+    file = record.file("pods.json")
     results = json.loads(file.read_text())["results"] if file.exists() else {}
     for paper, size, topology in product(PAPERS.value, NETWORKS.value, TOPOLOGIES.value):
         _, count = dryrun.parse(topology)
@@ -68,7 +68,7 @@ def main():
                     found = dryrun.report(config, topology, sampler=False, largest=False)
                     results[name] = {key: value for key, value in found.items() if key != "decisions"}
                     print(dryrun.table(found), flush=True)
-                    write("pods", dict(results=results, recommended=_recommended(results)))
+                    record.write("pods", dict(results=results, recommended=_recommended(results)))
                 if results[name]["train"]["fits"]:
                     break
 

@@ -1,6 +1,6 @@
 """Runs one of the benchmarks that need no data and no flags.
 
-    python -m benchmarks.run NAME
+    python -m benchmarks.run NAME [--record]
 
     pytorch           train step and streaming against plain PyTorch (needs the extra `dev`)
     loop              share of a training run's wall time outside the compiled step
@@ -13,26 +13,24 @@
     i3d               I3D's features against the carrier's code and PyTorch (needs the extras `dev` and `metrics`)
     public            exported models in the packages that published them (needs the extra `dev`)
 
-Each writes `benchmarks/results/NAME.json`: the figures, the date, the machine and the versions. All but the last four
+Each writes `out/benchmarks/NAME.json`: the figures, the date, the machine and the versions. All but the last four
 use the experiment of `make demo`, at its size. `benchmarks.biflow` runs the demo's comparison on longer videos.
 """
 
 import importlib
-import sys
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import write
+from jvflow import cli
 
 NAMES = ("pytorch", "loop", "loader", "solver", "context", "curved", "stable_diffusion", "video_vae", "i3d", "public")
 
 
-def main():
-    if len(sys.argv) != 2 or sys.argv[1] not in NAMES:
-        sys.exit(f"usage: python -m benchmarks.run NAME, with NAME one of {', '.join(NAMES)}")
-    name = sys.argv[1]
-    figures = importlib.import_module(f"benchmarks.{name}").measure()
-    write(name, figures)
-    print((RESULTS / f"{name}.json").read_text())
+def main(given: list[str]):
+    if len(given) != 1 or given[0] not in NAMES:
+        raise ValueError(f"give the name of one benchmark, of {', '.join(NAMES)}: python -m benchmarks.run {NAMES[0]}")
+    figures = importlib.import_module(f"benchmarks.{given[0]}").measure()
+    print(write(given[0], figures).read_text())
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main, positional=True)

@@ -6,7 +6,7 @@ Scores up to 500 clips of 9 frames against a few through I3D (224 x 224), and up
 network with as many features (32 x 32), each in a process of its own. The clips are windows of a synthetic video,
 which is linked under several names. Reads the peak of the resident memory since the first batch (VmHWM, Linux) at some
 numbers of clips, and once more after interval, kernel distance and extrapolation, which use at most 10,000 clips.
-Writes `benchmarks/results/score_memory.json`. Takes about 6 minutes on two idle cores. Needs the extra `metrics`.
+Writes `out/benchmarks/score_memory.json`. Takes about 6 minutes on two idle cores. Needs the extra `metrics`.
 """
 
 import json
@@ -105,7 +105,7 @@ def measure(network: str, folder: Path) -> dict:
 def main():
     os.environ["MALLOC_ARENA_MAX"] = "2"  # otherwise each thread's own arena hides a small growth
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    file = record.RESULTS / "score_memory.json"
+    file = record.file("score_memory.json")
     parts = json.loads(file.read_text())["parts"] if file.exists() else {}
     for network in PARTS.value:
         with tempfile.TemporaryDirectory() as scratch:

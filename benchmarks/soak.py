@@ -4,7 +4,7 @@
 
 Streams frames from perturbed initial parameters, and trains with 100 checkpoints, validations and TensorBoard; each in
 a process of its own. Reads VmRSS (Linux) after every 200th part of the work. Memory counts as flat if it stays within
-2 % of its value after the first tenth. Writes `soak.json` and the plot `soak.png` into `benchmarks/results`. Takes
+2 % of its value after the first tenth. Writes `soak.json` and the plot `soak.png` into `out/benchmarks`. Takes
 about 12 minutes on two cores.
 
 Orbax writes each checkpoint in new threads, and glibc gives threads up to 8 arenas for each core, which it fills over
@@ -153,7 +153,7 @@ def main():
             shown = {key: value for key, value in parts[name].items() if key != "samples"}
             print(name, shown, flush=True)
     record.write("soak", dict(parts=parts, tolerance=TOLERANCE, arenas=ARENAS.value, commit=revision()))
-    plot(parts, record.RESULTS / "soak.png")
+    plot(parts, record.file("soak.png"))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.wan_latents --latents=FILE.npy
 
 FILE holds latents (n, c, f, h, w) of the public model. One program decodes them, one latent frame at a time.
-Writes `benchmarks/results/wan_latents.json`.
+Writes `out/benchmarks/wan_latents.json`.
 """
 
 import resource

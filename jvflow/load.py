@@ -156,7 +156,9 @@ def load_model(config, *, merge: bool = True) -> Run:
 def check_pretrained(config) -> None:
     """Raises ValueError if `config.pretrained` names neither a run nor public models that fit; reads no tensor."""
     found = _public_sources(config)
-    if found:
+    if not found:
+        Workdir.read(config.pretrained)  # raises if its config is damaged, or of a later jvflow
+    else:
         config, experiment, width = _pretrained_experiment(config)
         public.find_parts(config, experiment.network, found, width)
 

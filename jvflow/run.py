@@ -1,12 +1,13 @@
 """A trained run: its config, functions and parameters."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jvflow.assembly import Experiment
 from jvflow.data.pipeline import warn_once
+from jvflow.metrics.legend import explain
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ def described(settings) -> dict:
     return {name: value for name, value in settings.to_dict().items() if name != "fvd"}
 
 
-NO_FIGURES = ("protocol", "extractor", "seeds", "versions", "inputs", "adapted")
-"""Entries of a record that say how its figures came about."""
+NO_FIGURES = ("protocol", "extractor", "seeds", "versions", "inputs", "adapted", "legend")
+"""Entries of a record that say how its figures came about, and what they mean."""
 
 
 def scalars(record: dict) -> dict:
@@ -49,6 +50,21 @@ def scalars(record: dict) -> dict:
         if key not in NO_FIGURES
     }
     return {key: value for key, value in found.items() if isinstance(value, float | int | dict)}
+
+
+def paths(record: Mapping, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yields the path of each value and of each group of values in a record, without what describes them."""
+    for key, value in record.items():
+        if key not in NO_FIGURES:
+            yield (*before, str(key))
+            if isinstance(value, Mapping):
+                yield from paths(value, (*before, str(key)))
+
+
+def explained(record: dict, legend: Mapping[str, str]) -> dict:
+    """Returns a record with the entry `legend`: the sentences of a paper's legend that explain its values."""
+    used = {explain(path, legend) for path in paths(record)}
+    return record | dict(legend={entry: sentence for entry, sentence in legend.items() if entry in used})
 
 
 def lowered(settings, data: Path, asked: Collection[str], **most) -> tuple[Any, dict]:

@@ -53,7 +53,7 @@ for number, clip in enumerate(islice(videos(), VIDEOS)):
 chunks, owner = np.stack(chunks), np.array(owner)
 n, place = len(chunks), np.concatenate([np.arange((owner == v).sum()) for v in np.unique(owner)])
 cost = ((chunks[:, None] - chunks[None]) ** 2).mean(-1)
-print(f"{n} chunks of {len(np.unique(owner))} videos")
+print(f"Data: {n} chunks of {FRAMES} frames, of {len(np.unique(owner))} videos of {SIDE} x {SIDE} pixels.")
 
 # %% [markdown]
 # ## (a) Every chunk but itself
@@ -84,8 +84,17 @@ def adjacency(cost):
 
 renamed = rng.permutation(n)
 (plan, found), (_, control) = adjacency(cost), adjacency(cost[renamed][:, renamed])
-for name, figures in dict(found=found, control=control).items():
-    print(name, {key: round(value, 3) for key, value in figures.items()})
+MEANING = dict(
+    adjacent="share of chunks whose partner is next or before",
+    following="share whose partner is the next chunk (at most about 0.5, because pairs swap)",
+    same_video="share whose partner is of the same video",
+    median_rank_of_the_next="nearer chunks than the next one, median",
+    first="share whose nearest chunk is the next one",
+)
+print("\n(a) Optimal plan, every chunk but itself. Control: the same costs, with the order of the chunks shuffled.")
+for key, meaning in MEANING.items():
+    print(f"   {meaning}: {found[key]:.3g}, control {control[key]:.3g}")
+print("   expected: the next chunk below 0.75; adjacent more than 5 times the control; a lower rank than the control")
 assert found["following"] < 0.75, "swaps: the next chunk cannot be much more than half of all partners"
 assert (
     found["adjacent"] > 5 * control["adjacent"]
@@ -100,21 +109,19 @@ assert (
 # last, the third last to the second last, and so on. Random costs give the same plan. So (b) is no evidence.
 
 # %%
+print("\n(b) Only later chunks of the same video.")
 later = (owner[:, None] == owner[None]) & (place[None] > place[:, None])
 try:
     ot_plan(cost, later)
 except ValueError as error:
-    print(str(error)[:110], "...")
+    print(f"   no such plan exists, as expected: {error}")
 else:
     raise AssertionError("this plan should not exist")
 joined = following.sum() / n
-for name, some in dict(found=cost, random=rng.uniform(size=(n, n))).items():
+for name, some in dict(true=cost, random=rng.uniform(size=(n, n))).items():
     forced = ot_plan(some, later, penalty=1e3)
-    print(
-        name,
-        "fraction of chunks with a next chunk that go to it:",
-        round(float(forced[following].sum() / joined), 3),
-    )
+    share = float(forced[following].sum() / joined)
+    print(f"   other pairs at a cost, {name} costs: share of chunks that go to the next one {share:.3f} (expected: 1)")
     assert np.isclose(forced[following].sum(), joined)
 
 # %%
@@ -131,3 +138,13 @@ for axis in axes:
     axis.set(xlabel="chunk j", ylabel="chunk i")
 figure.tight_layout()
 plt.show()
+
+# %% [markdown]
+# A script without windows (`MPLBACKEND=Agg`) writes the figures to files.
+
+# %%
+for number in plt.get_fignums():
+    file = Path("out/notebooks") / f"coupling_{number}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    plt.figure(number).savefig(file)
+    print(f"picture: {file}, {plt.figure(number).axes[0].get_title()}")

@@ -13,6 +13,8 @@
 # read between their frames. The equations are in `jvflow/vlfm/latent_path.py` and `jvflow/vlfm/method.py`.
 
 # %%
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -36,9 +38,16 @@ RATE, FRAMES = 24.0, 24  # one second
 # %%
 paper, default = SigmaSchedule(RATE, kind="paper", alpha=10.0), SigmaSchedule(RATE)
 frames, halves = np.arange(1, 25) / RATE, (np.arange(1, 24) + 0.5) / RATE
-assert float(paper(jnp.asarray(frames[:1]))[0]) > 0.65
-assert float(paper(jnp.asarray(halves)).min()) > 0.99 and float(paper(jnp.asarray(halves)).max()) > 1.5
-assert float(default(jnp.asarray(frames)).max()) < 0.011 and float(default(jnp.asarray(halves)).max()) < 0.011
+first = float(paper(jnp.asarray(frames[:1]))[0])
+between = np.asarray(paper(jnp.asarray(halves)))
+low = max(float(default(jnp.asarray(times)).max()) for times in (frames, halves))
+print("1. The noise level sigma at 24 frames per second, for latents of unit variance (0 is no noise):")
+print(f"   the paper's: {first:.2f} at the first frame (expected: above 0.65)")
+print(f"   the paper's, half-way between frames: {between.min():.2f} to {between.max():.2f} (above 0.99, above 1.5)")
+print(f"   jvflow's default: at most {low:.4f} at and between frames (expected: below 0.011)")
+assert first > 0.65
+assert between.min() > 0.99 and between.max() > 1.5
+assert low < 0.011
 
 t = np.linspace(0, 0.5, 2000)
 figure, axes = plt.subplots(figsize=(7, 3))
@@ -68,6 +77,9 @@ def steepest(rate):
 
 rates = np.array([1, 2, 4, 8, 12, 16, 24, 48])
 found = np.array([steepest(float(rate)) for rate in rates])
+print("\n2. Lemma D.7: is sigma' / sigma at most 99 at every frame rate? Not at the rates of video. Largest values:")
+for rate, value in zip(rates, found):
+    print(f"   at {rate} per second: {value:.0f}, {'above' if value > 99 else 'below'} 99")
 assert found[0] < 99 and np.all(found[rates >= 8] > 99)
 assert 650 < found[list(rates).index(24)] < 760
 
@@ -119,6 +131,9 @@ printed = generate(
 )
 target = np.asarray(default(jnp.asarray(times)))[None, :, None] * np.asarray(start)[:, 0, 0] + mean[None]
 off = lambda out: float(np.abs(np.asarray(out)[:, :, 0, 0] - target).max())
+print("\n3. Theorem 4.1: which field follows the path? Largest distance of 8 samples from it; the clip is 2.6 wide:")
+print(f"   F(x, t): {off(with_x):.1e} (expected: below 0.001)")
+print(f"   F(z, t), as printed: {off(printed):.1f} (expected: above 1)")
 assert off(with_x) < 1e-3 and off(printed) > 1
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True)
@@ -144,6 +159,9 @@ out = np.asarray(
 means = np.stack([[path.position.mean(c[:, 0, 0], jnp.float32(t)) for t in times] for c in both])
 distance = np.abs(out[:, None] - means[None]).max(-1)  # (samples, clips, times)
 last = distance[:, :, -1]
+print("\n4. Does each of 60 samples of two clips follow one of them?")
+print(f"   distance from the nearer clip at the end: at most {last.min(1).max():.3f} (expected: below 0.03)")
+print(f"   share that follows the second clip: {np.mean(last.argmin(1)):.2f} (expected: 0.2 to 0.8, both occur)\n")
 assert last.min(1).max() < 0.03
 assert 0.2 < np.mean(last.argmin(1)) < 0.8, "both clips occur"
 assert np.all(distance[:, :, 24:].argmin(1) == last.argmin(1)[:, None]) or np.mean(distance[:, :, 24:].min(1)) < 0.03
@@ -155,3 +173,13 @@ for c in both:
     axes.plot(*np.asarray(c)[:, 0, 0].T, "k.", ms=4)
 axes.set(title="Sixty samples of two clips, without their noise", xlim=(-3, 3), ylim=(-3, 3))
 plt.show()
+
+# %% [markdown]
+# A script without windows (`MPLBACKEND=Agg`) writes the figures to files.
+
+# %%
+for number in plt.get_fignums():
+    file = Path("out/notebooks") / f"latent_path_{number}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    plt.figure(number).savefig(file)
+    print(f"picture: {file}, {plt.figure(number).axes[0].get_title()}")

@@ -19,12 +19,13 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from jvflow import metrics
+from jvflow.biflow.legend import LEGEND
 from jvflow.biflow.sample import backward, correcting, stream_frames, stream_protocol
 from jvflow.data import pipeline, records
 from jvflow.flow import torchode
 from jvflow.metrics import flatten_windows, in_evaluation, to_unit_range
 from jvflow.parallel import processes, progress
-from jvflow.run import Run, described, lowered
+from jvflow.run import Run, described, explained, lowered
 
 Videos = UInt8[np.ndarray, "b f h w c"]
 
@@ -230,7 +231,7 @@ def frame_errors(video: Videos, real: UInt8[np.ndarray, "b n h w c"], given: int
 
 
 def evaluate(run: Run, data: Path) -> dict:
-    """Evaluates a run as its config sets; returns the record: figures, curves over time, controls and protocol."""
+    """Evaluates a run as its config sets; returns the record: figures, curves over time, controls, protocol, legend."""
     reference = Reference.from_dataset(run.config.evaluate, data, run.asked)
     baselines = controls(reference, data)
     if baselines["real_vs_real"] >= baselines["frozen"]:
@@ -246,7 +247,7 @@ def evaluate(run: Run, data: Path) -> dict:
         groups = in_evaluation.sources(data, reference.split, len(video))
         figures["fvd"] = scorer.score(video, groups=groups, reverse=run.experiment.sampler.curve is backward)
         protocol["fvd"] = scorer.described
-    return dict(figures, controls=baselines, protocol=protocol)
+    return explained(dict(figures, controls=baselines, protocol=protocol), LEGEND)
 
 
 def video_scorer(

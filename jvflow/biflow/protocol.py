@@ -19,6 +19,7 @@ import numpy as np
 
 from jvflow.biflow import evaluate as small
 from jvflow.biflow.evaluate import Reference, Videos, controls, describe, stream_videos, video_scorer
+from jvflow.biflow.legend import LEGEND
 from jvflow.biflow.sample import joint, plain
 from jvflow.data import pipeline
 from jvflow.flow import torchode
@@ -26,7 +27,7 @@ from jvflow.flow.solver import Solver
 from jvflow.metrics import in_evaluation
 from jvflow.metrics.in_evaluation import Features, VideoScorer
 from jvflow.parallel import processes, progress
-from jvflow.run import Run
+from jvflow.run import Run, explained
 
 LOG = logging.getLogger(__name__)
 REPORTED, SEARCH = 0, 1
@@ -100,7 +101,7 @@ def evaluate(run: Run, data: Path, preset: str = "small") -> dict:
     described |= dict(preset=preset, changed=changed, starts=protocol.starts, epsilons=list(protocol.epsilons))
     described |= dict(solvers={name: dict(solver) for name, solver in protocol.solvers.items()})
     described |= dict(fvd=scorer.described) if scorer else {}
-    return record | dict(controls=controls(reference, data), protocol=described)
+    return explained(record | dict(controls=controls(reference, data), protocol=described), LEGEND)
 
 
 def _fvd(run: Run, protocol: StreamProtocol) -> str:

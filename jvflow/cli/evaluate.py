@@ -3,10 +3,11 @@
     jvflow evaluate --workdir=DIR --out=FILE.json
     jvflow evaluate --workdir=DIR --out=FILE.json --protocol=videos=64
 
-Writes the metrics, their curves over time and the settings to FILE.json. Prints the metrics that are single numbers.
---preset names a protocol of the paper; --protocol overrides its entries, or those of `evaluate` in DIR/config.json, and
---sample entries of `sample`. --fvd adds FVD of the generated videos, for which pip install 'jvflow[metrics]' gets the
-network (docs/metrics.md). --real evaluates on another data set than the run's own.
+Writes the metrics, their curves over time, the settings and a legend of all values to FILE.json. Prints the metrics
+that are single numbers. --preset names a protocol of the paper; --protocol overrides its entries, or those of
+`evaluate` in DIR/config.json, and --sample entries of `sample`. --fvd adds FVD of the generated videos, for which
+pip install 'jvflow[metrics]' gets the network (docs/metrics.md). --real evaluates on another data set than the run's
+own.
 """
 
 import json
@@ -17,6 +18,7 @@ from absl import flags
 
 from jvflow.cli import parse_overrides
 
+LOG = logging.getLogger("jvflow")
 WORKDIR = flags.DEFINE_string("workdir", None, "Required. The folder of a trained run.", required=True)
 OUT = flags.DEFINE_string("out", None, "Required. The JSON file to write.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; default: the latest.")
@@ -57,4 +59,5 @@ def main():
             return
         write_text(out, json.dumps(record, indent=1) + "\n")
     print(json.dumps(scalars(record), indent=1))
-    logging.getLogger("jvflow").info("next: jvflow report %s (next to published values)", shlex.quote(str(out)))
+    LOG.info("%s explains each value under `legend`", out)
+    LOG.info("next: jvflow report %s (next to published values)", shlex.quote(str(out)))

@@ -14,10 +14,11 @@ from jvflow.assembly import noise_like
 from jvflow.data import pipeline, records
 from jvflow.flow.field import Condition, Field
 from jvflow.flow.path import squared_error
+from jvflow.flowframes.legend import LEGEND
 from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, predict_videos
 from jvflow.metrics import in_evaluation, to_unit_range
 from jvflow.networks import as_field
-from jvflow.run import Run, described, lowered
+from jvflow.run import Run, described, explained, lowered
 
 
 def evaluate(run: Run, data: Path) -> dict:
@@ -61,7 +62,7 @@ def evaluate(run: Run, data: Path) -> dict:
         nfe="evaluations in all chunks of a prediction",
     )
     scored = {f"frames_{length}": scorer.described for length, scorer in scorers.items() if scorer}
-    return record | dict(protocol=protocol | (dict(fvd=scored) if scored else {}))
+    return explained(record | dict(protocol=protocol | (dict(fvd=scored) if scored else {})), LEGEND)
 
 
 def _scorer(run: Run, data: Path, split: str, real: Videos, length: int) -> in_evaluation.VideoScorer | None:

@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jvflow.parallel.checksums import field_checksums
+from jvflow.training import format_version
 
 LOG = logging.getLogger(__name__)
 METADATA_BYTES = 2**20
@@ -55,6 +56,7 @@ class Checkpoints:
             state=ocp.args.StandardSave(state),
             position=ocp.args.JsonSave(position),
             checksums=ocp.args.JsonSave(field_checksums(state) | {"position": _checksum_of_text(position)}),
+            format=ocp.args.JsonSave({format_version.ENTRY: format_version.VERSION}),
         )
         need = sum(a.nbytes for a in jax.tree.leaves(state)) + METADATA_BYTES
         if shutil.disk_usage(self._manager.directory).free < need:
@@ -91,6 +93,7 @@ class Checkpoints:
 
     def _read(self, step: int, abstract, keep_dtypes: bool, partial: bool = False):
         """Reads arrays in their saved dtypes, checks them, and casts them; `partial` leaves out other fields."""
+        self._check_version(step)
         dtypes = {_name(path): a.dtype for path, a in jax.tree.leaves_with_path(self._saved(step))}
         stored = jax.tree.map_with_path(lambda path, a: _stored(a, dtypes.get(_name(path), a.dtype)), abstract)
         wide = sorted({str(a.dtype) for a in jax.tree.leaves(stored) if a.sharding is None})
@@ -118,6 +121,7 @@ class Checkpoints:
     def restore_raw(self, step: int | None = None) -> dict:
         """Restores the whole state of a step as nested dicts of NumPy arrays, from a run on any devices."""
         step = self._find(step)
+        self._check_version(step)
         arguments = ocp.args.PyTreeRestore(
             restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), self._saved(step))
         )
@@ -136,6 +140,8 @@ class Checkpoints:
         for candidate in reversed(self.steps()):
             try:
                 return read(candidate)
+            except format_version.LaterVersion:  # not damaged: an earlier checkpoint would lose steps
+                raise
             except Exception as error:  # orbax and tensorstore raise many types for damaged files
                 reason = _reason(error)
                 LOG.warning(
@@ -161,6 +167,13 @@ class Checkpoints:
             f"{shutil.disk_usage(directory).free / 2**20:.1f} MiB are free). Free some space and run the same command "
             f"again: it {kept}"
         )
+
+    def _check_version(self, step: int) -> None:
+        """Raises `LaterVersion` if a later jvflow wrote a checkpoint; those of version 0 have no entry."""
+        folder = Path(self._manager.directory) / str(step)
+        if (folder / "format").exists():
+            found = self._manager.restore(step, args=ocp.args.Composite(format=ocp.args.JsonRestore()))["format"]
+            format_version.check_version(found, folder)
 
     def _check(self, step: int, restored: dict[str, int]) -> None:
         saved = self._manager.restore(step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore()))["checksums"]

@@ -16,7 +16,7 @@ from jvflow.load import load
 from jvflow.parallel import processes
 from jvflow.pretrained import public
 from jvflow.pretrained.sources import split_models
-from jvflow.training import packed
+from jvflow.training import format_version, packed
 from jvflow.training.lora import merge_lora
 from jvflow.training.workdir import Workdir
 
@@ -28,7 +28,7 @@ def export(
 ) -> list[Path]:
     """Writes the public models inside a trained run into the folder `out`; returns the files.
 
-    Also writes jvflow.json, which names the run.
+    Also writes jvflow.json, which names the run and the format version.
 
     Args:
       workdir: the folder of the run.
@@ -101,6 +101,7 @@ def _export(workdir, out: Path, lora: bool, like: list[str], step: int | None, e
             "the export leaves out the trained text encoder, because public models have no place for it: "
             "the exported model expects its embeddings"
         )
+    version = {format_version.ENTRY: format_version.VERSION}
     params, partial = jax.device_get(run.params), out.with_name(f"{out.name}.partial")
 
     def write():
@@ -116,7 +117,7 @@ def _export(workdir, out: Path, lora: bool, like: list[str], step: int | None, e
                 pretrained.export(kind, config_json, whole, partial / part.folder, **options)
         write_text(
             partial / "jvflow.json",
-            json.dumps(dict(run.protocol, lora=lora, tune=config.tune.to_dict()), indent=1) + "\n",
+            json.dumps(dict(run.protocol, lora=lora, tune=config.tune.to_dict(), **version), indent=1) + "\n",
         )
         partial.rename(out)  # so that `out` is complete or absent
 

@@ -1,6 +1,7 @@
 """The training loop: from a config to a trained run in its workdir.
 
-config.json      the config; `config_history.jsonl` keeps those before, where it changed, see `jvflow.training.resume`
+config.json      the config and the format version (`jvflow.training.format_version`); `config_history.jsonl` keeps
+                 former configs, see `jvflow.training.resume`
 metrics.jsonl    one line for each step
 validation.jsonl the validation loss and its split, and the metrics of `jvflow evaluate`, as often as config.run sets
 checkpoints/     the state and the data position

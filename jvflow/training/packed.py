@@ -1,7 +1,7 @@
 """Packed runs: a trained run as two small files, to publish it or to ship it in a package.
 
     config.json          the settings
-    model.safetensors    one set of parameters; its header has the step and the key of the data
+    model.safetensors    one set of parameters; its header has the format version, the step and the data's key
 
 Every command reads the folder in place of a workdir. Nothing trains in it; its parameters start another run as
 `config.pretrained`. It holds no optimizer, no second set of parameters, and no metrics.
@@ -18,10 +18,10 @@ from jvflow.files import PACKED, write_text
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.pretrained.files import save
 from jvflow.pretrained.readers import open_file
+from jvflow.training import format_version
 
 HEADER = "jvflow"
 """The entry of the file's header with everything but the parameters, as JSON."""
-FORMAT = 1
 DAMAGED = "copy the folder again"
 
 
@@ -36,27 +36,27 @@ def write(folder: Path, config, params, *, step: int, ema: bool, key: str | None
       key: the key of the data set (`jvflow.data.dataset_key`), or None.
     """
     tensors = {name: np.ascontiguousarray(leaf) for name, leaf in _named(params).items()}
-    noted = dict(format=FORMAT, step=step, ema=ema, key=key, checksum=tree_checksum(params))
+    version = {format_version.ENTRY: format_version.VERSION}
+    noted = dict(step=step, ema=ema, key=key, checksum=tree_checksum(params))
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_text(partial / "config.json", config.to_json(indent=1) + "\n")
-    save(partial / PACKED, tensors, metadata={HEADER: json.dumps(noted)})
+    write_text(partial / "config.json", json.dumps(version | json.loads(config.to_json()), indent=1) + "\n")
+    save(partial / PACKED, tensors, metadata={HEADER: json.dumps(version | noted)})
     partial.rename(folder)
 
 
 def header(folder: Path) -> dict:
     """Returns the header of a packed run; raises ValueError if it is damaged or of a later format."""
+    file = folder / PACKED
     try:
-        found = json.loads(open_file(folder / PACKED).metadata[HEADER])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / PACKED} is no packed run, its header has no entry {HEADER}: {DAMAGED}") from error
-    if found.get("format", 0) > FORMAT:
+        found = json.loads(open_file(file).metadata[HEADER])
+        format_version.check_version(found, file)
+        return {name: found[name] for name in ("step", "ema", "key", "checksum")}
+    except (KeyError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{folder} is a packed run of format {found['format']}, and this jvflow reads formats up to {FORMAT}: "
-            "install a later jvflow"
-        )
-    return found
+            f"{file} is no packed run, its header lacks {HEADER} or one of its entries: {DAMAGED}"
+        ) from error
 
 
 def read(folder: Path, abstract) -> dict:

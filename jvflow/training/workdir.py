@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jvflow.data import dataset
 from jvflow.experiment import method_of
 from jvflow.files import PACKED, read_json, read_json_lines, run_path, write_text
-from jvflow.training import packed, resume
+from jvflow.training import format_version, packed, resume
 from jvflow.training.config_check import check_overrides
 
 LOG = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Workdir:
         now = json.loads(config.to_json())
         before = self.read_config() if self.config_file.exists() else now
         resume.record(self.path, step, before, now)
-        write_text(self.config_file, config.to_json(indent=1) + "\n")
+        write_text(self.config_file, json.dumps({format_version.ENTRY: format_version.VERSION} | now, indent=1) + "\n")
         return resume.changes(before, now)
 
     def record_fork(self, config, step: int) -> None:
@@ -198,8 +198,14 @@ class Workdir:
         return folder, ConfigDict(config)
 
     def read_config(self) -> dict:
-        """Returns the content of config.json; raises ValueError if it is damaged or incomplete."""
-        return read_json(self.config_file, NO_CONFIG, keys=CONFIG_KEYS)
+        """Returns the content of config.json without its format version.
+
+        Raises ValueError if it is damaged or incomplete, or if a later jvflow wrote it.
+        """
+        format_version.check_version(read_json(self.config_file, NO_CONFIG), self.config_file)  # may have other keys
+        config = read_json(self.config_file, NO_CONFIG, keys=CONFIG_KEYS)
+        config.pop(format_version.ENTRY, None)
+        return config
 
     def losses(self) -> list[tuple[int, float]]:
         """Returns (step, loss) of every step so far; leaves out damaged lines with a warning."""

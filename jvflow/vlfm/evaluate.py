@@ -22,8 +22,9 @@ from jaxtyping import Float
 from jvflow import metrics
 from jvflow.data import pipeline, records
 from jvflow.metrics import in_evaluation
-from jvflow.run import Run, described, lowered
+from jvflow.run import Run, described, explained, lowered
 from jvflow.vlfm import hippo
+from jvflow.vlfm.legend import LEGEND
 from jvflow.vlfm.sample import Videos, clip_protocol, generate_videos
 
 FAR = 1e3  # latents are of about unit size
@@ -74,7 +75,7 @@ def evaluate(run: Run, data: Path) -> dict:
         groups = in_evaluation.sources(data, split, len(real))
         figures["fvd"] = scorer.score(made[:, : window.span], groups=groups)
         used["fvd"] = scorer.described
-    return figures | dict(protocol=clip_protocol(run) | used)
+    return explained(figures | dict(protocol=clip_protocol(run) | used), LEGEND)
 
 
 def _scorer(run: Run, data: Path, clips: int) -> in_evaluation.VideoScorer | None:

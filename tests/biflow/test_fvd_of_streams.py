@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import debug_config
+from legends import unexplained
 
 from jvflow import commands
 from jvflow.biflow import evaluate as biflow
@@ -57,6 +58,7 @@ def test_the_value_is_that_of_the_videos_against_held_out_clips(run, feature_net
     assert without["distance_mean"] == record["distance_mean"] and without["controls"] == record["controls"]
     assert "value" in scalars(record)["fvd"] and "versions" not in scalars(record)["fvd"]
     json.dumps(record)
+    assert unexplained(record) == []
 
 
 def test_streams_into_the_past_are_turned(run, feature_network, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import debug_config
+from legends import unexplained
 
 from jvflow import commands
 from jvflow.biflow import protocol
@@ -35,6 +36,7 @@ def test_the_paper_preset_is_the_papers():
 @pytest.mark.integration
 def test_an_evaluation_has_both_solvers_and_a_trend(runs):
     record = commands.evaluate(runs / "flow", overrides=SMALL_SIZE, preset="paper", fvd="")
+    assert unexplained(record) == []
     assert record["protocol"]["preset"] == "paper" and record["protocol"]["starts"] == "random"
     assert record["protocol"]["changed"]["videos"] == [128, 4] and record["protocol"]["adapted"] == {}
     assert "epsilon" not in record["protocol"]

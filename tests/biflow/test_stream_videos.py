@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import debug_config
+from legends import unexplained
 
 from jvflow import commands
 from jvflow.biflow import evaluate, sample
@@ -281,6 +282,7 @@ def test_truth_compares_frame_by_frame():
 
 def test_evaluation_is_a_record_with_its_protocol(workdir):
     record = commands.evaluate(workdir, overrides={"videos": 2, "frames": 80})
+    assert unexplained(record) == []
     assert record["protocol"]["videos"] == 2 and record["protocol"]["features"] == "window_pca"
     assert record["nfe_batch"] >= record["nfe_per_frame"] >= 2 and 1 in record["truth"]["psnr"]
     json.dumps(record)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import debug_config, load_config
+from legends import unexplained
 
 from jvflow import commands
 from jvflow import load as loading
@@ -148,6 +149,7 @@ def test_clips_of_vlfm(tmp_path, feature_network, monkeypatch):
     ):
         commands.evaluate(tmp_path / "run", fvd="original")
     record = commands.evaluate(tmp_path / "run", fvd=FVD)
+    assert unexplained(record) == []
     assert record["fvd"]["counts"] == dict(generated=dict(clips=4, videos=4), real=dict(clips=4, videos=4))
     assert record["fvd"]["inputs"]["real"] | dict(data="", key="") == dict(
         data="", key="", split="test", starts=(0,), frames=11, clips=0
@@ -166,6 +168,7 @@ def test_futures_of_flowframes(tmp_path, feature_network):
     ):
         commands.evaluate(tmp_path / "run", fvd="original")
     record = commands.evaluate(tmp_path / "run", fvd=FVD, overrides=dict(chunks=3))
+    assert unexplained(record) == []
     found = record["frames_4"]["nfe_2"]["fvd"]
     # two places in each of four clips; the places of a clip belong together
     assert found["counts"] == dict(generated=dict(clips=8, videos=4), real=dict(clips=8, videos=4))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 from conftest import ROOT, load_config
+from legends import unexplained
 from ml_collections import ConfigDict
 
 from jvflow import commands
@@ -16,7 +17,7 @@ from jvflow.run import scalars
 from jvflow.training import dryrun
 from jvflow.training.loop import train
 from jvflow.training.step import create, train_step
-from jvflow.training.workdir import recorded
+from jvflow.training.workdir import Workdir, recorded
 
 pytestmark = pytest.mark.slow
 
@@ -163,6 +164,7 @@ def test_every_key_is_read(tmp_path, monkeypatch, file):
     config.run.evaluate_every = 20 if "biflow" in file else 0  # one is enough to see that it says the same
     train(config, tmp_path / "run")
     record = commands.evaluate(tmp_path / "run")
+    assert unexplained(record) == []
     if config.run.evaluate_every:
         line = json.loads((tmp_path / "run" / "validation.jsonl").read_text())
         assert (
@@ -180,7 +182,7 @@ def test_every_key_is_read(tmp_path, monkeypatch, file):
 
 
 def saved(workdir) -> ConfigDict:
-    return ConfigDict(json.loads((workdir / "config.json").read_text()))
+    return ConfigDict(Workdir(workdir).read_config())
 
 
 PROCEDURAL = [(f"{paper}/procedural.py", objective) for paper in OBJECTIVES for objective in OBJECTIVES[paper]]

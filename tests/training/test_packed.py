@@ -93,7 +93,8 @@ def changed(small, folder, change):
     [
         (lambda tensors, header: tensors.popitem(), "does not fit its config.json: 1 parameters"),
         (lambda tensors, header: next(iter(tensors.values())).flat.__setitem__(0, 9.0), "another checksum"),
-        (lambda tensors, header: header.update(format=99), "format 99, .* up to 1: install a later jvflow"),
+        (lambda tensors, header: header.update(format_version=99), "format version 99, .* install a later jvflow"),
+        (lambda tensors, header: header.pop("step"), "lacks jvflow or one of its entries"),
     ],
 )
 def test_a_damaged_or_later_packed_run_is_refused(runs, tmp_path, change, message):

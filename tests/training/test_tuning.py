@@ -23,6 +23,7 @@ from jvflow.pretrained import flatten_paths, public
 from jvflow.training import lora
 from jvflow.training.checkpoint import Checkpoints
 from jvflow.training.export import export
+from jvflow.training.format_version import VERSION
 from jvflow.training.loop import train
 from jvflow.training.lora import Tuning
 from jvflow.training.step import create, merge
@@ -379,7 +380,8 @@ def test_from_a_public_model_and_back(tmp_path):
     matrices = export(tmp_path / "run", tmp_path / "lora", lora=True)
     with safe_open(matrices[1], "np") as opened:
         assert all(name.startswith("unet.") and "attentions" in name for name in opened.keys())
-    assert json.loads((tmp_path / "lora" / "jvflow.json").read_text())["lora"] is True
+    exported = json.loads((tmp_path / "lora" / "jvflow.json").read_text())
+    assert exported["lora"] is True and exported["format_version"] == VERSION
     with pytest.raises(ValueError, match="exists and is not an empty folder"):
         export(tmp_path / "run", tmp_path / "lora", lora=True)
     dit = export_random("dit", read_fixture(FIXTURES / "dit_two_layers.safetensors")[0], tmp_path / "dit")
