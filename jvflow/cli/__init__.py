@@ -71,7 +71,7 @@ def run(command: Callable, *, before_jax: Callable[[], None] | None = None, posi
         if before_jax is not None:
             before_jax()
         if status := _work(partial(command, argv[1:]) if positional else command):
-            sys.exit(status)  # after the exception is gone, which keeps progress bars open
+            sys.exit(status)
 
     given = sys.argv
     try:

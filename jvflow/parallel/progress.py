@@ -16,6 +16,14 @@ SECOND, LINES = 1.0, 10.0
 """Seconds between two updates of a bar on a terminal, and elsewhere: a log file needs few lines."""
 
 
+class _Bar(tqdm):
+    """A bar that a log line does not bring up before its delay; it would then stay open before an error."""
+
+    def refresh(self, *args, **options):
+        if self.format_dict["elapsed"] >= self.delay:
+            super().refresh(*args, **options)
+
+
 @contextmanager
 def bar(what: str, total: int | None, *, unit: str, done: int = 0, show: bool = True) -> Iterator[Callable[..., None]]:
     """Yields a function `advance(count=1, **values)` that moves a bar on stderr and sets the values at its end.
@@ -30,7 +38,7 @@ def bar(what: str, total: int | None, *, unit: str, done: int = 0, show: bool = 
       show: False shows nothing; processes other than the primary one never show a bar.
     """
     terminal, ended = sys.stderr.isatty(), threading.Event()
-    shown = tqdm(
+    shown = _Bar(
         total=total,
         initial=done,
         desc=what or None,

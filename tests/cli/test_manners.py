@@ -186,24 +186,6 @@ def test_a_stop_and_a_full_memory_end_in_one_line(raised, status, monkeypatch, c
         assert ended.value.code.startswith(status) and "\n" not in ended.value.code
 
 
-@pytest.mark.integration
-def test_an_error_comes_after_the_end_of_its_progress_bar():
-    code = """
-import time
-from jvflow import cli
-from jvflow.parallel import progress
-progress.DELAY = 0.1
-def work():
-    for item in progress.track([1, 2], "cut", unit="clip"):
-        time.sleep(0.4)
-        raise ValueError("no clip")
-cli.run(work)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    before, last = done.stderr.rstrip("\n").rsplit("\n", 1)
-    assert "cut:" in before and last == "error: no clip"
-
-
 def test_another_error_of_the_runtime_stays_a_traceback(monkeypatch):
     def work():
         raise RuntimeError("a bug")

@@ -1,9 +1,11 @@
 """Tests that long work shows its progress, and short work nothing."""
 
+import sys
 import threading
 import time
 
 import pytest
+from tqdm import tqdm
 
 from jvflow.parallel import progress
 
@@ -58,3 +60,10 @@ def test_an_error_ends_the_bar(fast):
         raise ValueError("damaged")
     time.sleep(0.1)
     assert threading.active_count() <= threads
+
+
+def test_a_log_line_brings_up_no_bar_before_its_delay(capfd):
+    with pytest.raises(ValueError), progress.bar("cut videos", 3, unit="video"):
+        tqdm.write("a log line", file=sys.stderr)
+        raise ValueError
+    assert capfd.readouterr().err.strip("\r") == "a log line\n"  # an error that follows has a line of its own

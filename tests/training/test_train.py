@@ -61,7 +61,7 @@ def test_loss_falls_and_every_step_is_written_once(tmp_path):
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     first, *arrays = (tmp_path / "run" / "sharding.txt").read_text().splitlines()
     assert (
-        first == "4 devices, data 4"
+        first == "4 CPU devices, data 4"
         and "params/blocks/0/qkv/kernel (32, 96): copied; fewer than 16384 elements" in arrays
     )
 
