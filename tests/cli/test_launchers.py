@@ -106,7 +106,7 @@ def test_each_launcher_trains_with_two_processes(tmp_path, job):
         XLA_FLAGS="",  # one device for each process
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "on 2 devices, data 2" in done.stderr
+    assert "on 2 CPU devices, data 2" in done.stderr
     assert len((tmp_path / "a run" / "metrics.jsonl").read_text().splitlines()) == 2  # only one process writes
 
 
