@@ -21,6 +21,7 @@ APART = (
     "jvflow/training/checkpoint.py",
     "jvflow/training/workdir.py",
     "jvflow/parallel/processes.py",
+    "jvflow/parallel/progress.py",
     "jvflow/report/",
 )
 APART += ("jvflow/cli/", "jvflow/commands.py", "jvflow/files.py")

@@ -45,6 +45,7 @@ def test_a_packed_run_loads_with_the_same_parameters_and_protocol(runs):
     assert sorted(path.name for path in small.iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.integration
 def test_it_samples_and_evaluates_as_the_run_does(runs, own_cache, tmp_path):
     run, small = runs
     for folder in (run, small):

@@ -196,7 +196,7 @@ def test_a_failed_solve_is_not_shown(failing, workdir, data, tmp_path, monkeypat
     with pytest.raises(SolveError, match="videos 0 to 3"):
         failing.experiment.method.preview(failing, data)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(processes, "distributed_map", lambda count, make: [make(count - 1)])
+    monkeypatch.setattr(processes, "distributed_map", lambda count, make, what="": [make(count - 1)])
     with pytest.raises(SolveError, match="videos 2 to 2: a clip: the solve failed for 1 of 1 samples"):
         generate_videos(failing, failing.experiment.sampler.read_times(), ["a", "b", "c"], batch=2)
 
