@@ -12,7 +12,7 @@ for each variant the difference to the base, paired by clip and seed, as a mean 
 the means of clips, and over all pairs). A run that fails (losses or states that are not finite) has the PSNR `FAILED`.
 Continues an interrupted study: each run is written to OUT/runs.json.
 
-Cost of the defaults: 4 clips x 10 variants x 5 runs of 1,000 steps, about 2 core-hours. The same in a minute:
+Cost of the defaults: 4 clips x 10 variants x 5 runs of 1,000 steps, about 3 core-hours. The same in a minute:
 
     python -m benchmarks.deviations --config=benchmarks/small_overfit.py:debug --real= --procedural=comets \
         --items=ramp --rates=2e-3 --seeds=0,1 --steps=20 --out=out/deviations_debug --name=deviations_debug
