@@ -125,6 +125,7 @@ def test_too_large_a_batch_does_not_fit_and_the_largest_batch_does(gpus, monkeyp
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra `tpu`")
+@pytest.mark.integration
 def test_a_tpu_slice_is_compiled_for():
     config = config_of("flowframes")
     config.run.mesh.update(data=2, fsdp=2)

@@ -123,6 +123,7 @@ def test_clips_are_read_at_any_rate_from_their_first_frame_on(trained):
         read_times(fps=-1.0)
 
 
+@pytest.mark.integration
 def test_sample_writes_a_clip_for_each_caption(workdir, data, tmp_path):
     record = commands.sample(
         workdir, tmp_path, captions=["a disc", "a square"], fps=48.0, count=1, seed=3, sampling=dict(guidance=2.0)
