@@ -84,7 +84,7 @@ class Reference:
         """
         return self.summarize(*self.window_figures(video, reverse=reverse))
 
-    def window_figures(self, video: Videos, *, reverse: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def window_figures(self, video: Videos, *, reverse: bool = False) -> tuple[np.ndarray, Any]:
         """Computes the features (b, n, d) and the motion (b, n), over the real one, of the n windows of each video."""
         window, stride = self.settings.window, self.settings.stride
         _check_length(self.settings, video.shape[1])

@@ -53,7 +53,7 @@ def step_times(steps: int | Sequence[float], t0: float, t1: float) -> np.ndarray
     """Returns the times of a solve from t0 to t1 with a number of equal steps, or checks the sequence of its times."""
     if np.ndim(steps) == 0:
         check_steps(steps)
-        return np.linspace(t0, t1, int(steps) + 1)
+        return np.linspace(t0, t1, int(np.asarray(steps)) + 1)
     grid = np.asarray(steps, float)
     direction = np.sign(t1 - t0)
     if grid.ndim != 1 or len(grid) < 2 or grid[0] != t0 or grid[-1] != t1 or np.any(np.diff(grid) * direction <= 0):

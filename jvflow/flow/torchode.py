@@ -60,7 +60,7 @@ class Torchode(diffrax.AbstractStepSizeController):
         curved = jnp.where(still, jnp.maximum(1e-6, 1e-3 * trial), (0.01 / jnp.where(still, 1.0, largest)) ** 0.5)
         return (t0 + jnp.minimum(100 * trial, curved)).astype(jnp.result_type(t0)), None  # (1)
 
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state) -> tuple:
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error: Any, error_order, controller_state) -> tuple:
         del args, error_order
         scale = self.atol + self.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1_candidate))
         error = _rms(y_error / scale)  # (2)

@@ -177,7 +177,7 @@ def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[in
     dtype = latents.DTYPES[settings.get("dtype", "float32")]
     processes.on_primary(lambda: _check_room(clips, lengths, directory, dtype))
     made = {split: inverted(split) for split in clips}
-    writing = dict(empty=empty and (lambda: empty), shard_bytes=SHARD_BYTES, videos=manifest.get("videos"))
+    writing: dict = dict(empty=empty and (lambda: empty), shard_bytes=SHARD_BYTES, videos=manifest.get("videos"))
     latents.write_latents(directory, made, settings, records.report(source), **writing)
     for length in lengths:
         LOG.info("%s: round-trip errors for chunks of %d frames: %s", directory, length, report(directory, length))

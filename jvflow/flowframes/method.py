@@ -220,7 +220,7 @@ def assemble(config, codec, encoder) -> dict:
     sample, longest = config.sample, encoded[max(lengths)]
     # runs of an earlier version have no schedule, and records leave out what a schedule does not read
     schedule = TimeSchedule(sample.get("schedule", "warp"), sample.get("warp", 1.0), sample.get("terminal") or None)
-    settings = dict(method=sample.method, steps=sample.steps, guidance=sample.guidance, schedule=schedule)
+    settings: dict = dict(method=sample.method, steps=sample.steps, guidance=sample.guidance, schedule=schedule)
     settings |= dict(source=objective.source, context=objective.context, frames_per_latent=codec.frames_per_latent)
     sampler = ChunkSampler(**settings, follows=follows, count_tokens=count_tokens, shape=longest)
     _ = sampler.solver  # raises ValueError for settings that do not fit one another

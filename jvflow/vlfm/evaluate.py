@@ -81,7 +81,9 @@ def evaluate(run: Run, data: Path) -> dict:
 def _scorer(run: Run, data: Path, clips: int) -> in_evaluation.VideoScorer | None:
     """Returns what computes FVD, or None: beyond the clip of training there are no videos to score."""
     settings, span = run.config.evaluate, run.experiment.window.span
-    options = dict(frames=span, videos=clips, asked="fvd" in run.asked, segments=in_evaluation.Segments(frames=span))
+    options: dict = dict(
+        frames=span, videos=clips, asked="fvd" in run.asked, segments=in_evaluation.Segments(frames=span)
+    )
     cure = "a run that was trained on longer clips (config.window.frames)"
     return in_evaluation.VideoScorer.of(settings.fvd, data, pipeline.held_out(data), **options, cure=cure)
 

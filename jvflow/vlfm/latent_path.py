@@ -105,7 +105,7 @@ class LatentPosition:
         if len(frames) != self.frames:
             raise ValueError(f"this path is for clips of {self.frames} frames, got {len(frames)}")
         t = jnp.asarray(t, frames.dtype)
-        options = dict(extrapolate=True, allow_divergence=self.allow_divergence, basis=self.basis)
+        options: dict = dict(extrapolate=True, allow_divergence=self.allow_divergence, basis=self.basis)
         at = t if self.basis == "paper" else t / self.seconds
         w, _ = hippo.weights(at[None], self.frames, self.order, self.rule, **options)
         return self._ramp(t) * _weighted_sum(w[0], frames)
