@@ -18,6 +18,8 @@ BUCKETS = ("/gs/", "/s3/", "/az/", "/hf/")
 """Paths that etils, which orbax and tfds use, takes for addresses."""
 PACKED = "model.safetensors"
 """The parameters of a packed run (`jvflow.training.packed`)."""
+SHIPPED, MODELS = "jvflow:", Path(__file__).parent / "models"
+"""The begin of the name of a model that the package ships, and the folder with these models."""
 LONGEST_NAME = 255
 """Bytes that file systems allow in the name of a file."""
 
@@ -51,6 +53,11 @@ def local_path(path: str | os.PathLike, name: str) -> str:
     return whole if is_home else expanded
 
 
+def shipped_models() -> list[str]:
+    """Returns the names of the models that the package ships."""
+    return sorted(file.parent.name for file in MODELS.glob(f"*/{PACKED}"))
+
+
 def user_cache() -> Path:
     """Returns jvflow's folder below XDG_CACHE_HOME, or below ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME", "")
@@ -58,10 +65,17 @@ def user_cache() -> Path:
 
 
 def run_path(path: str | os.PathLike, name: str) -> str:
-    """Returns the `local_path` of a run.
+    """Returns the `local_path` of a run, or the folder of a model that the package ships, such as jvflow:maze.
 
-    Raises ValueError for a character that orbax takes for a pattern: it would merge the files of other folders.
+    Raises ValueError for an unknown model, and for a character that orbax takes for a pattern: it would merge the files
+    of other folders.
     """
+    if os.fspath(path).startswith(SHIPPED):
+        model = os.fspath(path).removeprefix(SHIPPED)
+        if model not in shipped_models():
+            known = ", ".join(SHIPPED + each for each in shipped_models()) or "none"
+            raise ValueError(f"{name}={in_one_line(path)}: there is no such model; the package ships {known}")
+        return str(MODELS / model)
     path = local_path(path, name)
     whole = os.path.abspath(path)
     if glob.has_magic(whole):

@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import UInt8
+
 from jvflow.training.rules import Rules
 
 
@@ -36,7 +39,7 @@ class Method:
       name: the name of the paper's folder, and the value of `config.method`.
       objectives: the values of `config.objective`.
       assemble: `(config, codec, encoder) -> dict`; returns the fields of `Experiment` that the paper determines.
-      preview: `(run, data) -> uint8 (rows, f, h, w, 3)`; returns the videos of a preview sheet during training.
+      preview: `(run, data) -> Preview`; returns a few videos to look at, during training and in reports.
       sample: `(run, out, SampleRequest) -> record`; writes videos.
       evaluate: `(run, data) -> record`; computes the metrics that `config.evaluate` sets, with their protocol.
       sampling_program: `experiment -> function(field, start, key, condition)`; returns the program for a dry run.
@@ -50,7 +53,7 @@ class Method:
       pretrained_config: `config -> config`; returns the config of the model that training starts from.
       presets: names of protocols that `evaluate` takes as `preset`.
       compare: `(configs, load, out, **options) -> record`; compares trained runs.
-      demo: `(config, out, command, train, load) -> record`; trains and compares small runs.
+      demo: `(config, out, command, train, load, above) -> record`; trains and compares small runs.
     """
 
     name: str
@@ -70,6 +73,20 @@ class Method:
     presets: tuple[str, ...] = ()
     compare: Callable = refuse_comparison
     demo: Callable = refuse_comparison
+
+
+class Preview(NamedTuple):
+    """A few videos of a run.
+
+    Attributes:
+      videos: uint8 (rows, f, h, w, 3); generated ones, or pairs of a real and a generated one.
+      fps: frames per second.
+      captions: what each row is, or nothing.
+    """
+
+    videos: UInt8[np.ndarray, "n f h w 3"]
+    fps: float
+    captions: tuple[str, ...] = ()
 
 
 class SampleRequest(NamedTuple):

@@ -15,9 +15,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from jvflow.biflow import comparison_page
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
 from jvflow.files import read_json, write_text
-from jvflow.report import html
 from jvflow.training.rules import NOT_NEGATIVE, check, many
 
 LOG = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def compare(
             figures["distance_last_window"],
             figures["motion_last_window"],
         )
-    html.write_pareto(Path(out) / PLOT, _fronts(record["results"]))
+    comparison_page.write_pareto(Path(out) / PLOT, _fronts(record["results"]))
     return record
 
 

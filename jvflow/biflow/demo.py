@@ -9,19 +9,19 @@ from zipfile import BadZipFile
 import jax
 import numpy as np
 
+from jvflow.biflow import comparison_page
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
 from jvflow.biflow.paper_table import PAPER_TABLE
 from jvflow.data import pipeline
 from jvflow.files import read_json_lines, write_text
 from jvflow.parallel.mesh import local_mesh
-from jvflow.report import html
 from jvflow.run import Run
 
 LOG = logging.getLogger(__name__)
 TITLES = {"flow": "FLOW", "biflow": "BI-FLOW", "condiff": "CONDIFF"}
 
 
-def demo(config, out: str | Path, *, command: str, train: Callable, load: Callable) -> dict:
+def demo(config, out: str | Path, *, command: str, train: Callable, load: Callable, above: str = "") -> dict:
     """Calls `side_by_side` for FLOW, BI-FLOW and CONDIFF; their configs differ only in the objective."""
     configs = {}
     for name in TITLES:
@@ -36,6 +36,7 @@ def demo(config, out: str | Path, *, command: str, train: Callable, load: Callab
         train=train,
         load=load,
         paper_table=PAPER_TABLE,
+        above=above,
     )
 
 
@@ -50,6 +51,7 @@ def side_by_side(
     load: Callable,
     paper_table=None,
     sampling: dict | None = None,
+    above: str = "",
 ) -> dict:
     """Trains experiments on one data set, samples their streams, and writes `report.html` and `metrics.json`.
 
@@ -63,6 +65,7 @@ def side_by_side(
       train: `(config, workdir)`, trains a run.
       load: `(workdir, sampling, overrides) -> (run, data)`, see `jvflow.biflow.compare.compare`.
       sampling: entries of `config.sample` to replace in every run after its training.
+      above: HTML that the report shows before the comparison.
 
     Returns:
       The content of `metrics.json`.
@@ -99,17 +102,18 @@ def side_by_side(
         for name, run in runs.items()
     }
     sizes = {name: f"{sum(a.size for a in jax.tree.leaves(run.params)):,}" for name, run in runs.items()}
-    html.write(
+    comparison_page.write(
         out / "report.html",
         title=heading,
         command=command,
-        methods={titles[n]: {key: f[key] for key in html.MEASURES} for n, f in figures.items()},
+        methods={titles[n]: {key: f[key] for key in comparison_page.MEASURES} for n, f in figures.items()},
         controls=baselines,
         protocol=_shared(record["protocol"]) | dict(size_of_network=sizes),
         curves=curves,
         videos={"real": pipeline.clips(data, reference.split, count=8)} | {titles[n]: v[:8] for n, v in videos.items()},
         fps=float(first.config.data.fps),
         paper_table=paper_table,
+        above=above,
     )
     return record
 

@@ -23,6 +23,7 @@ from jvflow.biflow.legend import LEGEND
 from jvflow.biflow.sample import backward, correcting, stream_frames, stream_protocol
 from jvflow.data import pipeline, records
 from jvflow.flow import torchode
+from jvflow.method import Preview
 from jvflow.metrics import flatten_windows, in_evaluation, to_unit_range
 from jvflow.parallel import processes, progress
 from jvflow.run import Run, described, explained, lowered
@@ -302,9 +303,9 @@ def describe(run: Run, reference: Reference) -> dict:
     )
 
 
-def preview(run: Run, data: Path) -> Videos:
-    """Samples streams from the first frames of held-out clips, for a contact sheet during training."""
+def preview(run: Run, data: Path) -> Preview:
+    """Samples streams from the first frames of held-out clips."""
     first = pipeline.clips(data, pipeline.held_out(data), count=4, frames=run.experiment.start_frames)
     stream = stream_frames(run, first, jax.random.key(run.config.seed))
     frames = [frame for frame, _ in itertools.islice(stream, run.config.run.sample_frames)]
-    return np.concatenate([first, *frames], axis=1)
+    return Preview(np.concatenate([first, *frames], axis=1), float(run.config.data.fps))

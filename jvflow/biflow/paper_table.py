@@ -1,7 +1,7 @@
 """The results of the Bi-flow paper, which reports show next to the results of a run."""
 
+from jvflow.biflow.comparison_page import PaperTable
 from jvflow.metrics.published import read_tables
-from jvflow.report.html import PaperTable
 
 TABLE = read_tables("biflow")[0]
 PAPER_TABLE = PaperTable(

@@ -3,16 +3,19 @@
     jvflow evaluate --workdir=DIR --out=FILE.json
     jvflow evaluate --workdir=DIR --out=FILE.json --protocol=videos=64
 
-Writes the metrics, their curves over time, the settings and a legend of all values to FILE.json. Prints the metrics
-that are single numbers. --preset names a protocol of the paper; --protocol overrides its entries, or those of
-`evaluate` in DIR/config.json, and --sample entries of `sample`. --fvd adds FVD of the generated videos, for which
-pip install 'jvflow[metrics]' gets the network (docs/metrics.md). --real evaluates on another data set than the run's
-own.
+Writes the metrics, their curves over time, the settings and a legend of all values to FILE.json, and all of it with a
+few videos to FILE.html. Prints the metrics that are single numbers. --preset names a protocol of the paper; --protocol
+overrides its entries, or those of `evaluate` in DIR/config.json, and --sample entries of `sample`. --fvd adds FVD of
+the generated videos, for which pip install 'jvflow[metrics]' gets the network (docs/metrics.md). --real evaluates on
+another data set than the run's own.
 """
 
 import json
 import logging
 import shlex
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from absl import flags
 
@@ -40,9 +43,11 @@ def main():
     from jvflow.commands import evaluate
     from jvflow.files import write_text
     from jvflow.parallel import processes
+    from jvflow.report import run_page
     from jvflow.run import scalars
 
-    with processes.one_writer(OUT.value, "--out", whole=True) as out:
+    with processes.one_writer(OUT.value, "--out", whole=True) as out, TemporaryDirectory() as folder:
+        film = Path(folder) / "videos.mp4"
         record = evaluate(
             WORKDIR.value,
             step=STEP.value,
@@ -54,10 +59,13 @@ def main():
             fvd=FVD.value,
             real=REAL.value,
             real_frames=REAL_FRAMES.value,
+            film=film,
         )
         if not processes.is_primary():
             return
         write_text(out, json.dumps(record, indent=1) + "\n")
+        page = out.with_suffix(".html")
+        run_page.evaluation(page, record, shlex.join(sys.argv), film if film.exists() else None)
     print(json.dumps(scalars(record), indent=1))
-    LOG.info("%s explains each value under `legend`", out)
+    LOG.info("open %s: it shows all values with their meaning, curves and videos", page)
     LOG.info("next: jvflow report %s (next to published values)", shlex.quote(str(out)))

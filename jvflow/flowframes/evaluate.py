@@ -16,6 +16,7 @@ from jvflow.flow.field import Condition, Field
 from jvflow.flow.path import squared_error
 from jvflow.flowframes.legend import LEGEND
 from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, predict_videos
+from jvflow.method import Preview
 from jvflow.metrics import in_evaluation, to_unit_range
 from jvflow.networks import as_field
 from jvflow.run import Run, described, explained, lowered
@@ -198,12 +199,14 @@ def straightness(
     return off / squared_error(whole, jnp.zeros_like(whole))  # (5)
 
 
-def preview(run: Run, data: Path) -> Videos:
-    """Predicts the second chunk of four held-out clips, below the real ones, for a contact sheet during training."""
+def preview(run: Run, data: Path) -> Preview:
+    """Predicts the second chunk of four held-out clips, below the real ones."""
     length = max(run.config.chunk.frames)
     split = pipeline.held_out(data)
     real = pipeline.clips(data, split, count=4, frames=2 * length)
     captions = pipeline.captions(data, split, count=len(real))
     made, _ = predict_videos(run, real[:, :length], captions, seed=run.config.seed)
     first = real[:, :length] if run.experiment.sampler.follows else made
-    return rearrange([real, np.concatenate([first, made], axis=1)], "two b ... -> (b two) ...")
+    pairs = rearrange([real, np.concatenate([first, made], axis=1)], "two b ... -> (b two) ...")
+    rows = [row for caption in captions for row in (f"real: {caption}", "generated")]
+    return Preview(pairs, float(run.config.data.fps), tuple(rows))

@@ -137,6 +137,12 @@ def sheet(
     return np.concatenate(rows)[:-2]
 
 
+def side_by_side(videos: UInt8[np.ndarray, "n f h w 3"]) -> UInt8[np.ndarray, "f height width 3"]:
+    """Returns one video with all videos next to one another, in rows of 4; of 8 videos, each pair is a column."""
+    columns = 4 if len(videos) % 4 == 0 else len(videos)
+    return rearrange(videos, "(column row) f h w c -> f (row h) (column w) c", column=columns)
+
+
 def _line(text: str, width: int) -> UInt8[np.ndarray, "height width 3"]:
     """Returns a line of text, black on white, in Pillow's own font."""
     line = Image.new("RGB", (width, 18), "white")

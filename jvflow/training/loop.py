@@ -302,17 +302,20 @@ class _Checks:
         return bool(record)
 
     def preview(self, step: int, state: State) -> bool:
-        """Writes a preview sheet if one is due after this step or early in the run; returns whether one was due."""
+        """Writes a preview, a sheet and a video, if one is due after this step or early in the run; returns whether."""
         every = self._config.run.sample_every
         if not (self._due(step, every) or step == every // 10 >= 10):
             return False
         try:
-            sheet = videos.sheet(self._on_local_devices(self._experiment.method.preview, step, state))
+            shown = self._on_local_devices(self._experiment.method.preview, step, state)
+            sheet = videos.sheet(shown.videos, captions=shown.captions)
         except SolveError as error:
             LOG.warning("no preview sheet after step %d: %s", step, error)
             return True
         if processes.is_primary():
-            videos.write_png(Path(self._folder.samples) / f"step_{step:08d}.png", sheet)
+            file = Path(self._folder.samples) / f"step_{step:08d}.mp4"
+            videos.write(file, videos.side_by_side(shown.videos), shown.fps)
+            videos.write_png(file.with_suffix(".png"), sheet)
         self._metrics.image("samples", step, sheet)
         return True
 

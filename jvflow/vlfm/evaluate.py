@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from jvflow import metrics
 from jvflow.data import pipeline, records
+from jvflow.method import Preview
 from jvflow.metrics import in_evaluation
 from jvflow.run import Run, described, explained, lowered
 from jvflow.vlfm import hippo
@@ -187,10 +188,13 @@ def nearest(made: Videos, real: Videos) -> np.ndarray:
     return np.argmin((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None], axis=1)
 
 
-def preview(run: Run, data: Path) -> Videos:
-    """Generates clips from captions of training, each below the real clip, for a contact sheet during training."""
+def preview(run: Run, data: Path) -> Preview:
+    """Generates clips from captions of training, each below the real clip."""
     window = run.experiment.window
     real = pipeline.clips(data, "train", count=4)[:, : window.span : window.every]
     captions = pipeline.captions(data, "train", count=4)
     made, _, _ = generate_videos(run, run.experiment.sampler.read_times(), captions, seed=run.config.seed)
-    return rearrange([real, made], "two b ... -> (b two) ...")
+    rows = [row for caption in captions for row in (f"real: {caption}", "generated")]
+    return Preview(
+        rearrange([real, made], "two b ... -> (b two) ..."), float(run.config.data.fps) / window.every, tuple(rows)
+    )

@@ -113,7 +113,10 @@ def test_a_run_continues_on_another_mesh(tmp_path, uninterrupted, monkeypatch):
     there = Workdir(uninterrupted).losses()
     assert [step for step, _ in here] == list(range(1, 21))
     np.testing.assert_allclose([loss for _, loss in here], [loss for _, loss in there], rtol=1e-5)
-    assert [p.name for p in sorted((tmp_path / "run" / "samples").iterdir())] == ["step_00000020.png"]
+    assert [p.name for p in sorted((tmp_path / "run" / "samples").iterdir())] == [
+        "step_00000020.mp4",
+        "step_00000020.png",
+    ]
 
 
 def launch(config_flags, workdir):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jvflow.report import html as report
+from jvflow.biflow import comparison_page as report
 
 VOID = {"meta", "img"}
 PAPER_TABLE = report.PaperTable(
