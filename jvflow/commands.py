@@ -1,26 +1,30 @@
 """The commands of every paper: each loads a run or a config, and calls the paper's method."""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jvflow import load as loading
+from jvflow import models
 from jvflow.data import captions as texts
 from jvflow.data import dataset, other, pipeline, records
 from jvflow.experiment import method_of
-from jvflow.files import local_path, read_json, with_local_paths
+from jvflow.files import SHIPPED, local_path, read_json, with_local_paths
+from jvflow.flow.solve_error import SolveError
 from jvflow.method import SampleRequest
 from jvflow.metrics import in_evaluation
 from jvflow.metrics.published import NAMES, read_tables
 from jvflow.parallel import processes
 from jvflow.parallel.mesh import local_mesh
-from jvflow.report import side_by_side
+from jvflow.report import showcase, side_by_side, videos
 from jvflow.run import Run, scalars
 from jvflow.training.config_check import check_config
 from jvflow.training.loop import train
@@ -30,6 +34,8 @@ from jvflow.training.workdir import Workdir, override
 LOG = logging.getLogger(__name__)
 CAPTIONS = 2000
 """Clips of training whose captions are compared with those of samples: reading a clip takes time."""
+REPORT, SHOWN = "report.html", 4
+"""The page of the demo, and how many videos of each kind it shows."""
 
 
 def sample(
@@ -109,6 +115,7 @@ def evaluate(
     fvd: str | None = None,
     real: str | Path | None = None,
     real_frames: int | None = None,
+    film: Path | None = None,
 ) -> dict:
     """Evaluates a trained run by the protocol of its config, or by a named one.
 
@@ -119,6 +126,7 @@ def evaluate(
       fvd: the protocol of FVD, see `jvflow.metrics.in_evaluation.parse`; "" for none, None for that of the config.
       real: a folder of videos, or a built data set, to evaluate on in place of the run's own data set.
       real_frames: frames of the clips that are cut out of a folder `real`; None for as many as the run's own have.
+      film: an mp4 file to write, with a few videos of the run.
 
     Returns:
       The record: metrics, curves over time, controls, and the protocol.
@@ -146,7 +154,21 @@ def evaluate(
         real = other.check(real, config.data, real_frames)
         run = _load(workdir, sampling, overrides, step=step, ema=ema, dtype=dtype)
         run, data = _on_other_data(run, real, real_frames)
-    return evaluate_run(run, data, **({} if preset is None else dict(preset=preset)))
+    record = evaluate_run(run, data, **({} if preset is None else dict(preset=preset)))
+    if film is not None:
+        _write_film(run, data, film)
+    return record
+
+
+def _write_film(run: Run, data: Path, file: Path) -> None:
+    """Writes a few videos of a run as one mp4 file; logs a warning if they cannot be sampled."""
+    try:
+        with jax.set_mesh(local_mesh()):
+            shown = run.experiment.method.preview(run, data)
+    except SolveError as error:
+        LOG.warning("no video in the report: %s", error)
+        return
+    processes.on_primary(lambda: videos.write(file, videos.side_by_side(shown.videos), shown.fps))
 
 
 def _on_other_data(run: Run, real: str, frames: int | None) -> tuple[Run, Path]:
@@ -228,10 +250,71 @@ def _paper_of(objective: str | None) -> str:
     return "none"
 
 
-def demo(config, out, *, command: str) -> dict:
-    """Trains and compares the small runs of a paper's demo in the folder `out`."""
+def demo(
+    config,
+    out,
+    *,
+    command: str,
+    quick: bool = False,
+    shown: Sequence[str] | None = None,
+    show: Callable = lambda report: None,
+) -> dict:
+    """Shows the models that the package ships, then trains and compares the small runs of a paper's demo.
+
+    Writes the folder `out`: the videos in `models/`, and `report.html`, which shows more with each model.
+
+    Args:
+      config: the experiment of the comparison.
+      out: a folder.
+      command: the command of the user, for the report.
+      quick: show the models only.
+      shown: names of the models to show; None for all.
+      show: `report -> None`, called when the report first shows videos of a model.
+
+    Returns:
+      The record of the comparison; {} if `quick`.
+    """
+    check_config(config)
+    with_local_paths(config)  # raises before anything is written
     with processes.one_writer(out, "--out") as out:
-        return method_of(config).demo(config, out, command=command, train=train, load=load_with_data)
+        above, names = "", models.names() if shown is None else shown
+        for number, name in enumerate(names, 1):
+            card = models.card(name)
+            LOG.info("jvflow:%s: %s", name, card.title)
+            before, rows = above, []
+            for row in _films(card, out / "models" / name):
+                rows.append(row)
+                above = before + showcase.section(card, rows)
+                processes.on_primary(partial(showcase.write, out / REPORT, command, above))
+                if len(rows) == 2:  # real and generated videos
+                    processes.on_primary(partial(show, out / REPORT))
+            LOG.info("%s shows %d of %d models", out / REPORT, number, len(names))
+        if quick:
+            return {}
+        return method_of(config).demo(config, out, command=command, train=train, load=load_with_data, above=above)
+
+
+def _films(card: models.Card, out: Path) -> Iterator[showcase.Films]:
+    """Samples the videos that a card shows into the folder `out`, and yields them; the first row shows real videos."""
+    run, data = load_with_data(f"{SHIPPED}{card.name}")
+    split, seconds = card.real
+    fps = float(run.config.data.fps)
+    clips = pipeline.clips(data, split, count=SHOWN)[:, : round(seconds * fps)]
+    texts = pipeline.captions(data, split, count=SHOWN) if run.experiment.text else [""] * SHOWN
+    files = [out / "real" / f"{i:03d}.mp4" for i in range(len(clips))]
+    for file, clip in zip(files, clips):
+        processes.on_primary(partial(videos.write, file, clip, fps))
+    yield showcase.Films("Real", files, texts[: len(files)])
+    for show in card.shows:
+        folder = out / re.sub(r"\W+", "_", show.title.lower())
+        loaded = loading.load(f"{SHIPPED}{card.name}", sampling=dict(show.sampling))
+        request = SampleRequest(data=lambda: data, **dict(count=len(clips)) | show.options)
+        with jax.set_mesh(local_mesh()):
+            samples = loaded.experiment.method.sample(loaded, folder, request)["samples"]
+        cost = np.mean([sample["nfe_per_frame"] for sample in samples])
+        note = f"{samples[0]['frames']} frames at {samples[0]['fps']:g} per second, {cost:.1f} evaluations a frame"
+        captions = [sample.get("caption", "") for sample in samples]
+        yield showcase.Films(show.title, [folder / sample["file"] for sample in samples], captions, note)
 
 
 def load_with_data(workdir, sampling=None, overrides=None, **options) -> tuple[Run, Path]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jvflow.assembly import Experiment
 from jvflow.data import dataset
 from jvflow.experiment import assemble, method_of
-from jvflow.files import user_cache
+from jvflow.files import run_path, user_cache
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
@@ -38,7 +38,7 @@ def load(
     """Loads a trained run.
 
     Args:
-      workdir: the folder that `jvflow train` wrote; or a packed run (`jvflow.training.packed`).
+      workdir: the folder that `jvflow train` wrote; or a packed run, such as jvflow:maze, which the package ships.
       step: the step of the checkpoint; the latest when None.
       ema: True loads the moving average of the parameters, False the parameters themselves; None loads the average if
         there is one.
@@ -167,7 +167,7 @@ def _public_sources(config) -> list[str]:
     """Returns the public models of `config.pretrained`, [] for a run; raises ValueError if it is neither."""
     found = public.folders(config.pretrained)
     for source in [] if found else config.pretrained.split(","):
-        if not (Path(source) / "config.json").is_file():
+        if not (Path(run_path(source, "config.pretrained")) / "config.json").is_file():
             raise ValueError(
                 f"config.pretrained names {source}, where there is no run and no public model: {explain(source)}; "
                 f"make a run there with `jvflow train --config=... --workdir={source}`, or give a public model"

@@ -4,7 +4,9 @@ import ast
 import errno
 import logging
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from functools import partial
 
@@ -71,18 +73,30 @@ def run(command: Callable, *, before_jax: Callable[[], None] | None = None, posi
         if before_jax is not None:
             before_jax()
         if status := _work(partial(command, argv[1:]) if positional else command):
-            sys.exit(status)
+            sys.exit(fitted(status) if isinstance(status, str) else status)
 
     given = sys.argv
     try:
         sys.argv = configs.expand_sizes(given)  # where ml_collections finds overrides
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(fitted(f"error: {error}"))
     app.run(
         main,
         argv=configs.with_found_file(sys.argv),
         flags_parser=partial(_parse_flags, given=given, positional=positional),
     )
+
+
+def fitted(message: str) -> str:
+    """Returns a message with line breaks between its words where the terminal of stderr is narrower.
+
+    Elsewhere, such as in a file, a message keeps its lines, so that programs find it.
+    """
+    if not sys.stderr.isatty():
+        return message
+    width = shutil.get_terminal_size().columns
+    fill = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(fill(line) if len(line) > width else line for line in message.splitlines())
 
 
 def _work(command: Callable[[], None]) -> str | int | None:
@@ -168,7 +182,7 @@ def _parse_flags(argv: list[str], given: list[str], positional: bool) -> list[st
         configs.check_type()
         configs.square_size()
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(fitted(f"error: {error}"))
     if len(rest) > 1 and not positional:
-        sys.exit(f"error: unexpected arguments: {' '.join(rest[1:])}; flags are written --NAME=VALUE")
+        sys.exit(fitted(f"error: unexpected arguments: {' '.join(rest[1:])}; flags are written --NAME=VALUE"))
     return rest

@@ -142,6 +142,8 @@ def _wrong_flag(text: str) -> str:
         keys = _section(name)
         one = f"set them one by one, such as --{name}.{keys[0]}=VALUE" if keys else "give a dict"
         return f"--{name}={value}: {name} has the entries {', '.join(keys) or 'none'}: {one}"
+    if number := re.search(r"(--[\w.]+=.*): (invalid literal for int|could not convert string to float)", text):
+        return f"{number[1]}: give {'a whole number' if 'int' in number[2] else 'a number'}"
     return text
 
 

@@ -20,6 +20,9 @@ OUT = flags.DEFINE_string(
 )
 LORA = flags.DEFINE_bool("lora", False, "Export only the LoRA matrices.")
 PACKED = flags.DEFINE_bool("packed", False, "Export a packed run, without optimizer and metrics.")
+CLIPS = flags.DEFINE_integer(
+    "clips", None, "--packed of procedural data: keep so many clips of each split. Default: those of the training."
+)
 LIKE = flags.DEFINE_list(
     "like",
     None,
@@ -36,7 +39,9 @@ def main():
     if PACKED.value:
         if LORA.value or LIKE.value:
             raise ValueError("--packed exports the whole run for jvflow: leave out --lora and --like")
-        files = pack(WORKDIR.value, OUT.value, **options)
+        files = pack(WORKDIR.value, OUT.value, clips=CLIPS.value, **options)
+    elif CLIPS.value is not None:
+        raise ValueError("--clips is for a packed run: give --packed, or leave it out")
     else:
         files = export(WORKDIR.value, OUT.value, lora=LORA.value, like=LIKE.value or (), **options)
     for file in files:

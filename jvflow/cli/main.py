@@ -21,7 +21,7 @@ COMMANDS = {
     "report": "Sets the metrics of runs next to each other and to published ones.",
     "export": "Exports a trained run for other packages, or as a small folder.",
     "dryrun": "Compiles a config for accelerators that this machine lacks.",
-    "demo": "Trains and compares Bi-flow's three methods on synthetic video.",
+    "demo": "Shows the shipped models, then compares Bi-flow's methods.",
 }
 
 EXIT_STATUS = """\
@@ -42,7 +42,7 @@ def main() -> None:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(COMMANDS)}"
-        sys.exit(f"error: unknown command {name!r}: {hint}")
+        sys.exit(cli.fitted(f"error: unknown command {name!r}: {hint}"))
     run_command(name, arguments, program=f"jvflow {name}")
 
 

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from jvflow import pretrained
+from jvflow.data import dataset
+from jvflow.data.dataset_key import dataset_key
 from jvflow.experiment import assemble
 from jvflow.files import model_source, write_text
 from jvflow.load import load
@@ -18,6 +20,7 @@ from jvflow.pretrained import public
 from jvflow.pretrained.sources import split_models
 from jvflow.training import format_version, packed
 from jvflow.training.lora import merge_lora
+from jvflow.training.rules import COUNT, check
 from jvflow.training.workdir import Workdir
 
 LOG = logging.getLogger(__name__)
@@ -47,7 +50,7 @@ def export(
         return _export(workdir, out, lora, like, step, ema)
 
 
-def pack(workdir, out, *, step: int | None = None, ema: bool | None = None) -> list[Path]:
+def pack(workdir, out, *, step: int | None = None, ema: bool | None = None, clips: int | None = None) -> list[Path]:
     """Writes a trained run into the folder `out` as a packed run (`jvflow.training.packed`); returns the files.
 
     LoRA matrices are merged into their layers. Models that the run reads at every use (config.codec.checkpoint,
@@ -57,7 +60,10 @@ def pack(workdir, out, *, step: int | None = None, ema: bool | None = None) -> l
       workdir: the folder of the run.
       out: a folder that does not exist yet.
       step, ema: which parameters, see `jvflow.load.load`.
+      clips: at most so many clips of each split in the data of the packed run, where the data is procedural: samples
+        start from them, and the first use has to render them. None keeps the data of the training.
     """
+    check([] if clips is None else [("--clips", clips, COUNT)])
     with processes.one_writer(out, "--out", whole=True) as out:
         _check_absent(out)
         run = load(workdir, step=step, ema=ema)
@@ -66,9 +72,21 @@ def pack(workdir, out, *, step: int | None = None, ema: bool | None = None) -> l
         config.tune.update(rank=0, layers=(), lora="")
         params = jax.device_get(merge_lora(run.params))
         averaged = config.optimizer.ema > 0 if ema is None else ema
-        noted = dict(step=run.step, ema=averaged, key=Workdir(run.workdir).data_key)
+        key = Workdir(run.workdir).data_key if clips is None else _shorten(config.data, clips)
+        noted = dict(step=run.step, ema=averaged, key=key)
         processes.on_primary(lambda: packed.write(out, config, params, **noted))
     return [out / "config.json", out / packed.PACKED]
+
+
+def _shorten(data, clips: int) -> str:
+    """Leaves at most `clips` clips in each split of `config.data`, in place; returns the key of that data set.
+
+    Raises ValueError if the data is not procedural.
+    """
+    if not data.path.startswith(dataset.PROCEDURAL):
+        raise ValueError(f"--clips={clips} is for procedural data, and config.data.path is {data.path}: leave it out")
+    data.clips.update({split: min(count, clips) for split, count in data.clips.items()})
+    return dataset_key(dataset.settings(data, None))
 
 
 def _check_absent(out: Path) -> None:

@@ -113,6 +113,15 @@ def test_a_file_that_is_no_packed_run_is_refused(runs, tmp_path):
         load(tmp_path / "copy")
 
 
+def test_models_of_the_package_have_names(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MODELS", tmp_path)
+    shutil.copytree(runs[1], tmp_path / "comets")
+    assert files.shipped_models() == ["comets"]
+    assert equal(load("jvflow:comets").params, load(runs[1]).params)
+    with pytest.raises(ValueError, match="no such model; the package ships jvflow:comets"):
+        load("jvflow:mase")
+
+
 def test_a_folder_in_the_way_is_refused(runs):
     with pytest.raises(ValueError, match="exists and is not an empty folder"):
         pack(runs[0], runs[1])

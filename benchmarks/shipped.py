@@ -1,0 +1,127 @@
+"""Makes a model of the package from a trained run: packs it, measures it, writes its card, and draws a sheet.
+
+    python -m benchmarks.shipped maze out/maze
+    python -m benchmarks.shipped maze out/maze --record
+
+The run is that of the config in `MODELS`. Writes out/benchmarks/models/NAME and out/benchmarks/models/NAME.png, or with
+--record jvflow/models/NAME and docs/models/NAME.png. --fvd="" leaves out FVD, which takes minutes.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+from absl import app, flags
+
+from benchmarks import record
+from jvflow import commands, models
+from jvflow.files import read_json_lines, write_text
+from jvflow.load import load, run_dataset
+from jvflow.parallel.mesh import local_mesh
+from jvflow.report import videos
+from jvflow.run import Run
+from jvflow.training.export import pack
+
+FVD_PROTOCOL = flags.DEFINE_string("fvd", "original", "Protocol of FVD, or nothing for none.")
+ROOT = Path(__file__).parents[1]
+CLIPS = 16
+"""Clips of each split that a packed model keeps."""
+FRAMES, ROWS, COLUMNS, SCALE = 48, 4, 4, 4
+"""Frames of a stream, rows and columns of the sheet, and its magnification: 64 pixels become 256."""
+STREAM = {
+    "distance to real video, first windows": "distance_first_window",
+    "distance to real video, last windows": "distance_last_window",
+    "distance of real video": "controls.real_vs_real",
+    "distance of frozen video": "controls.frozen",
+    "distance of noise": "controls.noise",
+    "motion, last windows (real: 1)": "motion_last_window",
+    "evaluations of the network per frame": "nfe_per_frame",
+}
+FVD = {
+    "FVD": "fvd.value",
+    "FVD, interval, low": "fvd.interval.low",
+    "FVD, interval, high": "fvd.interval.high",
+    "FVD of real video (halves)": "fvd.controls.real_half",
+    "FVD of frozen video": "fvd.controls.frozen",
+}
+SETTINGS = ("videos", "frames", "window", "stride", "pooled", "features", "dimensions", "real_clips", "epsilon")
+MODELS = {
+    "maze": dict(
+        config="configs/biflow/maze.py",
+        cost="89 minutes on one CPU core",
+        title="Bi-flow: a walk through a maze",
+        text="From one frame, BI-FLOW streams a first-person walk. It adds a little noise to the last frame, and one "
+        "solve removes the noise together with older errors and moves the frame on. The network learned from 1,200 "
+        "walks through other mazes; it invents what lies around the next corner. Backwards, the same velocity field "
+        "is integrated in the other direction.",
+        metrics=STREAM | FVD,
+        real=("test", 2.6),
+        shows=(
+            dict(title="Generated forwards", options=dict(length=48)),
+            dict(
+                title="Generated with more noise (eps 0.4)",
+                sampling=dict(epsilon=0.4),
+                options=dict(length=32, count=2),
+            ),
+            dict(
+                title="Generated with less noise (eps 0.1)",
+                sampling=dict(epsilon=0.1),
+                options=dict(length=32, count=2),
+            ),
+            dict(
+                title="Generated backwards in time", sampling=dict(curve="backward"), options=dict(length=32, count=2)
+            ),
+        ),
+    ),
+}
+
+
+def main(arguments: list[str]) -> None:
+    name, workdir = arguments[1:]
+    tracked = record.RECORD.value
+    folder = ROOT / "jvflow" / "models" / name if tracked else record.OUT / "models" / name
+    picture = ROOT / "docs" / "models" / f"{name}.png" if tracked else record.OUT / "models" / f"{name}.png"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    pack(workdir, folder, clips=CLIPS)
+    figures = commands.evaluate(workdir, fvd=FVD_PROTOCOL.value)
+    write_text(
+        folder / models.CARD, json.dumps(card(name, Path(workdir), figures), indent=1, ensure_ascii=False) + "\n"
+    )
+    draw(load(folder), picture)
+
+
+def draw(run: Run, picture: Path) -> None:
+    """Writes a sheet of generated videos, or of pairs of a real and a generated one."""
+    run.config.run.sample_frames = FRAMES
+    with jax.set_mesh(local_mesh()):
+        shown = run.experiment.method.preview(run, run_dataset(run))
+    sheet = videos.sheet(shown.videos[:ROWS], columns=COLUMNS, scale=SCALE, captions=shown.captions[:ROWS])
+    videos.write_png(picture, sheet)
+
+
+def card(name: str, workdir: Path, figures: dict) -> dict:
+    """Returns the content of card.json."""
+    model = MODELS[name]
+    config = load(workdir).config
+    steps = [line for _, line in read_json_lines(workdir / "metrics.jsonl") if isinstance(line, dict)]
+    command = f"jvflow train --config={model['config']} --workdir=out/{name}"
+    data = f"{config.data.path}, {config.data.clips.train} clips of {config.data.frames} frames"
+    made = dict(data=data, config=model["config"], command=command, seed=config.seed, steps=steps[-1]["step"])
+    made |= dict(cost=model["cost"], batch_size=config.train.batch_size)
+    protocol = {key: figures["protocol"][key] for key in SETTINGS if key in figures["protocol"]}
+    found = {label: _entry(figures, path) for label, path in model["metrics"].items()}
+    metrics = {label: value for label, value in found.items() if value is not None}
+    text = {key: model[key] for key in ("title", "text", "real", "shows")}
+    return text | dict(made=made, metrics=metrics, protocol=protocol, licence="Apache-2.0")
+
+
+def _entry(figures: dict, path: str):
+    for key in path.split("."):
+        figures = figures.get(key) if isinstance(figures, dict) else None
+    return figures
+
+
+if __name__ == "__main__":
+    app.run(main)
