@@ -20,7 +20,7 @@ test-integration: $(VENV)/installed-test
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
 
 CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-ffmpeg check-fuzz
-CHECKS += check-public check-python check-scores check-readme
+CHECKS += check-public check-python check-scores check-readme check-terminal check-report
 
 check-all: $(CHECKS)
 
@@ -45,6 +45,14 @@ check-scores: $(VENV)/installed-test
 
 check-readme: $(VENV)/installed-test
 	$(RECORD) readme $(VENV)/bin/python tests/slow/readme.py
+
+check-terminal: $(VENV)/installed-test
+	$(RECORD) terminal $(VENV)/bin/python tests/slow/terminal.py out/terminal
+
+check-report: $(VENV)/installed-test
+	$(VENV)/bin/python -m pip install --quiet playwright
+	$(VENV)/bin/jvflow demo --quick --noopen --out=out/first_act
+	$(RECORD) report $(VENV)/bin/python tests/slow/screenshots.py out/first_act/report.html out/screenshots
 
 check-papers: $(VENV)/installed-test
 	$(RECORD) remove_papers $(VENV)/bin/python tests/slow/remove_papers.py --whole
@@ -73,12 +81,12 @@ check-public: $(VENV)/installed-test
 	$(RECORD) public_configs $(VENV)/bin/python tests/slow/public_configs.py
 	$(RECORD) public_names $(VENV)/bin/python tests/slow/public_names.py
 
-# runs the tests with other installed versions of Python: make check-python PYTHONS="python3.12 python3.13"
-PYTHONS ?= python3.12 python3.13
-check-python:
-	for python in $(PYTHONS); do \
-		$$python -m venv out/$$python && out/$$python/bin/pip install --quiet --editable '.[test]' && \
-		$(RECORD) tests_$$python out/$$python/bin/python -m pytest -m '' -n 2 --dist loadfile || exit 1; \
+# runs the tests and the demo's first act with each release of Python and of JAX; JAX 0.11 needs Python 3.12
+VERSIONS ?= 3.11-0.10 3.12-0.10 3.12-0.11 3.12-0.12 3.13-0.10 3.13-0.11 3.13-0.12
+check-python: $(VENV)/installed-test
+	for pair in $(VERSIONS); do \
+		$(RECORD) python_$${pair%-*}_jax_$${pair#*-} $(VENV)/bin/python tests/slow/versions.py \
+			--python=python$${pair%-*} --jax=$${pair#*-} || exit 1; \
 	done
 
 $(VENV)/bin/python:

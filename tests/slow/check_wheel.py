@@ -16,6 +16,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+LARGEST = 40_000_000
+"""Bytes of the wheel, with the trained models."""
 TRAIN = [
     "train",
     "--config=configs/biflow/procedural.py:debug",
@@ -38,9 +40,11 @@ def check_content(wheel: Path) -> None:
     top = {name.partition("/")[0] for name in names}
     assert top == {"jvflow", wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"}, top
     configs = {f"jvflow/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")}
-    missing = {"jvflow/py.typed", *configs} - set(names)
+    models = {str(path.relative_to(ROOT)) for path in (ROOT / "jvflow" / "models").glob("*/*.[js]*")}
+    missing = {"jvflow/py.typed", *configs, *models} - set(names)
     assert not missing, missing
     assert not [name for name in names if "__pycache__" in name]
+    assert wheel.stat().st_size < LARGEST, wheel.stat().st_size
 
 
 def main():
@@ -59,6 +63,9 @@ def main():
         shown = run(programs / "jvflow", "demo", "--help", check=True, capture_output=True, text=True).stdout
         assert "--out" in shown, shown
         run(programs / "jvflow", *TRAIN, check=True)
+        if any((ROOT / "jvflow" / "models").glob("*/card.json")):
+            run(programs / "jvflow", "demo", "--quick", "--noopen", "--out=demo", check=True)
+            assert (elsewhere / "demo" / "report.html").stat().st_size > 1_000_000
         assert (elsewhere / "run" / "metrics.jsonl").is_file()
         for name in ("launch", "configs"):
             assert run(programs / "python", "-c", f"import {name}", stderr=subprocess.DEVNULL).returncode, name
