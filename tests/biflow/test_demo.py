@@ -29,12 +29,12 @@ def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatc
 
     monkeypatch.setattr(demo, "evaluate_streams", counted)
     with pytest.raises(KeyboardInterrupt):
-        commands.demo(config, tmp_path / "out", command="one")
+        commands.demo(config, tmp_path / "out", command="one", shown=())
     stop_after[0] = None
-    record = commands.demo(config, tmp_path / "out", command="one")
+    record = commands.demo(config, tmp_path / "out", command="one", shown=())
     assert calls == ["flow", "biflow", "condiff"]
     page = (tmp_path / "out" / "report.html").read_text()
-    again = commands.demo(config, tmp_path / "out", command="one")
+    again = commands.demo(config, tmp_path / "out", command="one", shown=())
     assert len(calls) == 3 and json.dumps(again) == json.dumps(record) == json.dumps(
         json.loads((tmp_path / "out" / "metrics.json").read_text())
     )
@@ -49,11 +49,11 @@ def test_a_demo_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatc
     other = demo.side_by_side(out=tmp_path / "out", sampling=dict(epsilon=0.7), **runs)
     assert other["protocol"]["biflow"]["epsilon"] == 0.7 and len(calls) == 4
     (tmp_path / "out").rename(tmp_path / "moved")
-    commands.demo(config, tmp_path / "moved", command="one")
+    commands.demo(config, tmp_path / "moved", command="one", shown=())
     assert calls[4:] == ["biflow"]  # nothing else is trained or measured again
     config.seed = 3
     with pytest.raises(ValueError, match="holds a run of another config"):
-        commands.demo(config, tmp_path / "moved", command="two")
+        commands.demo(config, tmp_path / "moved", command="two", shown=())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK cut", bytes(300), None])

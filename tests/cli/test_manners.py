@@ -120,12 +120,24 @@ def test_the_sizes_of_a_network_are_those_of_dit():
     assert configs.expand_sizes(literal) == literal
 
 
+def test_a_message_breaks_between_words_in_a_terminal_and_nowhere_else(monkeypatch):
+    message = "error: " + "word " * 30 + "/a/very-long" + "/path" * 20 + "\nsecond line"
+    assert cli.fitted(message) == message
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = cli.fitted(message).split("\n")
+    assert all(len(line) <= 40 for line in lines if "/" not in line) and lines[-1] == "second line"
+    assert " ".join(lines) == message.replace("\n", " ")  # no word is broken
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["--config.network=huge"], "--config.network=huge is no size: use one of small, base, large, xlarge, or set"),
         (["--config.data.clips=8"], "config.data.clips has the entries train, test: set them one by one, such as"),
         (["--config.nothing.x=3"], "the config has no key 'nothing' (given: --config.nothing.x=3)"),
+        (["--config.train.steps=many"], "--config.train.steps=many: give a whole number (--help lists the flags)"),
+        (["--config.data.fps=fast"], "--config.data.fps=fast: give a number (--help lists the flags)"),
         (["--config.data.size=(64,64"], "Error while parsing string: (64,64 as tuple"),
     ],
 )
@@ -203,8 +215,9 @@ def test_another_error_of_the_runtime_stays_a_traceback(monkeypatch):
 STUBS = """
 import json, sys, types
 from pathlib import Path
-import jvflow.commands, jvflow.data.records, jvflow.training.loop
-jvflow.training.loop.train = lambda config, workdir: types.SimpleNamespace(path=Path(workdir))
+import jvflow.commands, jvflow.data.records, jvflow.report.run_page, jvflow.training.loop
+jvflow.training.loop.train = lambda config, workdir: types.SimpleNamespace(path=Path(workdir), read_config=dict)
+jvflow.report.run_page.training = lambda *arguments: None
 manifest = dict(key="k", splits={}, settings=dict(dtype="float32"))
 jvflow.commands.encode = lambda config, out: (manifest, "")
 jvflow.data.records.report = lambda out: dict(bytes=0, latents={})
@@ -225,6 +238,7 @@ main()
             ["train", "CONFIG", "--workdir=my run"],
             "stderr",
             [
+                "open my run/report.html: it shows videos, curves and settings",
                 "next: jvflow sample '--workdir=my run' '--out=my run/videos'",
                 "next: jvflow evaluate '--workdir=my run' '--out=my run/metrics.json'",
             ],
