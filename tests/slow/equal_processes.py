@@ -38,8 +38,9 @@ def launch(count: int, name: str, *arguments: str) -> None:
 
 
 def differing(one: Path, two: Path) -> list[str]:
-    """Returns the files that are not in both folders, or not the same."""
-    names = {str(p.relative_to(folder)) for folder in (one, two) for p in folder.rglob("*") if p.is_file()}
+    """Returns the files that are not in both folders, or not the same; reports in HTML name their command and differ."""
+    files = [(p, folder) for folder in (one, two) for p in folder.rglob("*") if p.is_file() and p.suffix != ".html"]
+    names = {str(p.relative_to(folder)) for p, folder in files}
     return sorted(
         name
         for name in names
