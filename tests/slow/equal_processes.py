@@ -38,7 +38,7 @@ def launch(count: int, name: str, *arguments: str) -> None:
 
 
 def differing(one: Path, two: Path) -> list[str]:
-    """Returns the files that are not in both folders, or not the same; reports in HTML name their command and differ."""
+    """Returns the files that are not in both folders, or not the same, except HTML: it names its command."""
     files = [(p, folder) for folder in (one, two) for p in folder.rglob("*") if p.is_file() and p.suffix != ".html"]
     names = {str(p.relative_to(folder)) for p, folder in files}
     return sorted(
