@@ -28,15 +28,16 @@ def training(path: Path, workdir: Path, settings: Mapping[str, object]) -> None:
     curves = {name: thinned(points) for name, points in logged.items() if points}
     last = {name: f"{points[-1][1]:.4g} at step {points[-1][0]}" for name, points in curves.items()}
     loss = page.plot(curves, ("step", "loss"), scale="log")
-    caption = "Loss, no unit, lower is better; each point of the training is a mean over steps."
+    unit = "Loss, no unit, lower is better; each point of the training is a mean over steps."
     films = sorted((workdir / "samples").glob("step_*.mp4"))
     shown = "<p>No videos: config.run.sample_every is 0.</p>"
     if films:
         step = int(films[-1].stem.removeprefix("step_"))
-        shown = page.film(films[-1], "videos of the run", f"After step {step}; pairs are real above generated.", WIDTH)
+        caption = f"After step {step}. Where there are two rows, the upper one is real."
+        shown = page.film(films[-1], "videos of the run", caption, WIDTH)
     entries = [(".".join(names), str(value)) for names, value in _leaves(settings)]
     body = f"""<h2>Videos</h2>{shown}
-<h2>Loss</h2><div class="row">{page.picture("png", loss, "loss over steps", caption, 640)}
+<h2>Loss</h2><div class="row">{page.picture("png", loss, "loss over steps", unit, 640)}
 {page.table("Last losses.", ["clips", "loss"], list(last.items()))}</div>
 <h2>Settings</h2>{page.table("The config of the run.", ["entry", "value"], entries)}"""
     head = f"<p>Training in <code>{escape(workdir.name)}</code>.</p>"
