@@ -13,8 +13,9 @@ from jvflow.biflow import comparison_page
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
 from jvflow.biflow.paper_table import PAPER_TABLE
 from jvflow.data import pipeline
-from jvflow.files import read_json_lines, write_text
+from jvflow.files import write_text
 from jvflow.parallel.mesh import local_mesh
+from jvflow.report import run_page
 from jvflow.run import Run
 
 LOG = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def side_by_side(
     write_text(out / "metrics.json", json.dumps(record, indent=1) + "\n")
     curves = {
         titles[name]: dict(
-            loss=_thinned(_losses(run.workdir)),
+            loss=run_page.thinned(run_page.losses(run.workdir / "metrics.jsonl")),
             distance=figures[name]["distance"],
             motion=figures[name]["motion"],
         )
@@ -155,16 +156,3 @@ def _shared(protocols: dict[str, dict]) -> dict:
         alike = len({str(value) for value in values.values()}) == 1
         table[key] = next(iter(values.values())) if alike else values
     return table
-
-
-def _losses(workdir: Path) -> list[tuple[int, float]]:
-    """Returns (step, loss) of every step of a run."""
-    lines = (line for _, line in read_json_lines(workdir / "metrics.jsonl") if isinstance(line, dict))
-    return [(line["step"], line["loss"]) for line in lines if line.keys() >= {"step", "loss"}]
-
-
-def _thinned(losses: list, points: int = 200) -> list:
-    """Averages losses over stretches of equal length, so that the plot shows a trend."""
-    stretch = max(len(losses) // points, 1)
-    groups = [losses[i : i + stretch] for i in range(0, len(losses), stretch)]
-    return [(g[-1][0], float(np.mean([loss for _, loss in g]))) for g in groups]

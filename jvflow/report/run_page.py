@@ -24,7 +24,7 @@ def training(path: Path, workdir: Path, settings: Mapping[str, object]) -> None:
       workdir: the folder that `jvflow train` wrote.
       settings: the config of the run, in nested dicts.
     """
-    logged = {"training": _steps(workdir / "metrics.jsonl"), "held-out clips": _steps(workdir / "validation.jsonl")}
+    logged = {"training": losses(workdir / "metrics.jsonl"), "held-out clips": losses(workdir / "validation.jsonl")}
     curves = {name: thinned(points) for name, points in logged.items() if points}
     last = {name: f"{points[-1][1]:.4g} at step {points[-1][0]}" for name, points in curves.items()}
     loss = page.plot(curves, ("step", "loss"), scale="log")
@@ -75,13 +75,13 @@ def evaluation(path: Path, record: Mapping, command: str, film: Path | None) -> 
 
 
 def thinned(points: list) -> list:
-    """Averages y over stretches of equal length, so that at most twice `POINTS` points show the trend."""
+    """Averages y over stretches of equal length, so that `POINTS` to twice as many points show the trend."""
     stretch = max(len(points) // POINTS, 1)
     groups = [points[i : i + stretch] for i in range(0, len(points), stretch)]
     return [(group[-1][0], float(np.mean([y for _, y in group]))) for group in groups]
 
 
-def _steps(file: Path) -> list[tuple[int, float]]:
+def losses(file: Path) -> list[tuple[int, float]]:
     """Returns (step, loss) of each line of a file; [] if there is no file."""
     lines = [line for _, line in read_json_lines(file) if isinstance(line, dict)] if file.exists() else []
     return [(line["step"], line["loss"]) for line in lines if line.keys() >= {"step", "loss"}]

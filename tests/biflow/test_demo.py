@@ -9,6 +9,7 @@ from conftest import debug_config
 from jvflow import commands
 from jvflow.biflow import demo
 from jvflow.load import load, run_dataset
+from jvflow.report import run_page
 from jvflow.training.loop import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
@@ -73,7 +74,7 @@ def test_a_loss_that_cannot_be_read_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(
         b'{"step": 1, "loss": 0.5}\n' + bytes(30) + b'\n7\n{"step": 2}\n{"step": 3, "lo'
     )
-    assert demo._losses(tmp_path) == [(1, 0.5)]
+    assert run_page.losses(tmp_path / "metrics.jsonl") == [(1, 0.5)]
 
 
 def test_the_protocol_of_several_runs_lists_the_settings_that_differ():
