@@ -14,7 +14,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-from jvflow.cli import configs
+from jvflow.cli import configs, programs
 from jvflow.cli.configs import find_config as find_config
 from jvflow.files import readable
 
@@ -102,6 +102,7 @@ def fitted(message: str) -> str:
 def _work(command: Callable[[], None]) -> str | int | None:
     """Runs `command()` as one process of its job; returns the status of the program, or the message of an error."""
     log = _start_log()
+    programs.keep()
     # late imports: --help and errors in the flags do not wait for JAX
     from jvflow.parallel import processes
     from jvflow.training.loop import Stopped
