@@ -24,7 +24,7 @@ from jvflow.biflow.sample import joint, plain
 from jvflow.data import pipeline
 from jvflow.flow import torchode
 from jvflow.flow.solver import Solver
-from jvflow.metrics import in_evaluation
+from jvflow.metrics import evaluation_protocol
 from jvflow.metrics.in_evaluation import Features, VideoScorer
 from jvflow.parallel import processes, progress
 from jvflow.run import Run, explained
@@ -109,7 +109,7 @@ def _fvd(run: Run, protocol: StreamProtocol) -> str:
     chosen = run.config.evaluate.fvd
     if chosen or "fvd" in run.asked or not protocol.fvd:
         return chosen
-    if in_evaluation.is_installed(protocol.fvd):
+    if evaluation_protocol.is_installed(protocol.fvd):
         return protocol.fvd
     LOG.info("no FVD, because its network is not installed: pip install 'jvflow[metrics]'")
     return ""

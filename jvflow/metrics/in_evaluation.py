@@ -8,22 +8,21 @@ The network and the features of real clips serve every evaluation of a process: 
 once. The controls have the protocol of the value:
 
     frozen        the first frame of each real clip repeated, against all real clips
+    noise         a clip of random pixels for each real clip, against all real clips
     real_half     real against real: the clips of every other real video, against those of the others
     frozen_half   the first of these halves frozen, against the second one
 
-The last two have equal numbers of clips, so that their order counts: if frozen video is not above real video, the value
+The halves have equal numbers of clips, so that their order counts: if frozen video is not above real video, the value
 cannot rank videos (`power` is False).
 """
 
-import copy
 import hashlib
+import itertools
 import logging
 import time
-from ast import literal_eval
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,16 +31,20 @@ from jaxtyping import Float, Int, UInt8
 
 from jvflow.data import pipeline, records
 from jvflow.metrics import distances, extractor
-from jvflow.metrics.networks.i3d import MIN_FRAMES
-from jvflow.metrics.protocol import PRESETS, Protocol, preset
+from jvflow.metrics.evaluation_protocol import BATCH, bound_network, fit
+from jvflow.metrics.protocol import Protocol
 from jvflow.metrics.score import score_sums
 from jvflow.metrics.sums import FeatureSums
 from jvflow.parallel import processes
 
 LOG = logging.getLogger(__name__)
-BATCH = 8
-"""Clips that the network sees at a time."""
-NAMES = tuple(name for name, each in PRESETS.items() if each.metric == "fvd")
+
+KINDS = dict(
+    real=lambda place, clip: clip,
+    frozen=lambda place, clip: np.repeat(clip[:1], len(clip), axis=0),
+    noise=lambda place, clip: np.random.default_rng(place).integers(0, 256, clip.shape, np.uint8),
+)
+"""What becomes of a real clip at a place, for the distance and for the controls."""
 
 Videos = UInt8[np.ndarray, "b f h w 3"]
 
@@ -76,99 +79,6 @@ class Features(NamedTuple):
         """Returns several features as one; their seconds add up."""
         *rows, seconds = zip(*parts)
         return cls(*map(np.concatenate, rows), np.sum(seconds, axis=0))
-
-
-def parse(text: str) -> Protocol:
-    """Returns the protocol that `config.evaluate.fvd` names: NAME, or NAME,ENTRY=VALUE,... such as original,frames=9.
-
-    Raises ValueError for unknown names, for values that are not allowed, and for protocols of another metric.
-    """
-    name, *entries = (part.strip() for part in text.split(","))
-    if name not in NAMES:
-        raise ValueError(f"unknown protocol {name!r}: use one of {', '.join(NAMES)}")
-    changes = {}
-    for entry in entries:
-        key, equals, value = entry.partition("=")
-        if not (key and equals and value):
-            raise ValueError(f"{entry!r} is no entry of a protocol: write NAME,ENTRY=VALUE, such as {name},frames=9")
-        try:
-            changes[key] = literal_eval(value)
-        except (ValueError, SyntaxError):
-            changes[key] = value
-    return preset(name, changes)
-
-
-def check_network(text: str) -> None:
-    """Raises ValueError if `config.evaluate.fvd` asks for a distance and its network cannot be loaded."""
-    if not text:
-        return
-    protocol = parse(text)
-    try:
-        _network(_as_network(protocol))
-    except ValueError as error:
-        reason = str(error).partition(", or give --weights")[0]  # a flag of `jvflow score` alone
-        raise ValueError(f"FVD ({text}) cannot be computed: {reason}, or leave FVD out") from error
-
-
-def is_installed(text: str) -> bool:
-    """Returns whether the network of this protocol can be loaded."""
-    try:
-        check_network(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _as_network(protocol: Protocol) -> Protocol:
-    """Returns the entries that determine the network and its input; those of windows and sums are the default's."""
-    default = PRESETS["original"]
-    unread = ("name", "frames", "frame_step", "window", "window_stride", "seed", "real_count", "generated_count")
-    unread += ("redraw", "ddof", "precision")
-    return replace(protocol, **{name: getattr(default, name) for name in unread})
-
-
-@lru_cache(maxsize=2)
-def _network(protocol: Protocol) -> extractor.Extractor:
-    return extractor.Extractor(protocol, batch=BATCH)
-
-
-def _bound(protocol: Protocol) -> extractor.Extractor:
-    """Returns the network for this protocol; protocols with equal networks share parameters and programs."""
-    shared = copy.copy(_network(_as_network(protocol)))
-    shared.protocol = protocol
-    return shared
-
-
-def fit(text: str, made: int, real: int, *, asked: bool, cure: str = "") -> tuple[Protocol | None, dict]:
-    """Returns the protocol for videos and real clips of these lengths, and {"frames": [before, now]} if it changed.
-
-    Args:
-      text: `config.evaluate.fvd`.
-      made, real: frames of the generated videos, and of the real clips.
-      asked: whether the command names the protocol; then it is not adapted.
-      cure: how to make longer videos, for the error.
-
-    Returns None, with a warning, if the videos are shorter than I3D takes.
-
-    Raises:
-      ValueError: if `asked` and the videos are shorter than a clip of the protocol.
-    """
-    protocol, have = parse(text), min(made, real)
-    if have >= protocol.span:
-        return protocol, {}
-    frames = (have - 1) // protocol.frame_step + 1
-    short = f"clips of {protocol.span} frames, generated videos have {made} and real clips {real}"
-    if asked:
-        ways = [f"--fvd={protocol.name.removesuffix(' (changed)')},frames={frames}"] * (frames >= MIN_FRAMES)
-        ways += [cure] * bool(cure)
-        least = "" if frames >= MIN_FRAMES else f" (I3D takes {MIN_FRAMES} or more)"
-        raise ValueError(f"--fvd={text} needs {short}{least}: use {', or '.join(ways)}")
-    if frames < MIN_FRAMES:
-        pipeline.warn_once("warning: no FVD: config.evaluate.fvd=%s needs %s, and I3D %s", text, short, MIN_FRAMES)
-        return None, {}
-    pipeline.warn_once("warning: config.evaluate.fvd=%s needs %s: it uses frames=%s", text, short, frames)
-    name = protocol.name.removesuffix(" (changed)")
-    return replace(protocol, frames=frames, name=f"{name} (changed)"), dict(frames=[protocol.frames, frames])
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,7 +252,7 @@ def _clips(protocol: Protocol, video: np.ndarray, number: int, turn: int = 0) ->
 
 def _features(network: extractor.Extractor, clips: Iterator[tuple[int, int, np.ndarray]]) -> Features:
     begin, found = time.monotonic(), []
-    while some := list(islice(clips, network.batch)):
+    while some := list(itertools.islice(clips, network.batch)):
         places, groups, pixels = zip(*some)
         prepared = np.stack([extractor.prepare(clip, network.protocol) for clip in pixels])
         found.append((network(prepared), np.array(places, np.int64), np.array(groups, np.int64)))
@@ -354,7 +264,7 @@ def _features(network: extractor.Extractor, clips: Iterator[tuple[int, int, np.n
 @lru_cache(maxsize=4)
 def _real(protocol: Protocol, data: str, key: str | None, split: str, segments: Segments) -> VideoScorer:
     """Returns the scorer for real clips; `key` tells a data set from another one that was in its folder before."""
-    source, network = pipeline.open_split(data, split), _bound(protocol)
+    source, network = pipeline.open_split(data, split), bound_network(protocol)
     length = segments.frames or len(source[0]["video"]) - max(segments.starts)
     each = len(segments.starts) * len(_starts(protocol, length, 0))
     count = min(segments.clips or len(source), len(source), -(-protocol.real_count // each) or len(source))
@@ -368,28 +278,28 @@ def _real(protocol: Protocol, data: str, key: str | None, split: str, segments: 
                     yield place, _source(record, index), clip
 
     def make(part: int) -> tuple:
-        real = _features(network, clips(part))
-        frozen = _features(network, ((p, g, np.repeat(clip[:1], len(clip), axis=0)) for p, g, clip in clips(part)))
-        return *real, *frozen
+        kinds = (_features(network, ((p, g, alter(p, clip)) for p, g, clip in clips(part))) for alter in KINDS.values())
+        return tuple(itertools.chain(*kinds))
 
     LOG.info("FVD (%s): reads the real clips of split %s of %s", protocol.name, split, data)
     made = processes.distributed_map(-(-count // BATCH), make, f"{protocol.name} FVD: real clips")
-    real, frozen = (Features.join([each[i : i + 4] for each in made]) for i in (0, 4))
-    seconds = float(real.seconds[0] + frozen.seconds[0])
-    keep = slice(protocol.real_count or None)
-    real, frozen = (Features(*(rows[keep] for rows in each[:3]), each.seconds) for each in (real, frozen))
-    sums = FeatureSums.empty(network.width).add(*real[:3])
-    LOG.info("FVD (%s): %s real clips, and as many frozen ones, in %.1f s", protocol.name, len(real.places), seconds)
+    keep, size = slice(protocol.real_count or None), len(Features._fields)
+    joined = [Features.join([each[i : i + size] for each in made]) for i in range(0, size * len(KINDS), size)]
+    seconds = sum(float(each.seconds[0]) for each in joined)
+    found = {name: Features(*(rows[keep] for rows in each[:3]), each.seconds) for name, each in zip(KINDS, joined)}
+    sums = FeatureSums.empty(network.width).add(*found["real"][:3])
+    LOG.info("FVD (%s): %s clips: %s; %.1f s", protocol.name, ", ".join(KINDS), len(sums.places), seconds)
     read = dict(data=data, key=key, split=split, **segments._asdict())
-    return VideoScorer(protocol, network, sums, _controls(protocol, real, frozen), read, seconds)
+    return VideoScorer(protocol, network, sums, _controls(protocol, **found), read, seconds)
 
 
-def _controls(protocol: Protocol, real: Features, frozen: Features) -> dict:
+def _controls(protocol: Protocol, real: Features, frozen: Features, noise: Features) -> dict:
     """Returns the distances of the controls; None where there are too few clips for two halves."""
     distance = lambda a, b: distances.frechet_of_rows(a, b, ddof=protocol.ddof, precision=protocol.precision)
     videos = list(dict.fromkeys(real.groups.tolist()))
     first = np.isin(real.groups, videos[::2]) if len(videos) > 1 else np.arange(len(real.groups)) % 2 == 0
-    found: dict = dict(frozen=distance(frozen.features, real.features), real_half=None, frozen_half=None, power=None)
+    found: dict = {name: distance(x.features, real.features) for name, x in (("frozen", frozen), ("noise", noise))}
+    found |= dict(real_half=None, frozen_half=None, power=None)
     if min(first.sum(), (~first).sum()) > 1:
         found["real_half"] = distance(real.features[first], real.features[~first])
         found["frozen_half"] = distance(frozen.features[first], real.features[~first])

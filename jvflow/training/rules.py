@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jvflow.flow.solver import FIXED_ONLY, METHODS
 from jvflow.flow.torchode import CONTROLLERS
-from jvflow.metrics import FEATURE_MAPS, in_evaluation
+from jvflow.metrics import FEATURE_MAPS, evaluation_protocol
 
 Rule = Callable[[Any], str]
 
@@ -118,11 +118,11 @@ def many(rule: Rule, words: str, lengths: Container[int] = range(LARGEST)) -> Ru
 
 def FVD(value) -> str:  # noqa: N802, a rule
     """Is the rule for `config.evaluate.fvd`: "" or a protocol, with changes of its entries."""
-    words = f'"" for none, or one of {", ".join(in_evaluation.NAMES)}'
+    words = f'"" for none, or one of {", ".join(evaluation_protocol.NAMES)}'
     if not isinstance(value, str):
         return words
     try:
-        return value and in_evaluation.parse(value) and ""
+        return value and evaluation_protocol.parse(value) and ""
     except ValueError as error:
         return f"{words}: {error}"
 

@@ -13,8 +13,8 @@ from jvflow.biflow import evaluate as biflow
 from jvflow.biflow import protocol as biflow_protocol
 from jvflow.data import pipeline
 from jvflow.load import load, run_dataset
-from jvflow.metrics import fvd, in_evaluation
-from jvflow.metrics.in_evaluation import parse
+from jvflow.metrics import evaluation_protocol, fvd, in_evaluation
+from jvflow.metrics.evaluation_protocol import parse
 from jvflow.metrics.protocol import PRESETS
 from jvflow.run import scalars
 from jvflow.training.loop import train
@@ -49,6 +49,10 @@ def test_the_value_is_that_of_the_videos_against_held_out_clips(run, feature_net
     assert found["inputs"]["real"]["split"] == "test" and found["inputs"]["real"]["data"] == str(data)
     frozen = np.repeat(real[:, :1], 9, axis=1)
     assert found["controls"]["frozen"] == pytest.approx(fvd(real, frozen, parse(FVD)).value, rel=1e-6)
+    noise = np.stack(
+        [np.random.default_rng(number << 40).integers(0, 256, real.shape[1:], np.uint8) for number in range(8)]
+    )
+    assert found["controls"]["noise"] == pytest.approx(fvd(real, noise, parse(FVD)).value, rel=1e-6)
     assert found["controls"]["real_half"] == pytest.approx(fvd(real[1::2], real[::2], parse(FVD)).value, rel=1e-6)
     assert found["controls"]["frozen_half"] == pytest.approx(fvd(real[1::2], frozen[::2], parse(FVD)).value, rel=1e-6)
     # the record compares with another one only if the protocols of FVD agree, and other figures are as without it
@@ -102,5 +106,5 @@ def test_the_paper_preset_of_streams(run, feature_network, monkeypatch):
         assert found["over_time"][1][1] == pytest.approx(alone.value, rel=1e-6)
     assert record["protocol"]["fvd"]["window"] == "all"
     assert "fvd" not in commands.evaluate(run, overrides=size, preset="paper", fvd="")["equal_budget"]
-    monkeypatch.setattr(in_evaluation, "is_installed", lambda text: False)
+    monkeypatch.setattr(evaluation_protocol, "is_installed", lambda text: False)
     assert "fvd" not in commands.evaluate(run, overrides=size, preset="paper")["equal_budget"]

@@ -15,9 +15,10 @@ from jvflow import load as loading
 from jvflow.data import dataset, pipeline
 from jvflow.experiment import method_of
 from jvflow.load import load, run_dataset
-from jvflow.metrics import fvd, in_evaluation
+from jvflow.metrics import evaluation_protocol, fvd, in_evaluation
+from jvflow.metrics.evaluation_protocol import parse
 from jvflow.metrics.extractor import weights_of
-from jvflow.metrics.in_evaluation import Features, VideoScorer, parse
+from jvflow.metrics.in_evaluation import Features, VideoScorer
 from jvflow.metrics.protocol import PRESETS
 from jvflow.report import videos
 from jvflow.training.loop import train
@@ -67,7 +68,7 @@ def test_short_videos_adapt_what_nobody_asked_for(run, feature_network, caplog):
 def test_nothing_is_generated_where_the_network_is_not_installed(run, tmp_path, monkeypatch):
     monkeypatch.setattr(weights_of.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(loading, "load", lambda *args, **options: pytest.fail("the run was loaded"))
-    in_evaluation._network.cache_clear()
+    evaluation_protocol._network.cache_clear()
     with pytest.raises(ValueError, match="not installed: run pip install 'jvflow\\[metrics\\]', or leave FVD out"):
         commands.evaluate(run, fvd="original")
     config = debug_config(tmp_path, steps=2)
@@ -263,20 +264,20 @@ def test_controls_out_of_order_mark_the_value(feature_network, caplog):
     near, far = random.normal(size=(8, 12)).astype(np.float32), random.normal(5, 1, (8, 12)).astype(np.float32)
     places = np.arange(8)
     of = lambda rows: Features(rows, places, places // 2, np.zeros(1))
-    good = in_evaluation._controls(PRESETS["original"], of(near), of(far))
+    good = in_evaluation._controls(PRESETS["original"], of(near), of(far), of(far))
     assert good["power"] is True and good["clips"] == [4, 4] and good["videos"] == 4
     split = np.where((places // 2 % 2 == 0)[:, None], near, far)  # half of the videos lie far from the others
-    bad = in_evaluation._controls(PRESETS["original"], of(split), of(far))
+    bad = in_evaluation._controls(PRESETS["original"], of(split), of(far), of(far))
     assert bad["power"] is False
     few = in_evaluation._controls(
-        PRESETS["original"], *(Features(a[:3], places[:3], places[:3], np.zeros(1)) for a in (near, far))
+        PRESETS["original"], *(Features(a[:3], places[:3], places[:3], np.zeros(1)) for a in (near, far, far))
     )
-    assert few["power"] is None and few["real_half"] is None and few["frozen"] > 0
+    assert few["power"] is None and few["real_half"] is None and few["frozen"] == few["noise"] > 0
     one = in_evaluation._controls(
-        PRESETS["original"], *(Features(a, places, places * 0, np.zeros(1)) for a in (near, far))
+        PRESETS["original"], *(Features(a, places, places * 0, np.zeros(1)) for a in (near, far, far))
     )
     assert one["power"] is True and one["clips"] == [4, 4]
-    bound = in_evaluation._bound(PRESETS["original"])
+    bound = evaluation_protocol.bound_network(PRESETS["original"])
     bound.width = 12
     sums = in_evaluation.FeatureSums.empty(12).add(near, places, places)
     scorer = VideoScorer(PRESETS["original"], bound, sums, bad, dict(split="test"), 0.0)
