@@ -20,7 +20,7 @@ from jvflow.experiment import method_of
 from jvflow.files import SHIPPED, local_path, read_json, with_local_paths
 from jvflow.flow.solve_error import SolveError
 from jvflow.method import SampleRequest
-from jvflow.metrics import in_evaluation
+from jvflow.metrics import evaluation_protocol
 from jvflow.metrics.published import NAMES, read_tables
 from jvflow.parallel import processes
 from jvflow.parallel.mesh import local_mesh
@@ -115,7 +115,7 @@ def evaluate(
     fvd: str | None = None,
     real: str | Path | None = None,
     real_frames: int | None = None,
-    film: Path | None = None,
+    films: Path | None = None,
 ) -> dict:
     """Evaluates a trained run by the protocol of its config, or by a named one.
 
@@ -123,10 +123,10 @@ def evaluate(
       workdir, step, ema, sampling, dtype: see `jvflow.load.load`.
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
       preset: one of the paper's `Method.presets`, which sets the entries that `overrides` does not set.
-      fvd: the protocol of FVD, see `jvflow.metrics.in_evaluation.parse`; "" for none, None for that of the config.
+      fvd: the protocol of FVD, see `evaluation_protocol.parse`; "" for none, None for that of the config.
       real: a folder of videos, or a built data set, to evaluate on in place of the run's own data set.
       real_frames: frames of the clips that are cut out of a folder `real`; None for as many as the run's own have.
-      film: an mp4 file to write, with a few videos of the run.
+      films: a path and the start of a name; a few videos of the run are written as FILMS_0.mp4 and so on.
 
     Returns:
       The record: metrics, curves over time, controls, and the protocol.
@@ -147,7 +147,7 @@ def evaluate(
             raise ValueError("--real_frames is for the clips of another data set: give --real=DATA too")
     config = Workdir.read(workdir)[1]
     override(config, "evaluate", overrides)
-    in_evaluation.check_network(config.evaluate.fvd)  # raises before anything is loaded or generated
+    evaluation_protocol.check_network(config.evaluate.fvd)  # raises before anything is loaded or generated
     if real is None:
         run, data = load_with_data(workdir, sampling, overrides, step=step, ema=ema, dtype=dtype)
     else:
@@ -155,20 +155,20 @@ def evaluate(
         run = _load(workdir, sampling, overrides, step=step, ema=ema, dtype=dtype)
         run, data = _on_other_data(run, real, real_frames)
     record = evaluate_run(run, data, **({} if preset is None else dict(preset=preset)))
-    if film is not None:
-        _write_film(run, data, film)
+    if films is not None:
+        _write_films(run, data, films)
     return record
 
 
-def _write_film(run: Run, data: Path, file: Path) -> None:
-    """Writes a few videos of a run as one mp4 file; logs a warning if they cannot be sampled."""
+def _write_films(run: Run, data: Path, stem: Path) -> None:
+    """Writes a few videos of a run as mp4 files; logs a warning if they cannot be sampled."""
     try:
         with jax.set_mesh(local_mesh()):
             shown = run.experiment.method.preview(run, data)
     except SolveError as error:
         LOG.warning("no video in the report: %s", error)
         return
-    processes.on_primary(lambda: videos.write(file, videos.side_by_side(shown.videos), shown.fps))
+    processes.on_primary(lambda: videos.write_preview(stem, shown.videos, shown.fps))
 
 
 def _on_other_data(run: Run, real: str, frames: int | None) -> tuple[Run, Path]:

@@ -47,7 +47,7 @@ def main():
     from jvflow.run import scalars
 
     with processes.one_writer(OUT.value, "--out", whole=True) as out, TemporaryDirectory() as folder:
-        film = Path(folder) / "videos.mp4"
+        films = Path(folder) / "video"
         record = evaluate(
             WORKDIR.value,
             step=STEP.value,
@@ -59,13 +59,13 @@ def main():
             fvd=FVD.value,
             real=REAL.value,
             real_frames=REAL_FRAMES.value,
-            film=film,
+            films=films,
         )
         if not processes.is_primary():
             return
         write_text(out, json.dumps(record, indent=1) + "\n")
         page = out.with_suffix(".html")
-        run_page.evaluation(page, record, shlex.join(sys.argv), film if film.exists() else None)
+        run_page.evaluation(page, record, shlex.join(sys.argv), sorted(Path(folder).glob("*.mp4")))
     print(json.dumps(scalars(record), indent=1))
     LOG.info("open %s: it shows all values with their meaning, curves and videos", page)
     LOG.info("next: jvflow report %s (next to published values)", shlex.quote(str(out)))

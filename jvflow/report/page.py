@@ -25,8 +25,8 @@ pre,code{font-size:.88rem}
 figure{margin:0}img,video{max-width:100%;height:auto;border-radius:4px;display:block}
 .shows img{image-rendering:pixelated}figcaption,caption,.note{font-size:.88rem;color:#536271;text-align:left}
 table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;max-width:100%}
-caption{padding:.3rem 0}th,td{padding:.3rem .65rem;border-bottom:1px solid #e3e8ee;text-align:right;vertical-align:top}
-td{overflow-wrap:anywhere}th:first-child,td:first-child{text-align:left}
+caption{padding:.3rem 0}th,td{padding:.3rem .65rem;border-bottom:1px solid #e3e8ee;text-align:left;vertical-align:top}
+td{overflow-wrap:anywhere}.number{text-align:right;white-space:nowrap}
 thead th{border-bottom:2px solid #9fadbb;vertical-align:bottom}
 .note{border-left:3px solid #d55e00;padding-left:.7rem}
 @media(max-width:44rem){table,tbody,tr,th,td,caption{display:block;text-align:left}thead{display:none}
@@ -50,10 +50,15 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence]) -> str:
     body = ""
     for name, *cells in rows:
         named = zip(head[1:], cells, strict=True)
-        values = "".join(f'<td data-head="{escape(column)}">{escape(number(cell))}</td>' for column, cell in named)
+        values = "".join(_cell(column, cell) for column, cell in named)
         body += f'<tr><th scope="row">{escape(name)}</th>{values}</tr>'
     head = f"<caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
     return f"<table>{head}<tbody>{body}</tbody></table>"
+
+
+def _cell(column: str, value) -> str:
+    kind = ' class="number"' if value is None or isinstance(value, int | float | np.number) else ""
+    return f'<td data-head="{escape(column)}"{kind}>{escape(number(value))}</td>'
 
 
 def picture(kind: str, data: bytes, alt: str, caption: str, width: int) -> str:

@@ -1,6 +1,6 @@
 """The reports of a training and of an evaluation: one HTML file each, with videos, curves and figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from jvflow.files import read_json_lines, write_text
 from jvflow.metrics.legend import explain
 from jvflow.report import page
 
-WIDTH = 1024
-"""Pixels across the video of a report, which shows up to four videos next to one another."""
+WIDTH = 256
+"""Pixels across a video of a report."""
 POINTS = 300
 """Points of a curve."""
 
@@ -29,12 +29,12 @@ def training(path: Path, workdir: Path, settings: Mapping[str, object]) -> None:
     last = {name: f"{points[-1][1]:.4g} at step {points[-1][0]}" for name, points in curves.items()}
     loss = page.plot(curves, ("step", "loss"), scale="log")
     unit = "Loss, no unit, lower is better; each point of the training is a mean over steps."
-    films = sorted((workdir / "samples").glob("step_*.mp4"))
+    films = sorted((workdir / "samples").glob("step_*_*.mp4"))
     shown = "<p>No videos: config.run.sample_every is 0.</p>"
     if films:
-        step = int(films[-1].stem.removeprefix("step_"))
-        caption = f"After step {step}. Where there are two rows, the upper one is real."
-        shown = page.film(films[-1], "videos of the run", caption, WIDTH)
+        name = films[-1].stem.rpartition("_")[0]
+        note = f"After step {int(name.removeprefix('step_'))}."
+        shown = _shown([film for film in films if film.stem.startswith(f"{name}_")], note)
     entries = [(".".join(names), str(value)) for names, value in _leaves(settings)]
     body = f"""<h2>Videos</h2>{shown}
 <h2>Loss</h2><div class="row">{page.picture("png", loss, "loss over steps", unit, 640)}
@@ -44,14 +44,14 @@ def training(path: Path, workdir: Path, settings: Mapping[str, object]) -> None:
     write_text(path, page.document("Training", head, body))
 
 
-def evaluation(path: Path, record: Mapping, command: str, film: Path | None) -> None:
+def evaluation(path: Path, record: Mapping, command: str, films: Sequence[Path]) -> None:
     """Writes the report of an evaluation to `path`.
 
     Args:
       path: the HTML file.
       record: the figures, with entries `protocol` and `legend`.
       command: the command that made the record.
-      film: an mp4 file with a few videos of the run, or None.
+      films: mp4 files with a few videos of the run, or none.
     """
     legend = record.get("legend", {})
     described = {key: value for key, value in record.items() if key not in ("protocol", "legend", "adapted")}
@@ -64,7 +64,7 @@ def evaluation(path: Path, record: Mapping, command: str, film: Path | None) -> 
             plots += page.picture("png", data, " ".join(names), meaning, 640)
         elif isinstance(value, bool | float | int):
             figures.append((" ".join(names).replace("_", " "), value, meaning))
-    shown = page.film(film, "videos of the run", "Generated now, by the same settings.", WIDTH) if film else ""
+    shown = _shown(films, "Generated now, by the same settings.") if films else ""
     protocol = [(".".join(names), str(value)) for names, value in _leaves(record.get("protocol", {}))]
     body = f"""<h2>Figures</h2>{page.table("What was measured.", ["figure", "value", "meaning"], figures)}
 {f"<h2>Videos</h2>{shown}" if shown else ""}
@@ -72,6 +72,12 @@ def evaluation(path: Path, record: Mapping, command: str, film: Path | None) -> 
 <h2>Protocol</h2>{page.table("How it was measured.", ["setting", "value"], protocol)}"""
     head = f"<p>Every figure comes from one run of this command:</p><pre><code>{escape(command)}</code></pre>"
     write_text(path, page.document("Evaluation", head, body))
+
+
+def _shown(films: Sequence[Path], note: str) -> str:
+    cells = [page.film(film, f"video {i} of the run", "", WIDTH) for i, film in enumerate(films, 1)]
+    return f"""<p>{note} Where one video stands above another, the upper one is real.</p>
+<div class="row shows">{"".join(cells)}</div>"""
 
 
 def thinned(points: list) -> list:

@@ -137,10 +137,14 @@ def sheet(
     return np.concatenate(rows)[:-2]
 
 
-def side_by_side(videos: UInt8[np.ndarray, "n f h w 3"]) -> UInt8[np.ndarray, "f height width 3"]:
-    """Returns one video with all videos next to one another, in rows of 4; of 8 videos, each pair is a column."""
-    columns = 4 if len(videos) % 4 == 0 else len(videos)
-    return rearrange(videos, "(column row) f h w c -> f (row h) (column w) c", column=columns)
+def write_preview(stem: Path, videos: UInt8[np.ndarray, "n f h w 3"], fps: float | int) -> list[Path]:
+    """Writes each video of a preview as STEM_0.mp4 and so on; of 8 videos, each pair is one, real above generated."""
+    count = 4 if len(videos) % 4 == 0 else len(videos)
+    columns = rearrange(videos, "(column row) f h w c -> column f (row h) w c", column=count)
+    files = [stem.with_name(f"{stem.name}_{i}.mp4") for i in range(count)]
+    for file, video in zip(files, columns):
+        write(file, video, fps)
+    return files
 
 
 def _line(text: str, width: int) -> UInt8[np.ndarray, "height width 3"]:

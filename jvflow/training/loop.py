@@ -27,7 +27,7 @@ from jvflow.data import dataset, latents, pipeline, records
 from jvflow.experiment import assemble
 from jvflow.files import run_path, with_local_paths, write_text
 from jvflow.flow.solver import SolveError
-from jvflow.metrics import in_evaluation
+from jvflow.metrics import evaluation_protocol
 from jvflow.parallel import mesh as meshes
 from jvflow.parallel import processes, progress, sharding
 from jvflow.parallel.checksums import tree_checksum
@@ -67,7 +67,7 @@ def train(config, workdir: str | Path) -> Workdir:
 def _train(config, workdir: Path) -> Workdir:
     experiment = assemble(config)
     if config.run.evaluate_every:
-        in_evaluation.check_network(config.evaluate.get("fvd", ""))
+        evaluation_protocol.check_network(config.evaluate.get("fvd", ""))
     fork = config.pretrained_state
     config = recorded(config)
     run = config.run
@@ -302,7 +302,7 @@ class _Checks:
         return bool(record)
 
     def preview(self, step: int, state: State) -> bool:
-        """Writes a preview, a sheet and a video, if one is due after this step or early in the run; returns whether."""
+        """Writes a preview, a sheet and videos, if one is due after this step or early in the run; returns whether."""
         every = self._config.run.sample_every
         if not (self._due(step, every) or step == every // 10 >= 10):
             return False
@@ -313,9 +313,9 @@ class _Checks:
             LOG.warning("no preview sheet after step %d: %s", step, error)
             return True
         if processes.is_primary():
-            file = Path(self._folder.samples) / f"step_{step:08d}.mp4"
-            videos.write(file, videos.side_by_side(shown.videos), shown.fps)
-            videos.write_png(file.with_suffix(".png"), sheet)
+            stem = Path(self._folder.samples) / f"step_{step:08d}"
+            videos.write_preview(stem, shown.videos, shown.fps)
+            videos.write_png(stem.with_suffix(".png"), sheet)
         self._metrics.image("samples", step, sheet)
         return True
 

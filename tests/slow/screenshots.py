@@ -11,14 +11,15 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import TimeoutError, sync_playwright
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+WAIT = 10_000
+"""Milliseconds in which a video in view begins to play."""
 STATE = """() => ({
   wide: document.documentElement.scrollWidth - window.innerWidth,
   over: [...document.querySelectorAll('table,figure,pre,p,h1,h2,h3,video,img')].filter(
       e => e.getBoundingClientRect().right > window.innerWidth + 1).map(e => e.tagName),
-  still: [...document.querySelectorAll('video')].filter(v => v.readyState < 2 || v.currentTime == 0).length,
   videos: document.querySelectorAll('video').length,
   small: [...document.querySelectorAll('video')].filter(v => v.getBoundingClientRect().width < 250).length,
   broken: [...document.querySelectorAll('img')].filter(i => !i.naturalWidth).length})"""
@@ -34,10 +35,14 @@ def main(page_file: Path, out: Path) -> int:
             asked = []
             page.on("request", lambda request, asked=asked: asked.append(request.url))
             page.goto(page_file.resolve().as_uri())
+            still = 0
             for video in page.query_selector_all("video"):
                 video.scroll_into_view_if_needed()
-            page.wait_for_timeout(1500)
-            state = page.evaluate(STATE)
+                try:
+                    page.wait_for_function("video => video.currentTime > 0", arg=video, timeout=WAIT)
+                except TimeoutError:
+                    still += 1
+            state = page.evaluate(STATE) | dict(still=still)
             loaded = [url for url in asked if not url.startswith(("data:", "file:"))]
             page.screenshot(path=str(out / f"{page_file.stem}_{name}.png"), full_page=True)
             wrong = state["wide"] > 0 or state["over"] or state["still"] or state["broken"] or state["small"] or loaded
