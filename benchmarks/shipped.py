@@ -44,8 +44,11 @@ FVD = {
     "FVD, interval, high": "fvd.interval.high",
     "FVD of real video (halves)": "fvd.controls.real_half",
     "FVD of frozen video": "fvd.controls.frozen",
+    "FVD of noise": "fvd.controls.noise",
 }
-SETTINGS = ("videos", "frames", "window", "stride", "pooled", "features", "dimensions", "real_clips", "epsilon")
+NFE = {"evaluations of the network per frame": "nfe_per_frame"}
+SETTINGS = ("videos", "clips", "split", "frames", "window", "stride", "pooled", "features", "dimensions")
+SETTINGS += ("real_clips", "epsilon")
 MODELS = {
     "maze": dict(
         config="configs/biflow/maze.py",
@@ -72,6 +75,20 @@ MODELS = {
             dict(
                 title="Generated backwards in time", sampling=dict(curve="backward"), options=dict(length=32, count=2)
             ),
+        ),
+    ),
+    "captions": dict(
+        config="configs/vlfm/captions.py",
+        cost="65 minutes on one CPU core",
+        title="VLFM: clips from captions, at any frame rate",
+        text="VLFM makes a clip from noise and a caption. A clip is one function of time, a polynomial (HiPPO-LegS): "
+        "it is read at any frame rate. The network learned from 256 clips of two seconds at 24 frames per second. A "
+        "caption says where the square begins; the model chooses the rest, such as where the stripes are.",
+        metrics=FVD | NFE,
+        real=("train", 2.0),
+        shows=(
+            dict(title="Generated from the captions of the real clips"),
+            dict(title="The same clips at 48 frames per second", options=dict(fps=48.0, count=2)),
         ),
     ),
 }
