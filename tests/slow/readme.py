@@ -2,7 +2,8 @@
 
     python tests/slow/readme.py [--until="Your own videos"] [--videos=FOLDER] [--list]
 
-Installs into an empty virtual environment. Prints each command with its seconds, and ends at the first that fails.
+Installs into an empty virtual environment. Prints each command with its seconds, and ends at the first that fails;
+of the demo also the seconds to the first generated videos.
 `--until` stops before a heading, `--list` only prints the commands. FOLDER takes the place of README's FOLDER; without
 it, eight procedural videos are rendered. All of it takes about 40 minutes on two cores, so pytest does not collect it.
 """
@@ -18,6 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("python", "python3", "pip", "jvflow", "make")
 OTHER_DEVICE = ("[cuda]", "[tpu]")
+FIRST = """
+first=$(find out/demo/models -name samples.json -printf '%T@\\n' | sort -n | head -n 1 | cut -d. -f1)
+echo "  first generated videos after $((first - began)) s"
+"""
 RENDER = """
 from pathlib import Path
 import numpy as np
@@ -58,7 +63,10 @@ def script(found: list[tuple[str, str]], videos: str) -> str:
     """Returns a bash script that runs the commands and prints the seconds of each."""
     parts = ["set -e -o pipefail"]
     for number, (_, command) in enumerate(found):
-        parts += [f"echo {_quoted('$ ' + command)}", "begin=$SECONDS", command, 'echo "  $((SECONDS - begin)) s"']
+        parts += [f"echo {_quoted('$ ' + command)}", "began=$(date +%s)", command]
+        parts += ['echo "  $(($(date +%s) - began)) s"']
+        if command.startswith("jvflow demo"):
+            parts += [FIRST]
         if number == 1:  # jvflow is installed
             parts.append(f"ln -s {_quoted(videos)} FOLDER" if videos else f"python - <<'END'\n{RENDER}END")
     return "\n".join(parts) + "\n"
