@@ -16,8 +16,12 @@ MOST_MEMORY = 3 * 2**30
 
 # set in the environment, so that processes that tests start compile and round as the tests do
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 # fewer optimizations of machine code: programs are small, and compiling them takes most of the time
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=4 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 # caches small programs too: many tests share hundreds of them
@@ -44,6 +48,22 @@ def bounded_memory():
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # otherwise glibc keeps the freed memory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unchecked_saves():
+    """Saves checkpoints without the check of keys: it is slow for the many small slices that orbax takes."""
+    from jvflow.training.checkpoint import Checkpoints
+
+    save = Checkpoints.save
+
+    def unchecked(self, *args, **options):
+        with jax.debug_key_reuse(False):
+            return save(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", unchecked)
+        yield
 
 
 def pytest_sessionfinish(session):
@@ -113,13 +133,13 @@ def feature_network(monkeypatch):
     from small_network import SmallNetwork
 
     from jvflow.data import pipeline
-    from jvflow.metrics import in_evaluation
+    from jvflow.metrics import evaluation_protocol, in_evaluation
     from jvflow.metrics.extractor import weights_of
 
     small = SmallNetwork()
     monkeypatch.setattr(weights_of, "load", small.load)
-    for cached in (in_evaluation._network, in_evaluation._real, pipeline.warn_once):
+    for cached in (evaluation_protocol._network, in_evaluation._real, pipeline.warn_once):
         cached.cache_clear()
     yield small
-    for cached in (in_evaluation._network, in_evaluation._real):
+    for cached in (evaluation_protocol._network, in_evaluation._real):
         cached.cache_clear()

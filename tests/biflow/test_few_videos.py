@@ -43,6 +43,7 @@ def single(tmp_path_factory):
     return folder
 
 
+@pytest.mark.integration
 def test_a_run_on_one_clip_ends_with_a_checkpoint_a_sheet_and_samples(single):
     run = load(single / "run")
     assert run.step == 2 and records.manifest(run_dataset(run))["splits"] == {"train": 1}
@@ -55,6 +56,7 @@ def test_a_run_on_one_clip_ends_with_a_checkpoint_a_sheet_and_samples(single):
         commands.sample(single / "run", single / "out", length=4, count=2)
 
 
+@pytest.mark.integration
 def test_an_evaluation_of_one_clip_adapts_and_records_it(single):
     record = commands.evaluate(single / "run")
     protocol = record["protocol"]

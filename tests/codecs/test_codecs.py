@@ -52,6 +52,7 @@ def test_taef2_equals_the_original(shared, taef2):
     np.testing.assert_allclose(np.moveaxis(decoded, -1, 1), golden["decoded"], atol=1e-4)
 
 
+@pytest.mark.integration
 def test_real_frames_come_back(shared, taef2):
     """Checks that the mean PSNR of the clips exceeds 30 dB; fine texture (grass, printed letters) reaches 25 dB."""
     clips = sorted(path for path in (shared / "data" / "clips").iterdir() if path.suffix in (".mp4", ".webm"))

@@ -86,12 +86,12 @@ def test_a_flash_and_a_thing_that_moves_fast_are_no_cuts(tmp_path):
 @pytest.mark.parametrize(
     "name, fps, marked",
     [
-        ("01_dog.mp4", 30, []),
+        pytest.param("01_dog.mp4", 30, [], marks=pytest.mark.integration),
         ("bedroom.mp4", 30, []),
         ("bikes.mp4", 25, [30, 76, 137, 187, 242]),
-        ("tears-of-steel-battle-clip-medium.webm", 24,
+        pytest.param("tears-of-steel-battle-clip-medium.webm", 24,
          [52, 122, 158, 221, 309, 715, 788, 872, 901, 987, 1127, 1157, 1203, 1234, 1246, 1284, 1345, 1378, 1430, 1472,
-          1525, 1571, 1618, 1650, 1689]),
+          1525, 1571, 1618, 1650, 1689], marks=pytest.mark.integration),
     ],
 )  # fmt: skip
 def test_cuts_of_real_videos(shared, name, fps, marked):

@@ -128,6 +128,7 @@ def test_a_built_data_set_has_to_be_of_the_size_and_rate_of_the_config(config, e
             dataset.prepare(wrong.data, tmp_path)
 
 
+@pytest.mark.integration
 def test_the_command(tmp_path):
     command = [
         sys.executable,

@@ -139,6 +139,7 @@ def test_a_video_with_a_damaged_begin_has_the_signature_of_the_rest():
     assert copies.alike(whole.finish(), late.finish())
 
 
+@pytest.mark.integration
 def test_no_two_real_videos_are_taken_for_copies():
     real = sorted((SHARED / "data" / "asl_gestures").glob("*"))
     if not real:

@@ -101,6 +101,7 @@ for n in (16, 80):
 """
 
 
+@pytest.mark.integration
 def test_rows_of_all_processes_are_paired():
     with socket.socket() as free:
         free.bind(("localhost", 0))

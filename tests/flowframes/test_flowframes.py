@@ -134,12 +134,12 @@ def test_inverting_and_back_on_a_known_field():
 
 def test_the_error_of_the_way_back_falls_at_least_as_second_order_through_a_network():
     network = networks.build("dit", width=32, depth=2, heads=2, patch=(1, 2, 2), channels=3, time_scale=3.0)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)
     moved = [a + 0.2 * jax.random.normal(key, a.shape) for a, key in zip(leaves, keys(len(leaves)))]
     field = as_field(network, jax.tree.unflatten(tree, moved))
     with jax.enable_x64(True):
-        errors = [float(invert(field, chunks(2).astype(jnp.float64), steps=n).error.max()) for n in (20, 40, 80)]
+        errors = [float(invert(field, chunks(2).astype(jnp.float64), steps=n).error.max()) for n in (20, 40)]
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
     assert (orders > 1.8).all(), (errors, orders)
 
@@ -254,7 +254,8 @@ def test_straightness():
 def test_mistakes(options, message):
     network = networks.build("dit", width=32, depth=1, heads=2, patch=(1, 2, 2), channels=3)
     with pytest.raises(ValueError, match=message):
-        sample.predict(as_field(network, network.init(jax.random.key(0))), **dict(dict(observed=chunks()), **options))
+        params = jax.tree.map(lambda a: jnp.zeros(a.shape), jax.eval_shape(network.init, jax.random.key(0)))
+        sample.predict(as_field(network, params), **dict(dict(observed=chunks()), **options))
 
 
 def test_five_steps_compile_once():

@@ -68,7 +68,9 @@ def test_places():
 
 def test_the_dit_reads_the_places():
     network = networks.build("dit", width=16, depth=1, heads=2, patch=(1, 1, 1), channels=2)
-    params = jax.tree.map(lambda a: jax.random.normal(jax.random.key(2), a.shape), network.init(jax.random.key(0)))
+    params = jax.tree.map(
+        lambda a: jax.random.normal(jax.random.key(2), a.shape), jax.eval_shape(network.init, jax.random.key(0))
+    )
     x, observed = jax.random.normal(jax.random.key(1), (2, 1, 3, 2, 2, 2))
     field = networks.as_field(network, params)
     made = {per: with_observed(field, observed, per)(x, (jnp.full(1, 0.5),))[0] for per in (1, 8)}

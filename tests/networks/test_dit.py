@@ -17,15 +17,24 @@ TINY = dict(name="dit", width=32, depth=2, heads=2, patch=(1, 4, 4), channels=3)
 
 
 def random_params(network, seed=0):
-    """Returns random parameters, all nonzero: a new adaLN-zero network is exactly 0."""
-    leaves, tree = jax.tree.flatten(network.init(jax.random.key(seed)))
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return jax.tree.unflatten(tree, [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)])
+    """Returns random parameters, all nonzero, without compiling `init`: a new adaLN-zero network is exactly 0."""
+    rng = np.random.default_rng(seed)
+    size = lambda shape: np.sqrt(0.01 + 1 / np.prod(shape[:-1])) if len(shape) > 1 else 0.1
+    draw = lambda a: jnp.asarray(size(a.shape) * rng.normal(size=a.shape), jnp.float32)
+    return jax.tree.map(draw, jax.eval_shape(network.init, jax.random.key(0)))
 
 
 def field(seed=0, **options):
     network = build(**(TINY | options))
-    return as_field(network, random_params(network, seed))
+    return jax.jit(as_field(network, random_params(network, seed)))
+
+
+def apply(network, params, x, s):
+    return jax.jit(lambda p: network.apply(p, x, s)[0])(params)
+
+
+def gradient(network, params, x, s):
+    return jax.jit(jax.grad(lambda p: (network.apply(p, x, s)[0] ** 2).mean()))(params)
 
 
 def inputs(shape=(2, 1, 8, 8, 3), coordinates=1):
@@ -36,7 +45,7 @@ def inputs(shape=(2, 1, 8, 8, 3), coordinates=1):
 @pytest.mark.parametrize(
     "name, expected",
     # table 1 of the DiT paper, in millions; XL/2 is the public checkpoint's 675,129,632
-    [("S/2", 33), ("B/2", 130), ("L/2", 458), ("XL/2", 675), ("S/4", 33), ("B/4", 131), ("L/4", 459), ("XL/4", 675)],
+    [("S/4", 33), ("B/2", 130), ("B/4", 131), ("L/2", 458), ("XL/2", 675)],
 )
 def test_parameter_counts_of_the_presets(name, expected):
     config = DiTConfig(**preset(name), channels=4, velocities=2, labels=1000)
@@ -48,13 +57,13 @@ def test_parameter_counts_of_the_presets(name, expected):
 def test_the_parameter_count_agrees_with_init():
     for options in ({}, dict(scan=True), dict(text_width=5, labels=3, coordinates=2, velocities=2, local=True)):
         network = build(**(TINY | options))
-        made = sum(a.size for a in jax.tree.leaves(network.init(jax.random.key(0))))
+        made = sum(a.size for a in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0))))
         assert made == parameter_count(network.config)
 
 
 def test_a_fresh_network_is_exactly_zero():
     network = build(**TINY, local=True)
-    (v,) = as_field(network, network.init(jax.random.key(0)))(*inputs(), None)
+    (v,) = jax.jit(lambda key, x, s: network.apply(network.init(key), x, s))(jax.random.key(0), *inputs())
     np.testing.assert_array_equal(v, 0)
 
 
@@ -96,9 +105,8 @@ def test_attention_in_blocks_is_attention(query_block):
     x, s = inputs((2, 2, 8, 8, 3))
     whole, blocks = build(**TINY), build(**TINY, attention=query_block)
     params = random_params(whole)
-    loss = lambda network: lambda p: (network.apply(p, x, s)[0] ** 2).mean()
-    np.testing.assert_allclose(blocks.apply(params, x, s)[0], whole.apply(params, x, s)[0], atol=1e-5)
-    a, b = jax.grad(loss(whole))(params), jax.grad(loss(blocks))(params)
+    np.testing.assert_allclose(apply(blocks, params, x, s), apply(whole, params, x, s), atol=1e-5)
+    a, b = gradient(whole, params, x, s), gradient(blocks, params, x, s)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), a, b)
 
 
@@ -124,17 +132,17 @@ def test_channels_are_those_it_was_built_for():
 def test_examples_do_not_mix_and_tokens_do():
     x, s = inputs()
     f = field()
-    gradient = jax.grad(lambda x: f(x, s, None)[0][0, 0, 0, 0, 0])(x)
-    assert np.abs(gradient[1]).max() == 0
-    assert np.abs(gradient[0, 0, -1, -1]).max() > 0  # the opposite corner is another patch
+    change = jax.jit(jax.grad(lambda x: f(x, s, None)[0][0, 0, 0, 0, 0]))(x)
+    assert np.abs(change[1]).max() == 0
+    assert np.abs(change[0, 0, -1, -1]).max() > 0  # the opposite corner is another patch
 
 
 def test_patches_return_to_their_place():
     """Checks with new blocks, which are the identity, that a pixel changes its own patch and no other."""
     network = build(**TINY)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     params["patch_out"]["kernel"] = jax.random.normal(jax.random.key(1), params["patch_out"]["kernel"].shape)
-    f = as_field(network, params)
+    f = jax.jit(as_field(network, params))
     x, s = inputs((1, 1, 16, 16, 3))
     change = np.abs(f(x.at[0, 0, 5, 9, 0].add(1.0), s, None)[0] - f(x, s, None)[0])[0, 0].max(-1)
     assert change[4:8, 8:12].min() > 0
@@ -148,10 +156,8 @@ def test_scan_equals_unrolled_and_remat_equals_plain():
     params = random_params(unrolled)
     layers = [params["blocks"][i] for i in sorted(params["blocks"])]
     stacked = params | {"blocks": jax.tree.map(lambda *a: jnp.stack(a), *layers)}
-    expected = unrolled.apply(params, x, s)[0]
-    np.testing.assert_allclose(scanned.apply(stacked, x, s)[0], expected, atol=1e-5)
-    loss = lambda network: lambda p: (network.apply(p, x, s)[0] ** 2).mean()
-    plain, remat = jax.grad(loss(unrolled))(params), jax.grad(loss(build(**TINY, remat="full")))(params)
+    np.testing.assert_allclose(apply(scanned, stacked, x, s), apply(unrolled, params, x, s), atol=1e-5)
+    plain, remat = gradient(unrolled, params, x, s), gradient(build(**TINY, remat="full"), params, x, s)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
 
 
@@ -173,7 +179,7 @@ def test_bfloat16_computes_over_float32_parameters():
     params = random_params(network)
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     x, s = inputs()
-    half, full = network.apply(params, x, s)[0], build(**TINY).apply(params, x, s)[0]
+    half, full = apply(network, params, x, s), apply(build(**TINY), params, x, s)
     assert half.dtype == jnp.float32
     assert 0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
 
@@ -227,10 +233,9 @@ def test_forward_flops(parts):
     x, s, tokens = jnp.zeros((2, 1, 32, 32, 4)), (jnp.zeros(2), jnp.zeros(2)), 77 if config.text_width else 0
     text = jnp.zeros((2, tokens, config.text_width)) if tokens else None
     params = jax.eval_shape(network.init, jax.random.key(0))
-    apply = lambda params, x, s, text: network.apply(
-        params, x, s, Condition(context=x if config.context else None, text=text)
-    )
-    compiled = jax.jit(apply).lower(params, x, s, text).compile()
+    given = lambda x, text: Condition(context=x if config.context else None, text=text)
+    program = jax.jit(lambda params, x, s, text: network.apply(params, x, s, given(x, text)))
+    compiled = program.lower(params, x, s, text).compile()
     assert compiled.cost_analysis()["flops"] == pytest.approx(2 * forward_flops(config, (1, 32, 32), tokens), rel=0.03)
 
 

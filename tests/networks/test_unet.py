@@ -87,6 +87,7 @@ def test_context_text_and_both_coordinates_are_seen():
     np.testing.assert_array_equal(say(text=padded), usual)  # masked tokens have no effect
 
 
+@pytest.mark.integration
 def test_remat_gives_the_same_gradient():
     """Checks that remat keeps the gradient and costs more operations."""
     network = {remat: networks.build("unet", **SMALL, remat=remat) for remat in ("none", "full")}

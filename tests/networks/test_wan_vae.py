@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_models import FIXTURES, SINGLE, assert_same, export_random, read_fixture
+from public_models import FIXTURES, SINGLE, assert_same, export_random, jitted, read_fixture
 from safetensors.numpy import save_file
 
 from jvflow import codecs, networks, pretrained
@@ -24,7 +24,7 @@ def test_the_autoencoder_gives_what_diffusers_gives(name):
     """Covers encoding and decoding of 1 to 17 frames, which diffusers takes in pieces, and levels that halve frames."""
     config, tensors, io = read_fixture(FIXTURES / f"{name}.safetensors")
     network = pretrained.import_checkpoint("wan_vae", config, tensors)
-    apply = jax.jit(network.apply, static_argnames="method")
+    apply = jitted(network)
     mean, log_variance = apply(network.params, method="encode", x=io["sample"])
     assert_same(np.asarray(mean), io["mean"])
     assert_same(np.asarray(log_variance), io["logvar"])
@@ -83,7 +83,7 @@ def test_latents_are_in_units_of_the_config(tmp_path):
     network = pretrained.load(tmp_path, dtype=jnp.float32)
     mean, log_variance = (
         np.moveaxis(np.asarray(a), 1, -1)
-        for a in network.apply(network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1))
+        for a in jitted(network)(network.params, method="encode", x=np.moveaxis(video / np.float32(127.5) - 1, -1, 1))
     )
     found = codec.encode(codec.params, video)
     assert (
@@ -92,7 +92,9 @@ def test_latents_are_in_units_of_the_config(tmp_path):
     )
     assert_same(np.asarray(found.mean), ((mean - m) / d / 2).astype(np.float32))
     assert_same(np.asarray(found.std), (np.exp(log_variance / 2) / d / 2).astype(np.float32))
-    decoded = np.moveaxis(np.asarray(network.apply(network.params, method="decode", z=np.moveaxis(mean, -1, 1))), 1, -1)
+    decoded = np.moveaxis(
+        np.asarray(jitted(network)(network.params, method="decode", z=np.moveaxis(mean, -1, 1))), 1, -1
+    )
     for made in (codec, whole):
         assert np.abs(np.asarray(made.decode(codec.params, found.mean)) - (decoded + 1) * 127.5).max() < 0.51
 
@@ -117,6 +119,7 @@ def test_a_config_without_moments_takes_wans_own(tmp_path, monkeypatch):
         statistics(export_random("wan_vae", sizes | dict(z_dim=2), tmp_path / "other"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["encode", "decode"])
 def test_memory_of_pieces_does_not_grow_with_the_video(way):
     def temporaries(frames: int) -> int:

@@ -6,7 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from public_models import FIXTURES, SINGLE, assert_same, outputs, read_fixture
+from public_models import FIXTURES, SINGLE, assert_same, jitted, outputs, read_fixture
 from safetensors.numpy import load_file, save_file
 
 from jvflow import codecs, pretrained
@@ -85,13 +85,13 @@ def test_the_autoencoder_is_a_codec(tmp_path, monkeypatch):
     found = codec.encode(codec.params, video)
     network = pretrained.load(path)
     one = video[1, 2].astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-    mean, log_variance = network.apply(network.params, method="encode", sample=one)
+    mean, log_variance = jitted(network)(network.params, method="encode", sample=one)
     np.testing.assert_allclose(found.mean[1, 2], 0.25 * (np.asarray(mean)[0].transpose(1, 2, 0) - 0.3), atol=1e-5)
     np.testing.assert_allclose(
         found.std[1, 2], 0.25 * np.exp(0.5 * np.asarray(log_variance)[0].transpose(1, 2, 0)), rtol=1e-4
     )
     shown = codec.decode(codec.params, found.mean)
-    image = np.asarray(network.apply(network.params, method="decode", z=mean))[0].transpose(1, 2, 0)
+    image = np.asarray(jitted(network)(network.params, method="decode", z=mean))[0].transpose(1, 2, 0)
     assert (
         shown.shape == video.shape
         and abs(np.asarray(shown[1, 2], int) - (np.clip(image, -1, 1) + 1) * 127.5).max() < 0.51

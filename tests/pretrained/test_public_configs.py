@@ -8,7 +8,7 @@ import author_names
 import ml_dtypes
 import numpy as np
 import pytest
-from public_models import FIXTURES, SINGLE, assert_same, outputs, read_fixture
+from public_models import FIXTURES, SINGLE, assert_same, jitted, outputs, read_fixture
 from safetensors.numpy import save_file
 
 from jvflow import pretrained
@@ -222,7 +222,7 @@ def test_a_whole_t5_is_read_as_its_encoder(tmp_path, named):
     config = config | dict(architectures=named and [named], tie_word_embeddings=False)
     network = pretrained.load(write(tmp_path / "t5", config, whole, "model.safetensors"))
     assert_same(
-        np.asarray(network.apply(network.params, io["input_ids"], io["attention_mask"])), io["last_hidden_state"]
+        np.asarray(jitted(network)(network.params, io["input_ids"], io["attention_mask"])), io["last_hidden_state"]
     )
 
 
@@ -245,7 +245,7 @@ def test_a_whole_clip_is_read_as_its_text_encoder(tmp_path, named):
     whole |= {name: np.ones(3, np.float32) for name in (*others, "logit_scale", "text_model.embeddings.position_ids")}
     about = dict(text_config=config, vision_config=dict(hidden_size=9)) if named == "CLIPModel" else config
     network = pretrained.load(write(tmp_path / "clip", about | dict(architectures=[named]), whole, "model.safetensors"))
-    assert_same(np.asarray(network.apply(network.params, io["input_ids"])[0]), io["last_hidden_state"])
+    assert_same(np.asarray(jitted(network)(network.params, io["input_ids"])[0]), io["last_hidden_state"])
 
 
 @pytest.mark.integration

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from public_models import FIXTURES, SINGLE, assert_same, outputs, read_fixture
+from public_models import FIXTURES, SINGLE, assert_same, jitted, outputs, read_fixture
 from safetensors.numpy import load_file
 
 from jvflow import networks, pretrained
@@ -200,8 +200,8 @@ def test_the_tiny_autoencoder_gives_what_diffusers_gives(name, tmp_path):
         "decoder.3.conv.0.weight",
     } <= original.keys() and not original.keys() & tensors.keys()
     for params in (network.params, pretrained.import_checkpoint("taesd", config, original).params):
-        assert_same(np.asarray(network.apply(params, method="encode", x=io["sample"])), io["latents"])
-        assert_same(np.asarray(network.apply(params, method="decode", x=io["latents"])), io["decoded"])
+        assert_same(np.asarray(jitted(network)(params, method="encode", x=io["sample"])), io["latents"])
+        assert_same(np.asarray(jitted(network)(params, method="decode", x=io["latents"])), io["decoded"])
     codec = tiny.build(tmp_path / SINGLE)
     decoded = codec.decode(codec.params, np.moveaxis(io["latents"], 1, -1)[None])[0]
     expected = np.round(np.clip(np.moveaxis(io["decoded"], 1, -1) / 2 + 0.5, 0, 1) * 255)
@@ -343,7 +343,7 @@ def test_a_published_picture(shared):
 
     schedule = ddim.Schedule.from_config({})
     latents = ddim.sample(jax.tree_util.Partial(guided, dit.params), io["init_latents"], schedule, steps=2)
-    image = np.asarray(vae.apply(vae.params, method="decode", z=latents / 0.18215))
+    image = np.asarray(jitted(vae)(vae.params, method="decode", z=latents / 0.18215))
     image = np.clip(image / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
     np.testing.assert_allclose(image, io["image"], atol=2e-5)
     np.testing.assert_allclose(image[0, -3:, -3:, -1].flatten(), io["published_expected_slice"], atol=1e-3)

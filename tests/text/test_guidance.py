@@ -89,7 +89,7 @@ def test_an_encoder_that_trains_with_the_network_keeps_its_way():
     encoder = text.build("bytes", length=8, group=4, width=4, depth=1, heads=2)
     assert encoder.empty is None
     tokens, mask = encoder.tokenize(["", "a"])
-    embedding = encoder.apply(encoder.init(jax.random.key(0)), tokens)
+    embedding = encoder.apply(jax.jit(encoder.init)(jax.random.key(0)), tokens)
     without = null(Condition(text=embedding, text_mask=jnp.asarray(mask)))
     assert not without.text.any() and not without.text_mask.any() and mask.sum() == 1
 

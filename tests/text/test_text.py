@@ -33,8 +33,8 @@ def test_tokens_are_the_bytes_of_a_caption(encoder, caplog):
 
 
 def test_an_embedding_depends_on_its_caption_alone_and_on_the_order_of_its_letters(encoder):
-    params = encoder.init(jax.random.key(0))
-    embed = lambda *captions: encoder.apply(params, encoder.tokenize(captions)[0])
+    params, apply = jax.jit(encoder.init)(jax.random.key(0)), jax.jit(encoder.apply)
+    embed = lambda *captions: apply(params, encoder.tokenize(captions)[0])
     alone, beside = embed("a red disc"), embed("a red disc", "a blue square that moves to the left")
     assert alone.shape == (1, 8, 16) and jnp.isfinite(beside).all()
     np.testing.assert_allclose(alone[0], beside[0], atol=1e-5)
@@ -45,11 +45,11 @@ def test_an_embedding_depends_on_its_caption_alone_and_on_the_order_of_its_lette
 
 
 def test_padding_after_a_caption_is_not_attended_to(encoder):
-    params = encoder.init(jax.random.key(0))
+    params, apply = jax.jit(encoder.init)(jax.random.key(0)), jax.jit(encoder.apply)
     tokens, mask = encoder.tokenize(["two discs"[:8]])
     other = jax.tree.map(jnp.array, params)
     other["embed"]["embedding"] = params["embed"]["embedding"].at[text.NO_BYTE].add(1.0)
-    one, two = (encoder.apply(p, tokens)[0] for p in (params, other))
+    one, two = (apply(p, tokens)[0] for p in (params, other))
     np.testing.assert_allclose(one[mask[0]], two[mask[0]], atol=1e-5)
     assert jnp.abs(one[~mask[0]] - two[~mask[0]]).max() > 0.01
 
@@ -85,7 +85,7 @@ def test_batches_carry_the_tokens_of_their_clips(tmp_path, encoder):
 def test_a_trained_encoder_gets_gradients_and_a_pretrained_one_is_given(monkeypatch):
     config = load_config("vlfm/procedural.py", "debug")
     experiment = assemble(config)
-    params = experiment.network.init(jax.random.key(0))
+    params = jax.jit(experiment.network.init)(jax.random.key(0))
     tokens, mask = experiment.text.tokenize(["one", "two"])
     of = lambda params, given: experiment.condition(params, tokens, mask, given).text
     assert (
@@ -99,7 +99,7 @@ def test_a_trained_encoder_gets_gradients_and_a_pretrained_one_is_given(monkeypa
     pretrained = replace(experiment.text, init=None, lazy=LazyParams(lambda: params["text"]))
     monkeypatch.setattr(text, "build", lambda **sizes: pretrained)
     other = assemble(config)
-    assert "text" not in other.network.init(jax.random.key(0))
+    assert "text" not in jax.eval_shape(other.network.init, jax.random.key(0))
     np.testing.assert_array_equal(other.condition({}, tokens, mask, other.encoder_params).text, of(params, None))
 
 

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from jvflow import commands
 from jvflow.experiment import assemble
-from jvflow.networks import as_field
 from jvflow.parallel import mesh as meshes
 from jvflow.run import scalars
 from jvflow.training import dryrun
@@ -256,11 +255,11 @@ def test_wrong_names(change, message):
 def test_a_network_of_clean_states_is_used_as_a_field():
     """A fresh network returns zeros: a clean state of zeros says that all of x is noise."""
     config = load_config("biflow/procedural.py", "debug")
-    x, s = jax.numpy.ones((2, 1, 16, 16, 3)), (jax.numpy.zeros(2), jax.numpy.array([0.5, 1.0]))
+    key, x, s = jax.random.key(0), jax.numpy.ones((2, 1, 16, 16, 3)), (jax.numpy.zeros(2), jax.numpy.array([0.5, 1.0]))
     for prediction, noise in (("velocity", [0.0, 0.0]), ("clean", [2.0, 1.0])):
         config.prediction = prediction
         network = assemble(config).network
-        v, d = as_field(network, network.init(jax.random.key(0)))(x, s, None)
+        v, d = jax.jit(lambda key, x, s, network=network: network.apply(network.init(key), x, s))(key, x, s)
         assert not v.any() and d.mean((1, 2, 3, 4)).tolist() == noise
 
 

@@ -49,7 +49,10 @@ def test_the_report_adds_up(gpus, monkeypatch):
     json.dumps(found)
 
 
-@pytest.mark.parametrize("paper", ["biflow", "vlfm", "flowframes"])
+@pytest.mark.parametrize(
+    "paper",
+    ["biflow", *(pytest.param(paper, marks=pytest.mark.integration) for paper in ("vlfm", "flowframes"))],
+)
 def test_devices_only_exchange_parameters_and_gradients(paper):
     """Checks with all devices on fsdp that parameters are gathered twice and gradients scattered once.
 
@@ -74,6 +77,7 @@ def test_u_nets_only_exchange_parameters_and_gradients():
     assert 0.8 < train["bytes_over_minimum"] < 1.45
 
 
+@pytest.mark.integration
 def test_ltx_only_exchanges_parameters_and_gradients():
     """Uses a config whose codec and text encoder are absent; each of two microbatches gathers parameters anew."""
     config = load_config("flowframes/ltx_2b.py")

@@ -81,6 +81,7 @@ def test_the_data_of_others_cannot_be_shortened(run, tmp_path):
     assert not (tmp_path / "small").exists()
 
 
+@pytest.mark.integration
 def test_the_first_act_shows_each_model(shipped, tmp_path):
     opened = []
     config = debug_config(tmp_path)
