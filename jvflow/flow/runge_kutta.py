@@ -36,17 +36,6 @@ class RK4(diffrax.AbstractERK):
         return 4
 
 
-class GivenSteps(diffrax.StepTo):
-    """Steps to given times without a check at run time, which would call the host: `step_times` has checked them."""
-
-    def wrap(self, direction):
-        return type(self)(ts=self.ts * direction)
-
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        del terms, t0, t1, y0, dt0, args, func, error_order
-        return self.ts[1], 2
-
-
 METHODS = {
     "euler": diffrax.Euler,
     "heun": diffrax.Heun,

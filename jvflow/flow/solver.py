@@ -16,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from jvflow.flow.runge_kutta import FIXED_ONLY, METHODS, GivenSteps
+from jvflow.flow.runge_kutta import FIXED_ONLY, METHODS
 from jvflow.flow.solve_error import SolveError
 from jvflow.flow.times import step_times
 from jvflow.flow.torchode import CONTROLLERS, FIRST_STEP_NFE, Torchode, check_torchode
@@ -157,7 +157,7 @@ def solve(
             stepsize, first, extra = Torchode(rtol, atol), None, FIRST_STEP_NFE
     else:
         grid = step_times(steps, t0, t1)
-        stepsize = GivenSteps(ts=jnp.asarray(grid, x.dtype))
+        stepsize = diffrax.StepTo(ts=jnp.asarray(grid, x.dtype))
         first, max_steps, extra = None, len(grid), 0
     if times is None:
         saveat = diffrax.SaveAt(t1=True)

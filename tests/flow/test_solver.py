@@ -256,13 +256,6 @@ def test_a_solve_can_be_differentiated():
     np.testing.assert_allclose(jax.jit(jax.grad(end))(rates), -jnp.exp(-rates), atol=1e-3)
 
 
-@pytest.mark.parametrize("options", [dict(), dict(steps=3), dict(steps=(0.0, 0.2, 1.0), method="euler")])
-def test_programs_do_not_call_the_host(options):
-    """Checks that JAX can keep the program on disk, which it does not do with programs that call the host."""
-    program = jax.jit(lambda x: solver.solve(oscillator, x, **options).x)
-    assert "callback" not in program.lower(jnp.ones((2, 2))).as_text()
-
-
 def test_half_precision_is_promoted_and_jit_agrees():
     x = jnp.ones((1, 2), jnp.bfloat16)
     assert solve(oscillator, x, steps=4).x.dtype == jnp.float32
