@@ -21,11 +21,11 @@ main()
 """
 
 
-def count(home, *arguments, **environment):
+def count(home, *arguments):
     """Runs a command with the user's cache in `home`; returns how many programs it loaded, and how many it needed."""
     apart = ("JAX_COMPILATION_CACHE_DIR", "EQX_ON_ERROR", "XLA_FLAGS")
     env = {key: value for key, value in os.environ.items() if key not in apart}
-    env |= dict(XDG_CACHE_HOME=str(home), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", **environment)
+    env |= dict(XDG_CACHE_HOME=str(home), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
     done = subprocess.run(
         [sys.executable, "-c", COUNTED, *arguments], env=env, cwd=ROOT, capture_output=True, text=True
     )

@@ -42,8 +42,9 @@ def videos(codec, b: int, k: int, h: int = 3, w: int = 2, *, space: int = 8, fra
     "name, piece, last",
     [
         ("ltx_vae_090", 1, (0, 9)),
-        ("ltx_vae_095", 2, (0, 9)),
+        ("ltx_vae_095", 2, (1, 8)),
         pytest.param("ltx_vae_090", 2, (1, 8), marks=pytest.mark.integration),
+        pytest.param("ltx_vae_095", 1, (0, 9), marks=pytest.mark.integration),
     ],
 )
 def test_pieces_give_what_the_whole_gives(name, piece, last):
@@ -113,7 +114,7 @@ def test_memory_of_pieces_does_not_grow_with_the_video(way):
 
     pieces = [temporaries(1, frames) for frames in FRAMES]
     assert max(pieces) < 1.02 * min(pieces), dict(zip(FRAMES, pieces))
-    assert temporaries(0, FRAMES[-1]) > 2 * pieces[-1]
+    assert temporaries(0, 41) > 2 * temporaries(0, 17)
 
 
 def test_full_size_is_known_without_a_checkpoint():

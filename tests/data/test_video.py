@@ -135,7 +135,15 @@ def test_undecodable_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, kept", [("01_dog.mp4", 0.3), ("bikes.mp4", 0.8), ("bikes.mp4", 0.3), ("asl_gestures/learn.mkv", 0.8)]
+    "name, kept",
+    [
+        ("01_dog.mp4", 0.3),
+        ("bikes.mp4", 0.3),
+        ("bikes.mp4", 0.8),
+        ("asl_gestures/learn.mkv", 0.8),
+        pytest.param("01_dog.mp4", 0.8, marks=pytest.mark.integration),
+        pytest.param("asl_gestures/learn.mkv", 0.3, marks=pytest.mark.integration),
+    ],
 )
 def test_a_truncated_file_gives_its_frames_and_then_raises(shared, tmp_path, name, kept):
     """Truncates inside the frames. Not covered: mp4s with the index at the end do not open, gifs declare no length."""

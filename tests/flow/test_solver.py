@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +41,10 @@ def counted(field):
 
 FORWARDS, BACKWARDS = (0.0, 1.0), (1.0, 0.0)
 # every method once, and each way of stepping of a method with and of one without first-same-as-last
-COUNTED = [(method, FORWARDS, True) for method in METHODS]
-COUNTED += [("heun", BACKWARDS, True), ("heun", FORWARDS, False), ("bosh3", BACKWARDS, False)]
+FIRST = [(method, FORWARDS, True) for method in METHODS]
+FIRST += [("heun", BACKWARDS, True), ("heun", FORWARDS, False), ("bosh3", BACKWARDS, False)]
+EVERY = list(itertools.product(METHODS, (FORWARDS, BACKWARDS), (True, False)))
+COUNTED = FIRST + [pytest.param(*each, marks=pytest.mark.integration) for each in EVERY if each not in FIRST]
 
 
 @pytest.mark.parametrize("method, interval, per_sample", COUNTED)
@@ -92,7 +95,12 @@ ORDERS = dict(euler=1, heun=2, midpoint=2, rf_solver=2, ralston=2, bosh3=3, rk4=
 
 
 @pytest.mark.parametrize(
-    "method, interval", [(method, FORWARDS) for method in ORDERS] + [("heun", BACKWARDS), ("rk4", BACKWARDS)]
+    "method, interval",
+    [(method, FORWARDS) for method in ORDERS]
+    + [
+        pytest.param(method, BACKWARDS, marks=() if method in ("heun", "rk4") else pytest.mark.integration)
+        for method in ORDERS
+    ],
 )
 def test_measured_order(method, interval):
     with jax.enable_x64(True):

@@ -45,7 +45,8 @@ def inputs(shape=(2, 1, 8, 8, 3), coordinates=1):
 @pytest.mark.parametrize(
     "name, expected",
     # table 1 of the DiT paper, in millions; XL/2 is the public checkpoint's 675,129,632
-    [("S/4", 33), ("B/2", 130), ("B/4", 131), ("L/2", 458), ("XL/2", 675)],
+    [("S/2", 33), ("B/2", 130), ("L/2", 458), ("XL/2", 675), ("S/4", 33), ("B/4", 131)]
+    + [pytest.param(*row, marks=pytest.mark.integration) for row in (("L/4", 459), ("XL/4", 675))],
 )
 def test_parameter_counts_of_the_presets(name, expected):
     config = DiTConfig(**preset(name), channels=4, velocities=2, labels=1000)
