@@ -18,7 +18,8 @@ LEAST_SECONDS = 0.2
 def keep() -> None:
     """Keeps the programs of this process in the user's cache. Call it before the first import of equinox.
 
-    Does nothing where the environment names a folder for programs, or where the user's cache cannot be written.
+    Leaves the folder as it is where the environment names one; keeps nothing where the user's cache cannot be written.
+    Turns off equinox's checks at run time, unless EQX_ON_ERROR is set.
     """
     # equinox's checks inside of programs call the host, and JAX keeps no such program; jvflow checks before it compiles
     os.environ.setdefault("EQX_ON_ERROR", "off")
