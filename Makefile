@@ -97,7 +97,7 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[test]'
 	touch $@
 
 .PHONY: demo test test-integration check-all $(CHECKS)
