@@ -20,7 +20,7 @@ test-integration: $(VENV)/installed-test
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
 
 CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-ffmpeg check-fuzz
-CHECKS += check-public check-python check-scores check-readme check-terminal check-report
+CHECKS += check-demo check-public check-python check-scores check-readme check-terminal check-report
 
 check-all: $(CHECKS)
 
@@ -53,6 +53,10 @@ check-report: $(VENV)/installed-test
 	$(VENV)/bin/python -m pip install --quiet playwright
 	$(VENV)/bin/jvflow demo --quick --noopen --out=out/first_act
 	$(RECORD) report $(VENV)/bin/python tests/slow/screenshots.py out/first_act/report.html out/screenshots
+
+# Bi-flow's effect at the size of the demo
+check-demo: demo
+	$(RECORD) demo $(VENV)/bin/python tests/slow/check_demo.py out/demo
 
 check-papers: $(VENV)/installed-test
 	$(RECORD) remove_papers $(VENV)/bin/python tests/slow/remove_papers.py --whole

@@ -19,7 +19,7 @@ from jvflow.training.step import split_microbatches, train_step
 
 @pytest.mark.integration
 def test_eight_devices_equal_one_in_microbatches_with_split_tokens():
-    """Compares losses of AdamW and parameters of SGD; .ci/run checks all meshes and papers."""
+    """Compares losses of AdamW and parameters of SGD; `make check-meshes` checks all meshes and papers."""
     config_flag("biflow/procedural.py")  # skips the test without this paper
     command = [sys.executable, "tests/slow/equal_meshes.py", "biflow", "--steps=3", "--meshes=microbatches"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
