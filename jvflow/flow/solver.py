@@ -130,7 +130,7 @@ def solve(
         between steps gives these states, at no evaluation and with its own accuracy (first order for euler).
       per_sample: gives each sample its own step sizes, so that its result does not depend on its batch (up to
         rounding); the network still runs on the whole batch until the slowest sample is done. False uses one
-        common step size, as the authors of Bi-flow do; reverse-mode differentiation needs it.
+        common step size, as the authors of Bi-flow do. Reverse-mode differentiation needs False, forward mode True.
       max_steps: bound on the steps of an adaptive solve; `ok` is False for samples that hit it.
       controller: "diffrax", or "torchode", the step sizes and the NFE of the Bi-flow paper (`jvflow.flow.torchode`).
 

@@ -257,11 +257,12 @@ def test_a_field_may_close_over_what_differs_between_samples():
         np.testing.assert_allclose(solution.x, exact, atol=1e-4)
 
 
-def test_a_solve_can_be_differentiated():
+@pytest.mark.parametrize("gradient, per_sample", [(jax.grad, False), (jax.jacfwd, True)])
+def test_a_solve_can_be_differentiated(gradient, per_sample):
     rates = jnp.array([0.5, 2.0])
-    options = dict(rtol=1e-5, atol=1e-5, per_sample=False)
+    options = dict(rtol=1e-5, atol=1e-5, per_sample=per_sample)
     end = lambda r: solver.solve(lambda t, x: -r[:, None] * x, jnp.ones((2, 1)), **options).x.sum()
-    np.testing.assert_allclose(jax.jit(jax.grad(end))(rates), -jnp.exp(-rates), atol=1e-3)
+    np.testing.assert_allclose(jax.jit(gradient(end))(rates), -jnp.exp(-rates), atol=1e-3)
 
 
 def test_half_precision_is_promoted_and_jit_agrees():
