@@ -26,7 +26,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 # caches small programs too: many tests share hundreds of them
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# programs without the places of their source code: recording them takes 5 % of the tests
+# programs without the places of their source code: recording them costs time in every trace
 os.environ["JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS"] = "false"
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
@@ -35,7 +35,7 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-# traces make many objects and few cycles: looking for these less often saves 7 % of the tests
+# traces make many objects and few cycles: look for these less often
 gc.set_threshold(200_000, 50, 1_000)
 
 

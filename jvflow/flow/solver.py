@@ -187,7 +187,7 @@ def solve(
             saveat=saveat,
             stepsize_controller=stepsize,
             max_steps=max_steps,
-            # a per-sample solve has no reverse mode: the plain loop traces and compiles faster
+            # a per-sample solve has no reverse mode; diffrax's plain loop gives it forward mode
             adjoint=diffrax.ForwardMode() if per_sample else diffrax.RecursiveCheckpointAdjoint(),
             throw=False,
         )
