@@ -3,11 +3,14 @@
     python -m benchmarks.checksums --out=FILE.json [--only=vlfm] [--against=benchmarks/results/checksums.json]
 
 A change that only moves code keeps them equal bit for bit on one machine. Another processor or another version of XLA
-rounds differently. Continues an interrupted run.
+rounds differently: the file names both, and a comparison of unequal ones says so. To judge a change, run the commits
+before and after it on one machine. Continues an interrupted run.
 """
 
 import hashlib
 import json
+import os
+import platform
 import runpy
 import shutil
 import sys
@@ -22,12 +25,15 @@ from PIL import Image
 
 from jvflow.commands import encode, sample
 from jvflow.experiment import assemble
+from jvflow.metrics import record
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.training.loop import train
 
 OUT = flags.DEFINE_string("out", None, "The JSON file to write.", required=True)
 ONLY = flags.DEFINE_list("only", [], "Run only the cases with such a text in CONFIG:OBJECTIVE; default: all.")
 AGAINST = flags.DEFINE_string("against", None, "A JSON file of an earlier run to compare with.")
+MADE_WITH = "made with"
+"""The entry of a file that is no case: processor and versions."""
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 OBJECTIVES = dict(
     biflow=("biflow", "flow", "condiff"),
@@ -71,8 +77,8 @@ def measure(name: str, objective: str, folder: Path) -> dict:
     experiment = assemble(config)
     params = jax.jit(experiment.network.init)(jax.random.split(jax.random.key(config.seed))[0])
     losses = [loss for _, loss in train(config, folder / "run").losses()]
-    record = sample(folder / "run", folder / "out", count=4, length=4 if name.startswith("biflow") else None)
-    videos = [decode(folder / "out" / entry["file"]) for entry in record["samples"]]
+    made = sample(folder / "run", folder / "out", count=4, length=4 if name.startswith("biflow") else None)
+    videos = [decode(folder / "out" / entry["file"]) for entry in made["samples"]]
     return dict(
         parameters=tree_checksum(params),
         losses=digest(np.array(losses)),
@@ -80,7 +86,7 @@ def measure(name: str, objective: str, folder: Path) -> dict:
         last_loss=losses[-1],
         videos=digest(*videos),
         sheet=digest(np.asarray(Image.open(folder / "out" / "sheet.png"))),
-        nfe=[entry["nfe_per_frame"] for entry in record["samples"]],
+        nfe=[entry["nfe_per_frame"] for entry in made["samples"]],
     )
 
 
@@ -96,11 +102,35 @@ def digest(*arrays) -> str:
     return sums.hexdigest()[:16]
 
 
+def made_with() -> dict:
+    """Returns what decides how a program rounds: the processor, and the versions of jax and numpy."""
+    versions = {name: record.versions()[name] for name in ("jax", "jaxlib", "flax", "numpy")}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return dict(processor=processor(), cores=cores, **versions)
+
+
+def processor() -> str:
+    """Returns family, model and vector instructions where Linux tells them; otherwise what Python knows."""
+    try:
+        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in lines}
+    vectors = [each for each in facts.get("flags", "").split() if each.startswith(("avx", "amx", "fma"))]
+    names = [facts.get(key, "") for key in ("model name", "cpu family", "model")]
+    return " ".join(filter(None, [*names, *sorted(vectors)])) or platform.machine()
+
+
 def main(argv):
     del argv
     out = Path(OUT.value)
     found = json.loads(out.read_text()) if out.exists() else {}
     before = json.loads(Path(AGAINST.value).read_text()) if AGAINST.value else {}
+    here = made_with()
+    if found.setdefault(MADE_WITH, here) != here:
+        sys.exit(f"{out} was begun with {found[MADE_WITH]}, and this is {here}: name another file")
+    if before and before.get(MADE_WITH) != here:
+        print(f"{AGAINST.value} was made with {before.get(MADE_WITH, 'what it does not tell')}, this with {here}")
     different = []
     for name, objective in cases():
         label = f"{name}:{objective}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PACKAGES = ("jvflow", "jax", "flax", "numpy", "scipy")
+PACKAGES = ("jvflow", "jax", "jaxlib", "flax", "numpy", "scipy")
 CHANGED = "with changes"
 """The mark of a revision whose package differs from what is committed."""
 TIMEOUT = 30.0
