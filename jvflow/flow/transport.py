@@ -10,11 +10,9 @@ The vertices of the set of plans are permutation matrices over n, so one of thes
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy  # loads its parts when they are used
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Num
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 REGULARISATION = 0.05
 """Entropy penalty of Sinkhorn's plans, in units of the mean cost."""
@@ -69,7 +67,7 @@ def ot_plan(
     if not np.isfinite(cost[allowed]).all():
         raise ValueError("the cost of an allowed pair is not finite: exclude the pair with the mask")
     if penalty is None:
-        matched = maximum_bipartite_matching(csr_array(allowed), perm_type="column")
+        matched = scipy.sparse.csgraph.maximum_bipartite_matching(scipy.sparse.csr_array(allowed), perm_type="column")
         if (matched < 0).any():
             rows = np.flatnonzero(matched < 0).tolist()
             raise ValueError(
@@ -80,5 +78,5 @@ def ot_plan(
     else:
         priced = np.where(allowed, cost, np.where(np.isfinite(cost), cost, 0.0) + penalty)
     plan = np.zeros((n, n))
-    plan[linear_sum_assignment(priced)] = 1.0 / n
+    plan[scipy.optimize.linear_sum_assignment(priced)] = 1.0 / n
     return plan

@@ -14,8 +14,8 @@ from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from jaxtyping import Float
-from scipy import ndimage
 
 from jvflow.metrics import distances
 from jvflow.metrics.extractor import Extractor, prepare
@@ -45,7 +45,7 @@ def altered(clips: Prepared, control: str, short_sides: list[int]) -> Prepared:
     if control != "blurred":
         raise ValueError(f"unknown control {control!r}: use frozen, blurred or reversed")
     sigmas = [SIGMA * max(1.0, clips.shape[2] / side) for side in short_sides]
-    blurred = [ndimage.gaussian_filter(clip, (0, sigma, sigma, 0)) for clip, sigma in zip(clips, sigmas)]
+    blurred = [scipy.ndimage.gaussian_filter(clip, (0, sigma, sigma, 0)) for clip, sigma in zip(clips, sigmas)]
     return np.stack(blurred)
 
 

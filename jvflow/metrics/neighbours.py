@@ -9,8 +9,8 @@ the number of rows.
 """
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from jaxtyping import Bool, Float, Num
-from scipy.spatial.distance import cdist
 
 K = 3
 """Neighbours, as in the paper."""
@@ -36,7 +36,7 @@ def _radii(rows: Rows, k: int) -> Float[np.ndarray, "n"]:
     """Returns (1) for each row."""
     found = []
     for begin in range(0, len(rows), BLOCK):
-        apart = cdist(rows[begin : begin + BLOCK], rows)
+        apart = scipy.spatial.distance.cdist(rows[begin : begin + BLOCK], rows)
         # a row is its own nearest: 0 is at its place, so that the k-th other one is number k from 0
         found.append(np.partition(apart, k, axis=1)[:, k])
     return np.concatenate(found)
@@ -45,4 +45,4 @@ def _radii(rows: Rows, k: int) -> Float[np.ndarray, "n"]:
 def _covered(rows: Rows, others: Others, radii: Float[np.ndarray, "m"]) -> Bool[np.ndarray, "n"]:
     """Returns for each row whether it lies within the radius of one of the others."""
     blocks = (rows[begin : begin + BLOCK] for begin in range(0, len(rows), BLOCK))
-    return np.concatenate([(cdist(block, others) <= radii[None]).any(1) for block in blocks])
+    return np.concatenate([(scipy.spatial.distance.cdist(block, others) <= radii[None]).any(1) for block in blocks])

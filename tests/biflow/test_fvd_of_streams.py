@@ -65,6 +65,7 @@ def test_the_value_is_that_of_the_videos_against_held_out_clips(run, feature_net
     assert unexplained(record) == []
 
 
+@pytest.mark.integration
 def test_streams_into_the_past_are_turned(run, feature_network, monkeypatch):
     whole = lambda run, start, *, length, **options: (
         np.tile(np.arange(length, dtype=np.uint8)[None, :, None, None, None], (len(start), 1, *start.shape[2:])),

@@ -280,6 +280,7 @@ def test_truth_compares_frame_by_frame():
     assert list(psnr) == [1, 2, 4] and psnr[1] == np.inf and psnr[4] < 10
 
 
+@pytest.mark.integration
 def test_evaluation_is_a_record_with_its_protocol(workdir):
     record = commands.evaluate(workdir, overrides={"videos": 2, "frames": 80})
     assert unexplained(record) == []

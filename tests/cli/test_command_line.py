@@ -120,6 +120,7 @@ def test_an_unknown_config_key_is_an_error_with_the_nearest_key(tmp_path):
     assert last_line(done).startswith("error: the config has no key 'learning_rat'") and "learning_rate" in done.stderr
 
 
+@pytest.mark.integration
 def test_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path):
     config = load_config("biflow/procedural.py", "debug").to_dict()
     del config["prediction"]
@@ -145,6 +146,7 @@ def test_overrides_are_literals_or_strings_and_half_an_entry_is_refused():
             read(half)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name, out", [("sample", "out"), ("evaluate", "o.json")])
 def test_half_an_override_is_one_line(tmp_path, name, out):
     done = jvflow(name, f"--workdir={tmp_path}", f"--out={tmp_path / out}", "--sample=epsilon", cwd=tmp_path)

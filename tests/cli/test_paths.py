@@ -141,6 +141,7 @@ def test_every_command_refuses_an_address_and_writes_nothing(call):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.integration
 def test_a_command_refuses_an_address_in_one_line():
     script = "import sys; from jvflow.cli.main import main; main()"
     command = [sys.executable, "-c", script, "evaluate", "--workdir=run", f"--out={BUCKET}"]

@@ -66,6 +66,7 @@ def test_round_trip_over_several_shards(tmp_path, monkeypatch):
     assert [path.name for path in directory.parent.iterdir()] == ["set"]
 
 
+@pytest.mark.integration
 def test_same_clips_give_the_same_bytes_in_every_process(tmp_path):
     script = (
         "import sys, numpy as np\n"

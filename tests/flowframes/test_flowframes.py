@@ -132,6 +132,7 @@ def test_inverting_and_back_on_a_known_field():
     )
 
 
+@pytest.mark.integration
 def test_the_error_of_the_way_back_falls_at_least_as_second_order_through_a_network():
     network = networks.build("dit", width=32, depth=2, heads=2, patch=(1, 2, 2), channels=3, time_scale=3.0)
     params = jax.jit(network.init)(jax.random.key(0))

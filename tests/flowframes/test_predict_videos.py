@@ -82,6 +82,7 @@ class Failing(ChunkSampler):
         return Solver(max_steps=1)  # the first step only reaches t = 0.1
 
 
+@pytest.mark.integration
 def test_a_failed_solve_leaves_no_video(trained, tmp_path):
     run = load(trained())
     sampler = run.experiment.sampler

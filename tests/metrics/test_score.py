@@ -167,9 +167,11 @@ def test_one_program_serves_all_batches_on_all_devices(monkeypatch):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--protocol=fvdd"], "unknown protocol"),
         (["--generated=absent"], "not a folder"),
-        (["--protocol=pairs", "--controls"], "leave it out with --protocol=pairs"),
+        pytest.param(["--protocol=fvdd"], "unknown protocol", marks=pytest.mark.integration),
+        pytest.param(
+            ["--protocol=pairs", "--controls"], "leave it out with --protocol=pairs", marks=pytest.mark.integration
+        ),
     ],
 )
 def test_mistakes_end_the_command_with_one_line(folders, flags, words):
