@@ -5,15 +5,16 @@ import jax.numpy as jnp
 
 
 class SmallNetwork:
-    """Stands in for I3D with its parameters: 400 features of coarse pixels; counts its loads and traces."""
+    """Stands in for I3D with its parameters: 400 features of coarse pixels. Counts its traces and lists its files."""
 
     name, sha256, source = "small", "0", "none"
 
     def __init__(self):
-        self.params, self.loads, self.traces = jnp.ones(()), 0, 0
+        self.params, self.loads, self.traces, self.files = jnp.ones(()), 0, 0, []
 
     def load(self, name, file=None, **options):
         self.loads += 1
+        self.files.append(file)
         return self
 
     def apply(self, params, method, clips):

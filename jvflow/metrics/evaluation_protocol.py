@@ -12,14 +12,27 @@ from jvflow.metrics.protocol import PRESETS, Protocol, preset
 
 BATCH = 8
 """Clips that the network sees at a time."""
+WEIGHTS = "weights"
+"""The entry that names a file with the network's parameters."""
 NAMES = tuple(name for name, each in PRESETS.items() if each.metric == "fvd")
 
 
 def parse(text: str) -> Protocol:
     """Returns the protocol that `config.evaluate.fvd` names: NAME, or NAME,ENTRY=VALUE,... such as original,frames=9.
 
+    The entry weights=FILE is no part of the protocol: `weights_file` returns it.
+
     Raises ValueError for unknown names, for values that are not allowed, and for protocols of another metric.
     """
+    return _parse(text)[0]
+
+
+def weights_file(text: str) -> str | None:
+    """Returns the file of the network's parameters that `config.evaluate.fvd` names, None for the installed ones."""
+    return _parse(text)[1]
+
+
+def _parse(text: str) -> tuple[Protocol, str | None]:
     name, *entries = (part.strip() for part in text.split(","))
     if name not in NAMES:
         raise ValueError(f"unknown protocol {name!r}: use one of {', '.join(NAMES)}")
@@ -32,18 +45,21 @@ def parse(text: str) -> Protocol:
             changes[key] = literal_eval(value)
         except (ValueError, SyntaxError):
             changes[key] = value
-    return preset(name, changes)
+        if key == WEIGHTS:
+            changes[key] = value
+    file = changes.pop(WEIGHTS, None)
+    return preset(name, changes), file
 
 
 def check_network(text: str) -> None:
     """Raises ValueError if `config.evaluate.fvd` asks for a distance and its network cannot be loaded."""
     if not text:
         return
-    protocol = parse(text)
+    protocol, file = _parse(text)
     try:
-        _network(_network_entries(protocol))
+        _network(_network_entries(protocol), file)
     except ValueError as error:
-        reason = str(error).partition(", or give --weights")[0]  # a flag of `jvflow score` alone
+        reason = str(error).replace("--weights=FILE", f"{text},{WEIGHTS}=FILE")  # the flag is that of `jvflow score`
         raise ValueError(f"FVD ({text}) cannot be computed: {reason}, or leave FVD out") from error
 
 
@@ -65,13 +81,16 @@ def _network_entries(protocol: Protocol) -> Protocol:
 
 
 @lru_cache(maxsize=2)
-def _network(protocol: Protocol) -> extractor.Extractor:
-    return extractor.Extractor(protocol, batch=BATCH)
+def _network(protocol: Protocol, file: str | None) -> extractor.Extractor:
+    return extractor.Extractor(protocol, file, batch=BATCH)
 
 
-def bound_network(protocol: Protocol) -> extractor.Extractor:
-    """Returns the network for this protocol; protocols with equal networks share parameters and programs."""
-    shared = copy.copy(_network(_network_entries(protocol)))
+def bound_network(protocol: Protocol, file: str | None = None) -> extractor.Extractor:
+    """Returns the network for this protocol; protocols with equal networks share parameters and programs.
+
+    `file` holds the network's parameters; by default they are those of the extra `metrics`.
+    """
+    shared = copy.copy(_network(_network_entries(protocol), file))
     shared.protocol = protocol
     return shared
 
@@ -96,7 +115,8 @@ def fit(text: str, made: int, real: int, *, asked: bool, cure: str = "") -> tupl
     frames = (have - 1) // protocol.frame_step + 1
     short = f"clips of {protocol.span} frames, generated videos have {made} and real clips {real}"
     if asked:
-        ways = [f"--fvd={protocol.name.removesuffix(' (changed)')},frames={frames}"] * (frames >= MIN_FRAMES)
+        same = f",{WEIGHTS}={file}" if (file := weights_file(text)) else ""
+        ways = [f"--fvd={protocol.name.removesuffix(' (changed)')},frames={frames}{same}"] * (frames >= MIN_FRAMES)
         ways += [cure] * bool(cure)
         least = "" if frames >= MIN_FRAMES else f" (I3D takes {MIN_FRAMES} or more)"
         raise ValueError(f"--fvd={text} needs {short}{least}: use {', or '.join(ways)}")

