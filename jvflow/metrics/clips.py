@@ -203,7 +203,9 @@ class FolderClips:
         if problem:
             reading.broken = problem
         elif not seen:
-            reading.short = f"{read} frames, a clip needs {protocol.span}"
+            reading.short = f"{read} frame{'s' * (read != 1)}, a clip needs {protocol.span}"
+            if read >= protocol.span:
+                reading.short += " in a row, without a change of size or a gap in time"
         if chosen is not None:
             yield chosen
 

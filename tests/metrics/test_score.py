@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from feature_networks import SmallNetwork, write_video
+from PIL import Image
 
 from jvflow.cli import score as command
 from jvflow.metrics import extractor as extractors
@@ -47,6 +48,18 @@ def test_broken_short_damaged_and_odd_videos_are_reported(folders):
     assert report.short == {"short": "9 frames, a clip needs 16"}
     assert report.odd == {"wide": "96 x 40"} and report.sizes == {"48 x 40": 5, "96 x 40": 1}
     assert report.ignored == ["1 ignored (suffix .txt): notes.txt"]
+
+
+def test_a_video_in_pieces_says_so(tmp_path):
+    write_video(tmp_path / "pieces", 20)
+    Image.new("RGB", (48, 32)).save(tmp_path / "pieces" / "010.png")
+    write_video(tmp_path / "still", 1)
+    clips = FolderClips(tmp_path, preset("original"), 0)
+    assert not list(clips)
+    assert clips.report.short == {
+        "pieces": "20 frames, a clip needs 16 in a row, without a change of size or a gap in time",
+        "still": "1 frame, a clip needs 16",
+    }
 
 
 def test_no_window_crosses_a_damaged_frame(folders):
