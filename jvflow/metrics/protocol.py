@@ -46,7 +46,8 @@ class Protocol:
       window_stride: frames between the starts of windows, for "all".
       seed: of the random starts.
       real_count, generated_count: clips in each set; 0 takes all that there are.
-      redraw: whether a generated video gives several random clips if there are fewer videos than `generated_count`.
+      redraw: whether a generated video gives several random clips if there are fewer videos than `generated_count`;
+        only for the window "random".
       ddof: the covariance divides by n - ddof.
       precision: of the mean, the covariance and its root.
       batchnorm_epsilon: of I3D.
@@ -93,6 +94,11 @@ class Protocol:
                 raise ValueError(f"protocol {entry}={value!r}: use a whole number of {bound} or more")
         if self.metric == "fid" and self.frames != 1:
             raise ValueError(f"protocol frames={self.frames}: FID compares single frames, so frames is 1")
+        if self.redraw and self.window != "random":
+            raise ValueError(
+                f"protocol redraw=True, window={self.window!r}: only random clips can be drawn again, "
+                "others would repeat: set redraw=False too, or window=random"
+            )
         if not 0 < self.batchnorm_epsilon < 1:
             raise ValueError(f"protocol batchnorm_epsilon={self.batchnorm_epsilon}: use a number between 0 and 1")
 

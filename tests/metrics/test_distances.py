@@ -189,6 +189,7 @@ def test_protocols_compare_only_if_they_agree():
         ("original", dict(batchnorm_epsilon=2.0), "between 0 and 1"),
         ("original", dict(via=True), "whole number"),
         ("original", dict(redraw=3), "True or False"),
+        ("cd_fvd", dict(window="first"), "set redraw=False too"),
     ],
 )
 def test_wrong_entries_of_a_protocol_are_errors(name, changes, words):
