@@ -151,11 +151,11 @@ def score_pairs(
     videos = dict(generated=_by_name(generated), real=_by_name(real))
     names = sorted(videos["generated"].keys() & videos["real"].keys())
     if not names:
-        examples = " and ".join(
-            f"{next(iter(found))} in {folder}"
-            for folder, found in ((generated, videos["generated"]), (real, videos["real"]))
+        ours, theirs = (next(iter(videos[side])) for side in ("generated", "real"))
+        raise ValueError(
+            f"pairs have equal names, and no name is in both folders: {generated} has {ours!r}, {real} has {theirs!r}: "
+            "rename the videos"
         )
-        raise ValueError(f"no video of {generated} has the name of one of {real}, such as {examples}: rename them")
     alone = {side: sorted(found.keys() - set(names)) for side, found in videos.items()}
     report = PairReport(dict(generated=str(generated), real=str(real)), fps, alone)
     protocol, warnings = _resolve(protocol, weights)

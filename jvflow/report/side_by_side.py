@@ -41,12 +41,14 @@ def check_comparable(protocols: Mapping[str, Mapping]) -> None:
     (name, first), *others = protocols.items()
     for other, protocol in others:
         if found := differences(first, protocol):
+            scores = "metric" in first and "metric" in protocol
+            again = "score --protocol=NAME" if scores else "evaluate --protocol=NAME=VALUE"
             raise ValueError(
                 "\n".join(
                     [
                         f"{name} and {other} were evaluated under different protocols:",
                         *(f"  {line}" for line in found),
-                        "evaluate both with `jvflow evaluate --protocol=NAME=VALUE` under one protocol",
+                        f"compute both under one protocol: jvflow {again}",
                     ]
                 )
             )

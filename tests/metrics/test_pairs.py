@@ -164,7 +164,7 @@ def test_wrong_entries_are_errors(changes, words):
 def test_folders_without_pairs_are_errors(folders, tmp_path):
     write_video(tmp_path / "other" / "x", random_video(0))
     write_video(tmp_path / "odd" / "x", random_video(0, (5, 8, 8)))
-    with pytest.raises(ValueError, match=r"such as a in .* and x in .*: rename them"):
+    with pytest.raises(ValueError, match=r"has 'a', .* has 'x': rename the videos"):
         score_pairs(folders / "fake", tmp_path / "other", pair_protocol())
     with pytest.raises(ValueError, match="none of 1 pairs can be compared: x: generated 8 x 8"):
         score_pairs(tmp_path / "odd", tmp_path / "other", pair_protocol(dict(metrics="psnr")))
