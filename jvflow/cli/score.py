@@ -19,6 +19,7 @@ import logging
 from absl import flags
 
 from jvflow.cli import parse_overrides
+from jvflow.files import in_one_line
 
 GENERATED = flags.DEFINE_string(
     "generated", None, "Required. Folder of generated videos, or of folders of images; or a data set.", required=True
@@ -90,7 +91,7 @@ def report_pairs(score) -> str:
     lines += [f"  only in {read['folders'][side]}: {name}" for side, names in read["alone"].items() for name in names]
     for kind, mark in (("broken", "broken"), ("sizes", "size"), ("lengths", "length")):
         lines += [f"  {mark}: {name} ({why})" for name, why in read[kind].items()]
-    return "\n".join(lines + score.warnings)
+    return "\n".join(map(in_one_line, lines + score.warnings))
 
 
 def report(score) -> str:
@@ -120,7 +121,7 @@ def report(score) -> str:
             lines += [
                 f"  {'size ' if kind == 'odd' else kind + ': '}{file} ({why})" for file, why in read[kind].items()
             ]
-    return "\n".join(lines + score.warnings)
+    return "\n".join(map(in_one_line, lines + score.warnings))
 
 
 def _with_interval(found) -> str:

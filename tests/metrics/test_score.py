@@ -30,6 +30,7 @@ def folders(tmp_path_factory):
     write_video(root / "fake" / "damaged", 30)
     (root / "fake" / "damaged" / "020.png").write_bytes(b"no image")
     (root / "fake" / "broken.mp4").write_bytes(b"no video")
+    (root / "fake" / "two\nlines.mp4").write_bytes(b"no video")
     (root / "fake" / "notes.txt").write_text("notes")
     return root
 
@@ -44,7 +45,7 @@ def test_broken_short_damaged_and_odd_videos_are_reported(folders):
     found = [(video, clip.shape) for _, video, clip in clips]
     report = clips.report
     assert len(found) == report.clips == 4 * 2 + 1 + 1 and report.videos == 6
-    assert set(report.broken) == {"broken.mp4", "damaged"} and "020.png" in report.broken["damaged"]
+    assert set(report.broken) == {"broken.mp4", "damaged", "two\nlines.mp4"} and "020.png" in report.broken["damaged"]
     assert report.short == {"short": "9 frames, a clip needs 16"}
     assert report.odd == {"wide": "96 x 40"} and report.sizes == {"48 x 40": 5, "96 x 40": 1}
     assert report.ignored == ["1 ignored (suffix .txt): notes.txt"]
@@ -114,6 +115,7 @@ def test_a_record_holds_everything(folders, small):
     assert f"precision {record['precision_recall']['precision']:.4f}" in text
     assert f"generated {record['flickering']['generated']:.4f}" in text
     assert "broken: broken.mp4" in text and "short: short" in text and "size wide (96 x 40)" in text
+    assert r"broken: two\nlines.mp4" in text
 
 
 def test_folders_without_clips_are_errors(folders, small, tmp_path):
