@@ -103,7 +103,7 @@ def digest(*arrays) -> str:
 
 
 def made_with() -> dict:
-    """Returns what decides how a program rounds: the processor, and the versions of jax and numpy."""
+    """Returns what decides how a program rounds: the processor, its cores, and the versions of jax and numpy."""
     versions = {name: record.versions()[name] for name in ("jax", "jaxlib", "flax", "numpy")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return dict(processor=processor(), cores=cores, **versions)

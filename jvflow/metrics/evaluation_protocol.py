@@ -36,18 +36,18 @@ def _parse(text: str) -> tuple[Protocol, str | None]:
     name, *entries = (part.strip() for part in text.split(","))
     if name not in NAMES:
         raise ValueError(f"unknown protocol {name!r}: use one of {', '.join(NAMES)}")
-    changes = {}
+    changes, file = {}, None
     for entry in entries:
         key, equals, value = entry.partition("=")
         if not (key and equals and value):
             raise ValueError(f"{entry!r} is no entry of a protocol: write NAME,ENTRY=VALUE, such as {name},frames=9")
+        if key == WEIGHTS:
+            file = value
+            continue
         try:
             changes[key] = literal_eval(value)
         except (ValueError, SyntaxError):
             changes[key] = value
-        if key == WEIGHTS:
-            changes[key] = value
-    file = changes.pop(WEIGHTS, None)
     return preset(name, changes), file
 
 
