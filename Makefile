@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RECORD = $(VENV)/bin/python tests/slow/record.py
+# where this is set, each start of Python compiles thousands of files again: half of a start's time
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(VENV)/installed
 	$(VENV)/bin/jvflow demo --out=out/demo
