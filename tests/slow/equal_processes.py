@@ -1,13 +1,14 @@
 """Compares the results of one process and of several processes for the same commands.
 
-    python tests/slow/equal_processes.py
+    python tests/slow/equal_processes.py [--counts=2,4]
 
 Encodes, inverts, evaluates, samples and streams with one process and with two: the files must be equal, byte for byte.
-Trains VLFM and FlowFrames with one, two and four processes, FlowFrames also with two processes on inversions of one and
-with one process on inversions of two: the losses must agree. (`kill_processes.py` compares losses of Bi-flow, with
-kills.) Takes a few minutes, so pytest does not collect it.
+Trains VLFM and FlowFrames with one process, and with each number of processes in `counts`: the losses must agree.
+Trains FlowFrames also with two processes on inversions of one, and with one process on inversions of two.
+(`kill_processes.py` compares losses of Bi-flow, with kills.) Takes minutes, so pytest does not collect it.
 """
 
+import argparse
 import filecmp
 import os
 import subprocess
@@ -22,6 +23,7 @@ from kill_processes import losses
 def launch(count: int, name: str, *arguments: str) -> None:
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
     }
@@ -48,12 +50,13 @@ def differing(one: Path, two: Path) -> list[str]:
     )
 
 
-def losses_apart(config: str, folder: Path, *arguments: str) -> float:
-    """Returns the largest relative difference of a debug run's losses between one process and two or four."""
+def losses_apart(counts: list[int], config: str, folder: Path, *arguments: str) -> float:
+    """Returns the largest relative difference of a debug run's losses between one process and each of `counts`."""
     seen = {
-        count: trained(count, config, folder / f"{config.replace('/', '_')}_{count}", *arguments) for count in (1, 2, 4)
+        count: trained(count, config, folder / f"{config.replace('/', '_')}_{count}", *arguments)
+        for count in (1, *counts)
     }
-    return max(float(abs(seen[count] / seen[1] - 1).max()) for count in (2, 4))
+    return max(float(abs(seen[count] / seen[1] - 1).max()) for count in counts)
 
 
 def trained(count: int, config: str, workdir: Path, *arguments: str):
@@ -71,6 +74,9 @@ def trained(count: int, config: str, workdir: Path, *arguments: str):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--counts", default="2,4", help="the numbers of processes whose losses are compared with one's")
+    counts = [int(count) for count in parser.parse_args().counts.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         data, pretrained, streams = f"--config.data.cache={folder / 'data'}", folder / "pretrained", folder / "streams"
@@ -106,9 +112,14 @@ def main():
             name for name in differing(folder / "1", folder / "2") if not name.endswith("samples.json")
         ]  # these hold run times
         apart = {
-            "vlfm/procedural": losses_apart("vlfm/procedural", folder, data),
+            "vlfm/procedural": losses_apart(counts, "vlfm/procedural", folder, data),
             "flowframes/procedural": losses_apart(
-                "flowframes/procedural", folder, data, "--config.inversion.rho=0.0", f"--config.pretrained={pretrained}"
+                counts,
+                "flowframes/procedural",
+                folder,
+                data,
+                "--config.inversion.rho=0.0",
+                f"--config.pretrained={pretrained}",
             ),
         }
         on = lambda made, count: trained(
