@@ -17,7 +17,9 @@ from pathlib import Path
 
 from jvflow.biflow import comparison_page
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
+from jvflow.biflow.legend import LEGEND
 from jvflow.files import read_json, write_text
+from jvflow.run import explained
 from jvflow.training.rules import NOT_NEGATIVE, check, many
 
 LOG = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def compare(
       overrides: entries of `config.evaluate` to replace, such as {"videos": 64, "frames": 512}.
 
     Returns:
-      The content of `compare.json`: `controls`, and `results`, a list of figures with their protocols.
+      The content of `compare.json`: `controls`, `results`, a list of figures with their protocols, and `legend`.
 
     Raises:
       ValueError: if the runs differ in data or protocol, which makes their figures not comparable; or if a noise level
@@ -86,6 +88,8 @@ def compare(
         named = _as_read(dict(method=objective, kind=kind, protocol=describe(run, reference)))
         done = next((r for r in before if all(r.get(key) == value for key, value in named.items())), None)
         record["results"].append(done or named | _as_read(evaluate_streams(run, reference, data)[0]))
+        numbered = dict(controls=record["controls"], results=dict(enumerate(record["results"])))
+        record["legend"] = explained(numbered, LEGEND)["legend"]
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(record, indent=1) + "\n")
         figures = record["results"][-1]

@@ -11,12 +11,13 @@ import numpy as np
 
 from jvflow.biflow import comparison_page
 from jvflow.biflow.evaluate import Reference, controls, describe, evaluate_streams
+from jvflow.biflow.legend import LEGEND
 from jvflow.biflow.paper_table import PAPER_TABLE
 from jvflow.data import pipeline
 from jvflow.files import write_text
 from jvflow.parallel.mesh import local_mesh
 from jvflow.report import run_page
-from jvflow.run import Run
+from jvflow.run import Run, explained
 
 LOG = logging.getLogger(__name__)
 TITLES = {"flow": "FLOW", "biflow": "BI-FLOW", "condiff": "CONDIFF"}
@@ -87,11 +88,8 @@ def side_by_side(
         with jax.set_mesh(local_mesh()):
             figures[name], videos[name] = _measure(run, reference, data)
         LOG.info("%s: NFE %.1f, distance %.1f -> %.1f, motion %.2f", titles[name], *_main(figures[name]))
-    record = dict(
-        methods=figures,
-        controls=baselines,
-        protocol={name: describe(run, reference) for name, run in runs.items()},
-    )
+    protocol = {name: describe(run, reference) for name, run in runs.items()}
+    record = explained(dict(methods=figures, controls=baselines, protocol=protocol), LEGEND)
     (out / "report.html").unlink(missing_ok=True)  # until it shows these figures
     write_text(out / "metrics.json", json.dumps(record, indent=1) + "\n")
     curves = {
@@ -109,7 +107,7 @@ def side_by_side(
         command=command,
         methods={titles[n]: {key: f[key] for key in comparison_page.MEASURES} for n, f in figures.items()},
         controls=baselines,
-        protocol=_shared(record["protocol"]) | dict(size_of_network=sizes),
+        protocol=_shared(protocol) | dict(size_of_network=sizes),
         curves=curves,
         videos={"real": pipeline.clips(data, reference.split, count=8)} | {titles[n]: v[:8] for n, v in videos.items()},
         fps=float(first.config.data.fps),

@@ -170,7 +170,7 @@ def text_figures(run: Run, real: Videos, captions: list[str]) -> dict:
     settings, window = run.config.evaluate, run.experiment.window
     times = run.experiment.sampler.read_times()
     real = real[:, : window.span : window.every]
-    order = np.arange(len(captions))
+    words, order = np.array(captions), np.arange(len(captions))  # several clips may have one caption
     swapped = np.minimum(order ^ 1, len(order) - 1)
     count = {}
     for guidance in settings.text_guidance:
@@ -178,7 +178,7 @@ def text_figures(run: Run, real: Videos, captions: list[str]) -> dict:
             made, _, _ = generate_videos(
                 run, times, [captions[i] for i in of], seed=settings.seed, batch=settings.batch, guidance=guidance
             )
-            count[f"{name}_guidance_{guidance:g}"] = int((nearest(made, real) == of).sum())
+            count[f"{name}_guidance_{guidance:g}"] = int((words[nearest(made, real)] == words[of]).sum())
     return dict(clips=len(captions), different_captions=len(set(captions)), **count)
 
 

@@ -19,11 +19,11 @@ LEGEND = {
     "against_real": f"{PSNR}; peak 2, at most 99; against the real frame",
     "side_against_codec": "10 log10(side^2 / MSE) in dB, the paper's PSNR; against the codec's round trip, higher is "
     "better",
-    "text": "how many clips, generated from a caption, are nearest to the real clip of this caption",
+    "text": "how many clips, generated from a caption, are nearest to a real clip of this caption",
     "text.clips": "number of clips: the most that the counts below can reach",
     "text.different_captions": "number of different captions of these clips",
-    "text.nearest_guidance_N": "number of clips nearest to the real clip of their caption, with guidance N; 0 to "
+    "text.nearest_guidance_N": "number of clips nearest to a real clip of their caption, with guidance N; 0 to "
     "text.clips, higher is better",
-    "text.swapped_guidance_N": "the same with captions swapped in pairs: number of clips nearest to the real clip of "
+    "text.swapped_guidance_N": "the same with captions swapped in pairs: number of clips nearest to a real clip of "
     "the caption that they were given; higher is better",
 } | FVD

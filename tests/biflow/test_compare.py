@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import debug_config
+from legends import unexplained
 
 from jvflow import commands
 from jvflow.biflow import compare, evaluate
@@ -69,6 +70,7 @@ def test_compare_evaluates_each_protocol_once(runs, tmp_path, monkeypatch):
     assert [r["nfe_per_frame"] for r in record["results"][2:4]] == [20, 20]
     assert all("truth" in r for r in record["results"][2:4])
     assert record == json.loads((tmp_path / "compare.json").read_text())
+    assert not unexplained(record | dict(results=dict(enumerate(record["results"]))))
     assert (tmp_path / "pareto.png").stat().st_size > 5000
     commands.compare(runs, tmp_path, epsilons=(0.0, 0.1), gains=())
     assert len(calls) == 9  # evaluates only the new noise level

@@ -97,6 +97,16 @@ def test_an_untrained_run_is_not_taken_for_a_good_one(trained, data):
     assert set(figures["beyond"]) == {"second_1"}  # data has 24 frames at 48 fps, 11 of them inside the clip
 
 
+def test_a_clip_counts_if_it_is_nearest_to_any_real_clip_of_its_caption(trained, monkeypatch):
+    window = trained.experiment.window
+    real = np.stack([np.full((window.span, 2, 2, 3), level, np.uint8) for level in (0, 80, 160)])
+    shown = {"a walk": 1, "a swim": 0}
+    made = lambda captions: real[[shown[caption] for caption in captions], : window.span : window.every]
+    monkeypatch.setattr(evaluate, "generate_videos", lambda run, times, captions, **options: (made(captions), 0, 0))
+    figures = evaluate.text_figures(trained, real, ["a walk", "a walk", "a swim"])
+    assert figures["different_captions"] == 2 and figures["nearest_guidance_1"] == figures["swapped_guidance_1"] == 2
+
+
 def test_baselines_without_training_are_their_formulas(trained):
     window, position = trained.experiment.window, trained.experiment.sampler.path.position
     frames = np.random.default_rng(0).normal(size=(2, 24, 3, 4, 1)).astype(np.float32)
