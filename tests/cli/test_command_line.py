@@ -89,6 +89,7 @@ def test_a_mistake_in_the_flags_is_one_line(mistake, message):
     assert done.returncode == 1 and done.stderr == message + "\n"
 
 
+@pytest.mark.integration
 def test_configs_are_found_from_any_folder_and_a_mistake_is_one_line(tmp_path):
     config = config_flag("biflow/procedural.py", "debug")
     done = jvflow("train", config, "--config.objective=flwo", "--workdir=run", cwd=tmp_path)

@@ -63,6 +63,7 @@ def test_evaluating_at_other_lengths_and_chunks(trained):
         evaluate(trained(), overrides=dict(frames=(16,), chunks=2))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "options, message",
     [

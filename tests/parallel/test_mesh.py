@@ -108,6 +108,7 @@ def test_heads_and_tokens_that_do_not_divide_raise_with_sizes_that_do():
         check_mesh(assemble(config), meshes.make_mesh(dict(sequence=4)))
 
 
+@pytest.mark.integration
 def test_microbatches_need_less_memory():
     config = load_config("biflow/procedural.py", "debug")
     config.network.update(width=64, heads=2)

@@ -156,6 +156,7 @@ def test_reading_creates_no_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.integration
 def test_a_run_goes_back_to_the_whole_checkpoint_and_ends_the_same(tmp_path, caplog):
     config = debug_config(tmp_path)
     train(config, tmp_path / "whole")
@@ -216,6 +217,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(small_disk, monkeypatch, left):
     jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract)[0], later)
 
 
+@pytest.mark.integration
 def test_a_run_on_a_full_disk_ends_with_one_line_and_continues(small_disk, tmp_path):
     config = debug_config(tmp_path, steps=20)
     config.run.update(checkpoint_every=10, tensorboard=False)

@@ -62,6 +62,7 @@ def without_text(params):
     return {path: np.asarray(a) for path, a in flatten_paths(params).items() if not path.startswith("text/")}
 
 
+@pytest.mark.integration
 def test_a_file_is_merged(folder, tmp_path):
     """Checks a run of no steps: it can be loaded and sampled, and is the public model with the file."""
     expected = pretrained.load(folder / "transformer", lora=folder / "lora.safetensors", scan=True).params
@@ -79,6 +80,7 @@ def test_a_file_is_merged(folder, tmp_path):
     assert train(config, tmp_path / "run").path == tmp_path / "run"  # the run is finished
 
 
+@pytest.mark.integration
 def test_its_matrices_train_on(folder, tmp_path):
     """Checks that they are what trains, in the layers of the file, and that they are exported with its effect."""
     config = config_of(folder, rank=4, alpha=2.0)
