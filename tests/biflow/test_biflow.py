@@ -10,6 +10,8 @@ from jvflow.biflow.sample import CURVES, backward, correcting, corruption, joint
 from jvflow.flow.field import along
 from jvflow.flow.solver import Solver
 
+pytestmark = pytest.mark.slow
+
 TIGHT = Solver(rtol=1e-4, atol=1e-4)
 SHAPE = (4, 1, 2, 2, 3)
 

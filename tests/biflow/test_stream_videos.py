@@ -97,6 +97,7 @@ def test_streams_start_at_held_out_frames_or_at_the_given_one(workdir, tmp_path)
     assert (first_frames(run, 1, tmp_path / "images") == 180).all()
 
 
+@pytest.mark.integration
 def test_the_seed_determines_the_stream_and_ema_differs_from_the_raw_parameters(workdir):
     take = lambda run, seed: next_frames(run, first_frames(run, 2), jax.random.key(seed))
     average, plain = load(workdir), load(workdir, ema=False)
@@ -149,6 +150,7 @@ def test_a_failed_solve_leaves_no_video(workdir, tmp_path):
         run.experiment.method.evaluate(run, run_dataset(run))
 
 
+@pytest.mark.integration
 def test_a_stream_that_fails_late_leaves_no_video(workdir, tmp_path, monkeypatch):
     """Fails after so many frames that part of the video is already on disk."""
     run = with_solver(load(workdir), Solver("euler", steps=1))

@@ -13,6 +13,8 @@ from jvflow import cli
 from jvflow.cli import configs
 from jvflow.cli.main import COMMANDS
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "import sys; from jvflow.cli.main import main; sys.argv[0] = 'jvflow'; main()"
 
 

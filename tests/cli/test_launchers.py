@@ -13,7 +13,6 @@ import kubernetes_validate
 import pytest
 import yaml
 from conftest import ROOT, config_flag
-from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 
 LAUNCH = ROOT / "launch"
 PYTHON = Path(sys.executable).parent
@@ -200,6 +199,8 @@ def check_schema(job: dict) -> None:
 
     The models of JobSet check its own fields; Kubernetes' schema of a Job checks its parts and allows no unknown field.
     """
+    from kubeflow_trainer_api.models import JobsetV1alpha2JobSet  # takes seconds
+
     if unknown := lost(job, JobsetV1alpha2JobSet.from_dict(job).to_dict()):
         raise ValueError(f"JobSet does not have {unknown}")
     for replicated in job["spec"]["replicatedJobs"]:

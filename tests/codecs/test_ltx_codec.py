@@ -13,6 +13,8 @@ from jvflow import codecs, networks, pretrained
 from jvflow.networks.ltx_vae import LTXVAE, STRIDES, LTXVAEConfig
 from jvflow.networks.streaming import apply_in_pieces
 
+pytestmark = pytest.mark.slow
+
 FRAMES = (17, 161)  # benchmarks/video_vae.py measures lengths between these, at full size
 
 

@@ -15,6 +15,8 @@ from jvflow.data import pipeline, records
 from jvflow.data.dataset_key import dataset_key
 from jvflow.data.records import Clip
 
+pytestmark = pytest.mark.slow
+
 
 def clip(seed, shape=(4, 6, 8, 3)):
     video = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)

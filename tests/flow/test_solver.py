@@ -11,6 +11,8 @@ from jvflow.flow import solver
 from jvflow.flow.solver import FIXED_ONLY, METHODS, SolveError, Solver, raise_if_failed
 from jvflow.flow.unipc import UniPC, grid
 
+pytestmark = pytest.mark.slow
+
 ADAPTIVE = [m for m in METHODS if m not in FIXED_ONLY]
 
 

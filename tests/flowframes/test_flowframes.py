@@ -16,6 +16,8 @@ from jvflow.flowframes.evaluate import straightness
 from jvflow.flowframes.inversion import invert
 from jvflow.networks import as_field
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (2, 4, 4, 3)
 
 

@@ -20,7 +20,10 @@ from jvflow.training.checkpoint import Checkpoints, abstract_like
 from jvflow.training.loop import train
 
 # a read that orbax aborts leaves coroutines behind
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 STATE = {"params": {"a": jnp.arange(4096.0).reshape(64, 64) ** 0.5}, "step": jnp.int32(7)}
 
 

@@ -29,6 +29,8 @@ from jvflow.training.lora import Tuning
 from jvflow.training.step import create, merge
 from jvflow.training.workdir import Workdir
 
+pytestmark = pytest.mark.slow
+
 WAN = dict(channels=4, text_width=8, depth=2, heads=2, head=12, hidden=16, patch=(1, 2, 2))
 CASES = {
     "dit": (

@@ -10,6 +10,8 @@ from jvflow.data import procedural
 from jvflow.vlfm import hippo
 from jvflow.vlfm.hippo.legs import check_order, step
 
+pytestmark = pytest.mark.slow
+
 ORDERS = (1, 2, 3, 8, 16, 32, 64)
 
 

@@ -12,6 +12,8 @@ from jvflow.vlfm import method as vlfm
 from jvflow.vlfm.exact import exact_field
 from jvflow.vlfm.latent_path import LatentEnds, SigmaSchedule, latent
 
+pytestmark = pytest.mark.slow
+
 FRAMES, RATE, SHAPE = 12, 8.0, (2, 3, 4)
 ACCURATE = Solver(method="dopri5", rtol=1e-6, atol=1e-6)
 SCHEDULES = {
