@@ -6,6 +6,7 @@ the others, and frames have the same pixels whether they are rendered together o
     comets     shapes that chase one another on a ring; their tails show where they go: one frame determines the next
     maze       a first-person walk along the right-hand wall: one frame shows the motion, not the map
     bouncing   discs that collide elastically behind bars: seeing the motion takes two frames
+    shapes     the same with plain shapes and no bars; a colour belongs to one shape
 
 Times are in seconds and suit 16 frames per second: objects move by about 0.5 to 1.2 pixels a frame at 32 x 32.
 """
@@ -17,9 +18,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jvflow.data.scenes_maze import maze
-from jvflow.data.scenes_shapes import bouncing, comets
+from jvflow.data.scenes_shapes import bouncing, comets, shapes
 
-KINDS = ("maze", "comets", "bouncing")
+KINDS = ("maze", "comets", "bouncing", "shapes")
 SMALLEST = 8  # pixels of a side
 PIXELS = 2**16  # rendered at once, unless a single frame has more
 
@@ -67,7 +68,7 @@ class Scene:
 
 def scene(kind: str, seed: int) -> Scene:
     """Returns the scene of a kind, one of `KINDS`, for a seed >= 0."""
-    makers = {"maze": maze, "comets": comets, "bouncing": bouncing}
+    makers = {"maze": maze, "comets": comets, "bouncing": bouncing, "shapes": shapes}
     if kind not in makers:
         raise ValueError(f"unknown kind {kind!r}: use one of {', '.join(KINDS)}")
     world = makers[kind](np.random.default_rng((seed, KINDS.index(kind))))

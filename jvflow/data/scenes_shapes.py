@@ -1,4 +1,4 @@
-"""Two worlds of flat shapes: comets on orbits, and discs that bounce behind bars.
+"""Worlds of flat shapes: comets on orbits, woven shapes that bounce behind bars, and plain shapes that bounce.
 
 The unit of length is the shorter side of the frame ("sides"); x runs right, y runs down.
 """
@@ -159,10 +159,10 @@ def comets(rng) -> Comets:
 
 @dataclass(frozen=True, eq=False)
 class Bouncing:
-    """Equal discs that bounce off the frame and off one another, drawn as shapes, behind bars.
+    """Equal discs that bounce off the frame and off one another, drawn as shapes, behind bars if there are any.
 
     Attributes:
-      weave: the pattern of each disc, "striped" or "checked".
+      weave: the pattern of each disc, "striped", "checked" or "plain".
       place: the position of each disc at t = 0 (n, 2), in units of the frame's (width, height).
       nudge: added to the place (n, 2), in sides.
       velocity: velocity of each disc at t = 0 (n, 2), in sides per second.
@@ -219,7 +219,9 @@ def _weave(name, dx, dy):
     if name == "checked":
         squares = triangle_wave(dx * np.float32(1 / 0.24)) * triangle_wave(dy * np.float32(1 / 0.24))
         return np.clip(0.5 + 2 * squares, 0, 1)
-    raise ValueError(f"unknown weave {name!r}: use striped or checked")
+    if name == "plain":
+        return np.zeros(np.broadcast_shapes(dx.shape, dy.shape), np.float32)
+    raise ValueError(f"unknown weave {name!r}: use striped, checked or plain")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -272,9 +274,35 @@ def bouncing(rng) -> Bouncing:
         shapes=shapes,
         colours=tuple(BRIGHT[name] for name in names),
         weave=weave,
-        place=rng.permutation([[0.27, 0.27], [0.73, 0.27], [0.27, 0.73], [0.73, 0.73]])[:count],
-        nudge=rng.uniform(-0.07, 0.07, (count, 2)),
-        velocity=speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1),
         bars=bars,
         ground=rgb(MUTED[ground]),
+        **_launched(rng, angle, speed),
+    )
+
+
+def shapes(rng) -> Bouncing:
+    """Returns two or three plain shapes without bars. A colour belongs to one shape, so a blurred one has its form."""
+    count = int(rng.integers(2, 4))
+    chosen = rng.choice(len(BRIGHT), count, replace=False)
+    names, kinds = [list(BRIGHT)[i] for i in chosen], tuple(SHAPES[i % len(SHAPES)] for i in chosen)
+    angle, speed = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.35, 0.6, count)
+    ground = rng.choice([name for name in MUTED if name not in names])
+    things = _listed([f"a {name} {kind}" for name, kind in zip(names, kinds)])
+    return Bouncing(
+        caption=f"{things} bounce off the edges and off one another, on a {ground} ground",
+        shapes=kinds,
+        colours=tuple(BRIGHT[name] for name in names),
+        weave=("plain",) * count,
+        bars=(),
+        ground=rgb(MUTED[ground]),
+        **_launched(rng, angle, speed),
+    )
+
+
+def _launched(rng, angle, speed) -> dict:
+    """Returns drawn places of discs in the four quarters of the frame, and velocities of given angles and speeds."""
+    return dict(
+        place=rng.permutation([[0.27, 0.27], [0.73, 0.27], [0.27, 0.73], [0.73, 0.73]])[: len(angle)],
+        nudge=rng.uniform(-0.07, 0.07, (len(angle), 2)),
+        velocity=speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1),
     )

@@ -268,6 +268,7 @@ def where_red(frame):
 
 
 def test_captions_describe_the_scene():
+    forms = {}  # colour -> the shape that it belongs to
     for seed in range(20):
         comets = procedural.scene("comets", seed)
         assert comets.caption.startswith("a red square and a green triangle circle clockwise, the square at the ")
@@ -279,11 +280,16 @@ def test_captions_describe_the_scene():
         assert bouncing.caption.count(" bar ") == len(bouncing.world.bars)
         for shape, weave in zip(bouncing.world.shapes, bouncing.world.weave):
             assert shape in bouncing.caption and weave in bouncing.caption
+        plain = procedural.scene("shapes", seed)
+        assert plain.caption.startswith("a ") and "bar" not in plain.caption and "striped" not in plain.caption
+        for shape, colour in zip(plain.world.shapes, plain.world.colours, strict=True):
+            assert shape in plain.caption and forms.setdefault(colour, shape) == shape
+    assert len(forms) == 6
     assert "brick walls" in procedural.scene("maze", 0).caption
 
 
 def test_mistakes_raise_value_error():
-    with pytest.raises(ValueError, match="unknown kind 'clouds': use one of maze, comets, bouncing"):
+    with pytest.raises(ValueError, match="unknown kind 'clouds': use one of maze, comets, bouncing, shapes"):
         procedural.scene("clouds", 0)
     scene = procedural.scene("comets", 0)
     for size in (7, (32, 4)):
