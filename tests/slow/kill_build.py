@@ -77,6 +77,13 @@ def ended(job: list[subprocess.Popen]) -> bool:
     return all(process.poll() is not None for process in job)
 
 
+def wait_for_files(job: list[subprocess.Popen], directory: Path) -> None:
+    """Waits until a build writes its first shard, or ends."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    while not ended(job) and len(list(partial.rglob("*"))) < 3:
+        time.sleep(0.02)
+
+
 def contents(directory: Path) -> dict:
     return {
         str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
@@ -122,19 +129,19 @@ def main():
             assert start(build, source, folder / "compiling", 1)[0].wait() == 0
         else:
             source = REAL if REAL.exists() else made(folder / "videos")
+        job = start(build, source, folder / "whole", 1)
+        wait_for_files(job, folder / "whole")
         clock = time.time()
-        assert start(build, source, folder / "whole", 1)[0].wait() == 0
-        took = time.time() - clock
-        print(f"{len(contents(folder / 'whole'))} files in {took:.1f} s")
+        assert job[0].wait() == 0
+        took = time.time() - clock  # of writing: imports, and clips that all builds share, are done before
+        print(f"{len(contents(folder / 'whole'))} files, written in {took:.1f} s")
         done, builds, equal, most = 0, 0, True, 0
         while done < kills or not builds:
             directory = folder / f"killed_{builds}"
             while not records.is_dataset(directory):
                 job = start(build, source, directory, PROCESSES[build])
-                partial = directory.with_name(f".{directory.name}.partial")
-                while not ended(job) and len(list(partial.rglob("*"))) < 3:  # kills during imports test nothing
-                    time.sleep(0.05)
-                until = time.time() + rng.uniform(0.1, 0.25 * took) if done < kills else math.inf
+                wait_for_files(job, directory)  # kills during imports test nothing
+                until = time.time() + rng.uniform(0, 0.4 * took) if done < kills else math.inf
                 while not ended(job) and time.time() < until:
                     time.sleep(0.01)
                 if ended(job):
