@@ -1,6 +1,7 @@
 """Encodes a data set of clips: adds a codec's latents to the clips, in one format for every codec.
 
-    video, fps, start, caption, source     the clip, as in the data set that was encoded
+    fps, start, caption, source            of the clip, as in the data set that was encoded
+    video                                  the same; in records of its own in the folder `clips`, which training leaves
     latent_mean                            float32 (f, h, w, c), in the units that a flow sees
     latent_std                             the same shape, where the codec has a posterior
     latent_mean_17, latent_std_17          replace these two where the codec encodes several frames as one: float32
@@ -184,7 +185,7 @@ def encode(
         for split in clips
     }
     empty = (lambda: captions[0].empty) if captions else None
-    write_latents(directory, encoded, wanted, records.report(source), empty, videos=made.get("videos"))
+    write_latents(directory, encoded, wanted, source, empty, videos=made.get("videos"))
     return records.manifest(directory)
 
 
@@ -192,7 +193,7 @@ def write_latents(
     directory: Path,
     splits: Mapping[str, records.LazyClips],
     settings: dict,
-    source_report: dict,
+    source: Path,
     empty: Callable[[], tuple] | None = None,
     **options,
 ) -> None:
@@ -205,18 +206,20 @@ def write_latents(
       directory: folder of the data set.
       splits: the clips of each split.
       settings: everything that determines the content.
-      source_report: the report of the data set that the clips come from.
+      source: the data set that the clips come from, in the same order.
       empty: returns `TextEncoder.empty` of the encoder of the captions; None for a data set without embeddings.
       options: options of `records.Build.write`.
     """
     dtype, made, shapes, started = DTYPES[settings.get("dtype", "float32")], 0, {}, time.perf_counter()
+    source_report, video_from = records.report(source), records.video_folder(source)
 
     def stored(clip: dict) -> dict:
         nonlocal made
         made += 1
         shapes.update({name: list(value.shape) for name, value in clip.items() if _is_latent(value)})
         rounded = lambda name, value: _rounded(name, value, dtype, clip["source"])
-        return {name: rounded(name, value) if name in shapes else value for name, value in clip.items()}
+        kept = {name: value for name, value in clip.items() if name != "video" or not video_from}
+        return {name: rounded(name, value) if name in shapes else value for name, value in kept.items()}
 
     def write_empty(folder: Path):
         if empty is not None:
@@ -233,6 +236,7 @@ def write_latents(
             measure=_sums,
             report=lambda sums: _report(source_report, shapes, sums),
             extra=write_empty,
+            video_from=video_from,
             **options,
         )
 
@@ -307,7 +311,7 @@ def frame_difference(directory: Path, *, every: int = 1, clips: int = 64) -> flo
 
     Use it as `config.path.velocity_scale`.
     """
-    source = pipeline.open_split(directory, "train")
+    source = pipeline.open_split(directory, "train", video=False)
     means = [source[i]["latent_mean"][::every] for i in range(min(clips, len(source)))]
     return float(np.sqrt(np.mean([np.square(np.diff(mean, axis=0)).mean() for mean in means])))
 

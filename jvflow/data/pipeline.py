@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from jvflow.data import video
+from jvflow.data import records, video
 
 Videos = UInt8[np.ndarray, "b f h w 3"]
 COUNT = 4  # samples, where nobody asks for a number
@@ -101,21 +101,36 @@ def inverted_column(chunk: int) -> str:
 
 
 class Source:
-    """Random access to the clips of one split, for `grain.MapDataset.source`: thread safe and picklable."""
+    """Random access to the clips of one split, for `grain.MapDataset.source`: thread safe and picklable.
 
-    def __init__(self, directory: Path, split: str):
-        self._directory, self._split = directory, split
+    `video=False` leaves out the video where it has records of its own, see `jvflow.data.latents`.
+    """
+
+    def __init__(self, directory: Path, split: str, video: bool = True):
+        self._arguments = directory, split, video
         self._records = tfds.builder_from_directory(directory).as_data_source(split)
+        apart = directory / records.VIDEO
+        self._video = None
+        if video and apart.is_dir():
+            self._video = tfds.builder_from_directory(apart).as_data_source(split)
+            if (have := len(self._video)) != len(self._records):
+                raise ValueError(
+                    f"{apart} has {have} clips in its split {split!r}, and the latents are of {len(self._records)}: "
+                    + records.rebuild(directory)
+                )
 
     def __reduce__(self):
-        return Source, (self._directory, self._split)
+        return Source, self._arguments
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> dict:
         """Returns a clip's columns: arrays as stored (`HALF_DTYPES` as float32), numbers as float32, strings as str."""
-        record = self._records[range(len(self))[index]]
+        place = range(len(self))[index]
+        record = self._records[place]
+        if self._video is not None:
+            record |= dict(video=self._video[place]["video"])
         return {name: _decode(value) for name, value in record.items()}
 
 
@@ -127,14 +142,14 @@ def _decode(value):
     return value.astype(np.float32) if value.dtype.name in HALF_DTYPES else value
 
 
-def open_split(directory, split: str) -> Source:
-    """Opens one split of a data set; raises ValueError if there is no data set, or no such split."""
+def open_split(directory, split: str, *, video: bool = True) -> Source:
+    """Opens one split of a data set, see `Source`; raises ValueError if there is no data set, or no such split."""
     if not (Path(directory) / "dataset_info.json").is_file():
         raise ValueError(f"{directory} is not a data set: it has no dataset_info.json; `jvflow encode` makes one")
     splits = list(tfds.builder_from_directory(directory).info.splits)
     if split not in splits:
         raise ValueError(f"{directory} has no split {split!r}; available: {', '.join(splits)}")
-    return Source(Path(directory), split)
+    return Source(Path(directory), split, video)
 
 
 def held_out(directory, prefer: str = "test") -> str:
@@ -145,10 +160,12 @@ def held_out(directory, prefer: str = "test") -> str:
     return [*found, "train"][0]
 
 
-def _crop(window: Window, latents: bool, tokenize, embedded: bool, clip: dict, rng: np.random.Generator) -> dict:
-    """Cuts one row of a batch out of a clip. Arguments as for `batches`."""
+def _crop(
+    window: Window, have: int, latents: bool, tokenize, embedded: bool, clip: dict, rng: np.random.Generator
+) -> dict:
+    """Cuts one row of a batch out of a clip of `have` frames. Other arguments as for `batches`."""
     chunk, step, chunk_latents = window.chunk, window.chunk or 1, window.encoded or window.chunk
-    places = (len(clip["video"]) - window.span) // step + 1
+    places = (have - window.span) // step + 1
     place = int(rng.integers(places)) if window.anywhere else 0  # counts chunks, or frames where there are no chunks
     first = step * place
     frames = np.arange(first, first + window.span, window.every)  # copies: a slice would keep the whole clip in memory
@@ -218,14 +235,15 @@ def batches(
       tokenize: a text encoder's `tokenize`, for the captions.
       embedded: read the stored embeddings of the captions instead of tokenizing.
     """
-    source = open_split(directory, split)
+    source = open_split(directory, split, video=not latents)
     first, need = source[0], max(window.span for window in windows)
-    have, clip_bytes = len(first["video"]), sum(np.asarray(value).nbytes for value in first.values())
+    have = len(first["video"]) if "video" in first else records.manifest(directory)["shape"][0]
+    clip_bytes = sum(np.asarray(value).nbytes for value in first.values())
     if have < need:
         raise ValueError(f"clips have {have} frames, training needs {need}: build them with data.frames >= {need}")
     read_clip = cache(source.__getitem__) if clip_bytes * len(source) <= MEMORY_CACHE_BYTES else source.__getitem__
     shuffled = grain.MapDataset.range(len(source)).map(read_clip).seed(seed).shuffle().repeat()
-    examples = [shuffled.random_map(partial(_crop, window, latents, tokenize, embedded)) for window in windows]
+    examples = [shuffled.random_map(partial(_crop, window, have, latents, tokenize, embedded)) for window in windows]
     rows = range(batch_size) if rows is None else rows
     local_rows = grain.MapDataset.source(_BatchRows(examples, seed, batch_size, rows))
     ahead = 2 * len(rows) if threads else 0  # grain buffers what comes before `to_iter_dataset`: rows, not batches
@@ -242,7 +260,7 @@ def clips(directory, split: str, *, count: int | None = None, frames: int | None
 
 def captions(directory, split: str, *, count: int | None = None) -> list[str]:
     """Returns the captions of the first `count` clips of a split; None for all."""
-    return [clip["caption"] for clip in islice(open_split(directory, split), count)]
+    return [clip["caption"] for clip in islice(open_split(directory, split, video=False), count)]
 
 
 def start_frames(data, dataset: Callable[[], Path], count: int | None, need: int, path=None) -> Videos:

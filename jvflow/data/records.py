@@ -5,6 +5,7 @@
       dataset_info.json, features.json                read by `tfds.builder_from_directory`
       manifest.json                                   key, clips and videos per split, shape of a clip, settings
       report.json                                     size in bytes, and a report on the build
+      clips/                                          of latents: the data set with the video, in the same order
 
 A clip is a `Clip`, or a dict of named columns: arrays, numbers and strings (such as the latents of
 `jvflow.data.latents`). The first clip determines the columns; all others must have the same.
@@ -38,6 +39,8 @@ LOG = logging.getLogger(__name__)
 MANIFEST, REPORT = "manifest.json", "report.json"
 IDENTITY = "identity.json"  # of an unfinished build
 NAME = "clips"
+VIDEO = "clips"
+"""The folder of the data set that holds the video, where training does not read it."""
 INFO = ("dataset_info.json", "features.json")
 """The JSON files that tfds reads."""
 SHARD_BYTES = 256 * 2**20
@@ -120,11 +123,38 @@ def check_free(directory: str | os.PathLike) -> None:
         raise ValueError(f"{directory} exists and is not an empty folder: choose another name")
 
 
-def write(directory: str | os.PathLike, splits: Mapping[str, Iterable], *, settings: dict, **options) -> None:
-    """Writes a data set; `options` are options of `Build.write`."""
+def write(
+    directory: str | os.PathLike,
+    splits: Mapping[str, Iterable],
+    *,
+    settings: dict,
+    video_from: Path | None = None,
+    **options,
+) -> None:
+    """Writes a data set; `video_from` and `options` are options of `Build.write`."""
     check_free(directory)
-    with begin(directory, dict(settings=settings, splits=list(splits))) as build:
-        build.write(splits, settings=settings, **options)
+    identity = dict(settings=settings, splits=list(splits)) | (dict(video="apart") if video_from else {})
+    with begin(directory, identity) as build:
+        build.write(splits, settings=settings, video_from=video_from, **options)
+
+
+def video_folder(directory: str | os.PathLike) -> Path | None:
+    """Returns the data set with the video of a data set: itself, the one inside it, or None for mere latents."""
+    directory = Path(directory)
+    if (directory / VIDEO).is_dir():
+        return directory / VIDEO
+    return directory if "video" in tfds.builder_from_directory(directory).info.features else None
+
+
+def _link(source: Path, folder: Path) -> None:
+    """Gives a finished data set a second folder, without using space where the file system has links."""
+    folder.mkdir()
+    for file in sorted([*source.glob(f"{NAME}-*"), *(source / name for name in (*INFO, REPORT, MANIFEST))]):
+        if file.is_file():
+            try:
+                os.link(file, folder / file.name)
+            except OSError:
+                shutil.copy(file, folder / file.name)
 
 
 @contextmanager
@@ -174,6 +204,7 @@ class Build:
         report: Callable[[dict[str, float]], dict] = lambda sums: {},
         extra: Callable[[Path], None] = lambda folder: None,
         videos: Mapping[str, Mapping[str, int]] | None = None,
+        video_from: Path | None = None,
     ) -> None:
         """Writes every split and renames the result to the directory, which must not hold a data set.
 
@@ -190,6 +221,7 @@ class Build:
           report: returns the content of `REPORT` from those sums.
           extra: writes further files of the data set into the given folder.
           videos: the number of clips of each video, for the manifest: {split: {video: clips}}.
+          video_from: a data set of the same clips in the same order, which holds their video in place of this one.
         """
         check_free(self._directory)
         _check_splits(splits)
@@ -204,7 +236,11 @@ class Build:
                 return measure(clip)
 
             counts, shape, sums = _write_splits(self._partial, splits, shard_bytes or SHARD_BYTES, measured)
-        size = sum(file.stat().st_size for file in self._partial.glob(f"{NAME}-*"))
+        if video_from:
+            shape = manifest(video_from)["shape"]
+            shutil.rmtree(self._partial / VIDEO, ignore_errors=True)
+            _link(video_from, self._partial / VIDEO)
+        size = sum(file.stat().st_size for file in self._partial.rglob(f"{NAME}-*"))
         self._write_json(REPORT, {"bytes": size, **report(sums)})
         extra(self._partial)
         content = {"key": dataset_key(settings), "splits": counts, "shape": list(shape)}

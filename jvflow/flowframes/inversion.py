@@ -178,7 +178,7 @@ def invert_dataset(run: Run, source: Path, directory: Path, *, lengths: tuple[in
     processes.on_primary(lambda: _check_room(clips, lengths, directory, dtype))
     made = {split: inverted(split) for split in clips}
     writing: dict = dict(empty=empty and (lambda: empty), shard_bytes=SHARD_BYTES, videos=manifest.get("videos"))
-    latents.write_latents(directory, made, settings, records.report(source), **writing)
+    latents.write_latents(directory, made, settings, source, **writing)
     for length in lengths:
         LOG.info("%s: round-trip errors for chunks of %d frames: %s", directory, length, report(directory, length))
     return records.manifest(directory)
@@ -230,7 +230,7 @@ def report(directory: Path, length: int, max_error: float | None = None) -> dict
     With `max_error`, also the number of errors above it.
     """
     column = f"{pipeline.inverted_column(length)}_error"
-    errors = np.concatenate([clip[column] for clip in pipeline.open_split(directory, "train")])
+    errors = np.concatenate([clip[column] for clip in pipeline.open_split(directory, "train", video=False)])
     errors = errors[np.isfinite(errors)]
     figures = dict(
         chunks=len(errors),

@@ -1,6 +1,7 @@
 """Latents on disk: they equal the codec's latents, are refused for another codec, and train as the video does."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -51,6 +52,50 @@ def test_clips_keep_everything_and_gain_latents(config, encoded):
         np.testing.assert_allclose(clip["latent_mean"], expected, atol=1e-5)
         assert "latent_std" not in clip and clip["latent_mean"].dtype == np.float32
     assert latents.has_latents(encoded) and records.manifest(encoded)["splits"] == {"train": 6, "test": 2}
+
+
+def test_training_does_not_read_the_video(encoded, tmp_path):
+    assert "video" not in pipeline.open_split(encoded, "test", video=False)[0]
+    shutil.copytree(encoded, tmp_path / "set")
+    for file in (tmp_path / "set" / records.VIDEO).glob("*.array_record*"):
+        file.write_bytes(b"not a record")
+    options = dict(windows=[pipeline.Window(2)], batch_size=2, seed=0, threads=0, latents=True)
+    whole, damaged = (next(pipeline.batches(folder, **options)) for folder in (encoded, tmp_path / "set"))
+    jax.tree.map(np.testing.assert_array_equal, whole, damaged)
+    with pytest.raises(Exception, match="ArrayRecord file should be"):
+        pipeline.open_split(tmp_path / "set", "test")[0]
+
+
+def test_the_video_is_that_of_the_clips_and_takes_no_second_place(config, encoded):
+    clips = dataset.prepare(config.data, encoded.parent)
+    files = sorted(file.name for file in clips.glob("*.array_record*"))
+    assert files and all((clips / file).samefile(encoded / records.VIDEO / file) for file in files)
+    assert records.manifest(encoded)["shape"] == records.manifest(clips)["shape"] == [4, 16, 16, 3]
+    assert records.video_folder(encoded) == encoded / records.VIDEO and records.video_folder(clips) == clips
+
+
+def test_latents_of_an_earlier_version_hold_the_video_themselves(encoded, tmp_path):
+    made = records.manifest(encoded)
+    clips = {split: list(pipeline.open_split(encoded, split)) for split in made["splits"]}
+    records.write(tmp_path / "set", clips, settings=made["settings"])
+    options = dict(windows=[pipeline.Window(2)], batch_size=2, seed=0, threads=0, latents=True)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *(next(pipeline.batches(folder, **options)) for folder in (encoded, tmp_path / "set")),
+    )
+    assert records.manifest(tmp_path / "set")["shape"] == made["shape"]
+    assert pipeline.clips(tmp_path / "set", "test").shape == (2, 4, 16, 16, 3)
+
+
+def test_video_of_other_clips_is_an_error(encoded, tmp_path):
+    shutil.copytree(encoded, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / records.VIDEO)
+    one = {"train": [pipeline.open_split(encoded, "train")[0]]}
+    records.write(tmp_path / "set" / records.VIDEO, one, settings={})
+    with pytest.raises(
+        ValueError, match="clips has 1 clips in its split 'train', and the latents are of 6: restore it"
+    ):
+        pipeline.open_split(tmp_path / "set", "train")
 
 
 @pytest.mark.integration
@@ -148,12 +193,13 @@ def test_the_command(tmp_path):
 
 def test_values_that_are_not_finite_are_neither_written_nor_read(tmp_path):
     codec_id, values = dict(name="some"), np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
+    records.write(tmp_path / "of", dict(train=[dict(source="a.mp4", latent_mean=values)]), settings={})
 
     def write(folder, embedding):
         clip = dict(source="a.mp4", latent_mean=values, text_embedding=embedding, text_mask=np.ones(2, bool))
         clips = dict(train=records.LazyClips(1, lambda i: dict(clip)))
         settings = dict(kind="latents", codec=codec_id, text=codec_id)
-        latents.write_latents(folder, clips, settings, {})
+        latents.write_latents(folder, clips, settings, tmp_path / "of")
         return folder
 
     with pytest.raises(
