@@ -158,6 +158,7 @@ def test_half_an_override_is_one_line(tmp_path, name, out):
     assert not (tmp_path / out).exists()
 
 
+@pytest.mark.integration
 def test_no_tensorflow_or_torch_is_imported():
     code = "import sys, jvflow.commands; assert not {'tensorflow', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)

@@ -44,7 +44,7 @@ def videos(codec, b: int, k: int, h: int = 3, w: int = 2, *, space: int = 8, fra
     "name, piece, last",
     [
         ("ltx_vae_090", 1, (0, 9)),
-        ("ltx_vae_095", 2, (1, 8)),
+        pytest.param("ltx_vae_095", 2, (1, 8), marks=pytest.mark.integration),
         pytest.param("ltx_vae_090", 2, (1, 8), marks=pytest.mark.integration),
         pytest.param("ltx_vae_095", 1, (0, 9), marks=pytest.mark.integration),
     ],

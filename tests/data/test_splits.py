@@ -32,6 +32,7 @@ def build(inside, out, **options):
     return report
 
 
+@pytest.mark.integration
 def test_two_splits_never_share_a_video(tmp_path):
     """Builds ten videos of ten clips, and checks the fraction and the seed, and that clips of a video stay together."""
     for number in range(10):

@@ -28,6 +28,7 @@ def frames(channels=3, seed=1, size=8, count=2):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(count, 1, size, size, channels)), jnp.float32)
 
 
+@pytest.mark.integration
 def test_each_velocity_has_a_network_of_its_own():
     network = networks.build("unet", **SMALL, coordinates=2, velocities=2, scales=(0.5, 2.0))
     params = random_params(network)
