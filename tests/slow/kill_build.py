@@ -78,9 +78,15 @@ def ended(job: list[subprocess.Popen]) -> bool:
 
 
 def wait_for_files(job: list[subprocess.Popen], directory: Path) -> None:
-    """Waits until a build writes its first shard, or ends."""
-    partial = directory.with_name(f".{directory.name}.partial")
-    while not ended(job) and len(list(partial.rglob("*"))) < 3:
+    """Waits until a build that has just begun writes a shard, or ends."""
+    partial, begun = directory.with_name(f".{directory.name}.partial"), time.time()
+    while not ended(job):
+        try:
+            written = [path.stat().st_mtime for path in partial.rglob("*") if path.is_file()]
+        except FileNotFoundError:  # renamed in between: the build is complete
+            written = []
+        if len(written) > 1 and max(written) > begun:
+            return
         time.sleep(0.02)
 
 
@@ -141,12 +147,13 @@ def main():
             while not records.is_dataset(directory):
                 job = start(build, source, directory, PROCESSES[build])
                 wait_for_files(job, directory)  # kills during imports test nothing
-                until = time.time() + rng.uniform(0, 0.4 * took) if done < kills else math.inf
+                until = time.time() + rng.uniform(0, 0.2 * took) if done < kills else math.inf
                 while not ended(job) and time.time() < until:
                     time.sleep(0.01)
                 if ended(job):
                     continue
-                for process in rng.sample(job, len(job)):
+                # once the process that writes first: where another one dies, it may remove what it wrote
+                for process in rng.sample(job, len(job)) if done else job:
                     process.send_signal(signal.SIGKILL)
                     time.sleep(rng.uniform(0, 1) * (len(job) > 1))
                 [process.wait() for process in job]
