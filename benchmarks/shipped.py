@@ -46,18 +46,8 @@ FVD = {
     "FVD of noise": "fvd.controls.noise",
 }
 NFE = {"evaluations of the network per frame": "nfe_per_frame"}
-CHUNKS = {
-    "distance to the true futures, 5 evaluations a chunk": "frames_4.nfe_5.distance",
-    "distance, 1 evaluation a chunk": "frames_4.nfe_1.distance",
-    "distance of real video": "frames_4.controls.other_real.distance",
-    "distance of the observed chunk again": "frames_4.controls.repeat_observed.distance",
-    "distance of the last frame repeated": "frames_4.controls.repeat_last.distance",
-    "PSNR in dB, 5 evaluations a chunk": "frames_4.nfe_5.psnr",
-    "PSNR in dB of the last frame repeated": "frames_4.controls.repeat_last.psnr",
-    "motion (real: 1)": "frames_4.nfe_5.motion",
-}
 SETTINGS = ("videos", "clips", "split", "frames", "window", "stride", "pooled", "features", "dimensions")
-SETTINGS += ("real_clips", "epsilon", "chunks", "starts")
+SETTINGS += ("real_clips", "epsilon")
 MODELS = {
     "maze": dict(
         config="configs/biflow/maze.py",
@@ -84,37 +74,6 @@ MODELS = {
             dict(
                 title="Generated backwards in time", sampling=dict(curve="backward"), options=dict(length=32, count=2)
             ),
-        ),
-    ),
-    "bouncing": dict(
-        config="configs/biflow/bouncing.py",
-        cost="TODO",
-        title="Bi-flow with two known frames: shapes that collide",
-        text="One frame does not show where a shape is going. This model knows the last two frames: BI-FLOW flows from "
-        "the last one to the next, and the one before it is context, with noise of its own. The network learned from "
-        "1,200 clips of other shapes; when two shapes meet, they bounce off one another.",
-        metrics=STREAM | FVD | NFE,
-        real=("test", 2.0),
-        shows=(
-            dict(title="Generated forwards", options=dict(length=48)),
-            dict(
-                title="Generated with less noise (eps 0.1)",
-                sampling=dict(epsilon=0.1),
-                options=dict(length=32, count=2),
-            ),
-        ),
-    ),
-    "shapes": dict(
-        config="configs/flowframes/shapes.py",
-        cost="TODO",
-        title="FlowFrames: the next frames of shapes that collide",
-        text="The first four frames are real. FlowFrames flows from four frames to the next four in five evaluations "
-        "of the network, again and again. The network learned from 1,024 clips of other shapes.",
-        metrics=CHUNKS,
-        real=("test", 2.0),
-        shows=(
-            dict(title="Predicted with 5 evaluations a chunk", options=dict(length=32)),
-            dict(title="Predicted with 1 evaluation a chunk", sampling=dict(steps=1), options=dict(length=32, count=2)),
         ),
     ),
     "captions": dict(
