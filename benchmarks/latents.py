@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks import subject
 from jvflow.data import pipeline, procedural, records
+from jvflow.data.columns import latent_columns
 
 SIZE, CLIPS, BATCH, BATCHES, ROUNDS = 256, 48, 16, 12, 5
 FRAMES, THREADS = (16, 64), (1, 2, 4)
@@ -61,12 +62,12 @@ def _of_length(frames: int) -> dict:
 def _clip(frames: int, index: int) -> dict:
     video = procedural.scene("bouncing", index).render(np.arange(frames) / 24, SIZE)
     rng, shape = np.random.default_rng(index), (frames, SIZE // 8, SIZE // 8, 4)
-    latents = {name: rng.normal(size=shape).astype(np.float16) for name in pipeline.latent_columns()}
+    latents = {name: rng.normal(size=shape).astype(np.float16) for name in latent_columns()}
     return dict(video=video, fps=24.0, start=0.0, caption="shapes", source=str(index)) | latents
 
 
 def _without_latents(clip: dict) -> dict:
-    return {name: value for name, value in clip.items() if name not in pipeline.latent_columns()}
+    return {name: value for name, value in clip.items() if name not in latent_columns()}
 
 
 def _batches(folder, frames: int, threads: int):

@@ -1,4 +1,4 @@
-"""A clip of a video, and its columns as the bytes of a `tf.train.Example`."""
+"""A clip of a video, the names of its columns, and the columns as the bytes of a `tf.train.Example`."""
 
 from dataclasses import dataclass
 
@@ -28,6 +28,16 @@ class Clip:
 def as_dict(clip: Clip | dict) -> dict:
     """Returns the columns of a clip."""
     return clip if isinstance(clip, dict) else dict(vars(clip))
+
+
+def latent_columns(chunk: int = 0) -> tuple[str, str]:
+    """Returns the names of the columns with mean and deviation of latents, encoded in chunks of `chunk` frames."""
+    return (f"latent_mean_{chunk}", f"latent_std_{chunk}") if chunk else ("latent_mean", "latent_std")
+
+
+def inverted_column(chunk: int) -> str:
+    """Returns the name of the column with the inversions of a clip's chunks; NAME_error holds each chunk's error."""
+    return f"inverted_{chunk}"
 
 
 @dataclass(frozen=True)

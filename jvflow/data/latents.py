@@ -33,6 +33,7 @@ import numpy as np
 from jvflow import codecs, text
 from jvflow.codecs import Codec, encode_chunks
 from jvflow.data import dataset, pipeline, records
+from jvflow.data.columns import latent_columns
 from jvflow.data.dataset_key import check_settings
 from jvflow.files import check_room, mebibytes
 from jvflow.parallel import processes
@@ -301,7 +302,7 @@ def _with_latents(codec: Codec, embed: Callable, lengths: tuple[int, ...], clip:
     for length in lengths or (0,):
         chunks = len(video) // length if length else 1
         posterior = encode_chunks(codec, codec.params, jnp.asarray(video[: chunks * length or None])[None], chunks)
-        columns = zip(pipeline.latent_columns(length), posterior)
+        columns = zip(latent_columns(length), posterior)
         clip |= {name: np.asarray(a[0], np.float32) for name, a in columns if a is not None}
     return clip | embed(clip["caption"])
 

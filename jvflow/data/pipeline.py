@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jvflow.data import records, video
+from jvflow.data.columns import inverted_column, latent_columns
 
 Videos = UInt8[np.ndarray, "b f h w 3"]
 COUNT = 4  # samples, where nobody asks for a number
@@ -90,16 +91,6 @@ class Window:
         return (self.frames - 1) * self.every + 1
 
 
-def latent_columns(chunk: int = 0) -> tuple[str, str]:
-    """Returns the names of the columns with mean and deviation of latents, encoded in chunks of `chunk` frames."""
-    return (f"latent_mean_{chunk}", f"latent_std_{chunk}") if chunk else ("latent_mean", "latent_std")
-
-
-def inverted_column(chunk: int) -> str:
-    """Returns the name of the column with the inversions of a clip's chunks; NAME_error holds each chunk's error."""
-    return f"inverted_{chunk}"
-
-
 class Source:
     """Random access to the clips of one split, for `grain.MapDataset.source`: thread safe and picklable.
 
@@ -109,15 +100,8 @@ class Source:
     def __init__(self, directory: Path, split: str, video: bool = True):
         self._arguments = directory, split, video
         self._records = tfds.builder_from_directory(directory).as_data_source(split)
-        apart = directory / records.VIDEO
-        self._video = None
-        if video and apart.is_dir():
-            self._video = tfds.builder_from_directory(apart).as_data_source(split)
-            if (have := len(self._video)) != len(self._records):
-                raise ValueError(
-                    f"{apart} has {have} clips in its split {split!r}, and the latents are of {len(self._records)}: "
-                    + records.rebuild(directory)
-                )
+        apart = video and (directory / records.VIDEO).is_dir()
+        self._video = records.open_video(directory, split, len(self._records)) if apart else None
 
     def __reduce__(self):
         return Source, self._arguments
@@ -160,9 +144,7 @@ def held_out(directory, prefer: str = "test") -> str:
     return [*found, "train"][0]
 
 
-def _crop(
-    window: Window, have: int, latents: bool, tokenize, embedded: bool, clip: dict, rng: np.random.Generator
-) -> dict:
+def _crop(window: Window, have: int, latents, tokenize, embedded, clip: dict, rng: np.random.Generator) -> dict:
     """Cuts one row of a batch out of a clip of `have` frames. Other arguments as for `batches`."""
     chunk, step, chunk_latents = window.chunk, window.chunk or 1, window.encoded or window.chunk
     places = (have - window.span) // step + 1

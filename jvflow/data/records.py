@@ -146,6 +146,16 @@ def video_folder(directory: str | os.PathLike) -> Path | None:
     return directory if "video" in tfds.builder_from_directory(directory).info.features else None
 
 
+def open_video(directory: str | os.PathLike, split: str, count: int) -> Sequence:
+    """Opens the video that lies apart from the `count` clips of a split; raises ValueError for another number."""
+    apart = Path(directory) / VIDEO
+    video = tfds.builder_from_directory(apart).as_data_source(split)
+    if len(video) != count:
+        given = f"{apart} has {len(video)} clips in its split {split!r}, and the latents are of {count}"
+        raise ValueError(f"{given}: {rebuild(directory)}")
+    return video
+
+
 def _link(source: Path, folder: Path) -> None:
     """Gives a finished data set a second folder, without using space where the file system has links."""
     folder.mkdir()

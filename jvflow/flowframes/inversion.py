@@ -25,6 +25,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from jvflow.data import dataset, latents, pipeline, records
+from jvflow.data.columns import inverted_column, latent_columns
 from jvflow.data.dataset_key import check_settings
 from jvflow.files import check_room
 from jvflow.flow.field import Condition, Field, along, guide
@@ -188,7 +189,7 @@ def _check_room(clips: dict, lengths: tuple[int, ...], directory: Path, dtype) -
     """Raises ValueError if the disk has no room for the clips with one more copy of their latents for each length."""
     count, clip = sum(map(len, clips.values())), clips["train"][0]
     video = clip.pop("video").nbytes
-    names = [name for length in lengths for name in (pipeline.latent_columns(length)[0], "latent_mean")]
+    names = [name for length in lengths for name in (latent_columns(length)[0], "latent_mean")]
     numbers = sum(clip[name].size for name in names if name in clip) + sum(map(np.size, clip.values()))
     need = count * (video + np.dtype(dtype).itemsize * numbers)
     check_room(directory, need - records.bytes_written(directory), f"{count} clips with their latents and inversions")
@@ -202,7 +203,7 @@ def _with_inversions(run: Run, empty: tuple | None, clip: dict, *, lengths, opti
     codec, frames = run.experiment.codec, len(clip["video"])
     repeat = lambda name, count: np.repeat(clip[name][None], count, axis=0)
     for length in lengths:
-        mean = clip[pipeline.latent_columns(length if codec.frames_per_latent > 1 else 0)[0]]
+        mean = clip[latent_columns(length if codec.frames_per_latent > 1 else 0)[0]]
         count, latent_frames = frames // length, codec.latent_shape((length, *clip["video"].shape[1:3]))[0]
         latents, error = np.zeros_like(mean), np.full(-(-frames // length), np.inf, np.float32)
         if count > 1 and not skip:
@@ -219,7 +220,7 @@ def _with_inversions(run: Run, empty: tuple | None, clip: dict, *, lengths, opti
                 made = invert(field, jnp.asarray(chunks), condition, **options)
             latents[targets] = rearrange(np.asarray(made.latents), "n f ... -> (n f) ...")
             error[1:count] = np.asarray(made.error)
-        name = pipeline.inverted_column(length)
+        name = inverted_column(length)
         clip |= {name: latents, f"{name}_error": error}
     return clip
 
@@ -229,7 +230,7 @@ def report(directory: Path, length: int, max_error: float | None = None) -> dict
 
     With `max_error`, also the number of errors above it.
     """
-    column = f"{pipeline.inverted_column(length)}_error"
+    column = f"{inverted_column(length)}_error"
     errors = np.concatenate([clip[column] for clip in pipeline.open_split(directory, "train", video=False)])
     errors = errors[np.isfinite(errors)]
     figures = dict(
