@@ -78,6 +78,16 @@ def evaluations(name: str, steps: Any) -> Any:
     return steps * (tableau.num_stages - 1) + 1 if tableau.fsal else steps * tableau.num_stages
 
 
+class FixedTimes(diffrax.StepTo):
+    """The steps of `StepTo` without its checks at run time, which call the host; `step_times` checks before."""
+
+    def wrap(self, direction):
+        return type(self)(self.ts * direction)
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        return self.ts[1], 2
+
+
 def _check_settings(method, rtol, atol, steps, per_sample, controller):
     make_method(method)
     if controller not in CONTROLLERS:
@@ -157,7 +167,7 @@ def solve(
             stepsize, first, extra = Torchode(rtol, atol), None, FIRST_STEP_NFE
     else:
         grid = step_times(steps, t0, t1)
-        stepsize = diffrax.StepTo(ts=jnp.asarray(grid, x.dtype))
+        stepsize = FixedTimes(ts=jnp.asarray(grid, x.dtype))
         first, max_steps, extra = None, len(grid), 0
     if times is None:
         saveat = diffrax.SaveAt(t1=True)

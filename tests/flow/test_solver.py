@@ -41,6 +41,13 @@ def counted(field):
     return wrapped, calls
 
 
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_a_compiled_solve_never_calls_the_host(per_sample):
+    for options in (dict(steps=4), dict(rtol=1e-2, atol=1e-2)):
+        program = jax.jit(functools.partial(solver.solve, oscillator, per_sample=per_sample, **options))
+        assert "callback" not in program.lower(jnp.ones((2, 2))).as_text()
+
+
 FORWARDS, BACKWARDS = (0.0, 1.0), (1.0, 0.0)
 # every method once, and each way of stepping of a method with and of one without first-same-as-last
 FIRST = [(method, FORWARDS, True) for method in METHODS]
