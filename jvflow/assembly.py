@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from jvflow import networks
 from jvflow.codecs import Codec, encode_chunks
 from jvflow.data.pipeline import Batch, Window
-from jvflow.flow import coupling
 from jvflow.flow.field import Condition, drop
 from jvflow.flow.solver import Solver
 from jvflow.method import Method, SampleRequest
@@ -113,17 +112,6 @@ def choose(table: Mapping, key: str, value: str):
     if value not in table:
         raise ValueError(f"unknown {key} {value!r}: use one of {', '.join(table)}")
     return table[value]
-
-
-def choose_coupling(config) -> Callable:
-    """Returns the coupling of a config."""
-    chosen = choose(coupling.COUPLINGS, "coupling", config.coupling)
-    if config.run.microbatches > 1 and config.coupling == "minibatch_ot":
-        raise ValueError(
-            "coupling 'minibatch_ot' pairs the rows of a whole batch, which config.run.microbatches="
-            f"{config.run.microbatches} splits: use 1, or another coupling"
-        )
-    return chosen
 
 
 def build_network(config, shapes: Sequence[tuple], encoder: TextEncoder | None, to_field: Callable, **sizes) -> Network:

@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jvflow.assembly import Latents, build_network, build_solver, choose, choose_coupling, noise_like, split_each
+from jvflow.assembly import Latents, build_network, build_solver, choose, noise_like, split_each
 from jvflow.biflow.compare import compare
 from jvflow.biflow.demo import demo
 from jvflow.biflow.evaluate import preview
@@ -48,6 +48,7 @@ from jvflow.biflow.rules import RULES
 from jvflow.biflow.sample import CURVES, StreamSettings, add_context, context_keys, sample, sampling_program
 from jvflow.data import latents as data_latents
 from jvflow.data.pipeline import Window
+from jvflow.flow import coupling as couplings
 from jvflow.flow.field import Condition, Field, expand_like
 from jvflow.flow.path import BILINEAR, LINEAR, Ends, matching_loss, squared_error
 from jvflow.method import Method
@@ -157,7 +158,7 @@ def assemble(config, codec, encoder) -> dict:
     """Returns the fields of an `Experiment` that this paper determines. Bi-flow uses no captions."""
     del encoder
     objective = OBJECTIVES[config.objective]
-    coupling = choose_coupling(config)
+    pair = couplings.choose(config.coupling, config.run.microbatches)
     past = config.context.frames
     if past < 1:
         raise ValueError(f"config.context.frames is {past}: use 1 or more, because the last frame is always known")
@@ -176,7 +177,7 @@ def assemble(config, codec, encoder) -> dict:
         network=network,
         shapes=(latent,),
         windows=(Window(past + 1),),
-        loss=partial(next_frame_loss, partial(objective.loss, **options), coupling),
+        loss=partial(next_frame_loss, partial(objective.loss, **options), pair),
         sampler=_stream_settings(config.sample, objective, codec),
         start_frames=past,
     )

@@ -9,6 +9,7 @@ arrays with b rows each, whose rows stay together. Row i of `past` comes before 
                     arXiv 2302.00482)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from optax.assignment import hungarian_algorithm
 
 from jvflow.flow.transport import ot_plan, pairwise_costs, sinkhorn_plan
 
-__all__ = ["COUPLINGS", "MAX_EXACT_ROWS", "consecutive", "independent", "minibatch_ot", "ot_plan"]
+__all__ = ["COUPLINGS", "MAX_EXACT_ROWS", "choose", "consecutive", "independent", "minibatch_ot", "ot_plan"]
 
 Frames = Float[Array, "b f h w c"]
 
@@ -59,3 +60,15 @@ def _take(tree, rows: Int[Array, "b"]):
 
 
 COUPLINGS = {"consecutive": consecutive, "independent": independent, "minibatch_ot": minibatch_ot}
+
+
+def choose(name: str, microbatches: int = 1) -> Callable:
+    """Returns the coupling `name`; raises ValueError if it needs a whole batch, and the batch has several parts."""
+    if name not in COUPLINGS:
+        raise ValueError(f"unknown coupling {name!r}: use one of {', '.join(COUPLINGS)}")
+    if microbatches > 1 and name == "minibatch_ot":
+        raise ValueError(
+            f"coupling 'minibatch_ot' pairs the rows of a whole batch, which config.run.microbatches={microbatches} "
+            "splits: use 1, or another coupling"
+        )
+    return COUPLINGS[name]

@@ -95,15 +95,22 @@ def as_partial(field: Callable) -> jax.tree_util.Partial:
 
 
 def _guided(field, weight, x, s, condition):
-    unconditional = field(x, s, null(condition))
-    conditional = field(x, s, condition)
-    return tuple(u + weight * (c - u) for u, c in zip(unconditional, conditional))  # (2)
+    if condition is None:
+        return field(x, s, None)
+    if condition.text is not None and condition.text_mask is None:
+        condition = replace(condition, text_mask=jnp.ones(condition.text.shape[:2], bool))
+    pair = lambda a, b: jnp.stack([a, b], 1).reshape(-1, *a.shape[1:])  # in turn, so that rows stay on their devices
+    conditions = jax.tree.map(pair, replace(null(condition) or condition, empty=None), replace(condition, empty=None))
+    outputs = field(pair(x, x), tuple(pair(a, a) for a in s), conditions)
+    halves = (v.reshape(-1, 2, *v.shape[1:]) for v in outputs)
+    return tuple(v[:, 0] + weight * (v[:, 1] - v[:, 0]) for v in halves)  # (2)
 
 
 def guide(field: Field, weight: float) -> Field:
     """Applies classifier-free guidance (2). With `weight` 1 returns the field itself.
 
-    A call of the guided field calls the given field twice: guidance doubles the cost of an evaluation, not the NFE.
+    A call of the guided field calls the given field once, on twice the rows: guidance doubles the cost of an
+    evaluation, not the NFE.
     """
     return field if weight == 1 else jax.tree_util.Partial(_guided, as_partial(field), weight)
 

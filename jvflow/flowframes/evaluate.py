@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from jvflow import metrics
 from jvflow.assembly import noise_like
 from jvflow.data import pipeline, records
-from jvflow.flow.field import Condition, Field
+from jvflow.flow.field import Condition, Field, guide
 from jvflow.flow.path import squared_error
 from jvflow.flowframes.legend import LEGEND
 from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, predict_videos
@@ -186,7 +186,7 @@ def straightness(
 ) -> Float[Array, "b"]:
     """Computes S (5) along `steps` Euler steps from noise; if `keys` is None, from the observed chunks."""
     start = observed if keys is None else noise_like(keys, observed)
-    derivative = chunk_equation(field, observed, condition, context, guidance, frames_per_latent)
+    derivative = chunk_equation(guide(field, guidance), observed, condition, context, frames_per_latent)
     at = np.linspace(0, 1, steps + 1)
 
     def step(x, t):

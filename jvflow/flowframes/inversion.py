@@ -24,6 +24,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from jvflow.assembly import choose
 from jvflow.data import dataset, latents, pipeline, records
 from jvflow.data.columns import inverted_column, latent_columns
 from jvflow.data.dataset_key import check_settings
@@ -240,6 +241,15 @@ def report(directory: Path, length: int, max_error: float | None = None) -> dict
         largest=float(errors.max()),
     )
     return figures if max_error is None else figures | dict(above=int((errors > max_error).sum()))
+
+
+def check_sigma(settings, codec) -> None:
+    """Raises ValueError if neither the codec nor `config.inversion` gives sigma_0, or if no such coin is known."""
+    if settings.std is None and not codec.posterior:
+        raise ValueError(
+            "config.inversion adds sigma_0 xhat_1, and this codec has no sigma_0: set sigma_0 with config.inversion.std"
+        )
+    choose(dict(example=False, batch=True), "inversion.coin", settings.coin)
 
 
 def check_data(config, experiment, data: Path, checksum: str | None) -> None:

@@ -39,8 +39,6 @@ from jvflow import networks
 from jvflow.assembly import (
     Latents,
     build_network,
-    choose,
-    choose_coupling,
     drop_captions,
     fold_in_each,
     noise_like,
@@ -49,13 +47,15 @@ from jvflow.assembly import (
 )
 from jvflow.data import latents as data_latents
 from jvflow.data.pipeline import Window
+from jvflow.flow import coupling as couplings
 from jvflow.flow.field import Condition, Field, expand_like
 from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
 from jvflow.flow.times import TimeDensity, TimeSchedule
 from jvflow.flowframes import inversion
+from jvflow.flowframes.context import with_observed
 from jvflow.flowframes.evaluate import evaluate, preview
 from jvflow.flowframes.rules import RULES, unread_entries
-from jvflow.flowframes.sample import ChunkSampler, sample, sampling_program, with_observed
+from jvflow.flowframes.sample import ChunkSampler, sample, sampling_program
 from jvflow.method import Method
 
 Chunk = Float[Array, "b f h w c"]
@@ -185,7 +185,7 @@ def assemble(config, codec, encoder) -> dict:
     objective, follows = OBJECTIVES[config.objective], config.objective != "text_to_video"
     inverted = uses_inversion(config)
     if inverted:
-        _check_inversion(config.inversion, codec)
+        inversion.check_sigma(config.inversion, codec)
     lengths = tuple(config.chunk.frames)
     if not lengths or min(lengths) < 1:
         raise ValueError(f"config.chunk.frames lists lengths of chunks, and each must be 1 or more, got {lengths}")
@@ -213,8 +213,8 @@ def assemble(config, codec, encoder) -> dict:
         dropout=config.caption_dropout if encoder else 0.0,
     )
     if follows:
-        coupling = choose_coupling(config)
-        batch_loss = partial(chunk_loss, coupling=coupling, inversion=config.inversion if inverted else None, **options)
+        pair = couplings.choose(config.coupling, config.run.microbatches)
+        batch_loss = partial(chunk_loss, coupling=pair, inversion=config.inversion if inverted else None, **options)
     else:
         batch_loss = partial(caption_loss, **options)
     sample, longest = config.sample, encoded[max(lengths)]
@@ -248,14 +248,6 @@ def uses_inversion(config) -> bool:
     if not 0 <= rho <= 1:
         raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {rho}")
     return rho > 0
-
-
-def _check_inversion(settings, codec) -> None:
-    if settings.std is None and not codec.posterior:
-        raise ValueError(
-            "config.inversion adds sigma_0 xhat_1, and this codec has no sigma_0: set sigma_0 with config.inversion.std"
-        )
-    choose(dict(example=False, batch=True), "inversion.coin", settings.coin)
 
 
 def caption_loss(

@@ -6,7 +6,7 @@ equations are in `jvflow.flowframes.method`.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +20,11 @@ from jvflow.assembly import Experiment, noise_like, refuse, solver_protocol
 from jvflow.codecs import decode_chunks
 from jvflow.data import pipeline
 from jvflow.flow import unipc
-from jvflow.flow.field import Bound, Condition, Field, along, as_partial, guide
+from jvflow.flow.field import Condition, Field, along, as_partial, guide
 from jvflow.flow.solver import Solution, Solver, raise_if_failed
 from jvflow.flow.times import TimeSchedule
 from jvflow.flow.unipc import UniPC
+from jvflow.flowframes.context import with_observed
 from jvflow.method import SampleRequest
 from jvflow.networks import as_field
 from jvflow.parallel import processes
@@ -104,7 +105,7 @@ def predict_chunks(
       key: random key of the noise; row i draws from fold_in(key, i). None for the source "observed".
       source: start of a chunk: "observed" or "noise".
       context: True if the field takes the observed chunk as context (4).
-      frames_per_latent: number of frames that a latent frame stands for, see `with_observed`.
+      frames_per_latent: number of frames that a latent frame stands for, see `context.with_observed`.
     """
     if observed.ndim != 5:
         raise ValueError(f"a chunk must be (b, f, h, w, c), got shape {observed.shape}")
@@ -112,53 +113,29 @@ def predict_chunks(
         raise ValueError(f"chunks must be a positive whole number, got {chunks}")
     if source == "noise" and key is None:
         raise ValueError("source='noise' needs random numbers: give a key")
-    options = dict(context=context, frames_per_latent=frames_per_latent, solver=solver, guidance=float(guidance))
+    options = dict(context=context, frames_per_latent=frames_per_latent, solver=solver)
+    guided = as_partial(guide(field, guidance))
     frames, nfe, keys = [jnp.asarray(observed, jnp.float32)], jnp.zeros(len(observed), int), None
     for number in range(int(chunks)):
         if source == "noise" and key is not None:
             keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, number)))(jnp.arange(len(observed)))
-        solution = next_chunk(as_partial(field), frames[-1], keys, condition, **options)
+        solution = next_chunk(guided, frames[-1], keys, condition, **options)
         raise_if_failed(solution, what=f"chunk {number + 1}")
         frames.append(solution.x)
         nfe = nfe + solution.nfe
     return Prediction(jnp.concatenate(frames[1:], axis=1), nfe)
 
 
-@partial(jax.jit, static_argnames=("context", "frames_per_latent", "solver", "guidance"))
-def next_chunk(field, observed, keys, condition, *, context, frames_per_latent, solver, guidance) -> Solution:
+@partial(jax.jit, static_argnames=("context", "frames_per_latent", "solver"))
+def next_chunk(field, observed, keys, condition, *, context, frames_per_latent, solver) -> Solution:
     """Solves for the chunk after `observed` (b, f, h, w, c): from noise, or from `observed` if `keys` is None."""
     start = observed if keys is None else noise_like(keys, observed)
-    return solver(chunk_equation(field, observed, condition, context, guidance, frames_per_latent), start)
+    return solver(chunk_equation(field, observed, condition, context, frames_per_latent), start)
 
 
-def chunk_equation(
-    field: Field, observed: Chunk, condition, context: bool, guidance: float, frames_per_latent: int = 1
-) -> Callable:
+def chunk_equation(field: Field, observed: Chunk, condition, context: bool, frames_per_latent: int = 1) -> Callable:
     """Returns the right-hand side of a chunk's equation, `(t (b,), x) -> dx/dt`."""
-    field = guide(field, guidance)
     return along(with_observed(field, observed, frames_per_latent) if context else field, lambda t: (t,), condition)
-
-
-def with_observed(field: Field, observed: Chunk, frames_per_latent: int = 1) -> Field:
-    """Returns a field of the future chunk that passes `field` the observed chunk at t = 1 as first half (4).
-
-    A codec with more than one frame per latent encodes each chunk separately, so that the future chunk begins with a
-    latent of a single frame: f latents stand for `frames_per_latent` (f - 1) + 1 frames. `Condition.starts` tells the
-    network how many latent frames these are.
-    """
-    start = observed.shape[1] - 1 + 1 / frames_per_latent
-    starts = (0.0, start) if frames_per_latent > 1 else (0.0,)
-    return jax.tree_util.Partial(Bound(_with_observed, (starts,)), as_partial(field), observed)
-
-
-def _with_observed(starts, field, observed, x, s, condition=None):
-    (t,) = s
-    if len(starts) > 1:
-        condition = replace(condition or Condition(), starts=starts)
-    known = jnp.ones(observed.shape[:2], t.dtype)
-    each = jnp.broadcast_to(t[:, None], x.shape[:2])
-    velocities = field(jnp.concatenate([observed, x], axis=1), (jnp.concatenate([known, each], axis=1),), condition)
-    return tuple(v[:, observed.shape[1] :] for v in velocities)
 
 
 # --- videos of a trained run ----------------------------------------------------------------------

@@ -36,10 +36,11 @@ from jvflow.data.pipeline import Window
 from jvflow.flow.field import Bound, Condition, Field, as_partial, expand_like
 from jvflow.flow.path import Path, squared_error
 from jvflow.method import Method
-from jvflow.vlfm import data, hippo, rules
+from jvflow.vlfm import data, hippo
 from jvflow.vlfm.direct import direct_loss, regress
 from jvflow.vlfm.evaluate import evaluate, preview
 from jvflow.vlfm.latent_path import ClipTimeDensity, SigmaSchedule, draw, latent
+from jvflow.vlfm.rules import RULES, unread_entries
 from jvflow.vlfm.sample import ClipSampler, sample, sample_frames, sampling_program
 
 Frames = Float[Array, "b n h w c"]
@@ -171,15 +172,6 @@ def clip_loss(
     return objective(field, latents.mean, keys, drop_captions(condition, keys, dropout)), {}
 
 
-def _unread(config) -> tuple[str, ...]:
-    path = ("path.sigma", "path.sigma_min", "path.alpha", "path.velocity_scale")
-    solver = tuple(f"sample.{key}" for key in config.sample if key != "guidance")
-    captions = () if "text" in config and config.text.name != "none" else ("caption_dropout", "evaluate.text_guidance")
-    if config.objective == "direct":
-        return captions + path + solver + ("times", "prediction", "mean_weight")
-    return captions + (() if config.prediction == "clean" else ("mean_weight",))
-
-
 METHOD = Method(
     name="vlfm",
     objectives=OBJECTIVES,
@@ -190,6 +182,6 @@ METHOD = Method(
     sampling_program=sampling_program,
     video_codecs=False,
     encode=data.encode,
-    unread=_unread,
-    rules=rules.RULES,
+    unread=unread_entries,
+    rules=RULES,
 )

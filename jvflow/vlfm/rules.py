@@ -62,3 +62,13 @@ def contradictions(config: dict) -> Iterator[str]:
 
 
 RULES = Rules(ENTRIES, contradictions)
+
+
+def unread_entries(config) -> tuple[str, ...]:
+    """Returns the entries that a config's objective does not read, see `Method`."""
+    path = ("path.sigma", "path.sigma_min", "path.alpha", "path.velocity_scale")
+    solver = tuple(f"sample.{key}" for key in config.sample if key != "guidance")
+    captions = () if "text" in config and config.text.name != "none" else ("caption_dropout", "evaluate.text_guidance")
+    if config.objective == "direct":
+        return captions + path + solver + ("times", "prediction", "mean_weight")
+    return captions + (() if config.prediction == "clean" else ("mean_weight",))

@@ -267,3 +267,6 @@ def test_five_steps_compile_once():
     for seed in (1, 2):
         sample.predict(field, chunks(seed=seed), chunks=2)
     assert sample.next_chunk._cache_size() == 1
+    for guidance in (1.5, 2.0, 3.5, 5.0, 7.5):
+        sample.predict(field, chunks(), guidance=guidance)
+    assert sample.next_chunk._cache_size() == 2

@@ -12,8 +12,8 @@ from public_models import FIXTURES, assert_same, read_fixture
 from jvflow import networks, pretrained
 from jvflow.experiment import assemble
 from jvflow.flow.field import Condition
+from jvflow.flowframes.context import with_observed
 from jvflow.flowframes.method import conventional_loss
-from jvflow.flowframes.sample import with_observed
 from jvflow.networks import layers, ltx, wan
 
 SIZES = {17: (3, 5), 41: (6, 11)}

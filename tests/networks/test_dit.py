@@ -199,6 +199,16 @@ def test_text_is_attended_to_masked_and_guided():
     guided = guide(f, 3.0)(x, s, Condition(text=text, text_mask=mask))[0]
     np.testing.assert_allclose(guided, without + 3 * (base - without), atol=1e-5)
     assert guide(f, 1.0) is f
+    calls = []
+    counted = lambda *args: calls.append(args[0].shape) or f(*args)
+    np.testing.assert_allclose(guide(counted, 3.0)(x, s, Condition(text=text))[0], f_guided(f, x, s, text), atol=1e-5)
+    assert calls == [(4, *x.shape[1:])]  # one evaluation, of twice the rows
+
+
+def f_guided(f, x, s, text):
+    """Returns guidance of weight 3 as two evaluations, without a mask."""
+    without = f(x, s, null(Condition(text=text)))[0]
+    return without + 3 * (f(x, s, Condition(text=text))[0] - without)
 
 
 def test_labels_and_their_absence():
