@@ -26,7 +26,6 @@ from jvflow.networks.layers import (
     attention,
     check_remat,
     constrain,
-    constrain_qkv,
     linear,
     make_layers,
     modulate,
@@ -67,7 +66,8 @@ class DiTConfig:
         output layer then uses the first block's embedding.
       mlp_epsilon: epsilon of the norm before each MLP; the other norms have 1e-6.
       dtype: dtype of the computation; parameters are float32.
-      attention: how many queries are computed at a time, so that memory is linear in the tokens; 0 for all at once.
+      attention: how many queries XLA computes at a time, so that memory is linear in the tokens; 0 for all at once.
+      kernel: how attention is computed, see `layers.attention`.
       remat: checkpoint policy of each block, a key of `layers.REMAT`.
       scan: whether one block is compiled and scanned over the layers; parameters get a leading layer axis.
     """
@@ -91,6 +91,7 @@ class DiTConfig:
     mlp_epsilon: float = 1e-6
     dtype: str = "float32"
     attention: int = 0
+    kernel: str = "auto"
     remat: str = "none"
     scan: bool = False
 
@@ -154,7 +155,7 @@ class Block(nnx.Module):
         modulation = constrain(self.modulation(nnx.silu(c)), ROWS, None, None)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
         q, k, v = self._split_heads(self.qkv(modulate(normalize(x), shift_a, scale_a)), 3)
-        attended = attention(q, k, v, config.attention)
+        attended = attention(q, k, v, config.attention, kernel=config.kernel)
         x = x + apply_gate(self.proj(rearrange(attended, "b n h d -> b n (h d)")), gate_a)
         if config.text_width and text is not None:
             (q,) = self._split_heads(self.text_q(normalize(x)), 1)
@@ -163,7 +164,7 @@ class Block(nnx.Module):
             if text_mask is not None:  # an empty caption adds nothing
                 any_text = text_mask.any(-1)[:, None, None].astype(x.dtype)
                 mask = (text_mask | ~text_mask.any(-1, keepdims=True))[:, None, None]
-            attended = jax.nn.dot_product_attention(*constrain_qkv(q, k, v), mask=mask)
+            attended = attention(q, k, v, mask=mask, kernel=config.kernel)
             x = x + any_text * self.text_proj(rearrange(attended, "b n h d -> b n (h d)"))
         y = modulate(normalize(x, config.mlp_epsilon), shift_m, scale_m)
         if config.local:

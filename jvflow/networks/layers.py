@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jvflow.networks import attention as ways
 from jvflow.parallel.sharding import ROWS, SEQUENCE, TENSOR
 
 FREQUENCIES = 256
@@ -42,28 +42,21 @@ def linear(n, m, rngs, dtype, kernel=nnx.initializers.xavier_uniform()):  # noqa
     return Linear(n, m, rngs=rngs, dtype=dtype, kernel_init=kernel)
 
 
-def attention(q, k, v, query_block: int = 0, mask=None):
+def attention(q, k, v, query_block: int = 0, mask=None, kernel: str = "auto"):
     """Returns softmax(q k^T / sqrt(d)) v for q (b, n, h, d), k and v (b, m, h, d).
 
     Args:
-      query_block: how many queries are computed at a time, so that memory is linear in n; 0 for all at once. The
+      query_block: how many queries XLA computes at a time, so that memory is linear in n; 0 for all at once. The
         backward pass computes each block again.
       mask: (b, 1, 1, m), True for the keys that are attended to; None for all keys.
+      kernel: "auto" for the rule of `jvflow.networks.attention`, or the name of a kernel there; "xla" for none.
     """
     q, k, v = constrain_qkv(q, k, v)
-    n, parts = q.shape[1], axis_size(SEQUENCE)
-    if not query_block or n <= query_block:
+    if (kernel, platform()) != ("auto", "cpu") and (fused := ways.choose(kernel, platform(), q, k)):
+        return fused(q, k, v, mask)
+    if not query_block or q.shape[1] <= query_block:
         return jax.nn.dot_product_attention(q, k, v, mask=mask)
-    parts = parts if n % parts == 0 else 1
-    blocks = -(-n // query_block)  # per part of the sequence: every device has queries in every block
-    each = -(-n // (parts * blocks))
-    q = rearrange(q, "b (s n) h d -> b s n h d", s=parts)
-    q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * each - n // parts), (0, 0), (0, 0)))
-    block = jax.checkpoint(lambda q: jax.nn.dot_product_attention(q, k, v, mask=mask))
-    out = jax.lax.map(block, rearrange(q, "b s (m n) h d -> m b (s n) h d", m=blocks))
-    return rearrange(out, "m b (s n) h d -> b s (m n) h d", s=parts)[:, :, : n // parts].reshape(
-        len(q), n, *q.shape[3:]
-    )
+    return ways.in_blocks(q, k, v, query_block, mask, axis_size(SEQUENCE))
 
 
 def constrain(x, *axes: str | tuple[str, ...] | None):
@@ -80,6 +73,12 @@ def constrain(x, *axes: str | tuple[str, ...] | None):
     free = PartitionSpec.UNCONSTRAINED
     spec = [axis if n % size(axis) == 0 else free for axis, n in zip(axes, x.shape)]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec, *[free] * (x.ndim - len(spec))))
+
+
+def platform() -> str:
+    """Returns where the program runs that is being traced: "cpu", "gpu" or "tpu"."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
 
 
 def axis_size(axis: str) -> int:

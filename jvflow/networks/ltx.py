@@ -130,7 +130,8 @@ class Block(nnx.Module):
 
     def __init__(self, config: LTXConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
-        attention = lambda: Attention(d, config.heads, rngs, dtype, epsilon=1e-5, query_block=config.attention)
+        options = dict(epsilon=1e-5, query_block=config.attention, kernel=config.kernel)
+        attention = lambda: Attention(d, config.heads, rngs, dtype, **options)
         self.attn1, self.attn2 = attention(), attention()
         self.ff = MLP(d, 4 * d, rngs, dtype)
         self.scale_shift_table = nnx.Param(jax.random.normal(rngs.params(), (6, d)) / d**0.5)

@@ -6,6 +6,8 @@ import jax
 from einops import rearrange
 from flax import nnx
 
+from jvflow.networks.layers import attention
+
 _EXACT_GELU, _TANH_GELU = partial(nnx.gelu, approximate=False), partial(nnx.gelu, approximate=True)
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x),
@@ -38,4 +40,6 @@ def attend(q, k, v, heads: int, mask=None):
     The mask (b or 1, 1, n or 1, m) is True where a query attends to a key; None for all keys.
     """
     q, k, v = (rearrange(a, "b n (h d) -> b n h d", h=heads) for a in (q, k, v))
+    if mask is None or mask.shape[2] == 1:
+        return rearrange(attention(q, k, v, mask=mask), "b n h d -> b n (h d)")
     return rearrange(jax.nn.dot_product_attention(q, k, v, mask=mask), "b n h d -> b n (h d)")

@@ -30,7 +30,7 @@ class VideoConfig:
       captions: width of the text's tokens.
       epsilon: epsilon of the norms before attention and MLP.
       dtype: dtype of the computation; parameters are float32.
-      attention: how many queries are computed at a time, 0 for all at once.
+      attention, kernel: see `layers.attention`.
       remat: checkpoint policy of each layer, a key of `layers.REMAT`.
       scan: whether one layer is compiled and scanned; parameters get a leading layer axis.
     """
@@ -44,6 +44,7 @@ class VideoConfig:
     epsilon: float = 1e-6
     dtype: str = "float32"
     attention: int = 0
+    kernel: str = "auto"
     remat: str = "none"
     scan: bool = False
 
@@ -66,11 +67,11 @@ class Attention(nnx.Module):
     Tokens attend only to tokens where the mask (b, m) is True, but to all tokens if a row of the mask is all False.
     """
 
-    def __init__(self, width: int, heads: int, rngs, dtype, *, epsilon: float, query_block: int):
+    def __init__(self, width: int, heads: int, rngs, dtype, *, epsilon: float, query_block: int, kernel: str):
         self.to_q, self.to_k, self.to_v = (linear(width, width, rngs, dtype) for _ in range(3))
         self.norm_q, self.norm_k = (nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs) for _ in range(2))
         self.to_out = nnx.List([linear(width, width, rngs, dtype)])
-        self.heads, self.query_block = heads, query_block
+        self.heads, self.query_block, self.kernel = heads, query_block, kernel
 
     def __call__(self, x, others, mask=None, angles=None):
         q, k, v = constrain_qkv(self.to_q(x), self.to_k(others), self.to_v(others))
@@ -81,7 +82,8 @@ class Attention(nnx.Module):
         if mask is not None:
             mask = jnp.asarray(mask, bool)
             mask = (mask | ~mask.any(-1, keepdims=True))[:, None, None]
-        return self.to_out[0](rearrange(attention(q, k, v, self.query_block, mask), "b n h d -> b n (h d)"))
+        attended = attention(q, k, v, self.query_block, mask, self.kernel)
+        return self.to_out[0](rearrange(attended, "b n h d -> b n (h d)"))
 
 
 class MLP(nnx.Module):

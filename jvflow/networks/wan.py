@@ -148,9 +148,8 @@ class Block(nnx.Module):
 
     def __init__(self, config: WanConfig, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
-        attention = lambda: Attention(
-            d, config.heads, rngs, dtype, epsilon=config.epsilon, query_block=config.attention
-        )
+        options = dict(epsilon=config.epsilon, query_block=config.attention, kernel=config.kernel)
+        attention = lambda: Attention(d, config.heads, rngs, dtype, **options)
         self.attn1, self.attn2 = attention(), attention()
         if config.norm_text:
             self.norm2 = nnx.LayerNorm(d, epsilon=config.epsilon, use_fast_variance=False, rngs=rngs)

@@ -13,16 +13,18 @@ two frames. Both leave the first frame as it is, and the doubling convolution se
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jvflow.networks.layers import attention
 from jvflow.networks.streaming import WHOLE
 
 Video = Float[Array, "b f h w c"]
 Resized = Float[Array, "b _ _ _ _"]
+QUERIES = 2048
+"""Pixels of a frame that attend at a time: the one head is too wide for a kernel, and a large frame has many."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Attention(nnx.Module):
         b, _, h, w, _ = x.shape
         frames = rearrange(x, "b f h w c -> (b f) h w c")
         qkv = rearrange(self.to_qkv(self.norm(frames)), "n h w (three c) -> three n (h w) 1 c", three=3)
-        y = rearrange(jax.nn.dot_product_attention(*qkv), "n (h w) 1 c -> n h w c", h=h, w=w)
+        y = rearrange(attention(*qkv, QUERIES), "n (h w) 1 c -> n h w c", h=h, w=w)
         return x + rearrange(self.proj(y), "(b f) h w c -> b f h w c", b=b)
 
 

@@ -158,8 +158,8 @@ def _group(line: str, devices: int) -> int:
 def flops(function, *args) -> float:
     """Counts the floating-point operations of the matrix products and convolutions in `function(*args)`.
 
-    The count is for all devices together. Args may be shapes (`jax.ShapeDtypeStruct`). The body of a loop
-    counts once for each iteration, or once if their number is not known.
+    The count is for all devices together, and includes the kernels of `jvflow.networks.attention`. Args may be shapes
+    (`jax.ShapeDtypeStruct`). The body of a loop counts once for each iteration, or once if their number is not known.
     """
     return _flops(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -176,10 +176,16 @@ def _flops(jaxpr) -> float:
             kernel = equation.invars[1].aval.shape
             out = params["dimension_numbers"].rhs_spec[0]
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[out]
+        elif name.startswith("dot_product_attention_"):  # cuDNN's: two products forwards, five backwards
+            (b, n, h, d), m = equation.invars[0].aval.shape, equation.invars[1].aval.shape[1]
+            total += 2.0 * (5 if "bwd" in name else 2) * b * h * n * m * d
+        elif name == "pallas_call":
+            total += _flops(params["jaxpr"]) * math.prod(params["grid_mapping"].grid)
         elif name == "cond":
             total += max(_flops(branch.jaxpr) for branch in params["branches"])
         else:
             bodies = [getattr(value, "jaxpr", value) for value in params.values()]
             inner = sum(_flops(body) for body in bodies if hasattr(body, "eqns"))
-            total += inner * (params["length"] if name == "scan" else 1)
+            times = params["length"] if name == "scan" else params["mesh"].size if name == "shard_map" else 1
+            total += inner * times
     return total

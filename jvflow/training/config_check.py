@@ -144,6 +144,7 @@ RULES: Mapping[str, Rule] = {
     "network.scan": BOOLEAN,
     "network.local": BOOLEAN,
     "network.attention": whole(0),
+    "network.kernel": choice("auto", "cudnn", "splash", "xla"),
     "network.scales": many(NUMBER, "a tuple of numbers"),
     "network.labels": whole(0),
     "network.each_embeds": BOOLEAN,
