@@ -22,7 +22,7 @@ test-integration: $(VENV)/installed-test
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
 
 CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-ffmpeg check-fuzz
-CHECKS += check-demo check-public check-python check-scores check-readme check-terminal check-report
+CHECKS += check-demo check-public check-python check-scores check-readme check-terminal check-report check-gpu
 
 check-all: $(CHECKS)
 
@@ -48,6 +48,10 @@ check-scores: $(VENV)/installed-test
 
 check-readme: $(VENV)/installed-test
 	$(RECORD) readme $(VENV)/bin/python tests/slow/readme.py
+
+# compiles for a GPU that is not there, in an environment of its own (5 GB)
+check-gpu: $(VENV)/installed-test
+	$(RECORD) gpu_programs $(VENV)/bin/python tests/slow/gpu_programs.py
 
 check-terminal: $(VENV)/installed-test
 	$(RECORD) terminal $(VENV)/bin/python tests/slow/terminal.py out/terminal
