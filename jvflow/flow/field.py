@@ -95,8 +95,8 @@ def as_partial(field: Callable) -> jax.tree_util.Partial:
 
 
 def _guided(field, weight, x, s, condition):
-    if condition is None:
-        return field(x, s, None)
+    if condition is None or (condition.text is None and condition.label is None):
+        return field(x, s, condition)  # c = u
     if condition.text is not None and condition.text_mask is None:
         condition = replace(condition, text_mask=jnp.ones(condition.text.shape[:2], bool))
     pair = lambda a, b: jnp.stack([a, b], 1).reshape(-1, *a.shape[1:])  # in turn, so that rows stay on their devices
@@ -109,8 +109,8 @@ def _guided(field, weight, x, s, condition):
 def guide(field: Field, weight: float) -> Field:
     """Applies classifier-free guidance (2). With `weight` 1 returns the field itself.
 
-    A call of the guided field calls the given field once, on twice the rows: guidance doubles the cost of an
-    evaluation, not the NFE.
+    A call of the guided field calls the given field once, on twice the rows, each computed by itself: guidance doubles
+    the cost of an evaluation, not the NFE.
     """
     return field if weight == 1 else jax.tree_util.Partial(_guided, as_partial(field), weight)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jvflow import networks
-from jvflow.flow.field import Condition
+from jvflow.flow.field import Condition, expand_like
 from jvflow.flow.solver import SolveError, Solver, solve
 from jvflow.flowframes import method as flowframes
 from jvflow.flowframes import sample
@@ -216,7 +216,9 @@ def test_steps_are_those_of_euler():
 
 def test_guidance_leaves_the_condition_out():
     """Uses v = text with the condition and v = 0 without it, so that guidance w moves by w text."""
-    field = jax.tree_util.Partial(lambda x, s, condition=None: (jnp.ones_like(x) * condition.text.mean(),))
+    field = jax.tree_util.Partial(
+        lambda x, s, condition=None: (jnp.ones_like(x) * expand_like(condition.text.mean((1, 2)), x),)
+    )
     condition = Condition(text=jnp.ones((4, 3, 2)), text_mask=jnp.ones((4, 3), bool))
     for weight in (1.0, 3.5):
         future = sample.predict(field, chunks(), condition, guidance=weight)
