@@ -39,14 +39,20 @@ def choose(name: str, platform: str, q, k) -> Callable | None:
       ValueError: for an unknown name, or inputs that the named kernel does not take.
     """
     n, d = q.shape[1], q.shape[-1]
+    platform = dict(cuda="gpu").get(platform, platform)
     fits = q.dtype in (jnp.bfloat16, jnp.float16) and d <= MAX_HEAD and d % 8 == 0
     if name == "auto":
-        gpu, tpu = platform in ("gpu", "cuda") and fits, platform == "tpu" and n * k.shape[1] >= LONG
+        gpu, tpu = platform == "gpu" and fits, platform == "tpu" and n * k.shape[1] >= LONG
         name = "cudnn" if gpu else "splash" if tpu else "xla"
     if name == "xla":
         return None
     if name not in KERNELS:
         raise ValueError(f"unknown attention kernel {name!r}: use auto, {', '.join(KERNELS)} or xla")
+    if platform != (needed := dict(cudnn="gpu", splash="tpu")[name]):
+        raise ValueError(
+            f"the attention kernel {name!r} runs on a {needed.upper()}, and this program on a {platform.upper()}: use "
+            "config.network.kernel=auto"
+        )
     if name == "cudnn" and not fits:
         raise ValueError(
             f"cudnn takes bfloat16 or float16 and heads of at most {MAX_HEAD} channels, a multiple of 8; got {q.dtype} "

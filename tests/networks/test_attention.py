@@ -113,7 +113,10 @@ def test_a_name_replaces_the_rule():
     with pytest.raises(ValueError, match="unknown attention kernel 'flash': use auto, cudnn, splash or xla"):
         layers.attention(q, k, v, kernel="flash")
     with pytest.raises(ValueError, match="got float32 and 16: use config.network.dtype=bfloat16"):
-        layers.attention(q, k, v, kernel="cudnn")
+        ways.choose("cudnn", "gpu", q, k)
+    for kernel, device in dict(cudnn="GPU", splash="TPU").items():
+        with pytest.raises(ValueError, match=f"'{kernel}' runs on a {device}, and this program on a CPU: use config"):
+            layers.attention(q, k, v, kernel=kernel)
 
 
 def test_the_operations_of_a_kernel_are_counted():
