@@ -5,7 +5,8 @@
     efficiency   at most compute / (compute + collectives), or compute / max(compute, collectives) if both overlap
 
 The TPU compiler compiles for a TPU slice. For n GPUs, the CPU compiler compiles for n simulated devices: arrays and
-collectives are split as on GPUs, but memory is an estimate, because the GPU compiler schedules differently.
+collectives are split as on GPUs, but memory is an estimate: the GPU compiler schedules differently, and attention is
+not one kernel here, so that its logits count (`jvflow.networks.attention`).
 """
 
 import os
