@@ -11,7 +11,8 @@ from conftest import ROOT
 
 @pytest.mark.integration
 def test_every_case_runs(tmp_path):
-    pytest.importorskip("configs.biflow.unet", reason="a case streams with Bi-flow's U-Net")
+    for needed in ("configs.biflow.unet", "jvflow.flowframes.sample"):
+        pytest.importorskip(needed, reason="its cases run two papers")
     command = [sys.executable, "-m", "benchmarks.gpu", "--size=tiny"]
     environment = os.environ | dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
