@@ -286,7 +286,7 @@ def _memory(tiny: bool) -> dict:
         memory.FRAMES, memory.SIDE = (2, 4), 8
     found = {}
     for design in ("flowframes", "conventional"):
-        figures = memory._measure(design, "latents")
+        figures = memory.measure(design, "latents")
         found[design] = dict(planned=figures["fit"], device=figures.get("device_fit"))
     ratio = lambda kind: found["flowframes"][kind]["slope_mb"] / found["conventional"][kind]["slope_mb"]
     kinds = ["planned", *(["device"] if found["flowframes"]["device"] and found["conventional"]["device"] else [])]

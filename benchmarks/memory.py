@@ -27,7 +27,7 @@ NETWORK = dict(name="dit", width=256, depth=4, heads=4, patch=(1, 2, 2), channel
 def main():
     results = {}
     for part in ("latents", *(["end_to_end"] if CHECKPOINT.value else [])):
-        designs = {name: _measure(name, part) for name in ("flowframes", "conventional")}
+        designs = {name: measure(name, part) for name in ("flowframes", "conventional")}
         slopes = {name: figures["fit"]["slope_mb"] for name, figures in designs.items()}
         results[part] = designs | dict(slope_ratio=slopes["flowframes"] / slopes["conventional"])
         rounded = {name: round(value, 2) for name, value in slopes.items()}
@@ -35,7 +35,7 @@ def main():
     write("memory", dict(results=results, side=SIDE, network=NETWORK))
 
 
-def _measure(design: str, part: str) -> dict:
+def measure(design: str, part: str) -> dict:
     """Returns the volumes, the megabytes and their fit for one design."""
     volumes, planned, peaks = [], [], []
     for frames in FRAMES:

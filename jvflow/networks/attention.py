@@ -39,7 +39,6 @@ def choose(name: str, platform: str, q, k) -> Callable | None:
       ValueError: for an unknown name, or inputs that the named kernel does not take.
     """
     n, d = q.shape[1], q.shape[-1]
-    platform = dict(cuda="gpu").get(platform, platform)
     fits = q.dtype in (jnp.bfloat16, jnp.float16) and d <= MAX_HEAD and d % 8 == 0
     if name == "auto":
         gpu, tpu = platform == "gpu" and fits, platform == "tpu" and n * k.shape[1] >= LONG

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128}
+BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
 
 
 class Collective(NamedTuple):
@@ -53,9 +53,9 @@ def collectives(text: str, devices: int) -> list[Collective]:
             if not match:
                 continue
             kind, group = match[2], _group(line, devices)
-            size = _bytes(match[1])
+            size = result_bytes(match[1])
             if f" {kind}-start(" in line and kind in ("all-gather", "collective-permute"):
-                size = _bytes(match[1], entry=1)  # its result is (input, output, ...)
+                size = result_bytes(match[1], entry=1)  # its result is (input, output, ...)
             around = (group - 1) / group
             other = {"all-reduce": 2 * size * around, "reduce-scatter": size * (group - 1), "collective-permute": size}
             channel = re.search(r"channel_id=(\d+)", line)
@@ -130,11 +130,11 @@ class _Program:
                 yield from self._lines(other)
 
 
-def _bytes(result: str, entry: int | None = None) -> float:
+def result_bytes(result: str, entry: int | None = None) -> float:
     """Returns the size of a result such as `(bf16[16,72]{1,0}, f32[])`, or of one of its entries."""
     sizes = []
     for kind, dims in re.findall(r"\b([a-z]+\d*\w*)\[([\d,]*)\]", result):
-        bits = BITS.get(kind) or int(re.match(r"[a-z]+(\d+)", kind)[1])
+        bits = BITS[kind] if kind in BITS else int(re.match(r"[a-z]+(\d+)", kind)[1])
         sizes.append(math.prod(int(n) for n in dims.split(",") if n) * bits / 8)
     return sum(sizes) if entry is None or len(sizes) <= entry else sizes[entry]
 

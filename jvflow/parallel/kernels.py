@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
+from jvflow.parallel.hlo import result_bytes
+
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "iota", "after-all", "partition-id"}
 FREE |= {"replica-id", "opt-barrier", "async-update", "async-done"}
 SLICES = {"slice", "dynamic-slice", "gather"}
@@ -92,7 +93,7 @@ def _walk(computations: dict, name: str, times: int) -> Iterator[Kernel]:
         else:
             given = [shapes[operand] for operand in one.operands if operand in shapes]
             result = re.sub(r"[su]8\[\d+\](\{0\})?", "", one.shape) if one.op == "custom-call" else one.shape
-            moved = _bytes(result) + sum(map(_bytes, given))
+            moved = result_bytes(result) + sum(map(result_bytes, given))
             kind = _attribute(one.line, "custom_call_target") if one.op == "custom-call" else one.op
             yield Kernel(one.name, kind, times, moved, _call_flops(kind, one, given, shapes))
 
@@ -122,7 +123,7 @@ def _fusion_bytes(inner: list[_Instruction]) -> float:
     moved = 0.0
     for one in inner:
         if one.op == "parameter":
-            moved += min(_bytes(one.shape), _read(one.name, inner))
+            moved += min(result_bytes(one.shape), _read(one.name, inner))
     (root,) = (one for one in inner if one.root)
     results = [one for one in inner if one.name in root.operands] if root.op == "tuple" else [root]
     return moved + sum(_written(one, inner, shapes) for one in results)
@@ -134,7 +135,7 @@ def _read(name: str, inner: list[_Instruction]) -> float:
     for user in (one for one in inner if name in one.operands):
         first = user.operands[0] == name
         if user.op in SLICES and first:
-            total += _bytes(user.shape)
+            total += result_bytes(user.shape)
         elif user.op == "bitcast":
             total += _read(user.name, inner)
         elif not (user.op == "dynamic-update-slice" and first):
@@ -144,10 +145,10 @@ def _read(name: str, inner: list[_Instruction]) -> float:
 
 def _written(one: _Instruction, inner: list[_Instruction], shapes: dict) -> float:
     if one.op == "dynamic-update-slice":
-        return _bytes(shapes[one.operands[1]])
+        return result_bytes(shapes[one.operands[1]])
     if one.op == "bitcast":
         return _written(next(other for other in inner if other.name == one.operands[0]), inner, shapes)
-    return _bytes(one.shape)
+    return result_bytes(one.shape)
 
 
 def _call_flops(kind: str, one: _Instruction, given: list[str], shapes: dict) -> float:
@@ -175,11 +176,3 @@ def _sizes(shape: str) -> list[int]:
     """Returns the sizes of the first array in a shape."""
     match = re.search(r"\[([\d,]*)\]", shape)
     return [int(n) for n in match[1].split(",") if n] if match else []
-
-
-def _bytes(shape: str) -> float:
-    total = 0.0
-    for kind, dims in re.findall(r"\b([a-z]+\d*\w*)\[([\d,]*)\]", shape):
-        bits = BITS[kind] if kind in BITS else int(re.match(r"[a-z]+(\d+)", kind)[1])
-        total += math.prod(int(n) for n in dims.split(",") if n) * bits / 8
-    return total
