@@ -2,6 +2,7 @@
 
     python -m benchmarks.shipped maze out/maze
     python -m benchmarks.shipped maze out/maze --record
+    python -m benchmarks.shipped maze --record             measures the shipped parameters again
 
 The run is that of the config in `MODELS`. Writes out/benchmarks/models/NAME and out/benchmarks/models/NAME.png, or with
 --record jvflow/models/NAME and docs/models/NAME.png. --fvd="" leaves out FVD, which takes minutes.
@@ -9,13 +10,14 @@ The run is that of the config in `MODELS`. Writes out/benchmarks/models/NAME and
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
 from absl import app, flags
 
 from benchmarks import record
-from jvflow import commands, models
+from jvflow import commands, defaults, models
 from jvflow.files import read_json_lines, write_text
 from jvflow.load import load, run_dataset
 from jvflow.parallel.mesh import local_mesh
@@ -46,8 +48,21 @@ FVD = {
     "FVD of noise": "fvd.controls.noise",
 }
 NFE = {"evaluations of the network per frame": "nfe_per_frame"}
+CLIPS_OF_CAPTIONS = {
+    "motion (real: 1)": "motion",
+    "generated clips nearest to a real clip of their caption": "text.nearest_guidance_1",
+    "of": "text.clips",
+}
+CHUNKS = {
+    "distance to real video": "frames_4.nfe_5.distance",
+    "distance of other real video": "frames_4.controls.other_real.distance",
+    "distance of the last frame repeated": "frames_4.controls.repeat_last.distance",
+    "PSNR to the true future in dB": "frames_4.nfe_5.psnr",
+    "PSNR of the last frame repeated in dB": "frames_4.controls.repeat_last.psnr",
+    "motion (real: 1)": "frames_4.nfe_5.motion",
+} | {label: f"frames_4.nfe_5.{path}" for label, path in FVD.items()}
 SETTINGS = ("videos", "clips", "split", "frames", "window", "stride", "pooled", "features", "dimensions")
-SETTINGS += ("real_clips", "epsilon")
+SETTINGS += ("real_clips", "epsilon", "starts", "chunks")
 MODELS = {
     "maze": dict(
         config="configs/biflow/maze.py",
@@ -76,6 +91,41 @@ MODELS = {
             ),
         ),
     ),
+    "bouncing": dict(
+        config="configs/biflow/bouncing.py",
+        cost="TODO",
+        title="Bi-flow: shapes that collide",
+        text="One frame does not show where the shapes go, two frames do: this network knows the last two frames. It "
+        "learned from 1,024 clips of two seconds. The shapes bounce off the edges and off one another; each stream "
+        "starts with two real frames.",
+        metrics=STREAM | FVD | NFE,
+        real=("test", 2.0),
+        shows=(
+            dict(title="Generated forwards", options=dict(length=48)),
+            dict(
+                title="Generated with more noise (eps 0.8)",
+                sampling=dict(epsilon=0.8),
+                options=dict(length=48, count=2),
+            ),
+        ),
+    ),
+    "shapes": dict(
+        config="configs/flowframes/shapes.py",
+        cost="TODO",
+        title="FlowFrames: the next frames in five evaluations",
+        text="From four frames, FlowFrames predicts the next four in five evaluations of the network, and goes on from "
+        "its own prediction. The flow starts at the observed frames and not at noise.",
+        metrics=CHUNKS,
+        real=("test", 3.0),
+        shows=(
+            dict(title="Predicted, chunk after chunk, from the first four frames", options=dict(length=44)),
+            dict(
+                title="Predicted with one evaluation a chunk",
+                sampling=dict(steps=1),
+                options=dict(length=44, count=2),
+            ),
+        ),
+    ),
     "captions": dict(
         config="configs/vlfm/captions.py",
         cost="65 minutes on one CPU core",
@@ -83,7 +133,7 @@ MODELS = {
         text="VLFM makes a clip from noise and a caption. A clip is one function of time, a polynomial (HiPPO-LegS): "
         "it is read at any frame rate. The network learned from 256 clips of two seconds at 24 frames per second. A "
         "caption says where the square begins; the model chooses the rest, such as where the stripes are.",
-        metrics=FVD | NFE,
+        metrics=FVD | CLIPS_OF_CAPTIONS | NFE,
         real=("train", 2.0),
         shows=(
             dict(title="Generated from the captions of the real clips"),
@@ -94,18 +144,33 @@ MODELS = {
 
 
 def main(arguments: list[str]) -> None:
-    name, workdir = arguments[1:]
+    name, *workdir = arguments[1:]
     tracked = record.RECORD.value
     folder = ROOT / "jvflow" / "models" / name if tracked else record.OUT / "models" / name
     picture = ROOT / "docs" / "models" / f"{name}.png" if tracked else record.OUT / "models" / f"{name}.png"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    pack(workdir, folder, clips=CLIPS)
-    figures = commands.evaluate(workdir, fvd=FVD_PROTOCOL.value)
-    write_text(
-        folder / models.CARD, json.dumps(card(name, Path(workdir), figures), indent=1, ensure_ascii=False) + "\n"
-    )
+    with tempfile.TemporaryDirectory() as temporary:
+        if workdir:
+            made = origin(name, Path(*workdir))
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            pack(*workdir, folder, clips=CLIPS)
+        else:
+            made = dict(models.card(name).made)
+            if not tracked:
+                shutil.copytree(models.path(name), folder, dirs_exist_ok=True)
+        measured = with_all_clips(name, folder, Path(temporary) / name)
+        figures = commands.evaluate(measured, fvd=FVD_PROTOCOL.value)
+    write_text(folder / models.CARD, json.dumps(card(name, made, figures), indent=1, ensure_ascii=False) + "\n")
     draw(load(folder), picture)
+
+
+def with_all_clips(name: str, packed: Path, folder: Path) -> Path:
+    """Copies a packed run into `folder` and gives it the data of its config, with all clips; returns the folder."""
+    shutil.copytree(packed, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["data"]["clips"] = defaults.derive(str(ROOT / "configs"), MODELS[name]["config"], "").data.clips.to_dict()
+    write_text(folder / "config.json", json.dumps(config))
+    return folder
 
 
 def draw(run: Run, picture: Path) -> None:
@@ -117,15 +182,19 @@ def draw(run: Run, picture: Path) -> None:
     videos.write_png(picture, sheet)
 
 
-def card(name: str, workdir: Path, figures: dict) -> dict:
-    """Returns the content of card.json."""
-    model = MODELS[name]
-    config = load(workdir).config
+def origin(name: str, workdir: Path) -> dict:
+    """Returns how the run of a workdir was made."""
+    model, config = MODELS[name], load(workdir).config
     steps = [line for _, line in read_json_lines(workdir / "metrics.jsonl") if isinstance(line, dict)]
     command = f"jvflow train --config={model['config']} --workdir=out/{name}"
     data = f"{config.data.path}, {config.data.clips.train} clips of {config.data.frames} frames"
     made = dict(data=data, config=model["config"], command=command, seed=config.seed, steps=steps[-1]["step"])
-    made |= dict(cost=model["cost"], batch_size=config.train.batch_size)
+    return made | dict(cost=model["cost"], batch_size=config.train.batch_size)
+
+
+def card(name: str, made: dict, figures: dict) -> dict:
+    """Returns the content of card.json."""
+    model = MODELS[name]
     protocol = {key: figures["protocol"][key] for key in SETTINGS if key in figures["protocol"]}
     found = {label: _entry(figures, path) for label, path in model["metrics"].items()}
     metrics = {label: value for label, value in found.items() if value is not None}

@@ -6,7 +6,7 @@ the others, and frames have the same pixels whether they are rendered together o
     comets     shapes that chase one another on a ring; their tails show where they go: one frame determines the next
     maze       a first-person walk along the right-hand wall: one frame shows the motion, not the map
     bouncing   discs that collide elastically behind bars: seeing the motion takes two frames
-    shapes     the same with plain shapes and no bars; a colour belongs to one shape
+    shapes     the same three plain shapes in every clip, without bars: only motion and ground differ
 
 Times are in seconds and suit 16 frames per second: objects move by about 0.5 to 1.2 pixels a frame at 32 x 32.
 """

@@ -117,11 +117,10 @@ def _evaluate_length(
     seam = lambda made: np.concatenate([observed[:, -half:], made[:, : settings.window - half]], axis=1)
     seam_features = lambda made: features(to_unit_range(seam(made)))
     true_features, true_seam_features = features(_windows(future, settings.window)), seam_features(future)
-    true_motion = _motion(future)
     figures_of = lambda made: dict(
         distance=metrics.distance(features(_windows(made, settings.window)), true_features),
         distance_seam=metrics.distance(seam_features(made), true_seam_features),
-        motion=_motion(made) / true_motion,
+        motion=metrics.motion_ratio(made, future),
         psnr=_psnr(made, future),
     )
     figures = {}
@@ -136,7 +135,7 @@ def _evaluate_length(
         repeat_last=figures_of(np.repeat(observed[:, -1:], future.shape[1], axis=1)),
         other_real=dict(distance=metrics.distance(features(training[: len(true_features)]), true_features)),
     )
-    moves = any(0.5 <= value["motion"] <= 2 for name, value in figures.items() if name.startswith("nfe"))
+    moves = any(0.5 <= (value["motion"] or 0) <= 2 for name, value in figures.items() if name.startswith("nfe"))
     few = slice(settings.batch)
     figures["straightness"] = _straightness(run, observed[few], captions[few]) if moves else None
     return figures
@@ -166,10 +165,6 @@ def _psnr(made: Videos, real: Videos) -> float:
     parts = zip(np.array_split(made, 8), np.array_split(real, 8))
     values = [metrics.psnr(to_unit_range(a), to_unit_range(b)) for a, b in parts if len(a)]
     return float(np.mean(np.concatenate(values)))
-
-
-def _motion(frames: Videos) -> float:
-    return float(metrics.motion(to_unit_range(frames), frames.shape[1], frames.shape[1]).mean())
 
 
 @partial(jax.jit, static_argnames=("context", "frames_per_latent", "steps", "guidance"))

@@ -7,7 +7,7 @@ LEGEND = {
     "nfe_N": "predictions with N steps of the solver",
     "distance": f"{DISTANCE}; to the true futures of the same clips; controls.other_real is what real video has",
     "distance_seam": f"{DISTANCE}; of windows that are half observed and half predicted: does the video continue?",
-    "motion": f"{MOTION}; against the true futures",
+    "motion": f"{MOTION}; against the true futures, null where these stand still",
     "psnr": f"{PSNR}; peak 2; against the true future",
     "nfe": "evaluations of the network in all chunks of a prediction, mean over predictions; lower is cheaper",
     "straightness": "mean squared deviation of the velocity from the straight line, over its squared length; 0 is "

@@ -8,7 +8,7 @@ from jvflow.metrics.pairs import PairProtocol, PairScore, score_pairs
 from jvflow.metrics.perceptual import lpips, temporal_flickering
 from jvflow.metrics.protocol import PRESETS, Protocol
 from jvflow.metrics.score import Score, fvd, score_folders
-from jvflow.metrics.window import flatten_windows, motion, windows
+from jvflow.metrics.window import flatten_windows, motion, motion_ratio, windows
 
 __all__ = [
     "DISTANCE_NAME",
@@ -29,6 +29,7 @@ __all__ = [
     "lpips",
     "moments",
     "motion",
+    "motion_ratio",
     "psnr",
     "psnr_side",
     "score_folders",

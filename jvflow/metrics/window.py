@@ -9,7 +9,7 @@ A distance between sets of frames rewards frozen video. Report it with (2), the 
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Num, UInt8
 
 LENGTH, STRIDE = 32, 16
 """Frames of a window, and frames between the starts of two windows: the protocol of Bi-flow, section 3.1."""
@@ -52,3 +52,15 @@ def motion(
     _starts(video.shape[1], length, stride)
     change = abs(video[:, 1:] - video[:, :-1]).mean((2, 3, 4))
     return windows(change, length - 1, stride).mean(2)  # (2): a window of L frames holds L - 1 differences
+
+
+def motion_ratio(made: UInt8[np.ndarray, "b f h w c"], real: UInt8[np.ndarray, "n f h w c"]) -> float | None:
+    """Returns the motion (2) of generated videos over that of real ones, or None if the real ones stand still.
+
+    A window is a whole video, of at least 2 frames.
+    """
+    mean = lambda videos: float(
+        np.mean([np.abs(np.diff(video.astype(np.int16), axis=0)).mean(dtype=np.float64) for video in videos])
+    )
+    still = mean(real)
+    return mean(made) / still if still else None

@@ -44,6 +44,7 @@ def evaluate(run: Run, data: Path) -> dict:
         frames also the VLFM paper's quantity, `metrics.psnr_side`. `beyond` has a row for each second after T.
       text: how many generated clips are nearest to their own real clip, with and without guidance; and, with captions
         swapped in pairs, how many are nearest to the other clip of the pair.
+      motion: of the generated clips up to T, divided by that of the real ones; None if these stand still.
       fvd: with `config.evaluate.fvd`, the FVD of the generated clips up to T against held-out clips.
     """
     settings, window = run.config.evaluate, run.experiment.window
@@ -69,6 +70,8 @@ def evaluate(run: Run, data: Path) -> dict:
     figures = compare_with_real(run, made, real) | dict(
         nfe_per_frame=float(nfe.mean() / len(times)), seconds_per_frame=seconds / made[:, :, 0, 0, 0].size
     )
+    if window.span > 1:
+        figures["motion"] = metrics.motion_ratio(made[:, : window.span], real[:, : window.span])
     if run.experiment.text and len(real) > 1:
         figures["text"] = text_figures(run, real, captions)
     used = dict(described(settings), split=split, adapted=adapted, nfe="of a clip over its frames")

@@ -1,6 +1,6 @@
 """Says what the values of an evaluation of clips mean, see `jvflow.metrics.legend`."""
 
-from jvflow.metrics.legend import FVD, PSNR
+from jvflow.metrics.legend import FVD, MOTION, PSNR
 
 LEGEND = {
     "nfe_per_frame": "evaluations of the network for a clip over its frames, mean over clips; lower is cheaper",
@@ -19,6 +19,7 @@ LEGEND = {
     "against_real": f"{PSNR}; peak 2, at most 99; against the real frame",
     "side_against_codec": "10 log10(side^2 / MSE) in dB, the paper's PSNR; against the codec's round trip, higher is "
     "better",
+    "motion": f"{MOTION}; up to the end of the clip, null where real video stands still",
     "text": "how many clips, generated from a caption, are nearest to a real clip of this caption",
     "text.clips": "number of clips: the most that the counts below can reach",
     "text.different_captions": "number of different captions of these clips",

@@ -137,6 +137,15 @@ def test_windows_hold_the_right_frames():
         metrics.windows(video)
 
 
+def test_motion_ratio_of_known_videos():
+    video = np.zeros((2, 3, 4, 4, 3), np.uint8)
+    video[:, 1] = 200  # the changes are 200 and -200: neither may wrap around
+    half = video // 2
+    assert metrics.motion_ratio(half, video) == 0.5 and metrics.motion_ratio(video, half) == 2.0
+    assert metrics.motion_ratio(video[:1, :1].repeat(3, 1), video) == 0.0
+    assert metrics.motion_ratio(video, np.repeat(video[:, :1], 3, axis=1)) is None  # real video that stands still
+
+
 def test_motion_of_a_known_video():
     steps = np.array([0, 1, 1, 1, 3, 3, 3, 3]) * 0.25
     video = np.cumsum(steps).reshape(1, 8, 1, 1, 1) * np.ones((1, 1, 2, 2, 3))
