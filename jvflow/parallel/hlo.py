@@ -175,7 +175,8 @@ def _flops(jaxpr) -> float:
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             out = params["dimension_numbers"].rhs_spec[0]
-            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[out]
+            zeros = math.prod(params["lhs_dilation"])  # between the inputs of the gradient of a strided convolution
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[out] / zeros
         elif name.startswith("dot_product_attention_"):  # cuDNN's: two products forwards, five backwards
             (b, n, h, d), m = equation.invars[0].aval.shape, equation.invars[1].aval.shape[1]
             total += 2.0 * (5 if "bwd" in name else 2) * b * h * n * m * d

@@ -1,10 +1,11 @@
-"""The kernels of a compiled GPU program, from its text: how often each runs, the bytes it moves and its operations.
+"""The kernels of a compiled program, from its text: how often each runs, the bytes it moves and its operations.
 
     floor = sum over kernels of max(operations / rate, bytes / bandwidth)                        (1)   roofline model
 
 (1) is a lower bound of the time: no kernel reaches both limits, and starting a kernel costs some microseconds more. A
 kernel reads its operands and writes its results; a fusion that takes a slice of an operand, or writes one into a
-buffer, moves the slice. Operations are those of matrix products (cuBLAS, also inside fusions) and of cuDNN's attention.
+buffer, moves the slice. Operations are those of matrix products and convolutions (also inside fusions, and those of
+cuBLAS and cuDNN) and of cuDNN's attention.
 """
 
 import math
@@ -88,7 +89,8 @@ def _walk(computations: dict, name: str, times: int) -> Iterator[Kernel]:
                 yield from _walk(computations, called, times)
         elif one.op == "fusion":
             inner = computations[_attribute(one.line, "calls")]
-            flops = sum(_dot_flops(dot, {i.name: i.shape for i in inner}) for dot in inner if dot.op == "dot")
+            inside = {i.name: i.shape for i in inner}
+            flops = sum(PRODUCTS[i.op](i, inside) for i in inner if i.op in PRODUCTS)
             yield Kernel(one.name, "fusion with a product" if flops else "fusion", times, _fusion_bytes(inner), flops)
         else:
             given = [shapes[operand] for operand in one.operands if operand in shapes]
@@ -152,8 +154,8 @@ def _written(one: _Instruction, inner: list[_Instruction], shapes: dict) -> floa
 
 
 def _call_flops(kind: str, one: _Instruction, given: list[str], shapes: dict) -> float:
-    if one.op == "dot":
-        return _dot_flops(one, shapes)
+    if one.op in PRODUCTS:
+        return PRODUCTS[one.op](one, shapes)
     if "cublas" in kind:
         contracted = re.search(r'"lhs_contracting_dimensions":\[([\d",]*)\]', one.line)
         axes = [int(n) for n in re.findall(r"\d+", contracted[1])] if contracted else [-1]
@@ -162,7 +164,31 @@ def _call_flops(kind: str, one: _Instruction, given: list[str], shapes: dict) ->
     if "fmha" in kind:
         q, k = _sizes(given[0]), _sizes(given[1])  # (b, n, h, d) and (b, m, h, d): the layout is apart
         return 2.0 * (5 if "Backward" in kind else 2) * math.prod(q) * k[1]
+    if "$conv" in kind:
+        out, kernel = one.shape, given[1]
+        if "BackwardInput" in kind:
+            out = given[0]
+        elif "BackwardFilter" in kind:
+            out, kernel = given[1], one.shape
+        return _window_flops(one, out, kernel)
     return 0.0
+
+
+def _convolution_flops(one: _Instruction, shapes: dict) -> float:
+    return _window_flops(one, one.shape, shapes[one.operands[1]])
+
+
+def _window_flops(one: _Instruction, out: str, kernel: str) -> float:
+    """Returns the operations of a convolution; those with padding count, those between dilated inputs do not.
+
+    The TPU compiler writes a product of batches as a convolution over the batch that is dilated so that one input is
+    left for each output.
+    """
+    labels = re.search(r"dim_labels=\w+_(\w+)->", one.line)
+    sizes = _sizes(kernel)
+    dilation = re.search(r"lhs_dilate=([\dx]+)", one.line)
+    zeros = math.prod(int(n) for n in dilation[1].split("x")) if dilation else 1
+    return 2.0 * math.prod(_sizes(out)) * math.prod(sizes) / sizes[labels[1].index("o")] / zeros
 
 
 def _dot_flops(one: _Instruction, shapes: dict) -> float:
@@ -176,3 +202,6 @@ def _sizes(shape: str) -> list[int]:
     """Returns the sizes of the first array in a shape."""
     match = re.search(r"\[([\d,]*)\]", shape)
     return [int(n) for n in match[1].split(",") if n] if match else []
+
+
+PRODUCTS = dict(dot=_dot_flops, convolution=_convolution_flops)

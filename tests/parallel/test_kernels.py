@@ -1,7 +1,10 @@
-"""The kernels of a GPU program, counted by hand in a short text of the form that XLA writes."""
+"""The kernels of a program, counted by hand in a short text of the form that XLA writes."""
 
+import jax
+import numpy as np
 import pytest
 
+from jvflow.parallel import hlo
 from jvflow.parallel.kernels import floor_seconds, kernels
 
 TEXT = """HloModule jit_f, entry_computation_layout={(f32[4,64]{1,0}, bf16[8,16]{1,0})->f32[4,64]{1,0}}
@@ -72,3 +75,38 @@ def test_the_floor_adds_the_larger_of_both_limits():
     assert floor_seconds(found, rate=1.0, bandwidth=float("inf")) == 2 * 8 * 32 * 16 + 4 * 2 * 3 * 10 * 20 * 8
     moved = sum(one.times * one.bytes for one in found)
     assert floor_seconds(found, rate=float("inf"), bandwidth=2.0) == pytest.approx(moved / 2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_convolutions_and_their_gradients_count_as_traced(stride, groups):
+    image, kernel = (
+        jax.ShapeDtypeStruct((2, 16, 16, 8), np.float32),
+        jax.ShapeDtypeStruct((3, 3, 8 // groups, 12), np.float32),
+    )
+    options = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups)
+    convolve = lambda a, k: jax.lax.conv_general_dilated(a, k, (stride, stride), "SAME", **options)
+    square = lambda a, k: (convolve(a, k) ** 2).sum()
+    for function in (convolve, jax.grad(square, argnums=(0, 1))):
+        compiled = jax.jit(function).lower(image, kernel).compile()
+        counted = sum(one.times * one.flops for one in kernels(compiled.as_text()))
+        assert counted == pytest.approx(hlo.flops(function, image, kernel), rel=1e-6)
+
+
+def test_a_convolution_of_cudnn():
+    text = """HloModule jit_f
+
+ENTRY %main (x: bf16[2,16,16,8], k: bf16[12,3,3,8], g: bf16[2,8,8,12]) -> bf16[2,8,8,12] {
+  %x = bf16[2,16,16,8]{3,2,1,0} parameter(0)
+  %k = bf16[12,3,3,8]{3,2,1,0} parameter(1)
+  %g = bf16[2,8,8,12]{3,2,1,0} parameter(2)
+  %out = (bf16[2,8,8,12]{3,2,1,0}, u8[64]{0}) custom-call(%x, %k), window={size=3x3 stride=2x2 pad=0_1x0_1}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
+  %back = (bf16[2,16,16,8]{3,2,1,0}, u8[64]{0}) custom-call(%g, %k), window={size=3x3 stride=2x2 pad=0_1x0_1}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardInput"
+  %filter = (bf16[12,3,3,8]{3,2,1,0}, u8[64]{0}) custom-call(%x, %g), window={size=3x3 stride=2x2 pad=0_1x0_1}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
+  ROOT %result = bf16[2,8,8,12]{3,2,1,0} get-tuple-element(%out), index=0
+}
+"""
+    assert [one.flops for one in kernels(text)] == [2 * 2 * 8 * 8 * 12 * 9 * 8] * 3
