@@ -1,7 +1,9 @@
-"""A field of U-Nets over one frame, one for each velocity or one for all; known frames are concatenated as channels.
+"""A field of U-Nets over images, one for each velocity or one for all; known frames are concatenated as channels.
 
     velocity_i = U-Net_i(concat(x, context), time_scale s)      s = (t,) or (t, alpha), each through an MLP of its own
     concat(velocity_i) = U-Net(concat(x, context), time_scale s)                                              `shared`
+
+x is one frame, or a chunk of `frames` whose channels become those of one image.
 
 The authors of Bi-flow released two such networks of width 128, one for each velocity, from 3 channels to 3; they take
 t and alpha unscaled. The paper describes one network, from 3 channels to 6 (section 3.1): `shared`.
@@ -13,6 +15,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from jvflow.flow.field import Field, as_partial
@@ -29,7 +32,8 @@ class UNetFieldConfig:
       width: channels of the first level.
       levels: factor of `width` at each level.
       attends: whether each level has attention.
-      channels: channels of x, and of each velocity.
+      channels: channels of a frame of x, and of each velocity.
+      frames: frames of x.
       context: channels of `condition.context`, 0 for none.
       coordinates: how many entries s has, 1 or 2.
       velocities: how many velocities there are.
@@ -46,6 +50,7 @@ class UNetFieldConfig:
     levels: tuple[int, ...]
     attends: tuple[bool, ...]
     channels: int
+    frames: int = 1
     context: int = 0
     coordinates: int = 1
     velocities: int = 1
@@ -72,8 +77,8 @@ class UNetFieldConfig:
         return UNetConfig(
             channels=tuple(self.width * n for n in self.levels),
             attends=tuple(self.attends),
-            inputs=self.channels + self.context,
-            outputs=self.channels * (self.velocities if self.shared else 1),
+            inputs=self.frames * self.channels + self.context,
+            outputs=self.frames * self.channels * (self.velocities if self.shared else 1),
             blocks=self.blocks,
             groups=self.groups,
             head=self.head,
@@ -86,8 +91,11 @@ class UNetFieldConfig:
     def grid(self, shape: tuple) -> tuple[int, int, int]:
         """Returns frames, height and width of latents of shape (f, h, w, ...), each pixel of which is a token."""
         f, h, w = shape[:3]
-        if f != 1:
-            raise ValueError(f"a U-Net takes one frame at a time, and these latents have {f}: use the network dit")
+        if f != self.frames:
+            raise ValueError(
+                f"this U-Net takes chunks of frames={self.frames}, and these latents have {f}: "
+                f"use config.network.frames={f}, or the network dit"
+            )
         factor = 2 ** (len(self.levels) - 1)
         if h % factor or w % factor:
             raise ValueError(
@@ -112,7 +120,7 @@ def build(**sizes) -> Network:
 
 
 class UNetField(nnx.Module):
-    """The field (see the top of the file), `(x (b, 1, h, w, c), s, condition) -> velocities`, a tuple of arrays like x.
+    """The field (see the top of the file), `(x (b, f, h, w, c), s, condition) -> velocities`, a tuple of arrays like x.
 
     Entries of s are (b,).
     """
@@ -128,8 +136,13 @@ class UNetField(nnx.Module):
         if len(s) < config.coordinates:
             raise ValueError(f"the network is conditioned on {config.coordinates} coordinates, got {len(s)}")
         s = tuple(config.time_scale * coordinate for coordinate in s[: config.coordinates])
-        outputs = [apply_unet(unet, x, s, condition) for unet in self.velocities]
+        frames = x.shape[1]
+        if frames != config.frames:
+            raise ValueError(f"the network takes (b, {config.frames}, h, w, c), got {x.shape}")
+        image = rearrange(x, "b f h w c -> b 1 h w (f c)")
+        outputs = [apply_unet(unet, image, s, condition) for unet in self.velocities]
         outputs = jnp.split(outputs[0], config.velocities, axis=-1) if config.shared else outputs
+        outputs = [rearrange(v, "b 1 h w (f c) -> b f h w c", f=frames) for v in outputs]
         return tuple(v * scale for v, scale in zip(outputs, config.scales or (1.0,) * config.velocities, strict=True))
 
 

@@ -158,6 +158,7 @@ RULES: Mapping[str, Rule] = {
     "network.blocks": COUNT,
     "network.groups": COUNT,
     "network.shared": BOOLEAN,
+    "network.frames": COUNT,
 }
 """The rule of each entry that every paper may have."""
 NETWORK_CONFIGS = dict(dit="DiTConfig", unet="UNetFieldConfig", ltx="LTXConfig", wan="WanConfig")

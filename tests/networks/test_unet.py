@@ -106,6 +106,17 @@ def test_remat_gives_the_same_gradient():
     assert 1.2 < flops["full"] / flops["none"] < 1.45
 
 
+def test_frames_of_a_chunk_are_channels_of_one_image():
+    sizes = SMALL | dict(velocities=2, shared=True, scales=(2.0, 1.0))
+    image, chunk = (networks.build("unet", **sizes | size) for size in (dict(channels=9), dict(channels=3, frames=3)))
+    params = random_params(image)
+    x, s = jax.random.normal(jax.random.key(1), (2, 3, 8, 8, 3)), (jnp.array([0.2, 0.7]),)
+    joined = jnp.concatenate([x[:, :1], x[:, 1:2], x[:, 2:]], axis=-1)
+    for a, b in zip(chunk.apply(params, x, s), image.apply(params, joined, s)):
+        np.testing.assert_allclose(a, jnp.concatenate(jnp.split(b, 3, axis=-1), axis=1), rtol=1e-5, atol=1e-5)
+    assert networks.tokens(chunk, (3, 8, 8, 3)) == 3 * 64
+
+
 @pytest.mark.integration
 def test_the_networks_of_biflows_authors_are_its_field():
     """Checks that two imported networks stream as BI-FLOW's field, and agree with the network named "unet"."""
@@ -149,7 +160,7 @@ def test_autoencoders_are_no_field():
     [
         (
             lambda n: networks.check(n, (2, 8, 8, 3)),
-            "takes one frame at a time, and these latents have 2: use the network dit",
+            "takes chunks of frames=1, and these latents have 2: use config.network.frames=2, or the network dit",
         ),
         (
             lambda n: networks.check(n, (1, 9, 8, 3)),
@@ -161,7 +172,7 @@ def test_autoencoders_are_no_field():
         ),
         (
             lambda n: n.apply(jax.eval_shape(n.init, jax.random.key(0)), jnp.zeros((2, 2, 8, 8, 3)), (jnp.zeros(2),)),
-            "takes one frame",
+            r"takes \(b, 1, h, w, c\), got \(2, 2, 8, 8, 3\)",
         ),
         (lambda n: networks.build("unet", **SMALL, coordinates=3), "not on 3 coordinates"),
         (
