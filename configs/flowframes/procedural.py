@@ -35,6 +35,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.text = dict(name="bytes", length=256, group=4, width=96, depth=2, heads=4)
     config.caption_dropout = 0.1  # fraction of examples that train without a caption, for guidance
     config.network = defaults.dit(width=192, depth=4, heads=4, patch=(2, 4, 4), time_scale=1000.0, attention=0)
+    config.prediction = "velocity"  # what the network returns; or "clean"
     # optimization
     config.optimizer.update(learning_rate=1e-3, warmup_steps=50, ema=0.99)
     config.train = dict(steps=1000, batch_size=16)

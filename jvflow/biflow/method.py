@@ -36,7 +36,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jvflow.assembly import Latents, build_network, build_solver, choose, noise_like, split_each
@@ -51,6 +50,7 @@ from jvflow.data.pipeline import Window
 from jvflow.flow import coupling as couplings
 from jvflow.flow.field import Condition, Field, expand_like
 from jvflow.flow.path import BILINEAR, LINEAR, Ends, matching_loss, squared_error
+from jvflow.flow.prediction import from_clean, to_data
 from jvflow.method import Method
 
 Past = Float[Array, "b n h w c"]
@@ -108,17 +108,14 @@ def _noised_context(condition, frames: Past, keys: Keys, max_level: float) -> Co
     return add_context(condition, frames + expand_like(level, frames) * noise_like(key_noise, frames))
 
 
-MIN_DENOMINATOR = 0.05  # in (6)
-
-
 def _biflow_velocities(x, s, outputs):
     velocity, clean = outputs
-    return velocity, (x - clean) / expand_like(jnp.maximum(s[1], MIN_DENOMINATOR), x)  # (6)
+    return velocity, from_clean(x, s[1], clean)  # (6)
 
 
 def _condiff_velocities(x, s, outputs):
     (clean,) = outputs
-    return ((clean - x) / expand_like(jnp.maximum(1 - s[0], MIN_DENOMINATOR), x),)  # (6)
+    return (to_data(x, s[0], clean),)  # (6)
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,6 @@ def along(
     return derivative
 
 
-def expand_like(values: Float[Array, "b"] | Bool[Array, "b"], like: Array | np.ndarray) -> Array:
-    """Appends axes of size 1 to `values` (b,), so that they broadcast against `like` (b, ...)."""
-    return values.reshape(values.shape + (1,) * (like.ndim - 1))
+def expand_like(values: Float[Array, "b ..."] | Bool[Array, "b"], like: Array | np.ndarray) -> Array:
+    """Appends axes of size 1 to `values` (b,) or (b, f), so that they broadcast against `like` (b, f, ...)."""
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))

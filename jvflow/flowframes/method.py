@@ -36,20 +36,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from jvflow import networks
-from jvflow.assembly import (
-    Latents,
-    build_network,
-    drop_captions,
-    fold_in_each,
-    noise_like,
-    split_each,
-    unchanged,
-)
+from jvflow.assembly import Latents, build_network, choose, drop_captions, fold_in_each, noise_like, split_each
 from jvflow.data import latents as data_latents
 from jvflow.data.pipeline import Window
 from jvflow.flow import coupling as couplings
 from jvflow.flow.field import Condition, Field, expand_like
 from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
+from jvflow.flow.prediction import to_data
 from jvflow.flow.times import TimeDensity, TimeSchedule
 from jvflow.flowframes import inversion
 from jvflow.flowframes.context import with_observed
@@ -180,6 +173,14 @@ OBJECTIVES = {
 # --- an experiment from a config ------------------------------------------------------------------
 
 
+def _to_velocity(field: Field) -> Field:
+    return lambda x, s, condition=None: (to_data(x, s[0], *field(x, s, condition)),)
+
+
+PREDICTIONS = dict(velocity=lambda field: field, clean=_to_velocity)
+"""What the network returns: u, or x1, from which u follows as (x1 - x) / (1 - t)."""
+
+
 def assemble(config, codec, encoder) -> dict:
     """Returns the fields of an `Experiment` that this paper determines."""
     objective, follows = OBJECTIVES[config.objective], config.objective != "text_to_video"
@@ -191,7 +192,8 @@ def assemble(config, codec, encoder) -> dict:
         raise ValueError(f"config.chunk.frames lists lengths of chunks, and each must be 1 or more, got {lengths}")
     encoded = {length: codec.latent_shape((length, *config.data.size)) for length in lengths}
     sizes = dict(coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
-    network = build_network(config, list(encoded.values()), encoder, unchanged, **sizes)
+    to_field = choose(PREDICTIONS, "prediction", config.get("prediction", "velocity"))
+    network = build_network(config, list(encoded.values()), encoder, to_field, **sizes)
 
     def window(length: int) -> Window:
         latent_frames = encoded[length][0] if codec.frames_per_latent > 1 else 0  # 0: each frame is encoded by itself

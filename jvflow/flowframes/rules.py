@@ -26,6 +26,7 @@ COUNTS = many(COUNT, "a tuple of whole numbers of 1 or more, such as (8,)", rang
 
 ENTRIES = {
     "chunk.frames": COUNTS,
+    "prediction": choice("velocity", "clean"),
     "coupling": choice(*COUPLINGS),
     "inversion.rho": FRACTION,
     "inversion.coin": choice("example", "batch"),

@@ -5,6 +5,7 @@ import pytest
 
 from jvflow.flow.curved import CURVED
 from jvflow.flow.path import BILINEAR, LINEAR, Ends, Path, matching_loss
+from jvflow.flow.prediction import MIN_DENOMINATOR, from_clean, to_data
 
 SHAPE = (3, 1, 4, 4, 2)
 
@@ -86,6 +87,16 @@ def test_loss_sums_over_coordinates(ends):
     mean = lambda a: np.mean(np.square(a).reshape(SHAPE[0], -1), axis=1)
     expected = mean(ends.x1 - ends.x0) + mean(ends.noise)
     np.testing.assert_allclose(matching_loss(BILINEAR, zero, ends, coordinates(2)), expected, rtol=1e-5)
+
+
+def test_velocities_follow_from_the_ends_of_paths(ends):
+    t, alpha = jnp.array([0.0, 0.5, 0.95]), jnp.array([1.0, 0.5, 0.05])
+    x, velocities = BILINEAR(ends, (t, alpha))
+    clean, (along_t,) = LINEAR(ends, (t,))
+    np.testing.assert_allclose(to_data(clean, t, ends.x1), along_t, atol=2e-5)
+    np.testing.assert_allclose(from_clean(x, alpha, clean), velocities[1], atol=2e-5)
+    np.testing.assert_allclose(to_data(x, jnp.full(3, 0.999), ends.x1), (ends.x1 - x) / MIN_DENOMINATOR, rtol=1e-5)
+    np.testing.assert_allclose(from_clean(x, jnp.zeros(3), clean), (x - clean) / MIN_DENOMINATOR, rtol=1e-5)
 
 
 def test_errors(ends):
