@@ -22,7 +22,7 @@ test-integration: $(VENV)/installed-test
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
 
 CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-ffmpeg check-fuzz
-CHECKS += check-demo check-public check-python check-scores check-readme check-terminal check-report check-gpu
+CHECKS += check-demo check-public check-python check-scores check-readme check-terminal check-report check-programs
 
 check-all: $(CHECKS)
 
@@ -49,9 +49,11 @@ check-scores: $(VENV)/installed-test
 check-readme: $(VENV)/installed-test
 	$(RECORD) readme $(VENV)/bin/python tests/slow/readme.py
 
-# compiles for a GPU that is not there, in an environment of its own (5 GB)
-check-gpu: $(VENV)/installed-test
-	$(RECORD) gpu_programs $(VENV)/bin/python tests/slow/gpu_programs.py
+# compiles for a processor, a GPU and a TPU that need not be there; for the GPU in an environment of its own (5 GB)
+check-programs: $(VENV)/installed-test
+	for device in cpu h200 tpu; do \
+		$(RECORD) programs_$$device $(VENV)/bin/python tests/slow/programs.py $$device || exit 1; \
+	done
 
 check-terminal: $(VENV)/installed-test
 	$(RECORD) terminal $(VENV)/bin/python tests/slow/terminal.py out/terminal
@@ -99,6 +101,9 @@ short-meshes: $(VENV)/installed-test
 		$(VENV)/bin/python tests/slow/equal_meshes.py $$paper --meshes=all,microbatches || exit 1; \
 	done
 
+short-programs: $(VENV)/installed-test
+	$(VENV)/bin/python tests/slow/programs.py cpu
+
 short-notebooks: $(VENV)/installed-test
 	for notebook in notebooks/*.py; do MPLBACKEND=Agg $(VENV)/bin/python $$notebook || exit 1; done
 
@@ -127,4 +132,5 @@ $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[test]'
 	touch $@
 
-.PHONY: demo test test-integration check-all $(CHECKS) short-papers short-processes short-meshes short-notebooks
+.PHONY: demo test test-integration check-all $(CHECKS) short-papers short-processes short-meshes short-notebooks \
+	short-programs

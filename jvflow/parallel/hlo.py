@@ -139,6 +139,16 @@ def result_bytes(result: str, entry: int | None = None) -> float:
     return sum(sizes) if entry is None or len(sizes) <= entry else sizes[entry]
 
 
+def window_positions(image: int, kernel: int, out: int, dilation: int) -> float:
+    """Returns how many products a convolution has along one axis, for sizes of image, kernel and result.
+
+    Those with padding count, as in the usual number of operations of a convolution. Those with the zeros of a dilated
+    image do not: each entry of the kernel meets each pixel at most once. The TPU compiler writes products of batches
+    and of heads as convolutions with much padding and dilation.
+    """
+    return min(out * kernel / dilation, float(image * kernel))
+
+
 def _group(line: str, devices: int) -> int:
     """Returns the number of devices in each group of a collective, from any of the forms that XLA writes."""
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
@@ -173,10 +183,12 @@ def _flops(jaxpr) -> float:
             shape = equation.invars[0].aval.shape
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
         elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            out = params["dimension_numbers"].rhs_spec[0]
-            zeros = math.prod(params["lhs_dilation"])  # between the inputs of the gradient of a strided convolution
-            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[out] / zeros
+            image, kernel, out = (
+                [variable.aval.shape[i] for i in order]  # batch and features, or features and inputs, come first
+                for variable, order in zip((*equation.invars, *equation.outvars), params["dimension_numbers"])
+            )
+            sizes = zip(image[2:], kernel[2:], out[2:], params["lhs_dilation"])
+            total += 2.0 * out[0] * out[1] * kernel[1] * math.prod(window_positions(*each) for each in sizes)
         elif name.startswith("dot_product_attention_"):  # cuDNN's: two products forwards, five backwards
             (b, n, h, d), m = equation.invars[0].aval.shape, equation.invars[1].aval.shape[1]
             total += 2.0 * (5 if "bwd" in name else 2) * b * h * n * m * d

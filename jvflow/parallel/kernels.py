@@ -5,7 +5,7 @@
 (1) is a lower bound of the time: no kernel reaches both limits, and starting a kernel costs some microseconds more. A
 kernel reads its operands and writes its results; a fusion that takes a slice of an operand, or writes one into a
 buffer, moves the slice. Operations are those of matrix products and convolutions (also inside fusions, and those of
-cuBLAS and cuDNN) and of cuDNN's attention.
+cuBLAS and cuDNN), of cuDNN's attention, and of splash attention, whose blocks are padded.
 """
 
 import math
@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jvflow.parallel.hlo import result_bytes
+from jvflow.parallel.hlo import result_bytes, window_positions
 
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "iota", "after-all", "partition-id"}
 FREE |= {"replica-id", "opt-barrier", "async-update", "async-done"}
@@ -164,31 +164,35 @@ def _call_flops(kind: str, one: _Instruction, given: list[str], shapes: dict) ->
     if "fmha" in kind:
         q, k = _sizes(given[0]), _sizes(given[1])  # (b, n, h, d) and (b, m, h, d): the layout is apart
         return 2.0 * (5 if "Backward" in kind else 2) * math.prod(q) * k[1]
+    if splash := re.match(r"splash_m[hq]a_(fwd|dq|dkv)", one.name):
+        q, k = [_sizes(shape) for shape in given if re.match(r"(bf16|f\d+)\[", shape)][
+            :2
+        ]  # (..., h, n, d), (..., m, d)
+        return 2.0 * dict(fwd=2, dq=3, dkv=4)[splash[1]] * math.prod(q) * k[-2]
     if "$conv" in kind:
-        out, kernel = one.shape, given[1]
+        image, kernel, out = given[0], given[1], one.shape
         if "BackwardInput" in kind:
-            out = given[0]
+            image, out = out, image
         elif "BackwardFilter" in kind:
-            out, kernel = given[1], one.shape
-        return _window_flops(one, out, kernel)
+            kernel, out = out, kernel
+        return _window_flops(one, image, kernel, out)
     return 0.0
 
 
 def _convolution_flops(one: _Instruction, shapes: dict) -> float:
-    return _window_flops(one, one.shape, shapes[one.operands[1]])
+    image, kernel = (shapes[operand] for operand in one.operands[:2])
+    return _window_flops(one, image, kernel, one.shape)
 
 
-def _window_flops(one: _Instruction, out: str, kernel: str) -> float:
-    """Returns the operations of a convolution; those with padding count, those between dilated inputs do not.
-
-    The TPU compiler writes a product of batches as a convolution over the batch that is dilated so that one input is
-    left for each output.
-    """
-    labels = re.search(r"dim_labels=\w+_(\w+)->", one.line)
-    sizes = _sizes(kernel)
+def _window_flops(one: _Instruction, image: str, kernel: str, out: str) -> float:
+    """Returns the operations of a convolution, see `hlo.window_positions`."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.line)
     dilation = re.search(r"lhs_dilate=([\dx]+)", one.line)
-    zeros = math.prod(int(n) for n in dilation[1].split("x")) if dilation else 1
-    return 2.0 * math.prod(_sizes(out)) * math.prod(sizes) / sizes[labels[1].index("o")] / zeros
+    sizes = [dict(zip(part, _sizes(shape))) for part, shape in zip(labels.groups(), (image, kernel, out))]
+    axes = sorted(key for key in sizes[2] if key.isdigit())
+    zeros = dilation[1].split("x") if dilation else ["1"] * len(axes)
+    positions = [window_positions(*(size[axis] for size in sizes), int(n)) for axis, n in zip(axes, zeros)]
+    return 2.0 * sizes[2]["b"] * sizes[2]["f"] * sizes[1]["i"] * math.prod(positions)
 
 
 def _dot_flops(one: _Instruction, shapes: dict) -> float:

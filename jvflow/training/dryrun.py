@@ -100,14 +100,8 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
       sampler: also compile the sampler.
       largest: also find the largest batch size that fits, which takes some more compilations.
     """
-    check_config(config)
     chip, count = parse(topology)
-    config = with_local_paths(config)
-    mesh = meshes.make_mesh(config.run.mesh, devices(topology))
-    meshes.check_batch(config.train.batch_size, mesh, config.run.microbatches)
-    experiment = assemble(config, abstract=True)
-    check_mesh(experiment, mesh)
-    _, abstract = init_and_abstract_state(experiment, config, mesh)
+    config, experiment, mesh, abstract = _abstract(config, devices(topology))
     whole = merge(abstract.frozen, abstract.params)
     decisions = sharding.decide(whole, experiment.network.rules, mesh)
     total, trained = (sum(a.size for a in jax.tree.leaves(part)) for part in (whole, abstract.params))
@@ -129,19 +123,54 @@ def report(config, topology: str, *, sampler: bool = True, largest: bool = True)
     if largest:
         found["largest_batch"] = _largest(experiment, config, mesh, abstract, CHIPS[chip], train)
     if sampler:
-        found["sample"] = _sample(experiment, config, mesh, whole, CHIPS[chip])
+        sample = _sample_program(experiment, config, mesh, whole)
+        found["sample"] = dict(_compiled(sample, mesh, CHIPS[chip]), videos=_videos(mesh))
     return found
 
 
 # --- programs -------------------------------------------------------------------------------------
 
 
-def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
+class Program(NamedTuple):
+    """A jitted function, and the shapes and shardings of its arguments.
+
+    Lower it under `jax.sharding.use_abstract_mesh(mesh.abstract_mesh)`, because its devices may not exist.
+    """
+
+    function: Any
+    arguments: tuple
+
+
+def programs(config, devices: list) -> tuple[dict[str, Program], Any]:
+    """Returns the programs "train" and "sample" of a config for these devices, not compiled yet, and their mesh."""
+    config, experiment, mesh, abstract = _abstract(config, devices)
+    params = merge(abstract.frozen, abstract.params)
+    train, sample = (
+        _train_program(experiment, config, mesh, abstract),
+        _sample_program(experiment, config, mesh, params),
+    )
+    return dict(train=train, sample=sample), mesh
+
+
+def _abstract(config, devices: list) -> tuple:
+    """Returns a config with local paths, its experiment, a mesh of these devices, and the shapes of its state."""
+    check_config(config)
+    config = with_local_paths(config)
+    mesh = meshes.make_mesh(config.run.mesh, devices)
+    meshes.check_batch(config.train.batch_size, mesh, config.run.microbatches)
+    experiment = assemble(config, abstract=True)
+    check_mesh(experiment, mesh)
+    return config, experiment, mesh, init_and_abstract_state(experiment, config, mesh)[1]
+
+
+def _train_program(experiment: Experiment, config, mesh, abstract) -> Program:
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
     batch, (key, encoder_params) = batch_shapes(experiment, config, mesh), _everywhere(experiment, mesh)
-    step = compiled_step(experiment, config, shardings)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # these devices do not exist
-        figures = _compiled(step, (abstract, batch, key, encoder_params), mesh, chip)
+    return Program(compiled_step(experiment, config, shardings), (abstract, batch, key, encoder_params))
+
+
+def _train(experiment: Experiment, config, mesh, abstract, chip: Chip) -> dict:
+    figures = _compiled(_train_program(experiment, config, mesh, abstract), mesh, chip)
     itemsize = jnp.dtype(config.network.dtype).itemsize  # parameters are gathered in the dtype of the computation
     split = lambda part: sum(a.size * itemsize for a in jax.tree.leaves(part) if FSDP in a.sharding.spec)
     # gathered in the forward and the backward pass; gradients of trained parameters are scattered
@@ -180,9 +209,9 @@ def batch_shapes(experiment: Experiment, config, mesh) -> Batch:
     )
 
 
-def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
-    """Compiles the sampler, with one video for each part of the mesh along `data` and `fsdp`; returns its figures."""
-    count = mesh.shape[DATA] * mesh.shape[FSDP]
+def _sample_program(experiment: Experiment, config, mesh, params) -> Program:
+    """Returns the sampler, with one video for each part of the mesh along `data` and `fsdp`."""
+    count = _videos(mesh)
     rows, (key, encoder_params) = meshes.batched(mesh), _everywhere(experiment, mesh)
     frames = experiment.start_frames
     of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=rows)
@@ -201,28 +230,36 @@ def _sample(experiment: Experiment, config, mesh, params, chip: Chip) -> dict:
         condition = experiment.condition(params, tokens, mask, encoder_params, embedding, text["fps"])
         return program(as_field(experiment.network, params), first, key, condition)
 
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # these devices do not exist
-        return dict(_compiled(jax.jit(sample), (params, encoder_params, first, key, text), mesh, chip), videos=count)
+    return Program(jax.jit(sample), (params, encoder_params, first, key, text))
 
 
-def _compiled(function, args, mesh, chip: Chip) -> dict:
+def _videos(mesh) -> int:
+    return mesh.shape[DATA] * mesh.shape[FSDP]
+
+
+def _compiled(program: Program, mesh, chip: Chip) -> dict:
     """Compiles one program and returns its figures."""
-    operations = hlo.flops(function, *args) / mesh.size
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # these devices may not exist
+        return _figures(program, mesh, chip)
+
+
+def _figures(program: Program, mesh, chip: Chip) -> dict:
+    operations = hlo.flops(program.function, *program.arguments) / mesh.size
     try:
-        program = function.lower(*args).compile()
+        compiled = program.function.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         used = re.search(r"(?:Used|Exceeded).*", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return dict(fits=False, flops=operations, says=used[0][:200] if used else str(error).partition("\n")[0][:200])
-    memory = program.memory_analysis()
+    memory = compiled.memory_analysis()
     bytes_ = dict(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         program=memory.generated_code_size_in_bytes,
     )
-    found = hlo.by_kind(hlo.collectives(program.as_text(), mesh.size))
+    found = hlo.by_kind(hlo.collectives(compiled.as_text(), mesh.size))
     sent = sum(kind["bytes"] for kind in found.values())
     compute, links = operations / chip.flops, sent / chip.links
     return dict(

@@ -110,3 +110,33 @@ dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
 }
 """
     assert [one.flops for one in kernels(text)] == [2 * 2 * 8 * 8 * 12 * 9 * 8] * 3
+
+
+def test_splash_attention():
+    text = """HloModule jit_f
+
+ENTRY %main (s: s8[1,5,5], q: bf16[2,32,512,64], k: bf16[2,32,256,64]) -> bf16[2,32,512,64] {
+  %s = s8[1,5,5]{2,1,0} parameter(0)
+  %q = bf16[2,32,512,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %k = bf16[2,32,256,64]{3,2,1,0:T(8,128)(2,1)} parameter(2)
+  ROOT %splash_mha_fwd_segmented_no_residuals.8 = bf16[2,32,512,64]{3,2,1,0} custom-call(%s, %q, %k, %k), \
+custom_call_target="tpu_custom_call"
+}
+"""
+    assert [one.flops for one in kernels(text)] == [2 * 2 * (2 * 32 * 512 * 64) * 256]
+
+
+def test_products_that_the_tpu_compiler_writes_as_convolutions():
+    text = """HloModule jit_f
+
+ENTRY %main (x: bf16[17,15,1], k: bf16[12,8,15], y: bf16[6,20,10], z: bf16[6,10,7]) -> bf16[17,12,8] {
+  %x = bf16[17,15,1]{2,1,0} parameter(0)
+  %k = bf16[12,8,15]{2,1,0} parameter(1)
+  %y = bf16[6,20,10]{2,1,0} parameter(2)
+  %z = bf16[6,10,7]{2,1,0} parameter(3)
+  %batch = bf16[6,20,7]{2,1,0} convolution(%y, %z), window={size=6 stride=5 lhs_dilate=6}, dim_labels=0bf_0io->0bf
+  ROOT %heads = bf16[17,12,8]{2,1,0} convolution(%x, %k), window={size=12 pad=11_11 rhs_reversal=1}, \
+dim_labels=bf0_0oi->b0f
+}
+"""
+    assert [one.flops for one in kernels(text)] == [2 * 6 * 20 * 10 * 7, 2 * 17 * 15 * 12 * 8]

@@ -1,14 +1,15 @@
-"""Compiles large programs for an H200, without a GPU, and holds their kernels against limits and against the record.
+"""Compiles programs for a processor, an H200 or a TPU, and holds their kernels against limits and against the record.
 
-    python tests/slow/gpu_programs.py [--only=ltx] [--record]
+    python tests/slow/programs.py cpu|h200|tpu [--only=ltx] [--record]
 
-XLA's compiler for GPUs, cuDNN's attention included, runs on any machine with the extra `cuda`: this script installs it
-into an environment of its own, out/gpu (5 GB). It passes when
+No such device is needed. XLA's compiler for GPUs, cuDNN's attention included, runs on any machine with the extra
+`cuda`: this script installs it into an environment of its own, out/gpu (5 GB). It passes when
 
-    no program holds logits of tokens x tokens
-    the kernels have the operations of the traced program, within 3 %
-    each floor (`jvflow.parallel.kernels`) and the temporaries are below their `LIMITS`
-    bytes, kernels and temporaries are at most 5 % above benchmarks/results/gpu_programs.json, for the same JAX
+    no program for H200 or TPU holds logits of tokens x tokens
+    the kernels have the operations of the traced program, within 3 %; those of a config's sampler have the operations
+    of the record, because its solver chooses how many steps it takes
+    each floor (`jvflow.parallel.kernels`) of an H200 and its temporaries are below their `LIMITS`
+    bytes, kernels and temporaries are at most 5 % above benchmarks/results/programs_DEVICE.json, for the same JAX
 
 --record writes that file. A floor is no measurement: `benchmarks.gpu` measures. pytest does not collect this file.
 """
@@ -16,6 +17,7 @@ into an environment of its own, out/gpu (5 GB). It passes when
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,13 +25,17 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORD = ROOT / "benchmarks" / "results" / "gpu_programs.json"
 FOLDER = ROOT / "out" / "gpu"
 RATE, BANDWIDTH = 790e12, 4.3e12
 """Operations in bfloat16 and bytes per second that an H200 reaches in practice; 989e12 and 4.8e12 are published."""
 LIMITS = dict(dit_b64=(100, 16), dit_b256=(392, 60), ltx=(38, 1), wan=(770, 1))
-"""Milliseconds of the floor, and GiB of temporaries. 392 ms are 0.6 of RATE."""
+"""Milliseconds of the floor, and GiB of temporaries, on an H200. 392 ms are 0.6 of RATE."""
 RISE = 1.05
+FLAGS = dict(
+    h200="--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false",
+    cpu="--xla_cpu_max_isa=AVX2 --xla_cpu_multi_thread_eigen=false",  # the same program on each processor
+)
+TPU = "v5p:2x2x1"
 H200 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
@@ -47,36 +53,52 @@ device_description_str: "NVIDIA H200 141GB HBM3e"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=LIMITS, help="one program; all by default")
-    parser.add_argument("--record", action="store_true", help="write benchmarks/results/gpu_programs.json")
+    parser.add_argument("device", choices=("cpu", "h200", "tpu"), help="what to compile for")
+    parser.add_argument("--only", help="one program; all by default")
+    parser.add_argument("--record", action="store_true", help="write the record")
     parser.add_argument("--here", action="store_true", help="this Python has the extra cuda: install nothing")
     options = parser.parse_args()
-    if not options.here:
+    os.environ["XLA_FLAGS"] = FLAGS.get(options.device, "")
+    os.environ["JAX_PLATFORMS"] = "cuda,cpu" if options.device == "h200" else "cpu"
+    if options.device == "h200" and not options.here:
         return _in_environment()
-    failures, found = [], {}
     import jax
 
-    recorded = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    comparable = recorded.get("jax") == jax.__version__ and not options.record
-    for name in [options.only] if options.only else LIMITS:
-        found[name] = figures = _measure(name)
+    file = ROOT / "benchmarks" / "results" / f"programs_{options.device}.json"
+    recorded = json.loads(file.read_text()) if file.exists() else {}
+    before = recorded.get("programs", {}) if recorded.get("jax") == jax.__version__ and not options.record else {}
+    device = _device(options.device)
+    failures, found = [], {}
+    for name in [options.only] if options.only else PROGRAMS[options.device]:
+        figures = _measure(*PROGRAMS[options.device][name](device))
         print(name, json.dumps(figures), flush=True)
-        limit, temporaries = LIMITS[name]
-        if figures["floor_ms"] > limit or figures["temporaries_gib"] > temporaries:
-            failures.append(f"{name}: a floor of at most {limit} ms and {temporaries} GiB were asked")
-        if abs(figures["operations_in_kernels"] / figures["operations"] - 1) > 0.03:
-            failures.append(f"{name}: the kernels have other operations than the program")
-        if figures.pop("logits"):
-            failures.append(f"{name}: an array holds logits of tokens x tokens")
-        before = recorded.get("programs", {}).get(name, {}) if comparable else {}
-        for key in before.keys() & {"bytes_gib", "kernels", "temporaries_gib"}:
-            if figures[key] > RISE * before[key]:
-                failures.append(f"{name}: {key} rose from {before[key]} to {figures[key]}")
+        failures += [f"{name}: {failure}" for failure in _failures(figures, before.get(name, {}))]
+        if options.device == "h200":
+            limit, temporaries = LIMITS[name]
+            if figures["floor_ms"] > limit or figures["temporaries_gib"] > temporaries:
+                failures.append(f"{name}: a floor of at most {limit} ms and {temporaries} GiB were asked")
+        else:
+            del figures["floor_ms"], figures["share_of_rate"]  # of an H200
+        found[name] = figures
     if options.record and not failures:
-        what = dict(what="compiled for an H200, not run", rate=RATE, bandwidth=BANDWIDTH, jax=jax.__version__)
-        RECORD.write_text(json.dumps(what | dict(programs=recorded.get("programs", {}) | found), indent=1) + "\n")
+        what = dict(what=f"compiled for {options.device}, not run", jax=jax.__version__)
+        what |= dict(rate=RATE, bandwidth=BANDWIDTH) if options.device == "h200" else {}
+        file.write_text(json.dumps(what | dict(programs=recorded.get("programs", {}) | found), indent=1) + "\n")
     print("\n".join(failures) or "passed")
     return len(failures)
+
+
+def _failures(figures: dict, before: dict) -> list[str]:
+    found = []
+    expected = figures["operations"] or before.get("operations_in_kernels", figures["operations_in_kernels"])
+    if abs(figures["operations_in_kernels"] / expected - 1) > 0.03:
+        found.append(f"the kernels have {figures['operations_in_kernels']:.4g} operations, not {expected:.4g}")
+    if figures.pop("logits"):
+        found.append("an array holds logits of tokens x tokens")
+    for key in before.keys() & {"bytes_gib", "kernels", "temporaries_gib"}:
+        if figures[key] > RISE * before[key]:
+            found.append(f"{key} rose from {before[key]} to {figures[key]}")
+    return found
 
 
 def _in_environment() -> int:
@@ -85,16 +107,19 @@ def _in_environment() -> int:
         subprocess.run([sys.executable, "-m", "venv", "--clear", FOLDER], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[cuda]"], check=True)
         installed.touch()
-    environment = os.environ | dict(
-        JAX_PLATFORMS="cuda,cpu", XLA_FLAGS="--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
-    )
-    return subprocess.run([python, *sys.argv, "--here"], cwd=ROOT, env=environment).returncode
+    return subprocess.run([python, *sys.argv, "--here"], cwd=ROOT).returncode
 
 
-def _device():
+def _device(name: str):
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # nothing runs on the GPU that is not there
+    jax.config.update("jax_platforms", "cpu")  # nothing runs on a device that is not there
+    if name == "cpu":
+        return jax.devices()[0]
+    if name == "tpu":
+        from jvflow.training import dryrun
+
+        return dryrun.devices(TPU)[0]
     import jax_plugins.xla_cuda13  # noqa: F401  registers the compiler
     from jax.experimental import topologies
 
@@ -104,23 +129,21 @@ def _device():
     return described.devices[0]
 
 
-def _measure(name: str) -> dict:
-    """Compiles a program; returns its floor, bytes, kernels and temporaries."""
+def _measure(function, arguments: tuple, mesh, tokens: int, evaluations: int) -> dict:
+    """Compiles a program; returns its floor, bytes, kernels and temporaries.
+
+    tokens: of which no logits may be held; 0 for no such check. evaluations: of the solver in the program; 0 if they
+    depend on data.
+    """
     import jax
-    import numpy as np
-    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
     from jvflow.parallel import hlo, kernels
-    from jvflow.parallel.sharding import AXES
 
-    mesh = Mesh(np.array([_device()]).reshape(1, 1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4)
-    function, arguments, donated, tokens, evaluations = PROGRAMS[name]()
-    place = NamedSharding(mesh, PartitionSpec())
-    arguments = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments)
     clock = time.perf_counter()
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        operations = evaluations * hlo.flops(function, *arguments)  # it counts the body of the solver once
-        compiled = jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
+        # the traced program has the body of the solver once
+        operations = evaluations and evaluations * hlo.flops(function, *arguments)
+        compiled = function.lower(*arguments).compile()
     text = compiled.as_text()
     found = kernels.kernels(text)
     floor = kernels.floor_seconds(found, rate=RATE, bandwidth=BANDWIDTH)
@@ -128,14 +151,46 @@ def _measure(name: str) -> dict:
     return dict(
         floor_ms=round(1e3 * floor, 1),
         share_of_rate=round(executed / floor / RATE, 3),
-        bytes_gib=round(sum(one.times * one.bytes for one in found) / 2**30, 2),
+        bytes_gib=_gib(sum(one.times * one.bytes for one in found)),
         kernels=sum(one.times for one in found),
-        temporaries_gib=round(compiled.memory_analysis().temp_size_in_bytes / 2**30, 3),
+        temporaries_gib=_gib(compiled.memory_analysis().temp_size_in_bytes),
         operations=operations,
         operations_in_kernels=executed,
         compile_seconds=round(time.perf_counter() - clock, 1),
-        logits=any(len(shape) > 2 and shape[-2:] == (tokens, tokens) for shape in hlo.shapes(text)),
+        logits=tokens > 0 and any(len(shape) > 2 and shape[-2:] == (tokens, tokens) for shape in hlo.shapes(text)),
     )
+
+
+def _gib(count: float) -> float:
+    return float(f"{count / 2**30:.4g}")
+
+
+def _on(device, make) -> tuple:
+    """Returns the arguments of `_measure` for a program of `make`, on one device."""
+    import jax
+    import numpy as np
+    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+    from jvflow.networks.attention import LONG
+    from jvflow.parallel.sharding import AXES
+
+    mesh = Mesh(np.array([device]).reshape(1, 1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4)
+    function, arguments, donated, tokens, evaluations = make()
+    if device.platform == "tpu" and tokens**2 < LONG:
+        tokens = 0  # attention is not one kernel, by the rule
+    place = NamedSharding(mesh, PartitionSpec())
+    arguments = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments)
+    return jax.jit(function, donate_argnums=donated), arguments, mesh, tokens, evaluations
+
+
+def _of_config(file: str, which: str, device) -> tuple:
+    """Returns the arguments of `_measure` for the train step or the sampler of a config."""
+    from jvflow.defaults import derive
+    from jvflow.training import dryrun
+
+    path = ROOT / "configs" / file
+    programs, mesh = dryrun.programs(derive(str(path), path.name, ""), [device])
+    return *programs[which], mesh, 0, dict(train=1, sample=0)[which]
 
 
 def _dit(batch: int) -> tuple:
@@ -188,8 +243,18 @@ def _backbone(name: str) -> tuple:
     return predict, (params, x, text, mask, text), (), tokens, steps
 
 
-PROGRAMS = dict(
+LARGE = dict(
     dit_b64=partial(_dit, 64), dit_b256=partial(_dit, 256), ltx=partial(_backbone, "ltx"), wan=partial(_backbone, "wan")
+)
+CONFIGS = ("biflow/procedural.py", "biflow/bouncing.py", "vlfm/procedural.py", "flowframes/procedural.py")
+PROGRAMS = dict(
+    cpu={
+        f"{re.sub(r'[.]py$', '', file)} {which}": partial(_of_config, file, which)
+        for file in CONFIGS
+        for which in ("train", "sample")
+    },
+    h200={name: partial(_on, make=make) for name, make in LARGE.items()},
+    tpu={name: partial(_on, make=make) for name, make in LARGE.items() if name != "dit_b256"},
 )
 
 
