@@ -121,7 +121,7 @@ def build_network(config, shapes: Sequence[tuple], encoder: TextEncoder | None, 
       config: an entry of `config.network` that is a dict has a value for each objective.
       shapes: (f, h, w, c) each.
       encoder: the encoder of captions; its parameters are under "text" if it trains with the network.
-      to_field: `field -> field`, from the network's outputs to velocities; `unchanged` if the network returns them.
+      to_field: `field -> field`, from the network's outputs to velocities; the identity if the network returns them.
       sizes: further fields of the network's config.
     """
     named = {
@@ -144,11 +144,6 @@ def build_network(config, shapes: Sequence[tuple], encoder: TextEncoder | None, 
         return to_field(jax.tree_util.Partial(network.apply, params))(x, s, condition)
 
     return network._replace(init=init, apply=apply)
-
-
-def unchanged(value: Any) -> Any:
-    """Returns its argument."""
-    return value
 
 
 def build_solver(sample) -> Solver:

@@ -11,8 +11,8 @@ in them. (The paper uses only the last frame, and names this as its main limitat
 n has no structure, and a small network with large patches has too few channels to carry all its values. Such a network
 can return the clean state y instead, x0 + t (x1 - x0) in BI-FLOW and x1 in CONDIFF. Then the velocity follows from y:
 
-    BI-FLOW   d = (x - y) / max(alpha, 0.05)                                                   (6)   Li and He,
-    CONDIFF   v = (y - x) / max(1 - t, 0.05)                                                         arXiv 2511.13720
+    BI-FLOW   d = (x - y) / max(alpha, 0.01)                                                   (6)   Li and He,
+    CONDIFF   v = (y - x) / max(1 - t, 0.01)                                                         arXiv 2511.13720
 
 Sampling a frame solves dx/dk = f^v dt/dk + f^d dalpha/dk along a curve (t, alpha)(k):            (4)   paper, eq. 8
 
@@ -50,7 +50,7 @@ from jvflow.data.pipeline import Window
 from jvflow.flow import coupling as couplings
 from jvflow.flow.field import Condition, Field, expand_like
 from jvflow.flow.path import BILINEAR, LINEAR, Ends, matching_loss, squared_error
-from jvflow.flow.prediction import from_clean, to_data
+from jvflow.flow.prediction import from_clean, loss_weight, to_data
 from jvflow.method import Method
 
 Past = Float[Array, "b n h w c"]
@@ -129,12 +129,20 @@ class Objective:
       source: start of the solve of a frame: "frame" (x0) or "noise" (x0 is context).
       clean_to_velocity: `(x, s, outputs) -> velocities` for a network that returns the clean state (6).
         FLOW has no noise: its outputs are velocities.
+      denominator: `s -> (b,)`, the denominator in (6); losses weigh errors as if it were at least 0.05.
     """
 
     loss: Callable
     coordinates: int
     source: str
     clean_to_velocity: Callable = lambda x, s, outputs: outputs
+    denominator: Callable | None = None
+
+    def loss_weights(self, weights: tuple, prediction: str) -> tuple:
+        """Returns the weight of each velocity, of which the last one may come from a clean state."""
+        if prediction != "clean" or self.denominator is None:
+            return weights
+        return *weights[:-1], lambda s: weights[-1] * loss_weight(self.denominator(s))
 
     def context_frames(self, past: int) -> int:
         """Returns the number of context frames, on the channel axis of x, among `past` known frames."""
@@ -143,8 +151,8 @@ class Objective:
 
 OBJECTIVES = {
     "flow": Objective(flow_loss, coordinates=1, source="frame"),
-    "biflow": Objective(biflow_loss, coordinates=2, source="frame", clean_to_velocity=_biflow_velocities),
-    "condiff": Objective(condiff_loss, coordinates=1, source="noise", clean_to_velocity=_condiff_velocities),
+    "biflow": Objective(biflow_loss, 2, "frame", _biflow_velocities, denominator=lambda s: s[1]),
+    "condiff": Objective(condiff_loss, 1, "noise", _condiff_velocities, denominator=lambda s: 1 - s[0]),
 }
 
 
@@ -161,7 +169,8 @@ def assemble(config, codec, encoder) -> dict:
         raise ValueError(f"config.context.frames is {past}: use 1 or more, because the last frame is always known")
     if config.context.noise < 0:
         raise ValueError(f"config.context.noise is a noise level and must be 0 or more, got {config.context.noise}")
-    options = dict(loss_weights=tuple(config.loss_weights[config.objective]), context_noise=config.context.noise)
+    weights = objective.loss_weights(tuple(config.loss_weights[config.objective]), config.prediction)
+    options: dict = dict(loss_weights=weights, context_noise=config.context.noise)
     if objective.coordinates == 2:
         options["alpha_max"] = config.alpha_max
     latent = codec.latent_shape((1, *config.data.size))

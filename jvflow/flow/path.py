@@ -81,7 +81,7 @@ def matching_loss(path, field, ends, s: Coordinates, condition=None, loss_weight
     """Computes the flow-matching regression (3): one number per example.
 
     The squared error of each velocity is averaged over all but the batch axis, and summed over the coordinates of
-    the path with `loss_weights` (1 each when None, as in the papers).
+    the path with `loss_weights` (1 each when None, as in the papers): numbers, or functions `s -> (b,)`.
     """
     x, targets = path(ends, s)
     outputs = field(x, s, condition)
@@ -91,6 +91,7 @@ def matching_loss(path, field, ends, s: Coordinates, condition=None, loss_weight
             "build the network with as many velocities as the objective has coordinates"
         )
     loss_weights = (1.0,) * len(targets) if loss_weights is None else loss_weights
+    loss_weights = [w(s) if callable(w) else w for w in loss_weights]
     errors = [w * squared_error(a, b) for w, a, b in zip(loss_weights, outputs, targets, strict=True)]
     return sum(errors)  # pyright: ignore[reportReturnType]
 

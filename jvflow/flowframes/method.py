@@ -40,9 +40,9 @@ from jvflow.assembly import Latents, build_network, choose, drop_captions, fold_
 from jvflow.data import latents as data_latents
 from jvflow.data.pipeline import Window
 from jvflow.flow import coupling as couplings
-from jvflow.flow.field import Condition, Field, expand_like
+from jvflow.flow.field import Field, expand_like
 from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
-from jvflow.flow.prediction import to_data
+from jvflow.flow.prediction import loss_weight, to_data
 from jvflow.flow.times import TimeDensity, TimeSchedule
 from jvflow.flowframes import inversion
 from jvflow.flowframes.context import with_observed
@@ -61,16 +61,24 @@ Losses = tuple[Float[Array, "b"], dict]
 
 
 def text_to_video_loss(
-    field: Field, chunk: Chunk, keys: Keys, condition: Condition | None = None, *, times=TimeDensity(), tokens: int = 0
+    field: Field, chunk: Chunk, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0, loss_weights=None
 ) -> Float[Array, "b"]:
     """Computes the objective (1) of the pretrained model u*: x0 is noise. Takes the arguments of `loss`."""
     key_t, key_noise = split_each(keys, 2)
     ends = Ends(noise_like(key_noise, chunk), chunk)
-    return matching_loss(LINEAR, field, ends, (times(key_t, tokens),), condition)
+    return matching_loss(LINEAR, field, ends, (times(key_t, tokens),), condition, loss_weights)
 
 
 def loss(
-    field: Field, observed: Chunk, future: Future, keys: Keys, condition=None, *, times=TimeDensity(), tokens: int = 0
+    field: Field,
+    observed: Chunk,
+    future: Future,
+    keys: Keys,
+    condition=None,
+    *,
+    times=TimeDensity(),
+    tokens: int = 0,
+    loss_weights=None,
 ) -> Float[Array, "b"]:
     """Computes the objective (1), one number per example.
 
@@ -82,10 +90,11 @@ def loss(
       condition: a `Condition` with captions, or None.
       times: a `TimeDensity`; uniform in algorithm 1, logit-normal in the paper's table 3 for LTX-Video.
       tokens: number of tokens of an example, for a density that depends on it.
+      loss_weights: see `matching_loss`.
     """
     _check_chunks(observed, future)
     key_t, _ = split_each(keys, 2)
-    return matching_loss(LINEAR, field, Ends(observed, future), (times(key_t, tokens),), condition)
+    return matching_loss(LINEAR, field, Ends(observed, future), (times(key_t, tokens),), condition, loss_weights)
 
 
 def conventional_loss(
@@ -97,6 +106,7 @@ def conventional_loss(
     *,
     times=TimeDensity(),
     tokens: int = 0,
+    loss_weights=None,
     frames_per_latent: int = 1,
 ) -> Float[Array, "b"]:
     """Computes (1) for the design (4): x0 is noise, the observed chunk is context.
@@ -107,7 +117,7 @@ def conventional_loss(
     key_t, key_noise = split_each(keys, 2)
     ends = Ends(noise_like(key_noise, future), future)
     field = with_observed(field, observed, frames_per_latent)
-    return matching_loss(LINEAR, field, ends, (times(key_t, tokens),), condition)
+    return matching_loss(LINEAR, field, ends, (times(key_t, tokens),), condition, loss_weights)
 
 
 def with_inversion(
@@ -192,7 +202,8 @@ def assemble(config, codec, encoder) -> dict:
         raise ValueError(f"config.chunk.frames lists lengths of chunks, and each must be 1 or more, got {lengths}")
     encoded = {length: codec.latent_shape((length, *config.data.size)) for length in lengths}
     sizes = dict(coordinates=1, velocities=1, text_width=encoder.width if encoder else 0)
-    to_field = choose(PREDICTIONS, "prediction", config.get("prediction", "velocity"))
+    prediction = config.get("prediction", "velocity")
+    to_field = choose(PREDICTIONS, "prediction", prediction)
     network = build_network(config, list(encoded.values()), encoder, to_field, **sizes)
 
     def window(length: int) -> Window:
@@ -200,7 +211,9 @@ def assemble(config, codec, encoder) -> dict:
         chunk = length if latent_frames or inverted else 0  # windows start at the start of a chunk
         return Window(length * (1 + follows), inverted=inverted, chunk=chunk, encoded=latent_frames)
 
-    batch_objective, merges = partial(objective.loss, times=TimeDensity(**config.times)), codec.frames_per_latent > 1
+    weights = (lambda s: loss_weight(1 - s[0]),) if prediction == "clean" else None
+    times, merges = TimeDensity(**config.times), codec.frames_per_latent > 1
+    batch_objective = partial(objective.loss, times=times, loss_weights=weights)
     if objective.context:
         batch_objective = partial(batch_objective, frames_per_latent=codec.frames_per_latent)
     if objective.context and merges and "schedule" not in config.sample:

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jvflow.assembly import Latents, build_network, build_solver, choose, drop_captions, unchanged
+from jvflow.assembly import Latents, build_network, build_solver, choose, drop_captions
 from jvflow.data.pipeline import Window
 from jvflow.flow.field import Bound, Condition, Field, as_partial, expand_like
 from jvflow.flow.path import Path, squared_error
@@ -140,10 +140,10 @@ def assemble(config, codec, encoder) -> dict:
         make, means = sample_frames, config.prediction == "clean"
         weight, times = config.mean_weight if means else 0.0, ClipTimeDensity(**config.times)
         objective = partial(loss, path=path, velocity_scale=scale, times=times, mean_weight=weight)
-        to_field = partial(to_velocity, path=path, velocity_scale=scale) if to_velocity else unchanged
+        to_field = partial(to_velocity, path=path, velocity_scale=scale) if to_velocity else lambda field: field
         options |= dict(solver=build_solver(config.sample), sigma=sigma, readout=config.sample.readout)
     else:
-        make, means, to_field, objective = regress, False, unchanged, partial(direct_loss, path=path)
+        make, means, to_field, objective = regress, False, lambda field: field, partial(direct_loss, path=path)
     sizes = dict(coordinates=1, velocities=2 if means else 1, text_width=encoder.width if encoder else 0)
     sampler = ClipSampler(path, shape[1:], make, options)
     fields = dict(shapes=(shape,), windows=(window,), sampler=sampler, start_frames=window.frames)

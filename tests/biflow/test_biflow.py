@@ -164,25 +164,25 @@ def velocities_of(objective, clean):
 
 
 def test_clean_states_become_velocities():
-    """Checks (6): velocities are exact where its denominator is at least 0.05, and finite elsewhere."""
+    """Checks (6): velocities are exact where its denominator is at least 0.01, and finite elsewhere."""
     x0, x1, noise = normal(0), normal(1), normal(2)
-    t, level = jnp.array([0.0, 0.3, 0.8, 1.0]), jnp.array([0.05, 0.4, 1.0, 0.0])
+    t, level = jnp.array([0.0, 0.3, 0.8, 1.0]), jnp.array([0.01, 0.4, 1.0, 0.0])
     column = lambda c: c.reshape(-1, 1, 1, 1, 1)
     state = x0 + column(t) * (x1 - x0)
     v, d = OBJECTIVES["biflow"].clean_to_velocity(state + column(level) * noise, (t, level), (x1 - x0, state))
     np.testing.assert_array_equal(v, x1 - x0)
-    np.testing.assert_allclose(d[:3], noise[:3], atol=3e-5)
+    np.testing.assert_allclose(d[:3], noise[:3], atol=1e-4)
     np.testing.assert_array_equal(d[3], 0)
-    near = jnp.array([0.0, 0.5, 0.95, 1.0])
+    near = jnp.array([0.0, 0.5, 0.99, 1.0])
     (v,) = OBJECTIVES["condiff"].clean_to_velocity(noise + column(near) * (x1 - noise), (near,), (x1,))
-    np.testing.assert_allclose(v[:3], (x1 - noise)[:3], atol=3e-5)
-    np.testing.assert_allclose(v[3], 0, atol=1e-5)
+    np.testing.assert_allclose(v[:3], (x1 - noise)[:3], atol=1e-4)
+    np.testing.assert_allclose(v[3], 0, atol=5e-5)
     assert OBJECTIVES["flow"].clean_to_velocity(state, (t,), (x1,)) == (x1,)
 
 
 @pytest.mark.parametrize("curve", [joint, correcting])
 def test_a_network_of_clean_states_takes_the_noise_out(curve):
-    """Checks that noise of deviation 0.05 exp(-1) remains, because (6) divides by at least 0.05."""
+    """Checks that noise of deviation 0.01 exp(-1) remains, because (6) divides by at least 0.01."""
     x0, x1 = normal(0), normal(1)
     clean = lambda x, s, condition: (x1 - x0, x0 + s[0].reshape(-1, 1, 1, 1, 1) * (x1 - x0))
     field, start, stop = velocities_of("biflow", clean), x0, x1 if curve is joint else x0
@@ -190,7 +190,7 @@ def test_a_network_of_clean_states_takes_the_noise_out(curve):
         next(stream(field, start, jax.random.key(2), curve=curve, epsilon=epsilon, solver=TIGHT, clamp=None))[0] - stop
         for epsilon in (0.3, 0.6)
     ]
-    np.testing.assert_allclose(np.std(rest[0]), 0.05 * np.exp(-1), rtol=0.3)
+    np.testing.assert_allclose(np.std(rest[0]), 0.01 * np.exp(-1), rtol=0.3)
     np.testing.assert_allclose(*rest, atol=2e-4)
 
 

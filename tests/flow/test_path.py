@@ -5,7 +5,7 @@ import pytest
 
 from jvflow.flow.curved import CURVED
 from jvflow.flow.path import BILINEAR, LINEAR, Ends, Path, matching_loss
-from jvflow.flow.prediction import MIN_DENOMINATOR, from_clean, to_data
+from jvflow.flow.prediction import MIN_DENOMINATOR, MIN_IN_LOSS, from_clean, loss_weight, to_data
 
 SHAPE = (3, 1, 4, 4, 2)
 
@@ -97,6 +97,14 @@ def test_velocities_follow_from_the_ends_of_paths(ends):
     np.testing.assert_allclose(from_clean(x, alpha, clean), velocities[1], atol=2e-5)
     np.testing.assert_allclose(to_data(x, jnp.full(3, 0.999), ends.x1), (ends.x1 - x) / MIN_DENOMINATOR, rtol=1e-5)
     np.testing.assert_allclose(from_clean(x, jnp.zeros(3), clean), (x - clean) / MIN_DENOMINATOR, rtol=1e-5)
+
+
+def test_a_loss_divides_errors_of_the_end_by_at_least_a_twentieth(ends):
+    t, off = jnp.array([0.3, 0.97]), 0.1
+    ends = jax.tree.map(lambda a: a[:2], ends)
+    field = lambda x, s, condition: (to_data(x, s[0], ends.x1 + off),)
+    losses = matching_loss(LINEAR, field, ends, (t,), loss_weights=(lambda s: 2.0 * loss_weight(1 - s[0]),))
+    np.testing.assert_allclose(losses, 2 * (off / np.array([0.7, MIN_IN_LOSS])) ** 2, rtol=1e-3)
 
 
 def test_errors(ends):
