@@ -23,6 +23,7 @@ PACKED = flags.DEFINE_bool("packed", False, "Export a packed run, without optimi
 CLIPS = flags.DEFINE_integer(
     "clips", None, "--packed of procedural data: keep so many clips of each split. Default: those of the training."
 )
+DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "float16"], "--packed: of the parameters. Default: float32.")
 LIKE = flags.DEFINE_list(
     "like",
     None,
@@ -39,9 +40,10 @@ def main():
     if PACKED.value:
         if LORA.value or LIKE.value:
             raise ValueError("--packed exports the whole run for jvflow: leave out --lora and --like")
-        files = pack(WORKDIR.value, OUT.value, clips=CLIPS.value, **options)
-    elif CLIPS.value is not None:
-        raise ValueError("--clips is for a packed run: give --packed, or leave it out")
+        files = pack(WORKDIR.value, OUT.value, clips=CLIPS.value, dtype=DTYPE.value or "float32", **options)
+    elif CLIPS.value is not None or DTYPE.value is not None:
+        name = "clips" if CLIPS.value is not None else "dtype"
+        raise ValueError(f"--{name} is for a packed run: give --packed, or leave it out")
     else:
         files = export(WORKDIR.value, OUT.value, lora=LORA.value, like=LIKE.value or (), **options)
     for file in files:

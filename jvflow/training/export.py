@@ -20,7 +20,7 @@ from jvflow.pretrained import public
 from jvflow.pretrained.sources import split_models
 from jvflow.training import format_version, packed
 from jvflow.training.lora import merge_lora
-from jvflow.training.rules import COUNT, check
+from jvflow.training.rules import COUNT, check, choice
 from jvflow.training.workdir import Workdir
 
 LOG = logging.getLogger(__name__)
@@ -50,7 +50,15 @@ def export(
         return _export(workdir, out, lora, like, step, ema)
 
 
-def pack(workdir, out, *, step: int | None = None, ema: bool | None = None, clips: int | None = None) -> list[Path]:
+def pack(
+    workdir,
+    out,
+    *,
+    step: int | None = None,
+    ema: bool | None = None,
+    clips: int | None = None,
+    dtype: str = "float32",
+) -> list[Path]:
     """Writes a trained run into the folder `out` as a packed run (`jvflow.training.packed`); returns the files.
 
     LoRA matrices are merged into their layers. Models that the run reads at every use (config.codec.checkpoint,
@@ -62,7 +70,9 @@ def pack(workdir, out, *, step: int | None = None, ema: bool | None = None, clip
       step, ema: which parameters, see `jvflow.load.load`.
       clips: at most so many clips of each split in the data of the packed run, where the data is procedural: samples
         start from them, and the first use has to render them. None keeps the data of the training.
+      dtype: "float32", or "float16" for half the size: rounded parameters.
     """
+    check([("--dtype", dtype, choice("float32", "float16"))])
     check([] if clips is None else [("--clips", clips, COUNT)])
     with processes.one_writer(out, "--out", whole=True) as out:
         _check_absent(out)
@@ -73,7 +83,7 @@ def pack(workdir, out, *, step: int | None = None, ema: bool | None = None, clip
         params = jax.device_get(merge_lora(run.params))
         averaged = config.optimizer.ema > 0 if ema is None else ema
         key = Workdir(run.workdir).data_key if clips is None else _shorten(config.data, clips)
-        noted = dict(step=run.step, ema=averaged, key=key)
+        noted: dict = dict(step=run.step, ema=averaged, key=key, dtype=dtype)
         processes.on_primary(lambda: packed.write(out, config, params, **noted))
     return [out / "config.json", out / packed.PACKED]
 

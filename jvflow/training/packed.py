@@ -25,7 +25,7 @@ HEADER = "jvflow"
 DAMAGED = "copy the folder again"
 
 
-def write(folder: Path, config, params, *, step: int, ema: bool, key: str | None) -> None:
+def write(folder: Path, config, params, *, step: int, ema: bool, key: str | None, dtype: str = "float32") -> None:
     """Writes a packed run into `folder`, which must not exist; it is complete or absent.
 
     Args:
@@ -34,7 +34,15 @@ def write(folder: Path, config, params, *, step: int, ema: bool, key: str | None
       params: the parameters of its network, on the host.
       step: their training step. ema: whether they are the moving average.
       key: the key of the data set (`jvflow.data.dataset_key`), or None.
+      dtype: of the floating-point parameters in the file, "float32" or "float16"; `read` returns the rounded values.
+
+    Raises:
+      ValueError: if a parameter is too large for the dtype.
     """
+    params = jax.tree.map(lambda a: a.astype(dtype) if np.issubdtype(a.dtype, np.floating) else a, params)
+    large = [name for name, leaf in _named(params).items() if not np.isfinite(leaf).all()]
+    if large and dtype != "float32":
+        raise ValueError(f"{large[0]} has parameters above {np.finfo(dtype).max:g}: use --dtype=float32")
     tensors = {name: np.ascontiguousarray(leaf) for name, leaf in _named(params).items()}
     version = {format_version.ENTRY: format_version.VERSION}
     noted = dict(step=step, ema=ema, key=key, checksum=tree_checksum(params))
@@ -75,7 +83,9 @@ def read(folder: Path, abstract) -> dict:
         )
     paths, structure = jax.tree_util.tree_flatten_with_path(abstract)
     params = jax.tree.unflatten(structure, [stored.read(_name(path)) for path, _ in paths])
-    if tree_checksum(params) != noted["checksum"]:
+    rounded = params
+    params = jax.tree.map(lambda a, like: a.astype(like.dtype), params, abstract)
+    if tree_checksum(rounded) != noted["checksum"]:
         raise ValueError(f"the parameters in {folder / PACKED} have another checksum than its header: {DAMAGED}")
     return params
 

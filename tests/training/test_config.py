@@ -32,7 +32,7 @@ UNETS = {  # the others are these, on data of other sizes
 }
 SOURCE = "flowframes/pretrain.py"  # the model that FlowFrames starts from: it has no settings of the other objectives
 
-LONG = {"vlfm/paper.py": 52, "flowframes/clips.py": 55, "flowframes/procedural.py": 54, "flowframes/ltx_2b.py": 77}
+LONG = {"vlfm/paper.py": 52, "flowframes/clips.py": 55, "flowframes/procedural.py": 55, "flowframes/ltx_2b.py": 77}
 """Lines of the configs that need more than 45: they have long commands in their headers, and encoders or inversion."""
 
 

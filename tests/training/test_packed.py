@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from jvflow import files
 from jvflow.commands import evaluate, sample
 from jvflow.load import load, load_model
+from jvflow.training import packed
 from jvflow.training.export import pack
 from jvflow.training.loop import train
 
@@ -43,6 +44,23 @@ def test_a_packed_run_loads_with_the_same_parameters_and_protocol(runs):
     assert equal(before.params, after.params)
     assert before.step == after.step == 2 and before.protocol == after.protocol
     assert sorted(path.name for path in small.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_half_precision_rounds_the_parameters(runs, tmp_path):
+    run, small = runs
+    pack(run, tmp_path / "half", dtype="float16")
+    rounded = jax.tree.map(lambda a: np.asarray(a).astype(np.float16).astype(np.float32), load(run).params)
+    assert equal(load(tmp_path / "half").params, rounded)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "half", small)]
+    assert sizes[0] < 0.6 * sizes[1]
+    pack(tmp_path / "half", tmp_path / "again", dtype="float16")
+    assert equal(load(tmp_path / "again").params, rounded)
+    with pytest.raises(ValueError, match="--dtype"):
+        pack(run, tmp_path / "other", dtype="int8")
+    large = dict(kernel=np.array([7e4], np.float32))
+    with pytest.raises(ValueError, match="kernel has parameters above 65504: use --dtype=float32"):
+        packed.write(tmp_path / "other", load(run).config, large, step=1, ema=False, key=None, dtype="float16")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.integration
