@@ -140,9 +140,10 @@ class Objective:
 
     def loss_weights(self, weights: tuple, prediction: str) -> tuple:
         """Returns the weight of each velocity, of which the last one may come from a clean state."""
-        if prediction != "clean" or self.denominator is None:
+        denominator = self.denominator
+        if prediction != "clean" or denominator is None:
             return weights
-        return *weights[:-1], lambda s: weights[-1] * loss_weight(self.denominator(s))
+        return *weights[:-1], lambda s: weights[-1] * loss_weight(denominator(s))
 
     def context_frames(self, past: int) -> int:
         """Returns the number of context frames, on the channel axis of x, among `past` known frames."""
