@@ -54,16 +54,8 @@ CLIPS_OF_CAPTIONS = {
     "generated clips nearest to a real clip of their caption": "text.nearest_guidance_1",
     "of": "text.clips",
 }
-CHUNKS = {
-    "distance to real video": "frames_4.nfe_5.distance",
-    "distance of other real video": "frames_4.controls.other_real.distance",
-    "distance of the last frame repeated": "frames_4.controls.repeat_last.distance",
-    "PSNR to the true future in dB": "frames_4.nfe_5.psnr",
-    "PSNR of the last frame repeated in dB": "frames_4.controls.repeat_last.psnr",
-    "motion (real: 1)": "frames_4.nfe_5.motion",
-} | {label: f"frames_4.nfe_5.{path}" for label, path in FVD.items()}
 SETTINGS = ("videos", "clips", "split", "frames", "window", "stride", "pooled", "features", "dimensions")
-SETTINGS += ("real_clips", "epsilon", "starts", "chunks")
+SETTINGS += ("real_clips", "epsilon")
 MODELS = {
     "maze": dict(
         config="configs/biflow/maze.py",
@@ -107,23 +99,6 @@ MODELS = {
                 title="Generated with more noise (eps 0.6)",
                 sampling=dict(epsilon=0.6),
                 options=dict(length=32, count=2),
-            ),
-        ),
-    ),
-    "shapes": dict(
-        config="configs/flowframes/shapes.py",
-        cost="TODO",
-        title="FlowFrames: the next frames in five evaluations",
-        text="From four frames, FlowFrames predicts the next four in five evaluations of the network, and goes on from "
-        "its own prediction. The flow starts at the observed frames and not at noise.",
-        metrics=CHUNKS,
-        real=("test", 3.0),
-        shows=(
-            dict(title="Predicted, chunk after chunk, from the first four frames", options=dict(length=44)),
-            dict(
-                title="Predicted with one evaluation a chunk",
-                sampling=dict(steps=1),
-                options=dict(length=44, count=2),
             ),
         ),
     ),

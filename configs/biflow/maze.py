@@ -18,7 +18,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.data.update(path="procedural:maze", frames=32, fps=12.0, size=(64, 64), stride=32, min_frames=0)
     config.data.clips = dict(train=1200, test=256)
     config.alpha_max = 0.5
-    config.sample.epsilon = 0.2
+    config.sample.epsilon = 0.3
     config.train = dict(steps=8000, batch_size=8)
     config.network.update(width=128, depth=4, heads=4, patch=(1, 4, 4))
     config.evaluate.update(videos=16, frames=96, batch=16, dimensions=32)
