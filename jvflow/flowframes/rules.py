@@ -71,6 +71,11 @@ def contradictions(config: dict) -> Iterator[str]:
             f"config.data.size is {tuple(config['data']['size'])}: use at least {GRID} pixels a side, because the "
             f"features of the evaluation have {GRID} x {GRID} cells"
         )
+    if config["objective"] == "conventional" and config["network"]["name"] == "unet":
+        yield (
+            "config.objective is 'conventional', which has a time for each frame, and config.network.name 'unet' takes "
+            "one for all: use the network dit, or the objective flowframes"
+        )
     sample = config["sample"]
     if sample["schedule"] == "linear_quadratic" and sample["method"] == "unipc":
         yield (

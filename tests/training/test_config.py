@@ -30,6 +30,7 @@ UNETS = {  # the others are these, on data of other sizes
     "biflow/unet.py": (("flow", 1), ("biflow", 1), ("condiff", 3)),
     "biflow/unet_minerl.py": (("biflow", 1),),
 }
+UNET_OF_CHUNKS = "flowframes/shapes.py"  # one time for all frames, so that it does not fit the conventional design
 SOURCE = "flowframes/pretrain.py"  # the model that FlowFrames starts from: it has no settings of the other objectives
 
 LONG = {"vlfm/paper.py": 52, "flowframes/clips.py": 55, "flowframes/procedural.py": 55, "flowframes/ltx_2b.py": 77}
@@ -37,6 +38,8 @@ LONG = {"vlfm/paper.py": 52, "flowframes/clips.py": 55, "flowframes/procedural.p
 
 
 def objectives(file: str) -> tuple[str, ...]:
+    if file == UNET_OF_CHUNKS:
+        return "text_to_video", "flowframes"
     return ("text_to_video",) if file == SOURCE else OBJECTIVES[file.partition("/")[0]]
 
 
