@@ -83,11 +83,9 @@ def read(folder: Path, abstract) -> dict:
         )
     paths, structure = jax.tree_util.tree_flatten_with_path(abstract)
     params = jax.tree.unflatten(structure, [stored.read(_name(path)) for path, _ in paths])
-    rounded = params
-    params = jax.tree.map(lambda a, like: a.astype(like.dtype), params, abstract)
-    if tree_checksum(rounded) != noted["checksum"]:
+    if tree_checksum(params) != noted["checksum"]:
         raise ValueError(f"the parameters in {folder / PACKED} have another checksum than its header: {DAMAGED}")
-    return params
+    return jax.tree.map(lambda a, like: a.astype(like.dtype), params, abstract)
 
 
 def _name(path) -> str:
