@@ -27,7 +27,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # data
     config.codec = dict(name="tiny", checkpoint=(), scale=0.85)
     config.data.update(frames=34, fps=12.0, size=(64, 64), stride=34, fit="squeeze", clips=dict(train=1, test=1))
-    config.chunk = dict(frames=(17,))  # chunk lengths; with several, each batch uses one
+    config.chunk = dict(frames=(17,), noise=0.0)  # chunk lengths, each batch uses one; noise on the observed chunk
     # coupling and objective
     config.coupling = "consecutive"  # or "independent", "minibatch_ot"
     config.inversion = dict(rho=0.0, coin="example", max_error=0.1)  # rho: 0.7 in the paper; coin: or "batch"

@@ -42,7 +42,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.codec = dict(name="ltx_vae", checkpoint=(), scale=1.0, piece=0, tile=0, time=0.0, dtype="float32")
     config.data.update(frames=82, fps=24.0, size=(256, 384), stride=82, test_fraction=0.01, threads=4)
     config.data.clips = dict(train=1, test=1)
-    config.chunk = dict(frames=(17, 41))  # chunk lengths, 8 k + 1 frames of video each; each batch uses one
+    config.chunk = dict(frames=(17, 41), noise=0.0)  # chunk lengths, 8 k + 1 frames of video; each batch uses one
     # coupling and objective
     config.coupling = "consecutive"  # or "independent", "minibatch_ot"
     config.inversion = dict(rho=0.7, coin="example", max_error=0.1)  # larger errors are not used; coin: or "batch"

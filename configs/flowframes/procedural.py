@@ -24,7 +24,7 @@ def get_config(mode: str = "") -> ConfigDict:
     # data
     config.data.update(path="procedural:comets", frames=80, fps=8.0, size=(16, 16), stride=80)
     config.data.clips = dict(train=256, test=128)
-    config.chunk = dict(frames=(8,))  # chunk lengths; with several, each batch uses one
+    config.chunk = dict(frames=(8,), noise=0.0)  # chunk lengths, each batch uses one; noise on the observed chunk
     # coupling and objective
     config.coupling = "consecutive"  # or "independent", "minibatch_ot"
     config.inversion = dict(rho=0.7, coin="example", max_error=0.1)  # larger errors are not used; coin: or "batch"

@@ -20,7 +20,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.inversion.rho = 0.0
     config.prediction = "clean"
     config.text = dict(name="none")
-    config.chunk.frames = (4,)
+    config.chunk.update(frames=(4,), noise=0.3)
     config.network = dict(name="unet", width=32, levels=(1, 2, 2, 4), attends=(False, False, False, True), frames=4)
     config.network.update(blocks=1, groups=8, head=32, time_scale=1000.0, dtype="float32")
     config.evaluate.update(frames=(4,), chunks=4)

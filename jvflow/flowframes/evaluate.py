@@ -10,12 +10,11 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jvflow import metrics
-from jvflow.assembly import noise_like
 from jvflow.data import pipeline, records
 from jvflow.flow.field import Condition, Field, guide
 from jvflow.flow.path import squared_error
 from jvflow.flowframes.legend import LEGEND
-from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, predict_videos
+from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, predict_videos, start_of_chunk
 from jvflow.method import Preview
 from jvflow.metrics import in_evaluation, to_unit_range
 from jvflow.networks import as_field
@@ -146,12 +145,13 @@ def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
     experiment, sampler = run.experiment, run.experiment.sampler
     start = experiment.codec.encode(experiment.codec.params, jnp.asarray(observed)).mean
     keys = None
-    if sampler.source == "noise":
+    if sampler.source == "noise" or sampler.noise:
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(run.config.evaluate.seed)))(jnp.arange(len(start)))
     condition = experiment.caption_condition(run.params, captions, run.config.data.fps)
     field = as_field(experiment.network, run.params)
     options = dict(context=sampler.context, guidance=float(sampler.guidance))
-    options |= dict(frames_per_latent=sampler.frames_per_latent)
+    noise = None if sampler.source == "noise" else sampler.noise
+    options |= dict(frames_per_latent=sampler.frames_per_latent, noise=noise)
     return float(straightness(field, start, keys, condition, **options).mean())
 
 
@@ -167,7 +167,7 @@ def _psnr(made: Videos, real: Videos) -> float:
     return float(np.mean(np.concatenate(values)))
 
 
-@partial(jax.jit, static_argnames=("context", "frames_per_latent", "steps", "guidance"))
+@partial(jax.jit, static_argnames=("context", "noise", "frames_per_latent", "steps", "guidance"))
 def straightness(
     field: Field,
     observed: Chunk,
@@ -175,12 +175,13 @@ def straightness(
     condition: Condition | None = None,
     *,
     context: bool = False,
+    noise: float | None = None,
     frames_per_latent: int = 1,
     steps: int = 40,
     guidance: float = 1.0,
 ) -> Float[Array, "b"]:
-    """Computes S (5) along `steps` Euler steps from noise; if `keys` is None, from the observed chunks."""
-    start = observed if keys is None else noise_like(keys, observed)
+    """Computes S (5) along `steps` Euler steps from `start_of_chunk`."""
+    start = start_of_chunk(observed, keys, noise)
     derivative = chunk_equation(guide(field, guidance), observed, condition, context, frames_per_latent)
     at = np.linspace(0, 1, steps + 1)
 

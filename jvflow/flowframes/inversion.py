@@ -24,6 +24,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from jvflow import networks
 from jvflow.assembly import choose
 from jvflow.data import dataset, latents, pipeline, records
 from jvflow.data.columns import inverted_column, latent_columns
@@ -253,7 +254,12 @@ def check_sigma(settings, codec) -> None:
 
 
 def check_data(config, experiment, data: Path, checksum: str | None) -> None:
-    """Raises ValueError if training needs inverted targets that the data set does not have."""
+    """Raises ValueError if an evaluation cannot predict chunks, or training lacks inversions, see `Method`."""
+    try:
+        for length in config.evaluate.frames:
+            networks.check(experiment.network, experiment.codec.latent_shape((length, *config.data.size)))
+    except ValueError as error:
+        raise ValueError(f"config.evaluate.frames is {tuple(config.evaluate.frames)}: {error}") from None
     if experiment.window.inverted:
         check(data, config, checksum)
 

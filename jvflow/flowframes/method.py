@@ -9,13 +9,15 @@ next in few steps. mu and sigma are mean and standard deviation of the autoencod
     algorithm 1    consecutive    x0 = mu_0 + sigma_0 xhat_1 with probability rho, else mu_0    (2)   paper, algorithm 1
     algorithm 2    independent    x0 = mu_0                                                           paper, appendix B
     algorithm 3    consecutive    x0 = mu_0                                                           paper, appendix B
+    with noise     consecutive    x0 = mu_0 + eps n, n ~ N(0, I)                                      not in the paper
 
 with x1 = mu_1. A `jvflow.flow.coupling` forms pairs. xhat_1 is the target inverted to noise: u* is solved backwards,
 
     dx/dt = u*(x, t, c),  x(1) = x1,  xhat_1 = x(0)     target inversion, by RF-Solver          (3)   paper, section 3.2
 
 Neither the paper nor the released code gives the number of steps and the guidance of (3): jvflow uses 25 and 1. Every
-xhat_1 is stored with its round-trip error. A prediction starts from mu_0 alone.
+xhat_1 is stored with its round-trip error. A prediction starts from mu_0 alone, or with its noise: each prediction is
+observed by the next one, and eps n hides its errors (config.chunk.noise; see `jvflow.biflow`).
 
     conventional   noise flows to x1, with the observed chunk at t = 1 as context               (4)   LTX-Video
 
@@ -213,6 +215,7 @@ def assemble(config, codec, encoder) -> dict:
 
     weights = (lambda s: loss_weight(1 - s[0]),) if prediction == "clean" else None
     times, merges = TimeDensity(**config.times), codec.frames_per_latent > 1
+    noise = config.chunk.get("noise", 0.0) if config.objective == "flowframes" else 0.0
     batch_objective = partial(objective.loss, times=times, loss_weights=weights)
     if objective.context:
         batch_objective = partial(batch_objective, frames_per_latent=codec.frames_per_latent)
@@ -222,21 +225,20 @@ def assemble(config, codec, encoder) -> dict:
             "that merges frames at other times: train it again"
         )
     count_tokens = partial(_count_tokens, network, 1 + objective.context)
-    options = dict(
-        objective=batch_objective,
-        count_tokens=count_tokens,
-        dropout=config.caption_dropout if encoder else 0.0,
-    )
+    options: dict = dict(objective=batch_objective, count_tokens=count_tokens)
+    options |= dict(dropout=config.caption_dropout if encoder else 0.0)
     if follows:
         pair = couplings.choose(config.coupling, config.run.microbatches)
-        batch_loss = partial(chunk_loss, coupling=pair, inversion=config.inversion if inverted else None, **options)
+        options |= dict(coupling=pair, inversion=config.inversion if inverted else None, noise=noise)
+        batch_loss = partial(chunk_loss, **options)
     else:
         batch_loss = partial(caption_loss, **options)
     sample, longest = config.sample, encoded[max(lengths)]
     # runs of an earlier version have no schedule, and records leave out what a schedule does not read
     schedule = TimeSchedule(sample.get("schedule", "warp"), sample.get("warp", 1.0), sample.get("terminal") or None)
     settings: dict = dict(method=sample.method, steps=sample.steps, guidance=sample.guidance, schedule=schedule)
-    settings |= dict(source=objective.source, context=objective.context, frames_per_latent=codec.frames_per_latent)
+    settings |= dict(source=objective.source, context=objective.context, noise=noise)
+    settings |= dict(frames_per_latent=codec.frames_per_latent)
     sampler = ChunkSampler(**settings, follows=follows, count_tokens=count_tokens, shape=longest)
     _ = sampler.solver  # raises ValueError for settings that do not fit one another
     return dict(
@@ -256,13 +258,8 @@ def _count_tokens(network, chunks: int, shape: tuple[int, ...]) -> int:
 
 
 def uses_inversion(config) -> bool:
-    """Returns True if training adds inverted targets (algorithm 1); raises ValueError for a rho outside [0, 1]."""
-    if config.objective != "flowframes":
-        return False
-    rho = config.inversion.rho
-    if not 0 <= rho <= 1:
-        raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {rho}")
-    return rho > 0
+    """Returns True if training adds inverted targets (algorithm 1)."""
+    return config.objective == "flowframes" and config.inversion.rho > 0
 
 
 def caption_loss(
@@ -275,7 +272,7 @@ def caption_loss(
 
 
 def chunk_loss(
-    field: Field, latents: Latents, condition, keys: Keys, key, *, objective, count_tokens, dropout, coupling, inversion
+    field, latents: Latents, condition, keys: Keys, key, *, objective, count_tokens, dropout, coupling, inversion, noise
 ) -> Losses:
     """Computes the loss of consecutive chunks: the first half of a window is observed, the second is the future."""
     halves = lambda a: jnp.split(a, 2, axis=1)
@@ -291,6 +288,8 @@ def chunk_loss(
         coins = jnp.broadcast_to(jax.random.fold_in(key, 1), keys.shape) if one_coin else fold_in_each(keys, 2**31 + 1)
         observed = with_inversion(mean, std, latents.inverted, coins, rho=inversion.rho, usable=usable)
         metrics |= dict(inversion_used=jnp.ones(()) if usable is None else usable.mean())
+    if noise:
+        observed = observed + noise * noise_like(fold_in_each(keys, 2**31 + 2), observed)
     condition, tokens = drop_captions(condition, keys, dropout), count_tokens(future.shape[1:])
     return objective(field, observed, future, keys, condition, tokens=tokens), metrics
 
@@ -309,16 +308,6 @@ def _encode(config, directory, load_model: Callable) -> tuple[dict, str]:
     return inversion.prepare(config, directory, load_model), "the chunks of every length are inverted too"
 
 
-def _check_data(config, experiment, data, checksum: str | None) -> None:
-    """Raises ValueError if an evaluation cannot predict chunks, or training lacks inversions, see `Method`."""
-    try:
-        for length in config.evaluate.frames:
-            networks.check(experiment.network, experiment.codec.latent_shape((length, *config.data.size)))
-    except ValueError as error:
-        raise ValueError(f"config.evaluate.frames is {tuple(config.evaluate.frames)}: {error}") from None
-    inversion.check_data(config, experiment, data, checksum)
-
-
 METHOD = Method(
     name="flowframes",
     objectives=tuple(OBJECTIVES),
@@ -329,7 +318,7 @@ METHOD = Method(
     sampling_program=sampling_program,
     video_codecs=True,
     encode=_encode,
-    check_data=_check_data,
+    check_data=inversion.check_data,
     unread=lambda config: unread_entries(config, uses_inversion(config)),
     rules=RULES,
     pretrained_config=_pretrained_config,

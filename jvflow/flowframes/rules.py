@@ -26,6 +26,7 @@ COUNTS = many(COUNT, "a tuple of whole numbers of 1 or more, such as (8,)", rang
 
 ENTRIES = {
     "chunk.frames": COUNTS,
+    "chunk.noise": NOT_NEGATIVE,
     "prediction": choice("velocity", "clean"),
     "coupling": choice(*COUPLINGS),
     "inversion.rho": FRACTION,
@@ -76,6 +77,11 @@ def contradictions(config: dict) -> Iterator[str]:
             "config.objective is 'conventional', which has a time for each frame, and config.network.name 'unet' takes "
             "one for all: use the network dit, or the objective flowframes"
         )
+    if config["objective"] == "flowframes" and config["chunk"].get("noise") and config["inversion"]["rho"]:
+        yield (
+            f"config.chunk.noise is {config['chunk']['noise']}, which would hide the inverted targets that "
+            f"config.inversion.rho={config['inversion']['rho']} adds: use config.inversion.rho=0.0, or no noise"
+        )
     sample = config["sample"]
     if sample["schedule"] == "linear_quadratic" and sample["method"] == "unipc":
         yield (
@@ -97,6 +103,7 @@ def unread_entries(config, inverts: bool) -> tuple[str, ...]:
     settings = ("coin", "std", "max_error", *OPTIONS)
     unread = ("inversion",) if config.objective != "flowframes" else tuple(f"inversion.{key}" for key in settings)
     unread = () if inverts else unread
+    unread += () if config.objective == "flowframes" else ("chunk.noise",)
     unread += ("coupling",) if config.objective == "text_to_video" else ()
     unread += () if "text" in config and config.text.name != "none" else ("caption_dropout",)
     unread += () if config.times.name == "logit_normal" else ("times.logit_mean", "times.logit_std")

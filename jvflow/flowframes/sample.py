@@ -93,6 +93,7 @@ def predict_chunks(
     *,
     source: str = "observed",
     context: bool = False,
+    noise: float = 0.0,
     frames_per_latent: int = 1,
     solver: Callable,
     chunks: int = 1,
@@ -102,22 +103,25 @@ def predict_chunks(
 
     Args:
       observed: with the source "noise" and without `context`, only its shape is used.
-      key: random key of the noise; row i draws from fold_in(key, i). None for the source "observed".
+      key: random key of the noise; row i draws from fold_in(key, i). None if there is no noise.
       source: start of a chunk: "observed" or "noise".
       context: True if the field takes the observed chunk as context (4).
+      noise: with the source "observed", deviation of the noise that is added to each observed chunk.
       frames_per_latent: number of frames that a latent frame stands for, see `context.with_observed`.
     """
     if observed.ndim != 5:
         raise ValueError(f"a chunk must be (b, f, h, w, c), got shape {observed.shape}")
     if chunks < 1 or chunks != int(chunks):
         raise ValueError(f"chunks must be a positive whole number, got {chunks}")
-    if source == "noise" and key is None:
-        raise ValueError("source='noise' needs random numbers: give a key")
-    options = dict(context=context, frames_per_latent=frames_per_latent, solver=solver)
+    if (random := bool(source == "noise" or noise)) and key is None:
+        raise ValueError(f"source={source!r} with noise={noise:g} needs random numbers: give a key")
+    options: dict = dict(
+        noise=None if source == "noise" else noise, context=context, frames_per_latent=frames_per_latent, solver=solver
+    )
     guided = as_partial(guide(field, guidance))
     frames, nfe, keys = [jnp.asarray(observed, jnp.float32)], jnp.zeros(len(observed), int), None
     for number in range(int(chunks)):
-        if source == "noise" and key is not None:
+        if random and key is not None:
             keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, number)))(jnp.arange(len(observed)))
         solution = next_chunk(guided, frames[-1], keys, condition, **options)
         raise_if_failed(solution, what=f"chunk {number + 1}")
@@ -126,11 +130,19 @@ def predict_chunks(
     return Prediction(jnp.concatenate(frames[1:], axis=1), nfe)
 
 
-@partial(jax.jit, static_argnames=("context", "frames_per_latent", "solver"))
-def next_chunk(field, observed, keys, condition, *, context, frames_per_latent, solver) -> Solution:
-    """Solves for the chunk after `observed` (b, f, h, w, c): from noise, or from `observed` if `keys` is None."""
-    start = observed if keys is None else noise_like(keys, observed)
-    return solver(chunk_equation(field, observed, condition, context, frames_per_latent), start)
+@partial(jax.jit, static_argnames=("noise", "context", "frames_per_latent", "solver"))
+def next_chunk(field, observed, keys, condition, *, noise=None, context, frames_per_latent, solver) -> Solution:
+    """Solves for the chunk after `observed` (b, f, h, w, c), from `start_of_chunk`."""
+    equation = chunk_equation(field, observed, condition, context, frames_per_latent)
+    return solver(equation, start_of_chunk(observed, keys, noise))
+
+
+def start_of_chunk(observed: Chunk, keys: Key[Array, "b"] | None, noise: float | None = None) -> Chunk:
+    """Returns x0: `observed` if `keys` is None, unit noise if `noise` is, else `observed` + `noise` n."""
+    if keys is None:
+        return observed
+    unit = noise_like(keys, observed)
+    return unit if noise is None else observed + noise * unit
 
 
 def chunk_equation(field: Field, observed: Chunk, condition, context: bool, frames_per_latent: int = 1) -> Callable:
@@ -146,7 +158,7 @@ class ChunkSampler:
     """The settings with which a run predicts chunks.
 
     Attributes:
-      source, context, frames_per_latent, guidance: arguments of `predict_chunks`.
+      source, context, noise, frames_per_latent, guidance: arguments of `predict_chunks`.
       follows: True if chunks continue an observed one; False for text-to-video.
       method, steps, schedule: arguments of `make_solver`.
       count_tokens: `shape of a chunk's latents (f, h, w, c) -> number of tokens that the network gets`.
@@ -155,6 +167,7 @@ class ChunkSampler:
 
     source: str
     context: bool
+    noise: float
     frames_per_latent: int
     guidance: float
     follows: bool
@@ -177,7 +190,7 @@ class ChunkSampler:
         self, field: Field, observed: Chunk, key, condition=None, *, steps: int | None = None, **options
     ) -> Prediction:
         """Predicts chunks; `options` replace the run's solver and guidance, and give the number of chunks."""
-        own: dict = dict(source=self.source, context=self.context, frames_per_latent=self.frames_per_latent)
+        own: dict = {name: getattr(self, name) for name in ("source", "context", "noise", "frames_per_latent")}
         own |= dict(guidance=self.guidance, solver=self.solver_for(observed.shape[1:], steps))
         return predict_chunks(field, observed, key, condition, **own | options)
 
@@ -259,7 +272,7 @@ def chunk_protocol(run: Run, frames: int | None = None) -> dict:
     rho = config.inversion.rho if run.experiment.window.inverted else 0.0
     trained = dict(trained_frames=list(config.chunk.frames), rho=rho)
     if run.experiment.sampler.follows:
-        trained["coupling"] = config.coupling
+        trained |= dict(coupling=config.coupling, noise=run.experiment.sampler.noise)
     sampled = dict(pretrained=config.pretrained, guidance=sampler.guidance, warp=sampler.schedule.warp)
     sampled |= dict(schedule=sampler.schedule.name, terminal=sampler.schedule.terminal)
     return run.protocol | trained | sampled | solver_protocol(sampler.solver_for(shape))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jvflow import networks
+from jvflow.assembly import Latents
 from jvflow.flow.field import Condition, expand_like
 from jvflow.flow.solver import SolveError, Solver, solve
 from jvflow.flowframes import method as flowframes
@@ -246,6 +247,33 @@ def test_a_prediction_from_noise_depends_on_its_row_alone():
         sample.predict_chunks(field, chunks()[:2], jax.random.key(1), **options).frames, many[:2], rtol=1e-5, atol=1e-6
     )
     assert float(jnp.abs(many[0] - many[1]).max()) > 0.1
+
+
+def test_noise_on_the_observed_chunk():
+    """Checks the noise of training and of sampling: its size, its own key for each example, and each chunk's own."""
+    seen, noise = [], 0.3
+    objective = lambda field, observed, future, keys, condition, tokens: seen.append(observed) or jnp.zeros(4)
+    options = dict(objective=objective, count_tokens=lambda shape: 0, dropout=0.0, inversion=None)
+    options |= dict(coupling=lambda observed, future, key: (observed, future))
+    window = chunks(shape=(32, 16, 16, 3))
+    for value in (noise, 0.0):
+        flowframes.chunk_loss(None, Latents(window, None), None, keys(), None, noise=value, **options)
+    added = np.asarray(seen[0] - window[:, :16])
+    np.testing.assert_array_equal(seen[1], window[:, :16])
+    assert abs(added.std() - noise) < 0.01 and abs(added.mean()) < 0.01
+    assert abs(np.corrcoef(added.reshape(4, -1)) - np.eye(4)).max() < 0.05
+
+    still = jax.tree_util.Partial(lambda x, s, condition=None: (jnp.zeros_like(x),))
+    observed = window[:, :16]
+    settings = dict(noise=noise, solver=sample.make_solver("euler", 1))
+    made = sample.predict_chunks(still, observed, jax.random.key(1), chunks=2, **settings).frames
+    steps = np.asarray([made[:, :16] - observed, made[:, 16:] - made[:, :16]])
+    assert abs(steps.std() - noise) < 0.01
+    assert abs(np.corrcoef(steps.reshape(8, -1)) - np.eye(8)).max() < 0.05
+    few = sample.predict_chunks(still, observed[:2], jax.random.key(1), chunks=2, **settings).frames
+    np.testing.assert_allclose(few, made[:2], atol=1e-6)
+    with pytest.raises(ValueError, match="source='observed' with noise=0.3 needs random numbers: give a key"):
+        sample.predict_chunks(still, observed, None, **settings)
 
 
 def test_straightness():

@@ -163,6 +163,7 @@ def test_a_wrong_value_is_one_line_with_the_cure(file, path, values, message):
             {"objective": "conventional"},
             "config.network.name 'unet' takes one for all: use the network dit",
         ),
+        ("flowframes/shapes.py", {"inversion.rho": 0.5}, "config.chunk.noise is 0.3, which would hide the inverted"),
     ],
 )
 def test_values_that_contradict_each_other(file, values, message):
