@@ -11,6 +11,7 @@ from benchmarks import subject, torch_biflow
 from benchmarks.timing import in_turn
 from jvflow.biflow.sample import joint, next_frame, stream
 from jvflow.data.pipeline import Batch
+from jvflow.flow.solver import as_argument
 from jvflow.networks import as_field
 from jvflow.training.step import train_step
 
@@ -120,7 +121,8 @@ def _equal(experiment, state, model, frame, epsilon, solver) -> dict:
         jnp.float32(0),
         None,
         curve=joint,
-        solver=solver,
+        solver=as_argument(solver, frame),
+        clamp=(-1.0, 1.0),
     )
     x, nfe_torch = torch_biflow.next_frame(
         model, torch.tensor(frame), torch.tensor(np.asarray(noise[:, 0])), epsilon, solver.rtol, solver.atol

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from jvflow.assembly import Experiment, fold_in_each, noise_like, refuse, solver_protocol
 from jvflow.data import pipeline
 from jvflow.flow.field import Condition, Field, along, as_partial, expand_like
-from jvflow.flow.solver import Solution, Solver, raise_if_failed
+from jvflow.flow.solver import Solution, Solver, as_argument, raise_if_failed
 from jvflow.method import SampleRequest
 from jvflow.networks import as_field
 from jvflow.parallel import processes, progress
@@ -64,9 +64,9 @@ CURVES = {"plain": plain, "joint": joint, "backward": backward, "correcting": co
 # --- streams --------------------------------------------------------------------------------------
 
 
-@partial(jax.jit, static_argnames=("gain", "curve", "solver", "source", "clamp"))
+@partial(jax.jit, static_argnames=("curve", "source", "clamp"))
 def next_frame(
-    field, past, key, rows, epsilon, context_noise, condition, *, gain=0.0, curve, solver, source="frame", clamp=(-1, 1)
+    field, past, key, rows, epsilon, context_noise, condition, *, gain=None, curve, solver, source="frame", clamp
 ) -> Solution:
     """Solves for one frame of `stream`. The x of the solution is `past` (b, n, h, w, c), shifted by the new frame.
 
@@ -76,7 +76,7 @@ def next_frame(
     frame, older = past[:, -1:], past if source == "noise" else past[:, :-1]
     condition = add_context(condition, older + context_noise * noise_like(context_keys(keys), older))
     noise, level, probes = noise_like(keys, frame), jnp.full(len(past), epsilon), 0
-    if gain:
+    if gain is not None:
         level, probes = jnp.minimum(level, gain * corruption(field, frame, epsilon, condition)), 1
     start = frame if curve is plain else frame + expand_like(level, frame) * noise
     derivative = along(field, curve.position, condition, curve_args=(level,), num_moving=curve.num_moving)
@@ -169,9 +169,9 @@ def stream(
         )
     solver = Solver(**solver) if isinstance(solver, dict) else solver
     rows = jnp.arange(len(frames)) if rows is None else jnp.asarray(rows)
-    levels = dict(epsilon=jnp.float32(epsilon), context_noise=jnp.float32(context_noise), gain=float(gain))
-    options = dict(condition=condition, curve=curve, solver=solver, source=source, clamp=clamp)
-    step = partial(next_frame, as_partial(field), rows=rows, **levels, **options)
+    levels = dict(epsilon=jnp.float32(epsilon), context_noise=jnp.float32(context_noise), gain=float(gain) or None)
+    options = dict(solver=as_argument(solver, frames, curve.start, curve.stop), curve=curve, source=source, clamp=clamp)
+    step = partial(next_frame, as_partial(field), rows=rows, condition=condition, **levels, **options)
     return _frames(step, jnp.asarray(frames, jnp.float32), key)
 
 

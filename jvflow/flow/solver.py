@@ -6,7 +6,7 @@ inside a compiled program: it returns `ok`, and `raise_if_failed` raises outside
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import diffrax
@@ -16,12 +16,13 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from jvflow.flow.field import as_partial
 from jvflow.flow.runge_kutta import FIXED_ONLY, METHODS
 from jvflow.flow.solve_error import SolveError
-from jvflow.flow.times import step_times
+from jvflow.flow.times import FixedTimes, PaddedTimes, step_times
 from jvflow.flow.torchode import CONTROLLERS, FIRST_STEP_NFE, Torchode, check_torchode
 
-__all__ = ["FIRST_STEP", "FIXED_ONLY", "METHODS", "Solution", "SolveError", "Solver", "raise_if_failed", "solve"]
+__all__ = ["FIXED_ONLY", "METHODS", "Solution", "SolveError", "Solver", "as_argument", "raise_if_failed", "solve"]
 
 SAMPLES = "samples"  # the mapped axis of a per-sample solve
 FIRST_STEP = 0.1
@@ -78,16 +79,6 @@ def evaluations(name: str, steps: Any) -> Any:
     return steps * (tableau.num_stages - 1) + 1 if tableau.fsal else steps * tableau.num_stages
 
 
-class FixedTimes(diffrax.StepTo):
-    """The steps of `StepTo` without its checks at run time, which call the host; `step_times` checks before."""
-
-    def wrap(self, direction):
-        return type(self)(self.ts * direction)
-
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        return self.ts[1], 2
-
-
 def _check_settings(method, rtol, atol, steps, per_sample, controller):
     make_method(method)
     if controller not in CONTROLLERS:
@@ -118,9 +109,9 @@ def solve(
     t1: float = 1.0,
     *,
     method: str = "heun",
-    rtol: float | None = None,
-    atol: float | None = None,
-    steps: int | Sequence[float] | None = None,
+    rtol: float | Float[Array, ""] | None = None,
+    atol: float | Float[Array, ""] | None = None,
+    steps: int | Sequence[float] | Float[Array, "n"] | None = None,
     times: Sequence[float] | Float[Array | np.ndarray, "m"] | None = None,
     per_sample: bool = True,
     max_steps: int = 4096,
@@ -135,7 +126,7 @@ def solve(
       method: a name of `runge_kutta.METHODS`.
       rtol, atol: tolerances of an adaptive solve; 1e-2 both when neither they nor `steps` are given (Bi-flow,
         section 3.1). The error of a step is the RMS over the state, scaled by atol + rtol max(|x|, |x'|).
-      steps: fixed steps: their number, or the sequence of times from t0 to t1 (any spacing).
+      steps: fixed steps: their number, or the times from t0 to t1 (a jax array is not checked: see `as_argument`).
       times: times of the states to return, in the order of the solve, within [t0, t1]. The method's interpolant
         between steps gives these states, at no evaluation and with its own accuracy (first order for euler).
       per_sample: gives each sample its own step sizes, so that its result does not depend on its batch (up to
@@ -166,8 +157,8 @@ def solve(
         if controller == "torchode":
             stepsize, first, extra = Torchode(rtol, atol), None, FIRST_STEP_NFE
     else:
-        grid = step_times(steps, t0, t1)
-        stepsize = FixedTimes(ts=jnp.asarray(grid, x.dtype))
+        kind, grid = (PaddedTimes, steps) if isinstance(steps, Array) else (FixedTimes, step_times(steps, t0, t1))
+        stepsize = kind(ts=jnp.asarray(grid, x.dtype))
         first, max_steps, extra = None, len(grid), 0
     if times is None:
         saveat = diffrax.SaveAt(t1=True)
@@ -236,5 +227,22 @@ class Solver:
     def __post_init__(self):
         _check_settings(self.method, self.rtol, self.atol, self.steps, self.per_sample, self.controller)
 
-    def __call__(self, field: Callable, x: Array, t0: float = 0.0, t1: float = 1.0, times=None) -> Solution:
-        return solve(field, x, t0, t1, times=times, **vars(self))
+    def __call__(self, field: Callable, x: Array, t0: float = 0.0, t1: float = 1.0, times=None, **numbers) -> Solution:
+        return solve(field, x, t0, t1, times=times, **vars(self) | numbers)
+
+
+def as_argument(solver: Callable, x: Array, t0: float = 0.0, t1: float = 1.0) -> jax.tree_util.Partial:
+    """Returns a solver from x and t0 to t1 as an argument of a program, which serves other tolerances and steps too.
+
+    Times of fixed steps are padded to 8, 16, 32, ... steps: one program serves 1 to 8 steps, another 9 to 16. Inside a
+    traced program all of them stay constants.
+    """
+    if not isinstance(solver, Solver) or isinstance(x, Tracer):
+        return as_partial(solver)
+    if solver.steps is None:
+        return jax.tree_util.Partial(replace(solver, rtol=None, atol=None), rtol=solver.rtol, atol=solver.atol)
+    grid = step_times(solver.steps, t0, t1)
+    room = max(8, 2 ** (len(grid) - 2).bit_length()) + 1
+    return jax.tree_util.Partial(
+        replace(solver, steps=1), steps=jnp.asarray(np.pad(grid, (0, room - len(grid)), "edge"))
+    )

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffrax
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -59,6 +60,31 @@ def step_times(steps: int | Sequence[float], t0: float, t1: float) -> np.ndarray
     if grid.ndim != 1 or len(grid) < 2 or grid[0] != t0 or grid[-1] != t1 or np.any(np.diff(grid) * direction <= 0):
         raise ValueError(f"a sequence of steps must run strictly from t0 = {t0} to t1 = {t1}, got {grid.tolist()}")
     return grid
+
+
+class FixedTimes(diffrax.StepTo):
+    """The steps of `StepTo` without its checks at run time, which call the host; `step_times` checks before."""
+
+    def wrap(self, direction):
+        return type(self)(self.ts * direction)
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        return self.ts[1], 2
+
+
+class PaddedTimes(diffrax.AbstractStepSizeController):
+    """Steps at times of which the last may be repeated: unlike `StepTo`, a solve ends as soon as it is reached."""
+
+    ts: Float[Array, "n"]
+
+    def wrap(self, direction):
+        return PaddedTimes(self.ts * direction)
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        return self.ts[1], 2
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+        return True, t1, self.ts[controller_state], False, controller_state + 1, diffrax.RESULTS.successful
 
 
 def check_steps(steps: Any) -> None:

@@ -38,8 +38,8 @@ class Torchode(diffrax.AbstractStepSizeController):
       direction: 1 forwards in time, -1 backwards; diffrax sets it.
     """
 
-    rtol: float
-    atol: float
+    rtol: float | Array
+    atol: float | Array
     direction: Any = 1
 
     def wrap(self, direction) -> "Torchode":

@@ -167,7 +167,7 @@ def _psnr(made: Videos, real: Videos) -> float:
     return float(np.mean(np.concatenate(values)))
 
 
-@partial(jax.jit, static_argnames=("context", "noise", "frames_per_latent", "steps", "guidance"))
+@partial(jax.jit, static_argnames=("context", "frames_per_latent", "steps", "guidance"))
 def straightness(
     field: Field,
     observed: Chunk,
@@ -175,7 +175,7 @@ def straightness(
     condition: Condition | None = None,
     *,
     context: bool = False,
-    noise: float | None = None,
+    noise: float | Float[Array, ""] | None = None,
     frames_per_latent: int = 1,
     steps: int = 40,
     guidance: float = 1.0,
@@ -196,13 +196,14 @@ def straightness(
 
 
 def preview(run: Run, data: Path) -> Preview:
-    """Predicts the second chunk of four held-out clips, below the real ones."""
-    length = max(run.config.chunk.frames)
-    split = pipeline.held_out(data)
-    real = pipeline.clips(data, split, count=4, frames=2 * length)
+    """Predicts as many chunks of four held-out clips as an evaluation, or as they have, below the real ones."""
+    length, follows = max(run.config.chunk.frames), run.experiment.sampler.follows
+    split, frames = pipeline.held_out(data), records.manifest(data)["shape"][0]
+    chunks = max(min(run.config.evaluate.chunks, frames // length - 1), 1) if follows else 1
+    real = pipeline.clips(data, split, count=4, frames=(1 + chunks) * length)
     captions = pipeline.captions(data, split, count=len(real))
-    made, _ = predict_videos(run, real[:, :length], captions, seed=run.config.seed)
-    first = real[:, :length] if run.experiment.sampler.follows else made
+    made, _ = predict_videos(run, real[:, :length], captions, seed=run.config.seed, chunks=chunks)
+    first = real[:, :length] if follows else made
     pairs = rearrange([real, np.concatenate([first, made], axis=1)], "two b ... -> (b two) ...")
     rows = [row for caption in captions for row in (f"real: {caption}", "generated")]
     return Preview(pairs, float(run.config.data.fps), tuple(rows))

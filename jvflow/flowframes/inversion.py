@@ -22,17 +22,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from jvflow import networks
-from jvflow.assembly import choose
+from jvflow.assembly import Latents, choose, fold_in_each
 from jvflow.data import dataset, latents, pipeline, records
 from jvflow.data.columns import inverted_column, latent_columns
 from jvflow.data.dataset_key import check_settings
 from jvflow.files import check_room
-from jvflow.flow.field import Condition, Field, along, guide
+from jvflow.flow.field import Condition, Field, along, expand_like, guide
 from jvflow.flow.path import squared_error
 from jvflow.flow.solver import Solver
+from jvflow.flowframes.sample import Chunk, check_chunks
 from jvflow.networks import as_field, precision
 from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
@@ -42,9 +43,6 @@ from jvflow.run import Run
 LOG = logging.getLogger(__name__)
 SHARD_BYTES = 16 * 2**20  # small: a clip takes long, and an interruption loses the clips of the last shard
 OPTIONS = ("steps", "guidance", "method", "back")
-
-
-Chunk = Float[Array, "b f h w c"]
 
 
 # --- chunks ---------------------------------------------------------------------------------------
@@ -90,6 +88,50 @@ def invert(
     again = solve(back, noise, 0.0, 1.0)
     size = squared_error(chunk, jnp.zeros_like(chunk))
     return Inverted(noise, jnp.sqrt(squared_error(again, chunk) / size))
+
+
+def with_inversion(
+    mean: Chunk,
+    std: Chunk | float | None,
+    inverted: Chunk,
+    keys: Key[Array, "b"],
+    *,
+    rho: float = 0.7,
+    usable: Bool[Array, "b"] | None = None,
+) -> Chunk:
+    """Returns the observed chunk of algorithm 1 (2).
+
+    Args:
+      mean, std: mu_0 and sigma_0, in the units of the latents.
+      inverted: xhat_1.
+      keys: one per example, to draw its coin; equal keys share one coin in the micro-batch, as in the authors' code.
+      rho: the probability of adding xhat_1, in [0, 1].
+      usable: True where the error of `inverted` is small enough; all when None.
+    """
+    if not 0 <= rho <= 1:
+        raise ValueError(f"rho is a probability and must be in [0, 1], got {rho}")
+    if std is None:
+        raise ValueError(
+            "target inversion adds sigma_0 xhat_1, and this codec has no sigma_0: set sigma_0 with config.inversion.std"
+        )
+    check_chunks(mean, inverted)
+    coin = jax.vmap(lambda key: jax.random.bernoulli(key, rho))(keys)
+    coin = coin if usable is None else coin & usable
+    return jnp.where(expand_like(coin, mean), mean + std * inverted, mean)
+
+
+def add_inversions(mean: Chunk, std, latents: Latents, keys, key, settings) -> tuple[Chunk, Float[Array, ""]]:
+    """Returns the observed chunks of a batch (2), and the fraction of its inversions whose error is small enough.
+
+    `settings` is `config.inversion`; `keys` (b,) and `key` are those of the loss.
+    """
+    assert latents.inverted is not None, "the windows of this experiment have inverted targets"
+    std = std if settings.std is None else settings.std
+    usable = None if settings.max_error is None else latents.inverted_error <= settings.max_error
+    one_coin = settings.coin == "batch"
+    coins = jnp.broadcast_to(jax.random.fold_in(key, 1), keys.shape) if one_coin else fold_in_each(keys, 2**31 + 1)
+    observed = with_inversion(mean, std, latents.inverted, coins, rho=settings.rho, usable=usable)
+    return observed, jnp.ones(()) if usable is None else usable.mean()
 
 
 # --- data sets ------------------------------------------------------------------------------------

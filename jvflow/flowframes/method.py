@@ -33,24 +33,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from jvflow import networks
 from jvflow.assembly import Latents, build_network, choose, drop_captions, fold_in_each, noise_like, split_each
 from jvflow.data import latents as data_latents
 from jvflow.data.pipeline import Window
 from jvflow.flow import coupling as couplings
-from jvflow.flow.field import Field, expand_like
+from jvflow.flow.field import Field
 from jvflow.flow.path import LINEAR, Ends, matching_loss, squared_error
 from jvflow.flow.prediction import loss_weight, to_data
 from jvflow.flow.times import TimeDensity, TimeSchedule
 from jvflow.flowframes import inversion
 from jvflow.flowframes.context import with_observed
 from jvflow.flowframes.evaluate import evaluate, preview
+from jvflow.flowframes.inversion import add_inversions
 from jvflow.flowframes.rules import RULES, unread_entries
-from jvflow.flowframes.sample import ChunkSampler, sample, sampling_program
+from jvflow.flowframes.sample import ChunkSampler, check_chunks, sample, sampling_program
 from jvflow.method import Method
 
 Chunk = Float[Array, "b f h w c"]
@@ -94,7 +94,7 @@ def loss(
       tokens: number of tokens of an example, for a density that depends on it.
       loss_weights: see `matching_loss`.
     """
-    _check_chunks(observed, future)
+    check_chunks(observed, future)
     key_t, _ = split_each(keys, 2)
     return matching_loss(LINEAR, field, Ends(observed, future), (times(key_t, tokens),), condition, loss_weights)
 
@@ -115,49 +115,11 @@ def conventional_loss(
 
     Takes the arguments of `loss`; `tokens` counts both chunks, and `frames_per_latent` is the codec's.
     """
-    _check_chunks(observed, future)
+    check_chunks(observed, future)
     key_t, key_noise = split_each(keys, 2)
     ends = Ends(noise_like(key_noise, future), future)
     field = with_observed(field, observed, frames_per_latent)
     return matching_loss(LINEAR, field, ends, (times(key_t, tokens),), condition, loss_weights)
-
-
-def with_inversion(
-    mean: Chunk,
-    std: Chunk | float | None,
-    inverted: Chunk,
-    keys: Keys,
-    *,
-    rho: float = 0.7,
-    usable: Bool[Array, "b"] | None = None,
-) -> Chunk:
-    """Returns the observed chunk of algorithm 1 (2).
-
-    Args:
-      mean, std: mu_0 and sigma_0, in the units of the latents.
-      inverted: xhat_1.
-      keys: one per example, to draw its coin; equal keys share one coin in the micro-batch, as in the authors' code.
-      rho: the probability of adding xhat_1, in [0, 1].
-      usable: True where the error of `inverted` is small enough; all when None.
-    """
-    if not 0 <= rho <= 1:
-        raise ValueError(f"rho is a probability and must be in [0, 1], got {rho}")
-    if std is None:
-        raise ValueError(
-            "target inversion adds sigma_0 xhat_1, and this codec has no sigma_0: set sigma_0 with config.inversion.std"
-        )
-    _check_chunks(mean, inverted)
-    coin = jax.vmap(lambda key: jax.random.bernoulli(key, rho))(keys)
-    coin = coin if usable is None else coin & usable
-    return jnp.where(expand_like(coin, mean), mean + std * inverted, mean)
-
-
-def _check_chunks(observed, future):
-    if observed.shape != future.shape:
-        raise ValueError(
-            f"the observed chunk has shape {observed.shape}, the next one {future.shape}: "
-            "give both the same shape (b, f, h, w, c)"
-        )
 
 
 @dataclass(frozen=True)
@@ -237,9 +199,8 @@ def assemble(config, codec, encoder) -> dict:
     # runs of an earlier version have no schedule, and records leave out what a schedule does not read
     schedule = TimeSchedule(sample.get("schedule", "warp"), sample.get("warp", 1.0), sample.get("terminal") or None)
     settings: dict = dict(method=sample.method, steps=sample.steps, guidance=sample.guidance, schedule=schedule)
-    settings |= dict(source=objective.source, context=objective.context, noise=noise)
-    settings |= dict(frames_per_latent=codec.frames_per_latent)
-    sampler = ChunkSampler(**settings, follows=follows, count_tokens=count_tokens, shape=longest)
+    settings |= dict(source=objective.source, context=objective.context, frames_per_latent=codec.frames_per_latent)
+    sampler = ChunkSampler(**settings, noise=noise, follows=follows, count_tokens=count_tokens, shape=longest)
     _ = sampler.solver  # raises ValueError for settings that do not fit one another
     return dict(
         network=network,
@@ -281,13 +242,8 @@ def chunk_loss(
     metrics = dict(coupling_cost=squared_error(mean, future).mean())
     observed = mean
     if inversion:
-        assert latents.inverted is not None, "the windows of this experiment have inverted targets"
-        std = std if inversion.std is None else inversion.std
-        usable = None if inversion.max_error is None else latents.inverted_error <= inversion.max_error
-        one_coin = inversion.coin == "batch"
-        coins = jnp.broadcast_to(jax.random.fold_in(key, 1), keys.shape) if one_coin else fold_in_each(keys, 2**31 + 1)
-        observed = with_inversion(mean, std, latents.inverted, coins, rho=inversion.rho, usable=usable)
-        metrics |= dict(inversion_used=jnp.ones(()) if usable is None else usable.mean())
+        observed, used = add_inversions(mean, std, latents, keys, key, inversion)
+        metrics |= dict(inversion_used=used)
     if noise:
         observed = observed + noise * noise_like(fold_in_each(keys, 2**31 + 2), observed)
     condition, tokens = drop_captions(condition, keys, dropout), count_tokens(future.shape[1:])

@@ -21,7 +21,7 @@ from jvflow.codecs import decode_chunks
 from jvflow.data import pipeline
 from jvflow.flow import unipc
 from jvflow.flow.field import Condition, Field, along, as_partial, guide
-from jvflow.flow.solver import Solution, Solver, raise_if_failed
+from jvflow.flow.solver import Solution, Solver, as_argument, raise_if_failed
 from jvflow.flow.times import TimeSchedule
 from jvflow.flow.unipc import UniPC
 from jvflow.flowframes.context import with_observed
@@ -115,9 +115,8 @@ def predict_chunks(
         raise ValueError(f"chunks must be a positive whole number, got {chunks}")
     if (random := bool(source == "noise" or noise)) and key is None:
         raise ValueError(f"source={source!r} with noise={noise:g} needs random numbers: give a key")
-    options: dict = dict(
-        noise=None if source == "noise" else noise, context=context, frames_per_latent=frames_per_latent, solver=solver
-    )
+    options: dict = dict(context=context, frames_per_latent=frames_per_latent, solver=as_argument(solver, observed))
+    options |= dict(noise=None if source == "noise" else noise)
     guided = as_partial(guide(field, guidance))
     frames, nfe, keys = [jnp.asarray(observed, jnp.float32)], jnp.zeros(len(observed), int), None
     for number in range(int(chunks)):
@@ -130,14 +129,16 @@ def predict_chunks(
     return Prediction(jnp.concatenate(frames[1:], axis=1), nfe)
 
 
-@partial(jax.jit, static_argnames=("noise", "context", "frames_per_latent", "solver"))
+@partial(jax.jit, static_argnames=("context", "frames_per_latent"))
 def next_chunk(field, observed, keys, condition, *, noise=None, context, frames_per_latent, solver) -> Solution:
     """Solves for the chunk after `observed` (b, f, h, w, c), from `start_of_chunk`."""
     equation = chunk_equation(field, observed, condition, context, frames_per_latent)
     return solver(equation, start_of_chunk(observed, keys, noise))
 
 
-def start_of_chunk(observed: Chunk, keys: Key[Array, "b"] | None, noise: float | None = None) -> Chunk:
+def start_of_chunk(
+    observed: Chunk, keys: Key[Array, "b"] | None, noise: float | Float[Array, ""] | None = None
+) -> Chunk:
     """Returns x0: `observed` if `keys` is None, unit noise if `noise` is, else `observed` + `noise` n."""
     if keys is None:
         return observed
@@ -148,6 +149,15 @@ def start_of_chunk(observed: Chunk, keys: Key[Array, "b"] | None, noise: float |
 def chunk_equation(field: Field, observed: Chunk, condition, context: bool, frames_per_latent: int = 1) -> Callable:
     """Returns the right-hand side of a chunk's equation, `(t (b,), x) -> dx/dt`."""
     return along(with_observed(field, observed, frames_per_latent) if context else field, lambda t: (t,), condition)
+
+
+def check_chunks(observed, future) -> None:
+    """Raises ValueError unless two chunks have one shape."""
+    if observed.shape != future.shape:
+        raise ValueError(
+            f"the observed chunk has shape {observed.shape}, the next one {future.shape}: "
+            "give both the same shape (b, f, h, w, c)"
+        )
 
 
 # --- videos of a trained run ----------------------------------------------------------------------
@@ -271,8 +281,7 @@ def chunk_protocol(run: Run, frames: int | None = None) -> dict:
     shape = sampler.shape if frames is None else run.experiment.codec.latent_shape((frames, *config.data.size))
     rho = config.inversion.rho if run.experiment.window.inverted else 0.0
     trained = dict(trained_frames=list(config.chunk.frames), rho=rho)
-    if run.experiment.sampler.follows:
-        trained |= dict(coupling=config.coupling, noise=run.experiment.sampler.noise)
+    trained |= dict(coupling=config.coupling, noise=sampler.noise) if sampler.follows else {}
     sampled = dict(pretrained=config.pretrained, guidance=sampler.guidance, warp=sampler.schedule.warp)
     sampled |= dict(schedule=sampler.schedule.name, terminal=sampler.schedule.terminal)
     return run.protocol | trained | sampled | solver_protocol(sampler.solver_for(shape))

@@ -19,7 +19,7 @@ from jvflow.assembly import Experiment, refuse, solver_protocol
 from jvflow.data import pipeline
 from jvflow.flow.field import Condition, Field, along, as_partial, guide
 from jvflow.flow.path import Path
-from jvflow.flow.solver import SolveError, Solver, raise_if_failed
+from jvflow.flow.solver import SolveError, Solver, as_argument, raise_if_failed
 from jvflow.method import SampleRequest
 from jvflow.networks import as_field
 from jvflow.parallel import processes
@@ -130,13 +130,13 @@ def _solve(field, x, times, condition, solver):
     end = float(times[-1])
     if end == 0:
         return x[None], jnp.zeros(len(x), jnp.int32)
-    solution = _solve_to(field, x, times, condition, solver=solver, end=end)
+    solution = _solve_to(field, x, times, condition, as_argument(solver, x, 0.0, end), end=end)
     raise_if_failed(solution, what="a clip")
     return solution.x, solution.nfe
 
 
-@partial(jax.jit, static_argnames=("solver", "end"))
-def _solve_to(field, x, times, condition, *, solver, end):
+@partial(jax.jit, static_argnames="end")
+def _solve_to(field, x, times, condition, solver, *, end):
     return solver(along(field, lambda k: (k,), condition, num_moving=1), x, 0.0, end, times=times)
 
 

@@ -14,7 +14,7 @@ from jvflow.flow.solver import SolveError, Solver, solve
 from jvflow.flowframes import method as flowframes
 from jvflow.flowframes import sample
 from jvflow.flowframes.evaluate import straightness
-from jvflow.flowframes.inversion import invert
+from jvflow.flowframes.inversion import invert, with_inversion
 from jvflow.networks import as_field
 
 pytestmark = pytest.mark.slow
@@ -163,7 +163,7 @@ def test_the_error_of_the_way_back_falls_at_least_as_second_order_through_a_netw
 
 def test_target_inversion_is_added_by_a_coin_for_each_example():
     mean, inverted = jnp.zeros((1000, 1, 1, 1, 1)), jnp.ones((1000, 1, 1, 1, 1))
-    add = partial(flowframes.with_inversion, mean, 0.3, inverted)
+    add = partial(with_inversion, mean, 0.3, inverted)
     share = float(jnp.mean(add(keys(1000)) > 0))
     assert abs(share - 0.7) < 0.05
     np.testing.assert_allclose(add(keys(1000), rho=1.0), 0.3)
@@ -177,12 +177,12 @@ def test_target_inversion_is_added_by_a_coin_for_each_example():
 @pytest.mark.parametrize("rho", [-0.1, 1.5])
 def test_rho_is_a_probability(rho):
     with pytest.raises(ValueError, match=r"rho is a probability and must be in \[0, 1\]"):
-        flowframes.with_inversion(chunks(), 0.1, chunks(), keys(), rho=rho)
+        with_inversion(chunks(), 0.1, chunks(), keys(), rho=rho)
 
 
 def test_without_a_deviation_there_is_nothing_to_add():
     with pytest.raises(ValueError, match="this codec has no sigma_0: set sigma_0 with config.inversion.std"):
-        flowframes.with_inversion(chunks(), None, chunks(), keys())
+        with_inversion(chunks(), None, chunks(), keys())
 
 
 # --- prediction -----------------------------------------------------------------------------------
