@@ -1,11 +1,11 @@
 """FlowFrames on shapes that collide, 64 x 64 pixels, with a U-Net and without captions.
 
     python -m launch.train    --config=configs/flowframes/shapes.py --workdir=out/shapes
-    python -m launch.sample   --workdir=out/shapes --out=out/shapes/future --frames=12
+    python -m launch.sample   --workdir=out/shapes --out=out/shapes/future --frames=48
     python -m launch.evaluate --workdir=out/shapes --out=out/shapes/metrics.json
 
-Cost: 47 minutes on one CPU core. Expect the next chunk to be sharp in five evaluations; the shapes lose their forms
-after three chunks, because nothing takes out the errors of the chunks before.
+Cost: 42 minutes on one CPU core. Expect the next chunk to be sharp in five evaluations. Over eleven chunks square
+and triangle keep their forms, and the disc becomes uneven; without config.chunk.noise all dissolve after three.
 """
 
 from ml_collections import ConfigDict
