@@ -16,8 +16,7 @@ with x1 = mu_1. A `jvflow.flow.coupling` forms pairs. xhat_1 is the target inver
     dx/dt = u*(x, t, c),  x(1) = x1,  xhat_1 = x(0)     target inversion, by RF-Solver          (3)   paper, section 3.2
 
 Neither the paper nor the released code gives the number of steps and the guidance of (3): jvflow uses 25 and 1. Every
-xhat_1 is stored with its round-trip error. A prediction starts from mu_0 alone, or with its noise: each prediction is
-observed by the next one, and eps n hides its errors (config.chunk.noise; see `jvflow.biflow`).
+xhat_1 is stored with its round-trip error. A prediction starts from mu_0, or mu_0 + eps n, which hides older errors.
 
     conventional   noise flows to x1, with the observed chunk at t = 1 as context               (4)   LTX-Video
 
@@ -219,8 +218,11 @@ def _count_tokens(network, chunks: int, shape: tuple[int, ...]) -> int:
 
 
 def uses_inversion(config) -> bool:
-    """Returns True if training adds inverted targets (algorithm 1)."""
-    return config.objective == "flowframes" and config.inversion.rho > 0
+    """Returns True if training adds inverted targets (algorithm 1); raises ValueError for a rho outside [0, 1]."""
+    rho = config.inversion.rho if config.objective == "flowframes" else 0
+    if not 0 <= rho <= 1:
+        raise ValueError(f"config.inversion.rho is a probability and must be in [0, 1], got {rho}")
+    return rho > 0
 
 
 def caption_loss(
@@ -237,13 +239,11 @@ def chunk_loss(
 ) -> Losses:
     """Computes the loss of consecutive chunks: the first half of a window is observed, the second is the future."""
     halves = lambda a: jnp.split(a, 2, axis=1)
-    (mean, future), std = halves(latents.mean), None if latents.std is None else halves(latents.std)[0]
-    (mean, std), future = coupling((mean, std), future, key)
-    metrics = dict(coupling_cost=squared_error(mean, future).mean())
-    observed = mean
+    (observed, future), std = halves(latents.mean), None if latents.std is None else halves(latents.std)[0]
+    (observed, std), future = coupling((observed, std), future, key)
+    metrics = dict(coupling_cost=squared_error(observed, future).mean())
     if inversion:
-        observed, used = add_inversions(mean, std, latents, keys, key, inversion)
-        metrics |= dict(inversion_used=used)
+        observed, metrics["inversion_used"] = add_inversions(observed, std, latents, keys, key, inversion)
     if noise:
         observed = observed + noise * noise_like(fold_in_each(keys, 2**31 + 2), observed)
     condition, tokens = drop_captions(condition, keys, dropout), count_tokens(future.shape[1:])
