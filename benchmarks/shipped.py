@@ -54,8 +54,16 @@ CLIPS_OF_CAPTIONS = {
     "generated clips nearest to a real clip of their caption": "text.nearest_guidance_1",
     "of": "text.clips",
 }
+CHUNKS = {
+    "distance to real video": "frames_4.nfe_5.distance",
+    "distance of other real video": "frames_4.controls.other_real.distance",
+    "distance of the last frame repeated": "frames_4.controls.repeat_last.distance",
+    "PSNR to the true future in dB": "frames_4.nfe_5.psnr",
+    "PSNR of the last frame repeated in dB": "frames_4.controls.repeat_last.psnr",
+    "motion (real: 1)": "frames_4.nfe_5.motion",
+} | {label: f"frames_4.nfe_5.{path}" for label, path in FVD.items()}
 SETTINGS = ("videos", "clips", "split", "frames", "window", "stride", "pooled", "features", "dimensions")
-SETTINGS += ("real_clips", "epsilon")
+SETTINGS += ("real_clips", "epsilon", "starts", "chunks", "noise")
 MODELS = {
     "maze": dict(
         config="configs/biflow/maze.py",
@@ -102,6 +110,24 @@ MODELS = {
             ),
         ),
     ),
+    "shapes": dict(
+        config="configs/flowframes/shapes.py",
+        cost="42 minutes on one CPU core",
+        title="FlowFrames: the next frames in five evaluations",
+        text="From four frames, FlowFrames predicts the next four in five evaluations of the network, and goes on from "
+        "its own prediction. The flow starts at the observed frames, with a little noise that hides older errors.",
+        metrics=CHUNKS,
+        frames=32,
+        real=("test", 1.5),
+        shows=(
+            dict(title="Predicted from the first four frames, chunk after chunk", options=dict(length=32)),
+            dict(
+                title="Predicted in ten evaluations a chunk",
+                sampling=dict(steps=10),
+                options=dict(length=32, count=2),
+            ),
+        ),
+    ),
     "captions": dict(
         config="configs/vlfm/captions.py",
         cost="65 minutes on one CPU core",
@@ -131,7 +157,7 @@ def main(arguments: list[str]) -> None:
         shutil.copytree(f"{temporary}/packed", folder)
         figures = commands.evaluate(with_all_clips(name, folder, Path(temporary) / name), fvd=FVD_PROTOCOL.value)
     write_text(folder / models.CARD, json.dumps(card(name, made, figures), indent=1, ensure_ascii=False) + "\n")
-    draw(load(folder), picture)
+    draw(load(folder), picture, MODELS[name].get("frames", FRAMES))
 
 
 def with_all_clips(name: str, shipped: Path, folder: Path) -> Path:
@@ -142,9 +168,11 @@ def with_all_clips(name: str, shipped: Path, folder: Path) -> Path:
     return folder
 
 
-def draw(run: Run, picture: Path) -> None:
-    """Writes a sheet of generated videos, or of pairs of a real and a generated one."""
-    run.config.run.sample_frames = FRAMES
+def draw(run: Run, picture: Path, frames: int) -> None:
+    """Writes a sheet of generated videos of `frames` frames, or of pairs of a real and a generated one."""
+    run.config.run.sample_frames = frames
+    if "chunk" in run.config:
+        run.config.evaluate.chunks = frames // max(run.config.chunk.frames) - 1
     with jax.set_mesh(local_mesh()):
         shown = run.experiment.method.preview(run, run_dataset(run))
     sheet = videos.sheet(shown.videos[:ROWS], columns=COLUMNS, scale=SCALE, captions=shown.captions[:ROWS])

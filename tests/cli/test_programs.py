@@ -50,6 +50,35 @@ def test_the_second_start_of_a_command_compiles_nothing(tmp_path, paper):
         assert hits == needed > 1
 
 
+@pytest.mark.integration
+def test_the_second_start_of_the_other_commands_compiles_nothing(tmp_path):
+    """Evaluates, compares, exports, encodes, reports and scores; `dryrun` compiles for devices that this machine lacks."""
+    quiet = "--config.run.progress=False"
+
+    def twice(name, *arguments, least=1):
+        folders = [tmp_path / f"{name}_{number}" for number in (1, 2)]
+        counts = [count(tmp_path, name, *(word.replace("OUT", str(out)) for word in arguments)) for out in folders]
+        (first, needed), (hits, needed_again) = counts
+        assert hits == needed_again >= least, (name, counts)
+        assert first < needed or not least, (name, counts)
+
+    run, metrics, samples = tmp_path / "run", tmp_path / "metrics.json", tmp_path / "samples"
+    cache = f"--config.data.cache={tmp_path / 'data'}"
+    count(tmp_path, "train", config_flag("biflow/procedural.py", "debug"), f"--workdir={run}", cache, quiet)
+    twice("evaluate", f"--workdir={run}", "--out=OUT.json")
+    twice("compare", f"--workdirs={run}", "--epsilon=0.1,0.2", "--out=OUT")
+    twice("export", f"--workdir={run}", "--packed", "--clips=2", "--out=OUT", least=0)
+    chunks = [config_flag("flowframes/procedural.py", "debug"), cache, quiet]
+    text_to_video = ["--config.objective=text_to_video", "--config.inversion.rho=0.0", "--config.train.steps=1"]
+    count(tmp_path, "train", *chunks, f"--workdir={tmp_path / 'clips'}", *text_to_video)
+    twice("encode", *chunks, f"--config.pretrained={tmp_path / 'clips'}", "--out=OUT")
+    count(tmp_path, "evaluate", f"--workdir={run}", f"--out={metrics}")
+    twice("report", str(metrics), "--out=OUT.md", least=0)
+    count(tmp_path, "sample", f"--workdir={run}", f"--out={samples}", "--count=2")
+    pairs = [f"--{side}={samples}" for side in ("generated", "real")]
+    twice("score", *pairs, "--protocol=pairs", "--set=metrics=psnr,ssim", "--out=OUT.json")
+
+
 def test_the_folder_is_in_the_users_cache_and_is_named_after_the_processor(tmp_path, monkeypatch):
     assert programs.processor() == programs.processor() != "" and "/" not in programs.processor()
     show = "import jax; from jvflow.cli import programs; programs.keep(); print(jax.config.jax_compilation_cache_dir)"
