@@ -52,7 +52,7 @@ def test_the_second_start_of_a_command_compiles_nothing(tmp_path, paper):
 
 @pytest.mark.integration
 def test_the_second_start_of_the_other_commands_compiles_nothing(tmp_path):
-    """Evaluates, compares, exports, encodes, reports and scores; `dryrun` compiles for devices that this machine lacks."""
+    """Evaluates, compares, exports, encodes, reports and scores; `dryrun` compiles for other devices."""
     quiet = "--config.run.progress=False"
 
     def twice(name, *arguments, least=1):
