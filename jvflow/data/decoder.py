@@ -25,6 +25,8 @@ from jvflow.data.timing import LONGEST, Length, Stamp
 ERRORS = {"err_detect": "crccheck+bitstream+buffer+explode"}
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that read the alpha channel, which FFmpeg's own decoders of these formats ignore."""
+ANY_TEXT = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+"""Opens files whose metadata are not UTF-8; PyAV 19 does so by itself, and has no such option."""
 JOINT = 2
 """Packets before a joint of two MPEG-TS files, one of which FFmpeg calls corrupt."""
 AGREEING = 0.01
@@ -38,7 +40,7 @@ def open_file(path: str | os.PathLike):
         raise ValueError(f"{path} is not a file")
     try:
         # absolute, because FFmpeg takes "12:30/a.mp4" for a protocol
-        container = av.open(str(path.absolute()), metadata_errors="replace")
+        container = av.open(str(path.absolute()), **ANY_TEXT)
     except av.FFmpegError as error:
         raise ValueError(f"{path} does not decode: {error.strerror}") from error
     stream = video_stream(container)
@@ -58,7 +60,7 @@ def video_stream(container):
 
 def declared_rate(stream) -> Fraction:
     """Returns the frame rate that the file declares or FFmpeg guesses; 25 without one."""
-    return stream.guessed_rate or stream.average_rate or Fraction(25)
+    return Fraction(stream.guessed_rate or stream.average_rate or 25)
 
 
 def display_matrix(path: str | os.PathLike) -> bytes | None:
@@ -225,11 +227,11 @@ def _ordered(container, stream) -> Iterator[Stamp]:
         if isinstance(packet, str) or packet.is_discard:
             continue
         if before is not None and packet.dts is not None and packet.dts < before:
-            yield from _in_order(run, stream.time_base)
+            yield from _in_order(run, Fraction(stream.time_base))
             run = []
         before = before if packet.dts is None else packet.dts
         run.append((packet.dts if packet.pts is None else packet.pts, packet.duration or 0))
-    yield from _in_order(run, stream.time_base)
+    yield from _in_order(run, Fraction(stream.time_base))
 
 
 def _in_order(run: list[tuple[int | None, int]], tick: Fraction) -> list[Stamp]:

@@ -84,10 +84,10 @@ def _file_frames(path: str | os.PathLike, period: Fraction | None) -> Iterator[S
     with decoder.open_file(path) as container:
         stream = decoder.video_stream(container)
         matrix = decoder.display_matrix(path) if decoder.has_hidden_alpha(stream) else None
-        convert = picture.Converter(path, stream.sample_aspect_ratio or Fraction(1), matrix)
+        convert = picture.Converter(path, Fraction(stream.sample_aspect_ratio or 1), matrix)
         stamps = picture.deinterlace(decoder.decode(path, container))
         pictures = timing.intervals(stamps, 1 / decoder.declared_rate(stream))
-        yield from _convert(timing.sample(pictures, period, stream.time_base), convert)
+        yield from _convert(timing.sample(pictures, period, Fraction(stream.time_base)), convert)
 
 
 def _image_frames(images: ImageFolder, period: Fraction | None) -> Iterator[Shown]:

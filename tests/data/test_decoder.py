@@ -253,3 +253,16 @@ def test_a_gap_in_the_file_of_the_first_frames_is_refused(tmp_path):
     assert len(video.first_frames(path, 3, data)) == 3
     with pytest.raises(ValueError, match=r"a\.mkv has a gap in time there.* its first 5 frames"):
         video.first_frames(path, 5, data)
+
+
+def test_metadata_that_are_not_utf_8_do_not_matter(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "a title"
+        stream = container.add_stream("mpeg4", rate=24, width=16, height=16)
+        frames = [av.VideoFrame.from_ndarray(np.full((16, 16, 3), films.level(k), np.uint8)) for k in range(6)]
+        container.mux([packet for frame in [*frames, None] for packet in stream.encode(frame)])
+    path.write_bytes(path.read_bytes().replace(b"a title", b"\xfc title"))
+    assert b"\xfc title" in path.read_bytes()
+    _, clips = entries_and_clips(tmp_path)
+    assert len(clips) == 1
