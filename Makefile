@@ -21,8 +21,9 @@ test: $(VENV)/installed-test
 test-integration: $(VENV)/installed-test
 	MALLOC_ARENA_MAX=2 $(VENV)/bin/python -m pytest -m integration -n auto --maxprocesses 4 --dist loadfile
 
-CHECKS = check-kills check-meshes check-papers check-wheel check-types check-checksums check-ffmpeg check-fuzz
-CHECKS += check-demo check-public check-python check-scores check-readme check-terminal check-report check-programs
+CHECKS = check-kills check-meshes check-attention check-papers check-wheel check-types check-checksums check-ffmpeg
+CHECKS += check-fuzz check-demo check-public check-python check-scores check-readme check-terminal check-report
+CHECKS += check-programs
 
 check-all: $(CHECKS)
 
@@ -40,7 +41,18 @@ check-meshes: $(VENV)/installed-test
 	for paper in biflow vlfm flowframes conventional ltx wan; do \
 		$(RECORD) equal_meshes_$$paper $(VENV)/bin/python tests/slow/equal_meshes.py $$paper || exit 1; \
 	done
+	for paper in biflow vlfm flowframes ltx wan; do \
+		$(RECORD) equal_meshes_splash_$$paper $(VENV)/bin/python tests/slow/equal_meshes.py $$paper \
+			--attention=splash --steps=5 || exit 1; \
+	done
 	$(RECORD) equal_processes $(VENV)/bin/python tests/slow/equal_processes.py
+
+# the tests of networks with the attention of GPU and TPU, as a CPU runs it
+check-attention: $(VENV)/installed-test
+	for kernel in splash cudnn; do \
+		$(RECORD) attention_$$kernel $(VENV)/bin/python -m pytest -m "" -n 2 --dist loadfile --attention=$$kernel \
+			tests/networks tests/text tests/pretrained tests/codecs || exit 1; \
+	done
 
 check-scores: $(VENV)/installed-test
 	$(RECORD) equal_scores $(VENV)/bin/python tests/slow/equal_scores.py
@@ -100,6 +112,7 @@ short-meshes: $(VENV)/installed-test
 	for paper in biflow vlfm flowframes; do \
 		$(VENV)/bin/python tests/slow/equal_meshes.py $$paper --meshes=all,microbatches || exit 1; \
 	done
+	$(VENV)/bin/python tests/slow/equal_meshes.py wan --meshes=all --attention=cudnn --steps=3
 
 short-programs: $(VENV)/installed-test
 	$(VENV)/bin/python tests/slow/programs.py cpu

@@ -39,6 +39,28 @@ jax.config.update("jax_debug_key_reuse", True)
 gc.set_threshold(200_000, 50, 1_000)
 
 
+def pytest_addoption(parser):
+    """Adds --attention, which runs the tests of networks with the kernel of another device (`attention_kernels`)."""
+    parser.addoption("--attention", choices=("splash", "cudnn"), help="compute attention of networks by this kernel")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Computes the attention of networks by the kernel of --attention, but in tests of `own_attention`."""
+    name = item.config.getoption("--attention")
+    if not name or item.get_closest_marker("own_attention"):
+        return (yield)
+    from attention_kernels import attention_by
+
+    jax.clear_caches()  # programs of other tests have another attention
+    with attention_by(name) as shapes:
+        try:
+            return (yield)
+        finally:
+            item.user_properties.append(("attention", len(shapes)))
+            jax.clear_caches()
+
+
 def pytest_collection_modifyitems(items):
     """Puts slow tests first, so that none of them begins when the other processes have nothing left to do."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -89,6 +111,10 @@ MEMORY = pytest.StashKey[list]()
 
 def pytest_terminal_summary(terminalreporter, config):
     """Prints the memory of the workers, and fails the run if one took too much."""
+    if name := config.getoption("--attention"):
+        properties = [of for report in terminalreporter.getreports("passed") for of in report.user_properties]
+        used = [count for key, count in properties if key == "attention" and count]
+        terminalreporter.write_line(f"{name} computed attention in {len(used)} tests, {sum(used)} times")
     memory = config.stash.get(MEMORY, [])
     if memory:
         terminalreporter.write_line(f"memory of the workers: {', '.join(f'{m / 2**30:.2f} GiB' for m in memory)}")

@@ -102,9 +102,7 @@ class Wan(nnx.Module):
     def __init__(self, config: WanConfig, *, rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
         self.config = config
-        self.patch_embedding = nnx.Conv(
-            config.channels, d, config.patch, strides=config.patch, padding="VALID", dtype=dtype, rngs=rngs
-        )
+        self.patch_embedding = Patches(config.channels, d, config.patch, dtype=dtype, rngs=rngs)
         self.condition_embedder = ConditionEmbedder(config, rngs)
         self.blocks = make_layers(partial(Block, config), config.depth, rngs, scan=config.scan)
         self.proj_out = linear(d, config.outputs * math.prod(config.patch), rngs, dtype)
@@ -124,6 +122,19 @@ class Wan(nnx.Module):
         f, h, w = shape
         p, q, r = self.config.patch
         return rearrange(y, "b (f h w) (p q r c) -> b (f p) (h q) (w r) c", f=f, h=h, w=w, p=p, q=q, r=r)
+
+
+class Patches(nnx.Conv):
+    """A convolution over patches that do not overlap, computed as one product of matrices.
+
+    As a convolution, XLA doubles the gradient of its kernel where a mesh splits the tokens of a fused attention.
+    """
+
+    def __call__(self, x):
+        p, q, r = self.kernel_size
+        x = rearrange(x, "b (f p) (h q) (w r) c -> b f h w (p q r c)", p=p, q=q, r=r)
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, self.kernel[...], self.bias[...]))
+        return x @ kernel.reshape(-1, self.out_features) + jnp.expand_dims(bias, (0, 1, 2, 3))
 
 
 class ConditionEmbedder(nnx.Module):

@@ -140,6 +140,7 @@ def test_tiles_fit_together(size):
     assert seams.max() < 1.1  # tiles that differ by 6 blend over the two pixels that they share
 
 
+@pytest.mark.own_attention
 def test_tiles_bound_the_memory(model):
     """Compares the decoder's temporary memory for one image, whole and in tiles of a sixteenth of its area."""
 

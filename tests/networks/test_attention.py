@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_kernels import KERNELS
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -16,12 +17,7 @@ from jvflow.parallel.mesh import make_mesh
 from jvflow.parallel.sharding import AXES, ROWS
 from jvflow.training import dryrun
 
-pytestmark = pytest.mark.slow
-
-KERNELS = {
-    "splash": partial(ways.splash, interpret=True),
-    "cudnn": partial(ways.cudnn, implementation="xla"),  # the same lengths and order of keys, without the device
-}
+pytestmark = [pytest.mark.slow, pytest.mark.own_attention]
 
 
 def inputs(n: int, m: int, *, b: int = 2, h: int = 2, d: int = 16, dtype=jnp.float32):

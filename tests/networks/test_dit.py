@@ -111,6 +111,7 @@ def test_attention_in_blocks_is_attention(query_block):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), a, b)
 
 
+@pytest.mark.own_attention
 def test_attention_in_blocks_takes_memory_linear_in_the_tokens():
     def bytes_of(frames, query_block):
         network = build(**(TINY | dict(attention=query_block)))
@@ -237,6 +238,7 @@ def test_position_table_is_the_public_one():
             np.testing.assert_allclose(table[3 * row + column], expected, atol=1e-6)
 
 
+@pytest.mark.own_attention
 @pytest.mark.parametrize("parts", [{}, dict(local=True), dict(text_width=256), dict(context=4)])
 def test_forward_flops(parts):
     config = DiTConfig(width=384, depth=3, heads=6, patch=(1, 2, 2), channels=4, velocities=2, coordinates=2, **parts)

@@ -1,14 +1,17 @@
 """Trains an experiment for a few steps on one device and on meshes of eight, and prints the largest differences.
 
     python tests/slow/equal_meshes.py biflow|vlfm|flowframes|conventional|ltx|wan [--steps=20] [--meshes=fsdp,all]
+    python tests/slow/equal_meshes.py wan --attention=splash|cudnn
 
-The devices are simulated. Compares the losses of AdamW and the parameters of SGD, because AdamW turns rounding errors
-into steps of parameters that have no gradient.
+The devices are simulated. --attention computes the attention on the meshes by the kernel of a TPU or GPU, as far as a
+CPU runs it; the one device uses XLA. Compares the losses of AdamW and the parameters of SGD, because AdamW turns
+rounding errors into steps of parameters that have no gradient.
 """
 
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -19,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of co
 import jax
 import numpy as np
 import optax
+from attention_kernels import attention_by
 from conftest import CACHE, load_config
 
 from jvflow.data import dataset, pipeline
@@ -89,7 +93,7 @@ def trained(config, mesh, batches, optimizer=None, start=None):
     )
 
 
-def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
+def main(paper: str, steps: int = 20, names=tuple(MESHES), attention: str = "") -> dict:
     import tempfile
 
     sharding.MIN_ELEMENTS = 2**8
@@ -121,8 +125,10 @@ def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
     for name in names:
         mesh = meshes.make_mesh(MESHES[name])
         config.run.microbatches = 2 if name == "microbatches" else 1
-        here, _, split = trained(config, mesh, batches, start=start)
-        _, there, _ = trained(config, mesh, batches, sgd, start)
+        with attention_by(attention) if attention else nullcontext(["XLA"]) as used:
+            here, _, split = trained(config, mesh, batches, start=start)
+            _, there, _ = trained(config, mesh, batches, sgd, start)
+        assert used, f"{paper} computed no attention by {attention}"
         apart = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(there)))
         found[name] = dict(loss=float(np.abs(here / losses - 1).max()), params=apart, split_arrays=split)
     return found
@@ -131,7 +137,8 @@ def main(paper: str, steps: int = 20, names=tuple(MESHES)) -> dict:
 if __name__ == "__main__":
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     options = dict(argument.removeprefix("--").split("=") for argument in sys.argv[2:])
-    found = main(sys.argv[1], int(options.get("steps", 20)), options.get("meshes", ",".join(MESHES)).split(","))
+    names = options.get("meshes", ",".join(MESHES)).split(",")
+    found = main(sys.argv[1], int(options.get("steps", 20)), names, options.get("attention", ""))
     print(sys.argv[1], json.dumps(found, indent=1))
     far = {name: of for name, of in found.items() if name in MESHES and max(of["loss"], of["params"]) > 1e-5}
     sys.exit(f"differences from one device above 1e-5: {far}" if far else 0)
