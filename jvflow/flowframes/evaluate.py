@@ -17,7 +17,6 @@ from jvflow.flowframes.legend import LEGEND
 from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, predict_videos, start_of_chunk
 from jvflow.method import Preview
 from jvflow.metrics import in_evaluation, to_unit_range
-from jvflow.networks import as_field
 from jvflow.run import Run, described, explained, lowered
 
 
@@ -148,7 +147,7 @@ def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
     if sampler.source == "noise" or sampler.noise:
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(run.config.evaluate.seed)))(jnp.arange(len(start)))
     condition = experiment.caption_condition(run.params, captions, run.config.data.fps)
-    field = as_field(experiment.network, run.params)
+    field = run.field()
     options = dict(context=sampler.context, guidance=float(sampler.guidance))
     noise = None if sampler.source == "noise" else sampler.noise
     options |= dict(frames_per_latent=sampler.frames_per_latent, noise=noise)

@@ -26,7 +26,6 @@ from jvflow.flow.times import TimeSchedule
 from jvflow.flow.unipc import UniPC
 from jvflow.flowframes.context import with_observed
 from jvflow.method import SampleRequest
-from jvflow.networks import as_field
 from jvflow.parallel import processes
 from jvflow.report import videos
 from jvflow.run import Run
@@ -222,7 +221,7 @@ def predict_videos(
     """
     experiment, codec = run.experiment, run.experiment.codec
     codec.latent_shape(observed.shape[1:4])  # raises ValueError if the codec cannot encode this length
-    field = as_field(experiment.network, run.params)
+    field = run.field()
 
     def make(group: int) -> tuple:
         rows = slice(group * batch, (group + 1) * batch)

@@ -11,6 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
+from jvflow.parallel.sharding import LORA
+
 DTYPES = ("float32", "bfloat16", "float16")
 TIMES = re.compile(r"(^|/)(timestep_embedder|time_embedder|time_embedding|conditioning/embedders)/")
 """Matches the paths of the layers that embed times."""
@@ -39,6 +41,21 @@ def cast(params: Any, dtype: Any) -> Any:
     names = {path: "/".join(map(str, path)) for path in flat}
     choose = stored_dtype(set(names.values()), dtype)
     return traverse_util.unflatten_dict({path: a.astype(choose(names[path])) for path, a in flat.items()})
+
+
+def as_computed(params: dict, dtype: str) -> dict:
+    """Returns the parameters of a network in the dtypes in which its layers compute.
+
+    The result of the network is the same bit for bit. The text encoder's parameters, and kernels that have LoRA
+    matrices, keep theirs.
+    """
+    if jnp.dtype(dtype).itemsize > 2:
+        return params
+    flat = traverse_util.flatten_dict(params)
+    tuned = {path[:-1] for path in flat if path[-1] == LORA[0]}
+    halved = traverse_util.flatten_dict(cast(params, dtype))
+    kept = lambda path: path[0] == "text" or path[:-1] in tuned
+    return traverse_util.unflatten_dict({path: a if kept(path) else halved[path] for path, a in flat.items()})
 
 
 def computed_in(module: Callable, dtype: str) -> Callable:
