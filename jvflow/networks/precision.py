@@ -11,8 +11,6 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from jvflow.parallel.sharding import LORA
-
 DTYPES = ("float32", "bfloat16", "float16")
 TIMES = re.compile(r"(^|/)(timestep_embedder|time_embedder|time_embedding|conditioning/embedders)/")
 """Matches the paths of the layers that embed times."""
@@ -44,18 +42,13 @@ def cast(params: Any, dtype: Any) -> Any:
 
 
 def as_computed(params: dict, dtype: str) -> dict:
-    """Returns the parameters of a network in the dtypes in which its layers compute.
+    """Returns the parameters of a network in the dtypes in which its layers compute; those of its text encoder as are.
 
-    The result of the network is the same bit for bit. The text encoder's parameters, and kernels that have LoRA
-    matrices, keep theirs.
+    The result of the network is the same bit for bit.
     """
     if jnp.dtype(dtype).itemsize > 2:
         return params
-    flat = traverse_util.flatten_dict(params)
-    tuned = {path[:-1] for path in flat if path[-1] == LORA[0]}
-    halved = traverse_util.flatten_dict(cast(params, dtype))
-    kept = lambda path: path[0] == "text" or path[:-1] in tuned
-    return traverse_util.unflatten_dict({path: a if kept(path) else halved[path] for path, a in flat.items()})
+    return {name: value if name == "text" else cast({name: value}, dtype)[name] for name, value in params.items()}
 
 
 def computed_in(module: Callable, dtype: str) -> Callable:

@@ -179,7 +179,7 @@ def test_samplers_cast_parameters_once_and_get_the_same_result(name, rank):
     draw = lambda a: jnp.asarray(rng.normal(size=a.shape) / np.sqrt(max(np.prod(a.shape[:-1]), 4)), jnp.float32)
     params = jax.tree.map(draw, jax.eval_shape(experiment.network.init, jax.random.key(0)))
     if rank:
-        params = Tuning(layers=("/",), rank=rank).add_lora(jax.random.key(1), params)
+        params = Tuning(rank=rank).add_lora(jax.random.key(1), params)
         params = jax.tree.map(lambda a: a + 0.1, params)  # the second matrix starts as zeros
     run = Run(config, experiment, params, Path(), 1)
     (of_run,) = run.field().args
