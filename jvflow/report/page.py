@@ -31,7 +31,8 @@ thead th{border-bottom:2px solid #9fadbb;vertical-align:bottom}
 .note{border-left:3px solid #d55e00;padding-left:.7rem}
 @media(max-width:44rem){table,tbody,tr,th,td,caption{display:block;text-align:left}thead{display:none}
 tbody th{padding-top:.7rem;border-bottom:0}
-td{display:flex;gap:1rem;justify-content:space-between}td::before{content:attr(data-head);color:#536271}}
+td{display:flex;gap:1rem;justify-content:space-between}td::before{content:attr(data-head);color:#536271;
+ white-space:nowrap}}
 """
 
 
