@@ -7,9 +7,7 @@ from typing import Any
 
 from jvflow.assembly import Experiment
 from jvflow.data.pipeline import warn_once
-from jvflow.flow.field import Field
 from jvflow.metrics.legend import explain
-from jvflow.networks import as_field, precision
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,6 @@ class Run:
     step: int
     protocol: dict = field(default_factory=dict)
     asked: Collection[str] = ()
-
-    def field(self) -> Field:
-        """Returns the network as a field, with its parameters in the dtypes in which it computes: cast once."""
-        network = self.experiment.network
-        return as_field(network, precision.as_computed(self.params, network.config.dtype))
 
 
 def described(settings) -> dict:

@@ -22,6 +22,7 @@ from jvflow.data import pipeline
 from jvflow.flow.field import Condition, Field, along, as_partial, expand_like
 from jvflow.flow.solver import Solution, Solver, as_argument, raise_if_failed
 from jvflow.method import SampleRequest
+from jvflow.networks import as_field
 from jvflow.parallel import processes, progress
 from jvflow.report import videos
 from jvflow.run import Run
@@ -206,7 +207,7 @@ def stream_frames(run: Run, first: Videos, key, **options) -> Iterator[tuple]:
     """
     experiment, codec = run.experiment, run.experiment.codec
     start = codec.encode(codec.params, jnp.asarray(first)).mean
-    field, options = run.field(), vars(experiment.sampler) | options
+    field, options = as_field(experiment.network, run.params, cast=True), vars(experiment.sampler) | options
     frames = stream(field, start, key, **options)  # checks the options at this call, not at the first frame
     return ((np.asarray(codec.decode(codec.params, latent)), np.asarray(nfe)) for latent, nfe in frames)
 

@@ -17,6 +17,7 @@ from jvflow.flowframes.legend import LEGEND
 from jvflow.flowframes.sample import Chunk, Videos, chunk_equation, chunk_protocol, predict_videos, start_of_chunk
 from jvflow.method import Preview
 from jvflow.metrics import in_evaluation, to_unit_range
+from jvflow.networks import as_field
 from jvflow.run import Run, described, explained, lowered
 
 
@@ -147,7 +148,7 @@ def _straightness(run: Run, observed: Videos, captions: list[str]) -> float:
     if sampler.source == "noise" or sampler.noise:
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(run.config.evaluate.seed)))(jnp.arange(len(start)))
     condition = experiment.caption_condition(run.params, captions, run.config.data.fps)
-    field = run.field()
+    field = as_field(run.experiment.network, run.params, cast=True)
     options = dict(context=sampler.context, guidance=float(sampler.guidance))
     noise = None if sampler.source == "noise" else sampler.noise
     options |= dict(frames_per_latent=sampler.frames_per_latent, noise=noise)

@@ -34,7 +34,7 @@ from jvflow.flow.field import Condition, Field, along, expand_like, guide
 from jvflow.flow.path import squared_error
 from jvflow.flow.solver import Solver
 from jvflow.flowframes.sample import Chunk, check_chunks
-from jvflow.networks import precision
+from jvflow.networks import as_field, precision
 from jvflow.parallel import processes
 from jvflow.parallel.checksums import tree_checksum
 from jvflow.parallel.mesh import local_mesh
@@ -257,7 +257,7 @@ def _with_inversions(run: Run, empty: tuple | None, clip: dict, *, lengths, opti
             if "text_embedding" in clip:
                 columns = (repeat(name, len(chunks)) for name in ("text_embedding", "text_mask"))
                 embedded = (*columns, empty)
-            field = run.field()
+            field = as_field(run.experiment.network, run.params, cast=True)
             with jax.set_mesh(local_mesh()):
                 captions = [clip["caption"]] * len(chunks)
                 condition = run.experiment.caption_condition(run.params, captions, run.config.data.fps, embedded)

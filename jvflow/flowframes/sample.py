@@ -26,6 +26,7 @@ from jvflow.flow.times import TimeSchedule
 from jvflow.flow.unipc import UniPC
 from jvflow.flowframes.context import with_observed
 from jvflow.method import SampleRequest
+from jvflow.networks import as_field
 from jvflow.parallel import processes
 from jvflow.report import videos
 from jvflow.run import Run
@@ -221,7 +222,7 @@ def predict_videos(
     """
     experiment, codec = run.experiment, run.experiment.codec
     codec.latent_shape(observed.shape[1:4])  # raises ValueError if the codec cannot encode this length
-    field = run.field()
+    field = as_field(experiment.network, run.params, cast=True)
 
     def make(group: int) -> tuple:
         rows = slice(group * batch, (group + 1) * batch)

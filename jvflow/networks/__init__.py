@@ -15,6 +15,7 @@ from flax import nnx, traverse_util
 from jaxtyping import Array, Key
 
 from jvflow.flow.field import Field
+from jvflow.networks import precision
 from jvflow.networks.lora import add_lora
 from jvflow.parallel.sharding import LORA, Rules
 
@@ -52,17 +53,19 @@ def build(name: str, **sizes) -> Network:
     return module.build(**{key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()})
 
 
-def as_field(network: Network, params: Any = None) -> Field:
+def as_field(network: Network, params: Any = None, *, cast: bool = False) -> Field:
     """Returns the network as a field: a pytree whose leaves are its parameters.
 
+    `cast` them once, for a solve, to the dtypes in which the layers compute; the velocities are the same bit for bit.
     The field of a public model takes and returns our latents (b, f, h, w, c). Its s and its output are the model's own:
     each U-Net of Bi-flow's authors returns one velocity at (t, alpha), see `unet_field.concat_fields`;
     LTX-Video and Wan return data - noise at our t; a diffusion model returns its prediction at timesteps (t,), see
     `jvflow.flow.ddim.flow`.
     """
-    params = network.params if params is None else params
-    if params is None:
+    if (params := network.params if params is None else params) is None:
         raise ValueError("this network has no parameters: give params=, for example network.init(key)")
+    if cast and network.config.dtype != "float32":
+        params = precision.as_computed(params, network.config.dtype)
     return jax.tree_util.Partial(network.field or network.apply, params)
 
 
@@ -79,9 +82,6 @@ def check_mesh(network: Network, shape: tuple, mesh) -> None:
 def tokens(network: Network, shape: tuple) -> int:
     """Returns the number of tokens that the network makes from latents of shape (f, h, w, c)."""
     return math.prod(network.config.grid(shape))
-
-
-# --- for the files of this package ----------------------------------------------------------------
 
 
 def functional(module: type[nnx.Module] | Callable, config, rules: Rules = ()) -> Network:

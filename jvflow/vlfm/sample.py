@@ -21,6 +21,7 @@ from jvflow.flow.field import Condition, Field, along, as_partial, guide
 from jvflow.flow.path import Path
 from jvflow.flow.solver import SolveError, Solver, as_argument, raise_if_failed
 from jvflow.method import SampleRequest
+from jvflow.networks import as_field
 from jvflow.parallel import processes
 from jvflow.report import videos
 from jvflow.run import Run
@@ -200,7 +201,7 @@ def generate_videos(
       video uint8 (b, m, h, w, 3); evaluations of the network for each video (b,); seconds, compilation included.
     """
     experiment, codec = run.experiment, run.experiment.codec
-    field = run.field()
+    field = as_field(experiment.network, run.params, cast=True)
     clock = time.perf_counter()
 
     def make(group: int) -> tuple:

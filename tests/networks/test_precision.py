@@ -1,7 +1,6 @@
 """Half precision: which parameters are stored in it, what it saves, and that it changes no more than it must."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ from jvflow.networks import precision
 from jvflow.networks.t5 import T5Config
 from jvflow.networks.wan_vae import WanVAE, WanVAEConfig
 from jvflow.pretrained import flatten_paths
-from jvflow.run import Run
 from jvflow.training.lora import Tuning
 from jvflow.training.step import create
 
@@ -172,7 +170,7 @@ CONFIGS += ("flowframes/shapes.py", "flowframes/ltx_2b.py", "flowframes/wan_1p3b
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_samplers_cast_parameters_once_and_get_the_same_result(name, rank):
-    """Compares the field of a run, whose kernels are bfloat16, with the network on its float32 parameters."""
+    """Compares the field of a sampler, whose kernels are bfloat16, with the network on its float32 parameters."""
     config = load_config(name, "debug")
     config.network.dtype = "bfloat16"
     experiment, rng = assemble(config), np.random.default_rng(0)
@@ -181,9 +179,8 @@ def test_samplers_cast_parameters_once_and_get_the_same_result(name, rank):
     if rank:
         params = Tuning(rank=rank).add_lora(jax.random.key(1), params)
         params = jax.tree.map(lambda a: a + 0.1, params)  # the second matrix starts as zeros
-    run = Run(config, experiment, params, Path(), 1)
-    (of_run,) = run.field().args
-    stored = {path: a.dtype for path, a in flatten_paths(of_run).items()}
+    (cast,) = networks.as_field(experiment.network, params, cast=True).args
+    stored = {path: a.dtype for path, a in flatten_paths(cast).items()}
     halved = [path for path, dtype in stored.items() if dtype == jnp.bfloat16]
     assert halved and not any(path.startswith("text/") for path in halved)
     assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(params))
@@ -191,6 +188,6 @@ def test_samplers_cast_parameters_once_and_get_the_same_result(name, rank):
     condition = experiment.caption_condition(params, ["red", "a square"], 16.0) if experiment.text else None
     s = (jnp.full(2, 0.3),) * (2 if name.startswith("biflow") else 1)
     velocities = jax.jit(lambda params: networks.as_field(experiment.network, params)(x, s, condition))
-    for ours, expected in zip(velocities(of_run), velocities(params), strict=True):
+    for ours, expected in zip(velocities(cast), velocities(params), strict=True):
         assert jnp.abs(expected).max() > 0.01
         np.testing.assert_array_equal(np.float32(ours), np.float32(expected))
