@@ -42,12 +42,10 @@ def cast(params: Any, dtype: Any) -> Any:
 
 
 def as_computed(params: dict, dtype: str) -> dict:
-    """Returns the parameters of a network in the dtypes in which its layers compute; those of its text encoder as are.
+    """Returns the parameters of a network in the dtypes in which its layers compute, if these are half precision.
 
-    The result of the network is the same bit for bit.
+    The network's result is the same bit for bit. The parameters of its text encoder keep their dtypes.
     """
-    if jnp.dtype(dtype).itemsize > 2:
-        return params
     return {name: value if name == "text" else cast({name: value}, dtype)[name] for name, value in params.items()}
 
 

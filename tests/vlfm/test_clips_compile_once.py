@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from compilations import STEPS, TEXT, TOLERANCES, WEIGHTS, check_no_compilation, curved_field
+from compilations import STEPS, TEXT, TOLERANCES, WEIGHTS, curved_field, programs_compiled
 
 from jvflow.flow.solver import Solver
 from jvflow.vlfm import sample_frames
@@ -19,6 +19,6 @@ def test_clips():
         return sample_frames(field_of_clips, jax.random.key(1), times, (2, 4, 4, 3), TEXT, **options).frames
 
     field_of_clips = curved_field()
-    check_no_compilation(clips, WEIGHTS)
-    check_no_compilation(lambda tolerance: clips(solver=Solver(rtol=tolerance, atol=tolerance)), TOLERANCES)
-    check_no_compilation(lambda steps: clips(solver=Solver("heun", steps=steps)), STEPS)
+    assert programs_compiled(clips, WEIGHTS) == 0
+    assert programs_compiled(lambda tolerance: clips(solver=Solver(rtol=tolerance, atol=tolerance)), TOLERANCES) == 0
+    assert programs_compiled(lambda steps: clips(solver=Solver("heun", steps=steps)), STEPS) == 0
